@@ -1,0 +1,23 @@
+"""The configuration of a study: pydantic models, one file a section."""
+
+from slimdiff.config.paths import StudyPaths
+from slimdiff.config.study import (
+    VARIANT_SECTIONS,
+    ConfigError,
+    Study,
+    check_fold_count,
+    load_study,
+    stage_config,
+    study_from_mapping,
+)
+
+__all__ = [
+    "VARIANT_SECTIONS",
+    "ConfigError",
+    "Study",
+    "StudyPaths",
+    "check_fold_count",
+    "load_study",
+    "stage_config",
+    "study_from_mapping",
+]

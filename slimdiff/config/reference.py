@@ -1,0 +1,142 @@
+"""The JSON schema and the key reference, written from the models: `python -m slimdiff.config.reference`."""
+
+import json
+import types
+import typing
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from slimdiff.config.base import Section
+from slimdiff.config.study import STAGE_SECTIONS, VARIANT_SECTIONS, Study
+
+SCHEMA = Path("workflow/schemas/study.schema.json")
+REFERENCE = Path("config/README.md")
+
+INTRODUCTION = """# Configuration
+
+A study is one YAML file: `snakemake --cores all --configfile my_study.yaml`. Every key is below with its default; only
+what differs has to be written. The defaults are the paper's values. Unknown keys, wrong types and impossible values
+stop the run before its first job, with the key, what was found and what is allowed.
+
+- `demo.yaml` the default: a phantom cohort, minutes on two CPU cores.
+- `open_ms.yaml` an example of real volumes given by a table of paths.
+
+This file and `workflow/schemas/study.schema.json` are written by `python -m slimdiff.config.reference`.
+
+**Variants.** `variants` names overrides of {variant_sections}; each variant is trained, sampled
+and judged on every fold.
+
+```yaml
+variants:
+  base: {{}}
+  p2: {{diffusion: {{loss: {{p_image: 2.0}}}}}}
+```
+
+**What a change makes again.** A stage gets only its own sections, so a change re-runs that stage and what follows:
+
+| stage | sections |
+|---|---|
+{stages}
+
+`slices.n_bins` also tells which files the samples lie in. Code inside the package is no trigger of the workflow engine:
+after an update force a stage by name, for example `snakemake --cores all --forcerun metrics`.
+"""
+
+
+def schema() -> str:
+    """JSON schema of a study file."""
+    return json.dumps(Study.model_json_schema(), indent=1, sort_keys=True) + "\n"
+
+
+def reference() -> str:
+    """Markdown tables of every key."""
+    stages = "\n".join(
+        f"| {stage} | {', '.join(f'`{name}`' for name in sections)} |"
+        for stage, sections in STAGE_SECTIONS.items()
+    )
+    sections = ", ".join(f"`{name}`" for name in VARIANT_SECTIONS)
+    parts = [INTRODUCTION.format(variant_sections=sections, stages=stages)]
+    top = {name: field for name, field in Study.model_fields.items() if _section(field) is None}
+    parts.append(_table("Study", "", top))
+    for name, field in Study.model_fields.items():
+        model = _section(field)
+        if model is not None:
+            parts += _of_section(name, model)
+    return "\n".join(parts)
+
+
+def _of_section(path: str, model: type[BaseModel]) -> list[str]:
+    own = {name: field for name, field in model.model_fields.items() if _section(field) is None}
+    parts = [_table(f"`{path}`", model.__doc__ or "", own)]
+    for name, field in model.model_fields.items():
+        nested = _section(field)
+        if nested is not None:
+            parts += _of_section(f"{path}.{name}", nested)
+    return parts
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+def _table(title: str, text: str, fields: dict[str, FieldInfo]) -> str:
+    lines = [
+        f"## {title}",
+        "",
+        text.strip(),
+        "",
+        "| key | default | allowed | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, field in fields.items():
+        default = json.dumps(field.get_default(call_default_factory=True))
+        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+        lines.append(f"| `{name}` | `{default}` | {_allowed(field.annotation, field.metadata)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+_LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", typing.Any: "anything"}
+
+
+def _allowed(kind: typing.Any, metadata: typing.Sequence = ()) -> str:
+    limits = [
+        f"{sign} {getattr(item, key):g}"
+        for item in metadata
+        for part in (getattr(item, "metadata", None) or [item])
+        for key, sign in _LIMITS.items()
+        for item in [part]
+        if getattr(item, key, None) is not None
+    ]
+    return ", ".join([_kind(kind), *limits])
+
+
+def _kind(kind: typing.Any) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _allowed(arguments[0], arguments[1:])
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("nothing" if part is type(None) else _kind(part) for part in arguments)
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return f"list of {_kind(arguments[0])}"
+        return f"list of {len(arguments)}: {_kind(arguments[0])}"
+    if origin is dict:
+        return "mapping"
+    return _NAMES.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def main() -> None:
+    """Write both files below the current folder."""
+    SCHEMA.parent.mkdir(parents=True, exist_ok=True)
+    SCHEMA.write_text(schema(), encoding="utf-8")
+    REFERENCE.write_text(reference(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

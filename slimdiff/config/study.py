@@ -1,0 +1,240 @@
+"""A study: one YAML, one validated object, and the part of it that each stage needs."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from slimdiff.config.base import Name, Section
+from slimdiff.config.data import DataConfig
+from slimdiff.config.diffusion import DiffusionConfig
+from slimdiff.config.evaluation import EvaluationConfig
+from slimdiff.config.folds import FoldsConfig
+from slimdiff.config.generation import GenerationConfig
+from slimdiff.config.model import ModelConfig
+from slimdiff.config.paths import StudyPaths
+from slimdiff.config.preprocess import PreprocessConfig
+from slimdiff.config.priors import PriorConfig
+from slimdiff.config.report import ReportConfig
+from slimdiff.config.slices import SlicesConfig
+from slimdiff.config.training import TrainingConfig
+
+VARIANT_SECTIONS = ("model", "diffusion", "training", "generation")
+
+# What each stage receives; a change elsewhere does not make it again.
+STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
+    "phantom": ("data",),
+    "participants": ("data",),
+    "preprocess": ("preprocess",),
+    "cache": ("slices",),
+    "kfold": ("folds",),
+    "priors": ("priors",),
+    "train": ("model", "diffusion", "training"),
+    "generate": ("generation",),
+    "metrics": ("evaluation",),
+    "figures": ("report",),
+}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names key, value and what is allowed."""
+
+
+class Study(Section):
+    """One study. Every section has the paper's values as defaults."""
+
+    study: Name = "study"
+    """Name of the study: its folder under `results_dir`."""
+    results_dir: str = "results"
+    """Folder of all outputs."""
+    data: DataConfig = DataConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    slices: SlicesConfig = SlicesConfig()
+    folds: FoldsConfig = FoldsConfig()
+    priors: PriorConfig = PriorConfig()
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    training: TrainingConfig = TrainingConfig()
+    generation: GenerationConfig = GenerationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    report: ReportConfig = ReportConfig()
+    variants: dict[Name, dict[str, Any]] = Field(default_factory=lambda: {"base": {}}, min_length=1)
+    """name: overrides of model, diffusion, training and generation. One model is trained a variant and fold."""
+
+    @property
+    def paths(self) -> StudyPaths:
+        return StudyPaths.of(self.results_dir, self.study)
+
+    def variant(self, name: str) -> "Study":
+        """The study with one variant's overrides in place."""
+        if name not in self.variants:
+            raise ConfigError(f"variants: no {name!r}; there are {', '.join(self.variants)}")
+        overrides = self.variants[name] or {}
+        merged = {section: getattr(self, section).model_dump() for section in VARIANT_SECTIONS}
+        for section, values in overrides.items():
+            if section not in VARIANT_SECTIONS:
+                raise ConfigError(
+                    f"variants.{name}.{section}: a variant may change {', '.join(VARIANT_SECTIONS)} only"
+                )
+            merged[section] = _merge(merged[section], values)
+        parts = {}
+        for section, values in merged.items():
+            kind = type(self).model_fields[section].annotation
+            try:
+                parts[section] = kind.model_validate_json(json.dumps(values))
+            except ValidationError as error:
+                raise ConfigError(_explain(error, kind, prefix=f"variants.{name}.{section}")) from None
+        return self.model_copy(update=parts)
+
+
+def check_study(study: Study) -> None:
+    """Raise ConfigError where sections that are each valid do not fit together."""
+    if study.data.source == "bids" and not study.data.root:
+        raise ConfigError("data.root: source bids needs the dataset's folder")
+    if study.data.source == "table" and not study.data.table:
+        raise ConfigError("data.table: source table needs the path of a TSV or CSV")
+    depth = study.preprocess.grid[2]
+    if study.slices.z_range != "auto" and study.slices.z_range[1] >= depth:
+        raise ConfigError(
+            f"slices.z_range: {list(study.slices.z_range)} lies outside the volume: preprocess.grid has "
+            f"{depth} slices, so 0 to {depth - 1} are allowed"
+        )
+    if study.data.source == "phantom":
+        check_fold_count(study.folds.k, study.data.phantom.patients, study.data.phantom.controls)
+    for name in study.variants:
+        _check_variant(study.variant(name), name)
+
+
+def check_fold_count(k: int, patients: int, controls: int) -> None:
+    """Raise if some fold's test part would have no patient, or no subject would be left to train on."""
+    if k > patients:
+        raise ConfigError(f"folds.k: {k} folds, but only {patients} patients; at most {patients} are allowed")
+    if patients + controls < 2:
+        raise ConfigError(f"folds.k: {patients + controls} subjects in all; at least 2 are wanted")
+
+
+def _check_variant(study: Study, name: str) -> None:
+    height, width = study.preprocess.grid[1], study.preprocess.grid[0]
+    if height % study.model.divisor or width % study.model.divisor:
+        raise ConfigError(
+            f"preprocess.grid: slices of {width} x {height} px do not fit variant {name!r}: patch "
+            f"{study.model.patch} and {len(study.model.channels)} levels want multiples of {study.model.divisor}"
+        )
+    if study.training.self_conditioning > 0 and not study.model.self_conditioning:
+        raise ConfigError(
+            f"variants.{name}: training.self_conditioning is {study.training.self_conditioning}, but "
+            "model.self_conditioning is false; set the first to 0 or the second to true"
+        )
+
+
+def _merge(base: Mapping, overrides: Any) -> dict:
+    if not isinstance(overrides, Mapping):
+        raise ConfigError(f"variants: {overrides!r} stands where a mapping of keys is wanted")
+    merged = dict(base)
+    for key, value in overrides.items():
+        nested = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
+
+
+def _fields_at(model: type[Section], location: tuple) -> dict:
+    for key in location:
+        field = model.model_fields.get(key) if isinstance(key, str) else None
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        ):
+            return {}
+        model = field.annotation
+    return model.model_fields
+
+
+def _explain(error: ValidationError, model: type[Section], prefix: str = "") -> str:
+    lines = []
+    for problem in error.errors():
+        # Members of a union append their own name to the place; the reader knows none of them.
+        location = [str(part) for part in problem["loc"] if "[" not in str(part)]
+        key = ".".join([part for part in (prefix, *location) if part])
+        if problem["type"] == "extra_forbidden":
+            allowed = sorted(_fields_at(model, problem["loc"][:-1]))
+            near = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            lines.append(f"{key}: unknown key{hint} Allowed here: {', '.join(allowed)}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            found = "" if isinstance(problem["input"], dict) else f" (found {json.dumps(problem['input'])})"
+            lines.append(f"{key}: {message}{found}" if key else message)
+    return "\n".join(dict.fromkeys(lines))
+
+
+def study_from_mapping(values: Mapping, source: str = "config", complete: bool = True) -> Study:
+    """Validate a study's mapping; raise ConfigError with one line a problem.
+
+    `complete` also checks the sections against each other; a stage's part of a study was checked as a whole.
+    """
+    try:
+        # YAML reads 2026-01-31 as a date; the field it stands in then judges its text.
+        study = Study.model_validate_json(json.dumps(values, default=str))
+        if complete:
+            check_study(study)
+        return study
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error, Study)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    except TypeError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def load_study(source: str | Path) -> Study:
+    """Read a study from a YAML or JSON file, or from JSON text that starts with a brace.
+
+    Raises ConfigError naming the file, the key, what was found and what is allowed.
+    """
+    text = str(source)
+    if text.lstrip().startswith("{"):
+        return study_from_mapping(_parse_json(text, "config"), "config", complete=False)
+    path = Path(source)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file")
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error}") from None
+    if path.suffix == ".json":
+        values = _parse_json(content, str(path))
+    else:
+        import yaml  # only here: the core runs without it from JSON
+
+        try:
+            values = yaml.safe_load(content)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path}: a mapping of sections is wanted, found {type(values).__name__}")
+    return study_from_mapping(values, str(path))
+
+
+def _parse_json(text: str, source: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{source}: not readable as JSON: {error}") from None
+
+
+def stage_config(study: Study, stage: str, variant: str | None = None) -> str:
+    """The JSON that a rule passes to its command: the study's name and the sections of that stage.
+
+    The variant's overrides are resolved, so that a change in one variant concerns that variant only.
+    """
+    resolved = study.variant(variant) if variant else study
+    values = {"study": study.study, "results_dir": study.results_dir}
+    for section in STAGE_SECTIONS[stage]:
+        values[section] = getattr(resolved, section).model_dump(mode="json", exclude_defaults=True)
+    if variant:
+        values["variants"] = {variant: {}}
+    if stage == "phantom":
+        values["data"] = {"phantom": study.data.phantom.model_dump(mode="json", exclude_defaults=True)}
+    return json.dumps(values, sort_keys=True)

@@ -1,0 +1,163 @@
+"""Subjects into folds, each with train, val and test; slices of one subject never part.
+
+Writes `folds.tsv`: participant, fold, split, stratified_by, stratum.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from slimdiff.config.folds import FoldsConfig
+from slimdiff.config.study import check_fold_count
+from slimdiff.data.sources import DataError, Participant
+from slimdiff.files import MISSING, read_table, write_table
+
+COLUMNS = ("participant", "fold", "split", "stratified_by", "stratum")
+MIN_SUBJECTS_FOR_VAL = 4
+
+
+def stratification(
+    participants: Sequence[Participant], lesion_ml: dict[str, float], config: FoldsConfig
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Keys that hold in every fold, and each participant's stratum.
+
+    Keys are taken in order. One that is the same for everybody divides nothing and is passed over; one that would
+    leave a stratum with fewer subjects than folds is left out.
+    """
+    volumes = sorted(lesion_ml[p.participant_id] for p in participants if p.is_patient)
+    terciles = np.quantile(volumes, (1 / 3, 2 / 3)) if volumes else (0, 0)
+    values = {
+        p.participant_id: {
+            "group": "patient" if p.is_patient else "control",
+            "acquisition": p.acquisition,
+            "lesion_tercile": str(np.searchsorted(terciles, lesion_ml[p.participant_id]))
+            if p.is_patient
+            else MISSING,
+            "lobe": p.lobe,
+        }
+        for p in participants
+    }
+    held: tuple[str, ...] = ()
+    strata = {p.participant_id: "all" for p in participants}
+    for key in config.stratify_by:
+        trial = {name: "|".join(row[k] for k in (*held, key)) for name, row in values.items()}
+        sizes = Counter(trial.values())
+        if len(sizes) > len(set(strata.values())) and min(sizes.values()) >= config.k:
+            held, strata = (*held, key), trial
+    return held, strata
+
+
+def make_folds(
+    participants: Sequence[Participant], lesion_ml: dict[str, float], config: FoldsConfig
+) -> list[dict[str, str | int]]:
+    """Rows of folds.tsv for the included participants.
+
+    lesion_ml: lesion volume of every participant. With `use_split` the dataset's test part is every fold's test.
+    Raises ConfigError or DataError where a fold would have no test patient or no training subject.
+    """
+    participants = [p for p in participants if p.included]
+    held, strata = stratification(participants, lesion_ml, config)
+    rng = np.random.default_rng(config.seed)
+    if config.use_split:
+        fixed_test = {p.participant_id for p in participants if p.split.lower() == "test"}
+        if not fixed_test or len(fixed_test) == len(participants):
+            raise DataError(
+                f"folds.use_split: {len(fixed_test)} of {len(participants)} subjects have split test"
+            )
+        rotating = _deal(
+            [p for p in participants if p.participant_id not in fixed_test], strata, max(config.k, 1), rng
+        )
+    else:
+        check_fold_count(
+            config.k, sum(p.is_patient for p in participants), sum(not p.is_patient for p in participants)
+        )
+        fixed_test, rotating = set(), _deal(participants, strata, config.k, rng)
+    patients = {p.participant_id for p in participants if p.is_patient}
+    rows = []
+    for fold in range(config.k):
+        own = {name for name, part in rotating.items() if part == fold}
+        if config.use_split and config.k > 1:
+            test, val = fixed_test, own
+        else:
+            test = fixed_test or own
+            val = _validation(
+                [p.participant_id for p in participants if p.participant_id not in test],
+                patients,
+                config,
+                rng,
+            )
+        for participant in participants:
+            name = participant.participant_id
+            split = "test" if name in test else "val" if name in val else "train"
+            rows.append(
+                {
+                    "participant": name,
+                    "fold": fold,
+                    "split": split,
+                    "stratified_by": ",".join(held) or "none",
+                    "stratum": strata[name],
+                }
+            )
+    return rows
+
+
+def _deal(
+    participants: Sequence[Participant], strata: dict[str, str], k: int, rng: np.random.Generator
+) -> dict[str, int]:
+    # One running count over all strata keeps the folds' sizes within one of each other.
+    members = defaultdict(list)
+    for participant in participants:
+        members[strata[participant.participant_id]].append(participant.participant_id)
+    dealt, position = {}, 0
+    for stratum in sorted(members):
+        for name in rng.permutation(sorted(members[stratum])):
+            dealt[str(name)] = position % k
+            position += 1
+    return dealt
+
+
+def _validation(
+    rest: list[str], patients: set[str], config: FoldsConfig, rng: np.random.Generator
+) -> set[str]:
+    count = max(1, round(config.val_fraction * len(rest)))
+    if len(rest) < MIN_SUBJECTS_FOR_VAL or config.val_fraction == 0:
+        return set()
+    shuffled = [str(name) for name in rng.permutation(sorted(rest))]
+    with_lesion = [name for name in shuffled if name in patients]
+    without = [name for name in shuffled if name not in patients]
+    wanted = max(1, round(count * len(with_lesion) / len(rest)))
+    # At least one patient stays for training.
+    wanted = min(wanted, len(with_lesion) - 1)
+    return set(with_lesion[:wanted] + without[: count - wanted])
+
+
+def write_folds(path: Path, rows: list[dict]) -> None:
+    """Write folds.tsv."""
+    write_table(path, rows, COLUMNS)
+
+
+def read_folds(path: Path, fold: int) -> dict[str, list[str]]:
+    """Participants of one fold: {"train": [...], "val": [...], "test": [...]}."""
+    parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for row in read_table(path, COLUMNS):
+        if int(row["fold"]) == fold:
+            parts[row["split"]].append(row["participant"])
+    if not parts["train"]:
+        raise ValueError(f"{path}: no fold {fold}")
+    return parts
+
+
+def training_participants(path: Path) -> list[str]:
+    """Participants that train in at least one fold."""
+    return sorted({row["participant"] for row in read_table(path, COLUMNS) if row["split"] == "train"})
+
+
+def lesion_volumes(json_paths: dict[str, Path]) -> dict[str, float]:
+    """Lesion volume on the grid, in ml, of every participant from its preprocess record."""
+    return {
+        name: json.loads(path.read_text(encoding="utf-8"))["qc"]["lesion_ml_grid"]
+        for name, path in json_paths.items()
+    }

@@ -1,0 +1,204 @@
+"""Every source ends in one participants.tsv, so that later stages see one table."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from slimdiff.config.data import DataConfig
+from slimdiff.data import phantom
+from slimdiff.data.phantom_anatomy import lesion_site
+from slimdiff.files import MISSING, read_table, write_table
+
+COLUMNS = ("participant_id", "group", "image", "mask", "acquisition", "site", "split", "lobe", "excluded")
+ENDINGS = (".nii.gz", ".nii")
+
+
+class DataError(ValueError):
+    """Input data that cannot be used; the message names the file, the cause and what to do."""
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One row of participants.tsv. `mask` is None for a subject without a lesion mask."""
+
+    participant_id: str
+    group: str
+    image: Path
+    mask: Path | None
+    acquisition: str = MISSING
+    site: str = MISSING
+    split: str = MISSING
+    lobe: str = MISSING
+    excluded: str = MISSING
+
+    @property
+    def is_patient(self) -> bool:
+        return self.mask is not None
+
+    @property
+    def included(self) -> bool:
+        return self.excluded == MISSING
+
+
+def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
+    """List the participants of the configured source, in a fixed order.
+
+    The phantom's are known from the configuration alone, before a file exists.
+    Raises DataError naming the folder or table, what was found and what is wanted.
+    """
+    if config.source == "phantom":
+        found = phantom_participants(config, phantom_root)
+    elif config.source == "bids":
+        found = bids_participants(Path(config.root), config.image_suffix, config.mask_suffix)
+    else:
+        found = table_participants(Path(config.table))
+    known = {participant.participant_id for participant in found}
+    for name in config.exclude:
+        if name not in known:
+            raise DataError(f"data.exclude: no participant {name!r} in the {config.source} source")
+    rows = [
+        _excluded(p, config.exclude[p.participant_id]) if p.participant_id in config.exclude else p
+        for p in found
+    ]
+    if not any(row.included and row.is_patient for row in rows):
+        raise DataError(
+            f"data: the {config.source} source has no subject with a lesion mask ({len(rows)} subjects)"
+        )
+    return rows
+
+
+def _excluded(participant: Participant, reason: str) -> Participant:
+    return Participant(**{**vars(participant), "excluded": reason or "excluded by name"})
+
+
+def phantom_participants(config: DataConfig, root: Path) -> list[Participant]:
+    """The phantom's participants, by the names that `slimdiff-phantom` will write."""
+    rows = []
+    for name, group in phantom.subject_ids(config.phantom.patients, config.phantom.controls):
+        stem = root / name / "anat" / f"{name}_FLAIR"
+        mask = stem.with_name(f"{name}_FLAIR_roi.nii.gz") if group == "fcd" else None
+        image = stem.with_name(f"{name}_FLAIR.nii.gz")
+        lobe = lesion_site(name, config.phantom.seed).lobe if mask else MISSING
+        rows.append(Participant(name, group, image, mask, acquisition="phantom", lobe=lobe))
+    return rows
+
+
+def bids_participants(root: Path, image_suffix: str, mask_suffix: str) -> list[Participant]:
+    """Participants of a BIDS dataset: sub-*/[ses-*/]anat/sub-*_{suffix}.nii[.gz].
+
+    Group, site, split and lobe come from participants.tsv where it has them; the acquisition comes from the
+    image's own `acq-` entity.
+    """
+    if not root.is_dir():
+        raise DataError(f"data.root: {root} is no folder; the BIDS dataset's folder is wanted")
+    table = root / "participants.tsv"
+    described = (
+        {row["participant_id"]: row for row in read_table(table, ["participant_id"])}
+        if table.is_file()
+        else {}
+    )
+    rows = []
+    for folder in sorted(path for path in root.glob("sub-*") if path.is_dir()):
+        images = _bids_files(folder, image_suffix)
+        if not images:
+            continue
+        if len(images) > 1:
+            names = ", ".join(path.name for path in images)
+            raise DataError(
+                f"{folder}: {len(images)} images match _{image_suffix}: {names}; keep one or use a table"
+            )
+        masks = _bids_files(folder, mask_suffix)
+        if len(masks) > 1:
+            raise DataError(f"{folder}: {len(masks)} masks match _{mask_suffix}; keep one or use a table")
+        row = described.get(folder.name, {})
+        entities = dict(part.split("-", 1) for part in images[0].name.split("_") if "-" in part)
+        rows.append(
+            Participant(
+                participant_id=folder.name,
+                group=_first(row, "group", "diagnosis") or ("patient" if masks else "control"),
+                image=images[0],
+                mask=masks[0] if masks else None,
+                acquisition=entities.get("acq", MISSING),
+                site=_first(row, "site") or MISSING,
+                split=_first(row, "split") or MISSING,
+                lobe=_first(row, "lobe") or MISSING,
+            )
+        )
+    if not rows:
+        raise DataError(f"{root}: no sub-*/anat/sub-*_{image_suffix}.nii.gz; see data.image_suffix")
+    return rows
+
+
+def _bids_files(folder: Path, suffix: str) -> list[Path]:
+    found: list[Path] = []
+    for pattern in ("anat", "ses-*/anat"):
+        for ending in ENDINGS:
+            found += folder.glob(f"{pattern}/{folder.name}_*{suffix}{ending}")
+            found += folder.glob(f"{pattern}/{folder.name}_{suffix}{ending}")
+    # "*FLAIR" must not take "..._desc-xFLAIR": the suffix stands after an underscore.
+    return sorted({path for path in found if path.name.split(".")[0].endswith(f"_{suffix}")})
+
+
+def _first(row: dict[str, str], *names: str) -> str | None:
+    for name in names:
+        value = row.get(name, "").strip()
+        if value and value != MISSING:
+            return value
+    return None
+
+
+def table_participants(table: Path) -> list[Participant]:
+    """Participants of a TSV or CSV with columns participant_id, image, mask."""
+    if not table.is_file():
+        raise DataError(f"data.table: {table} is not there")
+    try:
+        lines = read_table(table, ["participant_id", "image", "mask"])
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    rows = []
+    for number, row in enumerate(lines, start=2):
+        name = row["participant_id"].strip()
+        if not name or any(character in name for character in "/\\ \t"):
+            raise DataError(f"{table}, line {number}: participant_id {name!r} cannot be a file name")
+        image, mask = _first(row, "image"), _first(row, "mask")
+        if image is None:
+            raise DataError(f"{table}, line {number}: {name} has no image")
+        paths = [(table.parent / path) if path else None for path in (image, mask)]
+        for path in paths:
+            if path is not None and not path.is_file():
+                raise DataError(f"{table}, line {number}: {name}: {path} is not there")
+        group = _first(row, "group") or ("patient" if mask else "control")
+        more = {key: _first(row, key) or MISSING for key in ("acquisition", "site", "split", "lobe")}
+        rows.append(Participant(name, group, paths[0], paths[1], **more))
+    _refuse_duplicates([row.participant_id for row in rows], table)
+    return rows
+
+
+def _refuse_duplicates(names: Iterable[str], source: Path) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f"{source}: participant {name} stands there twice")
+        seen.add(name)
+
+
+def write_participants(path: Path, participants: Iterable[Participant]) -> None:
+    """Write participants.tsv: participant_id, group, image, mask, acquisition, site, split, lobe, excluded.
+
+    Paths are as configured; mask is n/a for subjects without a lesion mask; `excluded` is a reason or n/a.
+    """
+    write_table(
+        path,
+        ({**vars(row), "image": str(row.image), "mask": row.mask and str(row.mask)} for row in participants),
+        COLUMNS,
+    )
+
+
+def read_participants(path: Path) -> list[Participant]:
+    """Read participants.tsv as `write_participants` writes it."""
+    rows = []
+    for row in read_table(path, COLUMNS[:4]):
+        values = {name: row.get(name, MISSING) for name in COLUMNS if name not in ("image", "mask")}
+        mask = None if row["mask"] == MISSING else Path(row["mask"])
+        rows.append(Participant(**values, image=Path(row["image"]), mask=mask))
+    return rows

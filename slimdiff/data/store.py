@@ -1,0 +1,88 @@
+"""The slice store: every stage after preprocessing reads slices from here. NumPy only.
+
+A store is a folder with
+`images.npy` float16 (N, H, W) in [-1, 1], `masks.npy` uint8 {0, 1} (N, H, W), both memory-mapped when read;
+`slices.tsv` one row a slice: participant, z, z_bin, class, lesion_px, acquisition;
+`store.json` shapes, spacing_mm, z_range, n_bins, pixel constants and the sha256 of the other three.
+Rows of a slice run from anterior to posterior, columns from left to right.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from slimdiff.files import read_table
+
+COLUMNS = ("participant", "z", "z_bin", "class", "lesion_px", "acquisition")
+
+
+@dataclass(frozen=True)
+class SliceStore:
+    """Images, masks and one row of facts a slice."""
+
+    folder: Path
+    images: np.ndarray
+    """float16 (N, H, W) in [-1, 1]."""
+    masks: np.ndarray
+    """uint8 (N, H, W), {0, 1}."""
+    participant: np.ndarray
+    """str (N,)."""
+    z: np.ndarray
+    """int (N,), slice index in the grid."""
+    z_bin: np.ndarray
+    """int (N,)."""
+    label: np.ndarray
+    """int (N,): class 0 = no lesion in the slice, 1 = lesion."""
+    facts: dict
+    """store.json."""
+
+    @classmethod
+    def open(cls, folder: Path) -> "SliceStore":
+        """Map a store into memory; raises FileNotFoundError or ValueError naming what does not fit."""
+        folder = Path(folder)
+        facts = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        rows = read_table(folder / "slices.tsv", COLUMNS)
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False)
+        if not (len(rows) == len(images) == len(masks) and images.shape == masks.shape):
+            raise ValueError(
+                f"{folder}: {len(rows)} rows, images {images.shape}, masks {masks.shape}; make it again"
+            )
+        return cls(
+            folder,
+            images,
+            masks,
+            np.array([row["participant"] for row in rows]),
+            np.array([int(row["z"]) for row in rows]),
+            np.array([int(row["z_bin"]) for row in rows]),
+            np.array([int(row["class"]) for row in rows]),
+            facts,
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def data_hash(self) -> str:
+        """One hash for images, masks and table."""
+        return "-".join(self.facts["sha256"][name][:16] for name in ("images", "masks", "slices"))
+
+    @property
+    def n_bins(self) -> int:
+        return int(self.facts["n_bins"])
+
+    @property
+    def spacing_mm(self) -> float:
+        return float(self.facts["spacing_mm"])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a slice, in px."""
+        return self.images.shape[1], self.images.shape[2]
+
+    def rows_of(self, participants: list[str]) -> np.ndarray:
+        """Indices (M,) of the slices of these participants, in the store's order."""
+        return np.flatnonzero(np.isin(self.participant, participants))

@@ -1,0 +1,87 @@
+"""Files that are whole or not there, tab-separated tables without pandas, and content hashes."""
+
+import csv
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MISSING = "n/a"
+
+
+@contextmanager
+def replacing(path: Path, suffix: str | None = None) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, renamed to it at the end, removed if anything raises.
+
+    `suffix` is kept on the temporary name for writers that look at it (".nii.gz", ".npy").
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix or path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows as TSV with a header; None and NaN become n/a, floats keep full precision."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow([_cell(row.get(column)) for column in columns])
+
+
+def _cell(value: Any) -> Any:
+    if value is None or value == "" or (isinstance(value, float) and value != value):
+        return MISSING
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    return value
+
+
+def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Read a TSV or CSV (by its ending) with a header as dictionaries of strings; a byte-order mark is skipped.
+
+    Raises ValueError naming the file where a required column is missing, a row is ragged, or nothing is there.
+    """
+    path = Path(path)
+    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        lines = [line for line in csv.reader(stream, delimiter=delimiter) if line]
+    if not lines:
+        raise ValueError(f"{path}: empty, a header line is wanted")
+    header, *body = lines
+    missing = [column for column in required if column not in header]
+    if missing:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}")
+    for number, line in enumerate(body, start=2):
+        if len(line) != len(header):
+            raise ValueError(f"{path}, line {number}: {len(line)} cells, the header has {len(header)}")
+    return [dict(zip(header, line, strict=True)) for line in body]
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
