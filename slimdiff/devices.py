@@ -1,0 +1,51 @@
+"""Which device and precision a stage runs in."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto`: CUDA, else MPS, else CPU. Raises RuntimeError where the wanted device is absent."""
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present[wanted]:
+        raise RuntimeError(f"device {wanted}: this machine has none; auto takes what there is")
+    return torch.device(wanted)
+
+
+def pick_precision(
+    wanted: str, device: torch.device, step: Callable[[torch.dtype], None], repeats: int = 3
+) -> torch.dtype:
+    """The autocast type: as wanted, or for `auto` bfloat16 only where `step` is faster in it by a tenth.
+
+    step(dtype) runs one unit of the stage's work without changing its state.
+    """
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        try:
+            step(dtype)
+            seconds[dtype] = min(_timed(step, dtype, device) for _ in range(repeats))
+        except RuntimeError:
+            # A device without bfloat16 kernels says so here.
+            seconds[dtype] = float("inf")
+    return torch.bfloat16 if seconds[torch.bfloat16] < 0.9 * seconds[torch.float32] else torch.float32
+
+
+def _timed(step: Callable[[torch.dtype], None], dtype: torch.dtype, device: torch.device) -> float:
+    start = time.perf_counter()
+    step(dtype)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def autocast(device: torch.device, dtype: torch.dtype):
+    """Autocast context; nothing for float32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

@@ -1,0 +1,1 @@
+"""Noise schedule, prediction types, losses and samplers: pure functions on tensors."""

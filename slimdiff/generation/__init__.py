@@ -1,0 +1,1 @@
+"""Drawing samples from a checkpoint: torch, numpy, pydantic, safetensors and tqdm only."""

@@ -1,0 +1,129 @@
+"""Samples of one z-bin from a checkpoint (contract: `slimdiff.generation.samples`)."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from slimdiff.config.generation import GenerationConfig
+from slimdiff.devices import autocast, pick_device, pick_precision
+from slimdiff.diffusion.denoiser import Denoiser
+from slimdiff.diffusion.samplers import SAMPLERS
+from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
+from slimdiff.files import sha256
+from slimdiff.generation.noise import normal, stream_key
+from slimdiff.generation.samples import write_samples
+from slimdiff.model.build import load_model
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sample to draw."""
+
+    key: str
+    z_bin: int
+    label: int
+    replica: int
+    index: int
+
+    @property
+    def id(self) -> str:
+        return f"zbin-{self.z_bin:02d}_class-{self.label}_replica-{self.replica}_{self.index:05d}"
+
+
+def requests_of_bin(config: GenerationConfig, fold: int, variant: str, z_bin: int) -> list[Request]:
+    """All samples of a z-bin: replicas x classes x per_bin_and_class."""
+    name = variant if config.variant_in_key else None
+    return [
+        Request(
+            stream_key(config.seed, fold, z_bin, label, replica, index, name), z_bin, label, replica, index
+        )
+        for replica in range(config.replicas)
+        for label in (0, 1)
+        for index in range(config.per_bin_and_class)
+    ]
+
+
+class Generator:
+    """A checkpoint ready to draw samples."""
+
+    def __init__(self, checkpoint: Path, config: GenerationConfig):
+        self.config = config
+        self.device = pick_device(config.device)
+        self.network, self.card = load_model(checkpoint, self.device)
+        self.checkpoint_sha256 = sha256(checkpoint)
+        self.schedule = make_schedule(self.card.diffusion["schedule"], self.card.diffusion["timesteps"])
+        self.sigmas = sampling_sigmas(self.schedule, config.evaluations, config.spacing)
+        self.precision = pick_precision(config.precision, self.device, self._trial)
+
+    def draw(self, requests: list[Request], progress: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """Images and continuous masks of the requests, both float16 (N, H, W) in [-1, 1], in their order.
+
+        The batch size and the order of the requests change no sample.
+        """
+        size = self.config.batch_size
+        drawn = np.empty((len(requests), 2, *self.card.size), np.float16)
+        with tqdm(total=len(requests), desc=progress or "sample", unit="sample", mininterval=2) as bar:
+            for start in range(0, len(requests), size):
+                part = requests[start : start + size]
+                drawn[start : start + size] = self._draw_batch(part)
+                bar.update(len(part))
+        return drawn[:, 0], drawn[:, 1]
+
+    @torch.inference_mode()
+    def _draw_batch(self, requests: list[Request]) -> np.ndarray:
+        keys = [request.key for request in requests]
+        z_bin = torch.tensor([request.z_bin for request in requests], device=self.device)
+        label = torch.tensor([request.label for request in requests], device=self.device)
+        shape = (2, *self.card.size)
+
+        def fresh(step: int) -> torch.Tensor:
+            # Draw 0 is the start; the sampler's own draws follow.
+            return torch.from_numpy(normal(keys, step + 1, shape)).to(self.device)
+
+        def evaluate(x, timestep, previous):
+            with autocast(self.device, self.precision):
+                return self.network(x, timestep, z_bin, label, previous)
+
+        denoiser = Denoiser(evaluate, self.schedule, self.card.diffusion["prediction"])
+        start = torch.from_numpy(normal(keys, 0, shape)).to(self.device) * math.sqrt(1 + self.sigmas[0] ** 2)
+        options = {"eta": self.config.eta} if self.config.sampler == "ddim" else {}
+        x0 = SAMPLERS[self.config.sampler](denoiser, start, self.sigmas.tolist(), fresh, **options)
+        return x0.clamp(-1, 1).float().cpu().numpy().astype(np.float16)
+
+    @torch.inference_mode()
+    def _trial(self, precision: torch.dtype) -> None:
+        count = min(self.config.batch_size, 8)
+        zeros = torch.zeros(count, dtype=torch.long, device=self.device)
+        x = torch.zeros((count, 2, *self.card.size), device=self.device)
+        with autocast(self.device, precision):
+            self.network(x, zeros.float(), zeros, zeros)
+
+
+def write_bin(generator: Generator, requests: list[Request], stem: Path) -> None:
+    """Draw the requests of one z-bin and write `{stem}.npz` and `{stem}.tsv`, the manifest last."""
+    config = generator.config
+    images, masks = generator.draw(requests, progress=stem.name)
+    rows = [
+        {
+            "id": request.id,
+            "key": request.key,
+            "z_bin": request.z_bin,
+            "class": request.label,
+            "replica": request.replica,
+            "index": request.index,
+            "sampler": config.sampler,
+            "evaluations": config.evaluations,
+            "spacing": config.spacing,
+            "eta": config.eta if config.sampler == "ddim" else 0.0,
+            "precision": str(generator.precision).removeprefix("torch."),
+            "tau": config.tau,
+            "lesion_px": int((mask > config.tau).sum()),
+            "checkpoint_sha256": generator.checkpoint_sha256,
+        }
+        for request, mask in zip(requests, masks, strict=True)
+    ]
+    write_samples(stem, images, masks, rows)

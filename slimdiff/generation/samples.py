@@ -1,0 +1,72 @@
+"""Sample files: what generation writes and evaluation, figures and export read. NumPy only.
+
+`zbin-{zz}.npz`: images, masks, float16 (N, H, W) in [-1, 1], the masks continuous (the store's own dtype, so that no
+rounding tells synthetic from real; METHOD: F12). `zbin-{zz}.tsv`, the manifest: one row a sample, same order.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from slimdiff.files import read_table, replacing, write_table
+
+COLUMNS = (
+    "id",
+    "key",
+    "z_bin",
+    "class",
+    "replica",
+    "index",
+    "sampler",
+    "evaluations",
+    "spacing",
+    "eta",
+    "precision",
+    "tau",
+    "lesion_px",
+    "checkpoint_sha256",
+)
+
+
+def write_samples(stem: Path, images: np.ndarray, masks: np.ndarray, rows: list[dict]) -> None:
+    """Write `{stem}.npz` and then its manifest `{stem}.tsv`."""
+    with replacing(stem.with_suffix(".npz")) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, images=images, masks=masks)
+    write_table(stem.with_suffix(".tsv"), rows, COLUMNS)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Generated pairs with their conditions."""
+
+    images: np.ndarray
+    """float16 (N, H, W)."""
+    masks: np.ndarray
+    """float16 (N, H, W), continuous in [-1, 1]."""
+    z_bin: np.ndarray
+    label: np.ndarray
+    id: np.ndarray
+
+
+def read_samples(folder: Path) -> Samples:
+    """All z-bins of a samples folder, in order; raises FileNotFoundError where there are none."""
+    stems = sorted(path.with_suffix("") for path in Path(folder).glob("zbin-*.npz"))
+    if not stems:
+        raise FileNotFoundError(f"{folder}: no zbin-*.npz; make the generate stage first")
+    images, masks, rows = [], [], []
+    for stem in stems:
+        with np.load(stem.with_suffix(".npz"), allow_pickle=False) as archive:
+            images.append(archive["images"])
+            masks.append(archive["masks"])
+        rows += read_table(stem.with_suffix(".tsv"), COLUMNS[:4])
+    result = Samples(
+        np.concatenate(images),
+        np.concatenate(masks),
+        np.array([int(row["z_bin"]) for row in rows]),
+        np.array([int(row["class"]) for row in rows]),
+        np.array([row["id"] for row in rows]),
+    )
+    if len(result.images) != len(rows):
+        raise ValueError(f"{folder}: {len(result.images)} samples, but {len(rows)} manifest rows")
+    return result

@@ -1,0 +1,5 @@
+"""The network: torch only."""
+
+from slimdiff.model.unet import UNet
+
+__all__ = ["UNet"]

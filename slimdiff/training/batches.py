@@ -1,0 +1,68 @@
+"""The training set on the device, and the batches drawn from it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slimdiff.data.store import SliceStore
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of clean pairs."""
+
+    x0: Tensor
+    """(B, 2, H, W): image and mask in [-1, 1]."""
+    z_bin: Tensor
+    label: Tensor
+
+
+class TrainingSet:
+    """All slices of some participants on the device; batches are drawn there, half of them with lesion.
+
+    What is drawn at a step depends on the seed and the step alone, so a resumed run draws the same.
+    """
+
+    def __init__(self, store: SliceStore, participants: list[str], device: torch.device):
+        rows = store.rows_of(participants)
+        if not len(rows):
+            raise ValueError(f"{store.folder}: no slice of the {len(participants)} training participants")
+        images = torch.from_numpy(store.images[rows].astype(np.float32))
+        masks = torch.from_numpy(store.masks[rows].astype(np.float32)) * 2 - 1
+        self.x0 = torch.stack([images, masks], dim=1).to(device)
+        self.z_bin = torch.from_numpy(store.z_bin[rows]).to(device)
+        self.label = torch.from_numpy(store.label[rows]).to(device)
+        self.with_lesion = torch.from_numpy(np.flatnonzero(store.label[rows] == 1)).to(device)
+        self.without = torch.from_numpy(np.flatnonzero(store.label[rows] == 0)).to(device)
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    def draw(self, size: int, lesion_share: float, generator: torch.Generator) -> Batch:
+        """A batch of `size` slices with replacement, `lesion_share` of them with lesion, in random order."""
+        lesions = round(size * lesion_share)
+        if not len(self.with_lesion):
+            lesions = 0
+        elif not len(self.without):
+            lesions = size
+        parts = [
+            self._pick(self.with_lesion, lesions, generator),
+            self._pick(self.without, size - lesions, generator),
+        ]
+        chosen = torch.cat(parts)
+        chosen = chosen[torch.randperm(size, generator=generator, device=self.x0.device)]
+        return Batch(self.x0[chosen], self.z_bin[chosen], self.label[chosen])
+
+    def _pick(self, rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        if count == 0:
+            return rows[:0]
+        return rows[torch.randint(len(rows), (count,), generator=generator, device=self.x0.device)]
+
+
+def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """The random stream of one training step."""
+    entropy = np.random.SeedSequence([seed, step]).generate_state(2, np.uint32)
+    generator = torch.Generator(device=device if device.type != "mps" else "cpu")
+    return generator.manual_seed(int(entropy[0]) << 31 | int(entropy[1]) >> 1)

@@ -1,0 +1,48 @@
+"""Resume state: written atomically beside the model, never an output of the workflow.
+
+An engine deletes the declared outputs of a failed job; `state/last.pt` survives and the next try goes on from it.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+from slimdiff.files import replacing
+
+
+class StateMismatch(ValueError):
+    """A resume state that belongs to another configuration or other data."""
+
+
+def save_state(path: Path, state: dict, identity: dict) -> None:
+    """Write tensors and numbers with the identity of the run they belong to."""
+    with replacing(path) as temporary:
+        torch.save({"identity": json.dumps(identity, sort_keys=True), **state}, temporary)
+
+
+def load_state(path: Path, identity: dict, device: torch.device) -> dict:
+    """Read a state of this very run; raises StateMismatch naming what differs. No pickled code is run."""
+    state = torch.load(path, map_location=device, weights_only=True)
+    found = json.loads(state.pop("identity"))
+    differences = [
+        f"{key}: state {old}, now {new}"
+        for key, old, new in _differences(found, json.loads(json.dumps(identity)))
+    ]
+    if differences:
+        raise StateMismatch(
+            f"{path} belongs to another run ({'; '.join(differences)}); restore that configuration to go on from "
+            f"it, or delete {path.parent} to begin anew"
+        )
+    return state
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:
+    rows = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            rows += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            rows.append((f"{prefix}{key}", a, b))
+    return rows
