@@ -1,0 +1,124 @@
+"""The lesion axes: shapes, contrast and class fidelity of a cell, beside floors and intervals."""
+
+import numpy as np
+
+from slimdiff.evaluation import control, kernels, masks, pairs, statistics
+from slimdiff.evaluation.cell import Cell
+
+
+def mask_axis(cell: Cell) -> None:
+    """Lesion shapes: MMD-MF and Wasserstein-1 of nine features, and how decided the masks are."""
+    config, store = cell.config, cell.store
+    options = {"tau": config.tau, "min_px": cell.min_px, "min_slice_px": cell.min_slice_px}
+    test, slices = masks.component_features(cell.real(cell.test)[1], **options)
+    train, _ = masks.component_features(cell.real(cell.train)[1], **options)
+    lesioned = cell.samples.label == 1
+    drawn, _ = masks.component_features(cell.samples.masks[lesioned], **options)
+    _feature_distance(
+        cell, "mmd_mf", masks.FEATURES, test, train, drawn, store.participant[cell.test][slices]
+    )
+    cell.add(
+        "mask_undecided", masks.undecided_share(cell.samples.masks), floor=0.0, n=len(cell.samples.masks)
+    )
+
+
+def pair_axis(cell: Cell) -> None:
+    """Whether masks sit on tissue that looks like a lesion: MMD-PL, its contrast, and the same after shuffling."""
+    config, store, samples = cell.config, cell.store, cell.samples
+    options = {
+        "tau": config.tau,
+        "min_px": cell.min_px,
+        "min_slice_px": cell.min_slice_px,
+        "ring_px": cell.ring_px,
+    }
+    test, slices = pairs.pair_features(*cell.real(cell.test), **options)
+    train, _ = pairs.pair_features(*cell.real(cell.train), **options)
+    chosen = np.flatnonzero(samples.label == 1)
+    drawn, _ = pairs.pair_features(samples.images[chosen], samples.masks[chosen], **options)
+    _feature_distance(
+        cell, "mmd_pl", pairs.FEATURES, test, train, drawn, store.participant[cell.test][slices]
+    )
+    delta, bright = pairs.FEATURES.index("delta"), pairs.FEATURES.index("frac_bright")
+    rng = np.random.default_rng(config.seed)
+    # Masks go to other images of the same z-bin, so that they still lie in a brain of that shape.
+    others = chosen.copy()
+    for z_bin in np.unique(samples.z_bin[chosen]):
+        own = np.flatnonzero(samples.z_bin[chosen] == z_bin)
+        order = rng.permutation(own)
+        others[order] = chosen[np.roll(order, 1)]
+    shuffled, _ = pairs.pair_features(samples.images[others], samples.masks[chosen], **options)
+    n = len(drawn)
+    for name, table in (("delta_median", drawn), ("delta_median_shuffled", shuffled)):
+        floor = np.median(test[:, delta]) if len(test) else np.nan
+        value = np.median(table[:, delta]) if len(table) else np.nan
+        note = "floor column: the held-out slices' own" if name == "delta_median" else "0 is right"
+        cell.add(name, value, floor=floor if name == "delta_median" else 0.0, n=len(table), note=note)
+    floor = test[:, bright].mean() if len(test) else np.nan
+    value = drawn[:, bright].mean() if n else np.nan
+    cell.add("frac_bright", value, floor=floor, n=n, note="floor column: the held-out slices' own")
+
+
+def _feature_distance(cell: Cell, name: str, columns, test, train, drawn, subjects) -> None:
+    config = cell.config
+    answer = masks.feature_distance(test, drawn, columns, config.seed, config.subsets)
+
+    def mmd(real, synthetic):
+        return masks.feature_distance(real, synthetic, columns, config.seed, config.subsets).mmd.value
+
+    def w1(real, synthetic):
+        return masks.feature_distance(real, synthetic, columns, config.seed, 1).w1_geometric_mean
+
+    interval = None
+    note = f"{len(test)} real and {len(drawn)} synthetic components"
+    if len(test) >= kernels.FEWEST and len(drawn) >= kernels.FEWEST:
+        index, n_subjects = statistics.subject_indices(subjects)
+        counts = statistics.resample_counts(n_subjects, config.bootstrap, config.seed)
+        resampled = kernels.resampled_mmd2(*kernels.standardise(test, drawn), index, counts)
+        interval = statistics.percentile_interval(resampled, n_subjects)
+    else:
+        note += f"; {kernels.FEWEST} of each wanted"
+    floor = statistics.floor(mmd, test, train, len(drawn), config.seed)
+    cell.add(name, answer.mmd.value, interval=interval, floor=floor, n=len(drawn), note=note)
+    if len(test) and len(drawn):
+        floor = statistics.floor(w1, test, train, len(drawn), config.seed)
+        cell.add(
+            f"{name}_w1",
+            answer.w1_geometric_mean,
+            floor=floor,
+            n=len(drawn),
+            note="in real standard deviations",
+        )
+    else:
+        cell.add(f"{name}_w1", np.nan, n=len(drawn), note=note)
+
+
+def control_axis(cell: Cell) -> None:
+    """Whether samples are what was asked for, overall and a z-bin."""
+    config, store, samples = cell.config, cell.store, cell.samples
+    has = control.has_lesion(samples.masks, config.tau, cell.min_px)
+    area = control.area_by_bin(
+        cell.real(cell.test)[1],
+        store.z_bin[cell.test],
+        samples.masks[samples.label == 1],
+        samples.z_bin[samples.label == 1],
+        store.n_bins,
+        config.tau,
+        cell.min_px,
+    )
+    for z_bin in ("all", *range(store.n_bins)):
+        own = np.ones(len(has), bool) if z_bin == "all" else samples.z_bin == z_bin
+        for label in (0, 1):
+            of_class = has[own & (samples.label == label)]
+            cell.add(
+                f"lesion_share_class{label}", of_class.mean(), z_bin, floor=float(label), n=len(of_class)
+            )
+    for row in area:
+        note = f"median px; floor column: the held-out slices' own, of {row['n_real']}"
+        cell.add(
+            "lesion_area",
+            row["area_synthetic"],
+            row["z_bin"],
+            floor=row["area_real"],
+            n=row["n_synthetic"],
+            note=note,
+        )

