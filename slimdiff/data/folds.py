@@ -56,7 +56,7 @@ def make_folds(
     """Rows of folds.tsv for the included participants.
 
     lesion_ml: lesion volume of every participant. With `use_split` the dataset's test part is every fold's test.
-    Raises ConfigError or DataError where a fold would have no test patient or no training subject.
+    Raises ConfigError or DataError where a fold would have no patient to test or none to train on.
     """
     participants = [p for p in participants if p.included]
     held, strata = stratification(participants, lesion_ml, config)
@@ -67,9 +67,12 @@ def make_folds(
             raise DataError(
                 f"folds.use_split: {len(fixed_test)} of {len(participants)} subjects have split test"
             )
-        rotating = _deal(
-            [p for p in participants if p.participant_id not in fixed_test], strata, max(config.k, 1), rng
-        )
+        rest = [p for p in participants if p.participant_id not in fixed_test]
+        if config.k > len(rest):
+            raise DataError(
+                f"folds.k: {config.k} folds rotate val, but only {len(rest)} subjects are not split test"
+            )
+        rotating = _deal(rest, strata, config.k, rng)
     else:
         check_fold_count(
             config.k, sum(p.is_patient for p in participants), sum(not p.is_patient for p in participants)
@@ -89,6 +92,11 @@ def make_folds(
                 config,
                 rng,
             )
+        if not test & patients or not patients - test - val:
+            raise DataError(
+                f"folds: fold {fold} would have {len(test & patients)} patients to test on and "
+                f"{len(patients - test - val)} to train on; see folds.k, folds.use_split and data.exclude"
+            )
         for participant in participants:
             name = participant.participant_id
             split = "test" if name in test else "val" if name in val else "train"
@@ -107,10 +115,12 @@ def make_folds(
 def _deal(
     participants: Sequence[Participant], strata: dict[str, str], k: int, rng: np.random.Generator
 ) -> dict[str, int]:
-    # One running count over all strata keeps the folds' sizes within one of each other.
+    # One running count over all strata keeps the folds' sizes within one of each other. Patients go first, so that
+    # every fold gets one whatever the strata are.
     members = defaultdict(list)
     for participant in participants:
-        members[strata[participant.participant_id]].append(participant.participant_id)
+        name = participant.participant_id
+        members[not participant.is_patient, strata[name]].append(name)
     dealt, position = {}, 0
     for stratum in sorted(members):
         for name in rng.permutation(sorted(members[stratum])):

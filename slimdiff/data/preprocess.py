@@ -33,10 +33,10 @@ def load_pair(participant: Participant) -> tuple[nibabel.Nifti1Image, nibabel.Ni
     where = f"{participant.participant_id}: {participant.mask}"
     if mask.shape != image.shape:
         raise DataError(f"{where}: shape {mask.shape}, but the image has {image.shape}")
-    offset = float(np.abs(mask.affine - image.affine).max())
+    offset = _largest_offset_mm(mask.affine, image.affine, image.shape)
     if offset > AFFINE_TOLERANCE_MM:
         raise DataError(
-            f"{where}: affine differs from the image's by up to {offset:.3g} mm; resample the mask first"
+            f"{where}: its affine puts a corner {offset:.3g} mm off the image's; resample the mask first"
         )
     values = np.asarray(image.dataobj, dtype=np.float32)
     bad = int((~np.isfinite(values)).sum())
@@ -48,6 +48,8 @@ def load_pair(participant: Participant) -> tuple[nibabel.Nifti1Image, nibabel.Ni
         raise DataError(
             f"{participant.participant_id}: {participant.image}: constant image ({values.flat[0]:g})"
         )
+    if not np.isfinite(np.asarray(mask.dataobj)).all():
+        raise DataError(f"{where}: the mask has voxels that are NaN or infinite")
     lesion = np.asarray(mask.dataobj) > 0
     if participant.mask is not None and not lesion.any():
         raise DataError(f"{where}: the lesion mask is empty; give n/a, or exclude the subject by name")
@@ -55,10 +57,18 @@ def load_pair(participant: Participant) -> tuple[nibabel.Nifti1Image, nibabel.Ni
     return as_image, nibabel.Nifti1Image(lesion.astype(np.uint8), image.affine)
 
 
+def _largest_offset_mm(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+    # At the corners, because a small difference of voxel size or angle adds up over the volume.
+    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
+    apart = (affine - other)[:3] @ np.vstack([corners, np.ones(8)])
+    return float(np.linalg.norm(apart, axis=0).max())
+
+
 def _read(path: Path, participant: str) -> nibabel.Nifti1Image:
     try:
         loaded = nibabel.load(path)
-        values = np.asarray(loaded.dataobj)
+        # nibabel refuses to hold some types that files have (int64).
+        values = np.asarray(loaded.dataobj, dtype=np.float32)
     except FileNotFoundError:
         raise DataError(f"{participant}: {path} is not there") from None
     except Exception as error:
@@ -121,6 +131,10 @@ def normalise(
 
     Returns float32 in [-1, 1], the foreground, and the two intensities that became -1 and 1.
     """
+    if volume.min() == volume.max():
+        raise DataError(
+            f"nothing but background is left at {config.spacing_mm} mm on the grid {list(config.grid)}"
+        )
     inside = foreground(volume)
     over = volume[inside] if config.percentiles_over == "foreground" else volume
     low, high = (float(value) for value in np.percentile(over, config.percentiles))
@@ -140,7 +154,10 @@ def preprocess(
     """Put one participant on the grid and write image, mask and record, the record last."""
     image, mask = load_pair(participant)
     volume, lesion, affine = to_grid(image, mask, config)
-    scaled, inside, (low, high) = normalise(volume, config)
+    try:
+        scaled, inside, (low, high) = normalise(volume, config)
+    except DataError as error:
+        raise DataError(f"{participant.participant_id}: {participant.image}: {error}") from None
     source_ml = float(np.asarray(mask.dataobj).sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000)
     grid_ml = float(lesion.sum() * config.spacing_mm**3 / 1000)
     if participant.is_patient and not lesion.any():

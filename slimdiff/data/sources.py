@@ -60,11 +60,24 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
         _excluded(p, config.exclude[p.participant_id]) if p.participant_id in config.exclude else p
         for p in found
     ]
+    if config.source == "bids":
+        _refuse_lost_masks([row for row in rows if row.included], config.mask_suffix)
     if not any(row.included and row.is_patient for row in rows):
         raise DataError(
             f"data: the {config.source} source has no subject with a lesion mask ({len(rows)} subjects)"
         )
     return rows
+
+
+def _refuse_lost_masks(rows: list[Participant], mask_suffix: str) -> None:
+    # A patient without its mask would be taken for a control, and its lesion slices for lesion-free ones.
+    with_mask = {row.group for row in rows if row.is_patient}
+    for row in rows:
+        if row.group in with_mask and not row.is_patient:
+            raise DataError(
+                f"{row.image.parent}: no mask matches _{mask_suffix}, but others of group {row.group} have one; "
+                f"exclude {row.participant_id} by name, or use a table where its mask is n/a"
+            )
 
 
 def _excluded(participant: Participant, reason: str) -> Participant:
@@ -92,15 +105,18 @@ def bids_participants(root: Path, image_suffix: str, mask_suffix: str) -> list[P
     if not root.is_dir():
         raise DataError(f"data.root: {root} is no folder; the BIDS dataset's folder is wanted")
     table = root / "participants.tsv"
-    described = (
-        {row["participant_id"]: row for row in read_table(table, ["participant_id"])}
-        if table.is_file()
-        else {}
-    )
+    lines = read_table(table, ["participant_id"]) if table.is_file() else []
+    _refuse_duplicates([line["participant_id"] for line in lines], table)
+    described = {line["participant_id"]: line for line in lines}
     rows = []
-    for folder in sorted(path for path in root.glob("sub-*") if path.is_dir()):
+    for name in sorted({path.name for path in root.glob("sub-*") if path.is_dir()} | described.keys()):
+        folder = root / name
         images = _bids_files(folder, image_suffix)
         if not images:
+            # It stays in the table with the reason, so that nobody is lost without a word (METHOD: F8).
+            group = _first(described.get(name, {}), "group", "diagnosis") or MISSING
+            absent = folder / "anat" / f"{name}_{image_suffix}.nii.gz"
+            rows.append(Participant(name, group, absent, None, excluded=f"no _{image_suffix} image"))
             continue
         if len(images) > 1:
             names = ", ".join(path.name for path in images)
@@ -110,11 +126,11 @@ def bids_participants(root: Path, image_suffix: str, mask_suffix: str) -> list[P
         masks = _bids_files(folder, mask_suffix)
         if len(masks) > 1:
             raise DataError(f"{folder}: {len(masks)} masks match _{mask_suffix}; keep one or use a table")
-        row = described.get(folder.name, {})
+        row = described.get(name, {})
         entities = dict(part.split("-", 1) for part in images[0].name.split("_") if "-" in part)
         rows.append(
             Participant(
-                participant_id=folder.name,
+                participant_id=name,
                 group=_first(row, "group", "diagnosis") or ("patient" if masks else "control"),
                 image=images[0],
                 mask=masks[0] if masks else None,
@@ -124,7 +140,7 @@ def bids_participants(root: Path, image_suffix: str, mask_suffix: str) -> list[P
                 lobe=_first(row, "lobe") or MISSING,
             )
         )
-    if not rows:
+    if not any(row.included for row in rows):
         raise DataError(f"{root}: no sub-*/anat/sub-*_{image_suffix}.nii.gz; see data.image_suffix")
     return rows
 

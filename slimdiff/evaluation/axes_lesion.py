@@ -39,23 +39,51 @@ def pair_axis(cell: Cell) -> None:
         cell, "mmd_pl", pairs.FEATURES, test, train, drawn, store.participant[cell.test][slices]
     )
     delta, bright = pairs.FEATURES.index("delta"), pairs.FEATURES.index("frac_bright")
-    rng = np.random.default_rng(config.seed)
-    # Masks go to other images of the same z-bin, so that they still lie in a brain of that shape.
-    others = chosen.copy()
-    for z_bin in np.unique(samples.z_bin[chosen]):
-        own = np.flatnonzero(samples.z_bin[chosen] == z_bin)
-        order = rng.permutation(own)
-        others[order] = chosen[np.roll(order, 1)]
-    shuffled, _ = pairs.pair_features(samples.images[others], samples.masks[chosen], **options)
-    n = len(drawn)
-    for name, table in (("delta_median", drawn), ("delta_median_shuffled", shuffled)):
-        floor = np.median(test[:, delta]) if len(test) else np.nan
-        value = np.median(table[:, delta]) if len(table) else np.nan
-        note = "floor column: the held-out slices' own" if name == "delta_median" else "0 is right"
-        cell.add(name, value, floor=floor if name == "delta_median" else 0.0, n=len(table), note=note)
+    _add_median(cell, "delta_median", drawn, test, delta, "floor column: the held-out slices' own")
+    swapped = [
+        pairs.pair_features(*swap_onto_clean(images, binary, bins, labels, config.seed), **options)[0]
+        for images, binary, bins, labels in (
+            (samples.images, samples.masks, samples.z_bin, samples.label),
+            (*cell.real(cell.test), store.z_bin[cell.test], store.label[cell.test]),
+        )
+    ]
+    note = "masks on other, lesion-free slices of their z-bin; floor column: the held-out slices' own"
+    _add_median(cell, "delta_median_shuffled", *swapped, delta, note)
     floor = test[:, bright].mean() if len(test) else np.nan
-    value = drawn[:, bright].mean() if n else np.nan
-    cell.add("frac_bright", value, floor=floor, n=n, note="floor column: the held-out slices' own")
+    value = drawn[:, bright].mean() if len(drawn) else np.nan
+    cell.add("frac_bright", value, floor=floor, n=len(drawn), note="floor column: the held-out slices' own")
+
+
+def _add_median(cell: Cell, name: str, drawn: np.ndarray, real: np.ndarray, column: int, note: str) -> None:
+    value, floor = (np.median(table[:, column]) if len(table) else np.nan for table in (drawn, real))
+    cell.add(name, value, floor=floor, n=len(drawn), note=note)
+
+
+def swap_onto_clean(
+    images: np.ndarray, masks: np.ndarray, bins: np.ndarray, labels: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put every lesion mask on a random slice without lesion of the same z-bin.
+
+    A mask that belongs to its image loses its contrast by this; one that merely lies where lesions tend to lie
+    keeps it. Only lesion-free slices are taken, because lesions of one z-bin may lie at the same place.
+
+    Args:
+        images, masks: (N, H, W).
+        bins, labels: (N,) z-bin and class.
+        seed: of the draw.
+
+    Returns:
+        images and masks (M, H, W); masks whose z-bin has no lesion-free slice are left out.
+    """
+    rng = np.random.default_rng(seed)
+    of_mask, of_image = [], []
+    for row in np.flatnonzero(labels == 1):
+        clean = np.flatnonzero((labels == 0) & (bins == bins[row]))
+        if len(clean):
+            of_mask.append(row)
+            of_image.append(rng.choice(clean))
+    chosen, others = np.array(of_mask, np.int64), np.array(of_image, np.int64)
+    return images[others], masks[chosen]
 
 
 def _feature_distance(cell: Cell, name: str, columns, test, train, drawn, subjects) -> None:

@@ -17,21 +17,6 @@ def sinusoid(positions: Tensor, width: int, max_period: float = 10_000.0) -> Ten
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-class RowwiseLinear(nn.Linear):
-    """A linear layer on (B, C) whose rows do not depend on B bit for bit.
-
-    A matrix product chooses its summation order by its shape, so one sample alone and the same sample in a batch
-    could differ in the last bit. The embeddings are tiny: in training the usual product is taken.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.shape[0] == 0:
-            return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
-            rows = [F.linear(row[None].float(), self.weight.float(), self.bias.float()) for row in x]
-        return torch.cat(rows)
-
-
 class ResidualBlock(nn.Module):
     """GroupNorm-SiLU-conv twice, the embedding added in between, a skip around both."""
 
@@ -39,7 +24,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, inputs, eps=NORM_EPS)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.embed = RowwiseLinear(embedding, outputs)
+        self.embed = nn.Linear(embedding, outputs)
         self.norm2 = nn.GroupNorm(groups, outputs, eps=NORM_EPS)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)

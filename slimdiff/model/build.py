@@ -83,5 +83,9 @@ def load_model(path: Path, device: torch.device) -> tuple[nn.Module, ModelCard]:
     card = read_card(path)
     network = build_network(card.model, card.n_bins, card.bin_centres)
     with safe_open(path, framework="pt") as archive:
-        network.load_state_dict({name: archive.get_tensor(name) for name in archive.keys()})  # noqa: SIM118
+        weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights are not those of its own card: {str(error)[:200]}") from None
     return network.to(device).eval(), card

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from slimdiff.model.blocks import RowwiseLinear, sinusoid
+from slimdiff.model.blocks import sinusoid
 
 
 class Conditioning(nn.Module):
@@ -23,8 +23,8 @@ class Conditioning(nn.Module):
             raise ValueError(f"{len(bin_centres)} bin centres for {n_bins} z-bins")
         self.bins = nn.Embedding(n_bins, width)
         self.classes = nn.Embedding(classes, width)
-        self.position = RowwiseLinear(2 * width, width)
-        self.merge = RowwiseLinear(2 * width, width)
+        self.position = nn.Linear(2 * width, width)
+        self.merge = nn.Linear(2 * width, width)
         centres = torch.tensor([math.floor(centre) for centre in bin_centres], dtype=torch.float32)
         self.register_buffer("sinusoids", sinusoid(centres, width), persistent=False)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimdiff.model.blocks import NORM_EPS, ResidualBlock, RowwiseLinear, SelfAttention, Upsample, sinusoid
+from slimdiff.model.blocks import NORM_EPS, ResidualBlock, SelfAttention, Upsample, sinusoid
 from slimdiff.model.conditioning import Conditioning
 
 MODALITIES = 2  # image, mask
@@ -45,7 +45,7 @@ class UNet(nn.Module):
         first, deepest = channels[0], channels[-1]
         embedding = 4 * first
         self.time = nn.Sequential(
-            RowwiseLinear(first, embedding), nn.SiLU(), RowwiseLinear(embedding, embedding)
+            nn.Linear(first, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.time_width = first
         self.condition = Conditioning(n_bins, bin_centres, embedding)

@@ -41,8 +41,14 @@ class TrainingSet:
         return len(self.x0)
 
     def draw(self, size: int, lesion_share: float, generator: torch.Generator) -> Batch:
-        """A batch of `size` slices with replacement, `lesion_share` of them with lesion, in random order."""
-        lesions = round(size * lesion_share)
+        """A batch of `size` slices with replacement, `lesion_share` of them with lesion, in random order.
+
+        Where the share is no whole number of slices, chance decides the last one.
+        """
+        exact = size * lesion_share
+        lesions = int(exact)
+        if exact != lesions:
+            lesions += int(torch.rand((), generator=generator, device=self.x0.device) < exact - lesions)
         if not len(self.with_lesion):
             lesions = 0
         elif not len(self.without):

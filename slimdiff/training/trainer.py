@@ -91,6 +91,8 @@ class Trainer:
         self.store = store
         self.step = 0
         self.history: list[dict] = []
+        # Loss a channel and gradient norm of the steps since the last row of the history, on the device.
+        self.pending: list[tuple[Tensor, Tensor]] = []
         self.precision = torch.float32
         self._stop: int | None = None
 
@@ -119,22 +121,13 @@ class Trainer:
     def _loop(self) -> None:
         config = self.config
         bar = tqdm(total=config.steps, initial=self.step, desc="train", unit="step", mininterval=2)
-        pending: list[tuple[Tensor, Tensor]] = []
         since, started = self.step, time.perf_counter()
         while self.step < config.steps:
-            pending.append(self._advance())
+            self.pending.append(self._advance())
             bar.update()
             if self.step % config.log_every == 0 or self.step == config.steps:
-                # The only place where the host waits for the device.
-                losses = torch.stack([loss for loss, _ in pending]).mean(0).tolist()
-                norm = torch.stack([norm for _, norm in pending]).mean().item()
-                pending.clear()
-                if not all(math.isfinite(value) for value in (*losses, norm)):
-                    kept = self.state_path if self.state_path.is_file() else "none"
-                    raise TrainingFailed(
-                        f"loss {losses}, gradient norm {norm} within the {config.log_every} steps before step "
-                        f"{self.step}; state of an earlier step: {kept}"
-                    )
+                losses, norm = self._recent()
+                self.pending.clear()
                 seconds = time.perf_counter() - started
                 row = {
                     "step": self.step,
@@ -171,6 +164,21 @@ class Trainer:
         self.step += 1
         return losses.detach(), norm.detach()
 
+    def _recent(self) -> tuple[list[float], float]:
+        """Mean loss a channel and gradient norm since the last row; raises TrainingFailed if one is no number.
+
+        Here, and where a state is saved, the host waits for the device, and nowhere else.
+        """
+        losses = torch.stack([loss for loss, _ in self.pending]).mean(0).tolist()
+        norm = torch.stack([norm for _, norm in self.pending]).mean().item()
+        if not all(math.isfinite(value) for value in (*losses, norm)):
+            kept = self.state_path if self.state_path.is_file() else "none"
+            raise TrainingFailed(
+                f"loss {losses}, gradient norm {norm} within the {len(self.pending)} steps before step {self.step}; "
+                f"state of an earlier step: {kept}"
+            )
+        return losses, norm
+
     def _losses(self, step: int, precision: torch.dtype) -> Tensor:
         generator = step_generator(self.config.seed, step, self.device)
         batch = self.set.draw(self.config.batch_size, self.config.lesion_share, generator)
@@ -194,12 +202,15 @@ class Trainer:
         self._stop = signum
 
     def _save(self) -> None:
+        if self.pending:
+            self._recent()  # weights that are no numbers would replace the last good state
         state = {
             "step": self.step,
             "network": self.network.state_dict(),
             "ema": self.ema.weights(),
             "optimiser": self.optimiser.state_dict(),
             "history": self.history,
+            "pending": self.pending,
             "precision": str(self.precision).removeprefix("torch."),
         }
         save_state(self.state_path, state, self.identity)
@@ -209,7 +220,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.ema.load(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.history = state["step"], state["history"]
+        self.step, self.history, self.pending = state["step"], state["history"], state["pending"]
         self.precision = getattr(torch, state["precision"])
         print(f"going on from step {self.step} of {self.config.steps} ({self.state_path})", file=sys.stderr)
 

@@ -1,0 +1,108 @@
+"""Whether the demo's samples are what they should be: python benchmarks/demo_quality.py [--out FILE]
+
+Reads results/demo (make it with `snakemake --cores all`), draws samples from the same networks before training, and
+prints one line a criterion as TSV. Exit status 1 if one is missed.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from slimdiff.config import load_study
+from slimdiff.data.folds import read_folds
+from slimdiff.data.store import SliceStore
+from slimdiff.evaluation.features import FeatureCache, to_uint8
+from slimdiff.evaluation.image import kid
+from slimdiff.files import read_table, write_table
+from slimdiff.generation.generate import Generator, requests_of_bin
+from slimdiff.model.build import build_network, read_card, save_model
+
+COLUMNS = ("criterion", "fold", "value", "wanted", "met")
+
+
+def untrained_kid(study, variant: str, fold: int, extractor: str) -> float:
+    """KID against the held-out slices of samples from the fold's network as it was before the first step."""
+    card = read_card(study.paths.model(variant, fold) / "model.safetensors")
+    torch.manual_seed(card.training["seed"])
+    network = build_network(card.model, card.n_bins, card.bin_centres)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "untrained.safetensors"
+        save_model(checkpoint, dict(network.named_parameters()), replace(card, step=0))
+        generator = Generator(checkpoint, study.variant(variant).generation)
+        requests = [
+            request
+            for z_bin in range(card.n_bins)
+            for request in requests_of_bin(generator.config, fold, variant, z_bin)
+            if request.index < 8
+        ]
+        images, _ = generator.draw(requests, "untrained")
+    store = SliceStore.open(study.paths.store)
+    test = np.asarray(store.images[store.rows_of(read_folds(study.paths.folds, fold)["test"])])
+    cache = FeatureCache(study.paths.root / "metrics" / "features")
+    features = [cache.extract(to_uint8(part), extractor, progress=False) for part in (test, images)]
+    return kid(*features, study.evaluation.seed, study.evaluation.subsets).value
+
+
+def criteria(study, variant: str, fold: int) -> list[dict]:
+    """One row a criterion of a fold."""
+    table = read_table(study.paths.metrics(variant, fold) / "metrics.tsv")
+    extractor = study.evaluation.extractors[0]
+
+    def number(metric: str, column: str = "value", space: str | None = None) -> float:
+        rows = [
+            r
+            for r in table
+            if r["metric"] == metric and r["z_bin"] == "all" and space in (None, r["extractor"])
+        ]
+        return float(rows[0][column])
+
+    own, soft = number("kid", space=extractor), number("kid_blurred", space=extractor)
+    before = untrained_kid(study, variant, fold, extractor)
+    delta, real = number("delta_median"), number("delta_median", "floor")
+    shuffled = number("delta_median_shuffled")
+    checks = [
+        ("KID before training / KID", before / own, ">= 5", before / own >= 5),
+        ("KID of held-out slices blurred by 2 px / KID", soft / own, "> 1", soft > own),
+        ("share of class-1 samples with a lesion", number("lesion_share_class1"), ">= 0.8", None),
+        ("share of class-0 samples with a lesion", number("lesion_share_class0"), "<= 0.1", None),
+        (f"memorisation ratio R, {extractor}", number("memorisation_ratio", space=extractor), ">= 0.9", None),
+        ("memorisation ratio R, pixels", number("memorisation_ratio", space="pixels"), ">= 0.9", None),
+        ("median delta / held-out slices' own", delta / real, ">= 0.5", None),
+        ("median delta after shuffling masks / held-out slices' own", shuffled / real, "|.| <= 0.25", None),
+    ]
+    rows = []
+    for name, value, wanted, met in checks:
+        if met is None:
+            limit = float(wanted.split()[-1])
+            met = value >= limit if ">=" in wanted else abs(value) <= limit
+        rows.append(
+            {"criterion": name, "fold": fold, "value": float(value), "wanted": wanted, "met": int(met)}
+        )
+    return rows
+
+
+def main() -> int:
+    """Print the table; 1 if a criterion is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="config/demo.yaml")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    study = load_study(options.config)
+    rows = [row for v in study.variants for fold in range(study.folds.k) for row in criteria(study, v, fold)]
+    for row in rows:
+        print("\t".join(f"{row[c]:.4g}" if isinstance(row[c], float) else str(row[c]) for c in COLUMNS))
+    if options.out:
+        write_table(options.out, rows, COLUMNS)
+    missed = [row for row in rows if not row["met"]]
+    print(json.dumps({"criteria": len(rows), "missed": len(missed)}), file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""All figures of a study: `figures/*.png` (slices) and `figures/*.svg` (plots)."""
+
+from collections.abc import Sequence
+
+from slimdiff.config import Study
+from slimdiff.data.folds import read_folds
+from slimdiff.data.sources import read_participants
+from slimdiff.data.store import SliceStore
+from slimdiff.generation.samples import read_samples
+from slimdiff.report import curves, nearest, pictures
+from slimdiff.report.results import all_metrics, read_history, read_neighbours
+from slimdiff.report.style import look, save
+
+SHOWN_FOLD = 0
+
+
+def figure_names(variants: Sequence[str]) -> list[str]:
+    """Every file that `draw_all` writes."""
+    shared = ["data.png", "training.svg", "metrics_by_variant.svg"]
+    return shared + [
+        name
+        for variant in variants
+        for name in (f"samples_{variant}.png", f"metrics_by_zbin_{variant}.svg", f"nearest_{variant}.png")
+    ]
+
+
+def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
+    """Draw and write every figure of these variants and folds."""
+    paths, report = study.paths, study.report
+    store = SliceStore.open(paths.store)
+
+    def write(figure, name: str) -> None:
+        save(figure, paths.figures / name, report.notice, report.dpi, study.study)
+
+    with look():
+        write(pictures.cohort(store, read_participants(paths.participants), report.dpi), "data.png")
+        histories = {(v, k): read_history(paths, v, k) for v in variants for k in range(folds)}
+        write(curves.training(histories, "Training"), "training.svg")
+        rows = all_metrics(paths, variants, folds)
+        write(
+            curves.by_variant(rows, variants, folds, "Metrics of every variant and fold"),
+            "metrics_by_variant.svg",
+        )
+        held_out = read_folds(paths.folds, SHOWN_FOLD)["test"]
+        for variant in variants:
+            samples = {fold: read_samples(paths.samples(variant, fold)) for fold in range(folds)}
+            tau = study.evaluation.tau
+            title = f"Held-out and synthetic slices by height: {variant}, fold {SHOWN_FOLD}"
+            sheet = pictures.real_and_synthetic(
+                store, held_out, samples[SHOWN_FOLD], report.columns_per_bin, report.dpi, tau, title
+            )
+            write(sheet, f"samples_{variant}.png")
+            write(
+                curves.by_z_bin(rows, variant, folds, f"Metrics by height: {variant}"),
+                f"metrics_by_zbin_{variant}.svg",
+            )
+            neighbours = read_neighbours(paths, variant, folds)
+            title = f"Closest training slices: {variant}, all folds"
+            pairs = study.evaluation.nearest_pairs
+            sheet = nearest.nearest_pairs(store, samples, neighbours, pairs, report.dpi, tau, title)
+            write(sheet, f"nearest_{variant}.png")

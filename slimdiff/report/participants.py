@@ -1,0 +1,128 @@
+"""The quality table of the participants: who is where, how large the lesion is, and what looks unusual."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from slimdiff.data.sources import Participant
+from slimdiff.data.store import SliceStore
+from slimdiff.files import MISSING
+from slimdiff.report import markup
+
+OUTSIDE_SHARE = 0.05
+VOLUME_CHANGE = 0.2
+ODD_DEVIATIONS = 3.5  # of the robust z-score; Iglewicz and Hoaglin 1993
+
+
+def read_records(paths: dict[str, Path]) -> dict[str, dict]:
+    """The preprocess record of every participant that has one."""
+    return {
+        name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()
+    }
+
+
+def odd_sizes(records: dict[str, dict]) -> set[str]:
+    """Participants whose foreground volume is far from the cohort's median."""
+    names = list(records)
+    sizes = np.array([records[name]["qc"]["foreground_ml"] for name in names], float)
+    if len(sizes) < 5:
+        return set()
+    middle = np.median(sizes)
+    spread = np.median(np.abs(sizes - middle)) / 0.6745
+    if spread == 0:
+        return set()
+    return {
+        name for name, size in zip(names, sizes, strict=True) if abs(size - middle) / spread > ODD_DEVIATIONS
+    }
+
+
+def flags(person: Participant, qc: dict, slices: int, lesion_slices: int, odd: bool) -> list[str]:
+    """What somebody should look at before believing this participant's slices."""
+    found = []
+    if not slices:
+        found.append("no slice in the store")
+    if person.is_patient:
+        if slices and not lesion_slices:
+            found.append("no lesion slice kept")
+        outside = qc["lesion_outside_foreground_share"]
+        if outside > OUTSIDE_SHARE:
+            found.append(f"{100 * outside:.0f} % of the lesion outside the head")
+        change = qc["lesion_ml_grid"] / qc["lesion_ml_source"] - 1 if qc["lesion_ml_source"] else 0
+        if abs(change) > VOLUME_CHANGE:
+            found.append(f"lesion volume {100 * change:+.0f} % on the grid".replace("-", "−"))
+    if odd:
+        found.append(f"unusual foreground, {qc['foreground_ml']:.0f} ml")
+    return found
+
+
+def table(
+    people: Sequence[Participant],
+    records: dict[str, dict],
+    splits: Sequence[dict[str, list[str]]],
+    store: SliceStore,
+) -> str:
+    """HTML: one row a participant, excluded ones with their reason.
+
+    splits: one mapping a fold, as `read_folds` gives it.
+    """
+    head = (
+        "<tr><th>participant</th><th>group</th><th>acquisition</th><th>site</th><th>lobe</th>"
+        + "".join(f"<th>fold {fold}</th>" for fold in range(len(splits)))
+        + '<th class="number">lesion, source [ml]</th><th class="number">on the grid [ml]</th>'
+        '<th class="number">slices</th><th class="number">with lesion</th><th>source voxel [mm]</th>'
+        "<th>axes</th><th>flags</th></tr>"
+    )
+    odd = odd_sizes(records)
+    where = [{name: part for part, names in split.items() for name in names} for split in splits]
+    body = []
+    for person in people:
+        name = person.participant_id
+        cells = [f'<th scope="row">{markup.text(name)}</th>']
+        cells += [
+            f"<td>{markup.text(v)}</td>" for v in (person.group, person.acquisition, person.site, person.lobe)
+        ]
+        cells += [f"<td>{markup.text(own.get(name, '–'))}</td>" for own in where]
+        if not person.included or name not in records:
+            reason = f"excluded: {person.excluded}" if not person.included else "no preprocess record"
+            body.append(
+                f'<tr>{"".join(cells)}<td class="wrap alarm" colspan="7">{markup.text(reason)}</td></tr>'
+            )
+            continue
+        qc = records[name]["qc"]
+        rows = store.rows_of([name])
+        lesioned = int((store.label[rows] == 1).sum())
+        volumes = [
+            f"{qc[key]:.2f}" if person.is_patient else "–" for key in ("lesion_ml_source", "lesion_ml_grid")
+        ]
+        cells += [f'<td class="number">{value}</td>' for value in (*volumes, len(rows), lesioned)]
+        voxel = " × ".join(f"{edge:.3g}" for edge in qc["source_spacing_mm"])
+        cells.append(f"<td>{voxel}</td><td>{markup.text(qc['source_orientation'])}</td>")
+        found = flags(person, qc, len(rows), lesioned, name in odd)
+        cells.append(f'<td class="wrap alarm">{markup.text("; ".join(found))}</td>')
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return markup.table(head, body) + _summary(people, splits, store)
+
+
+def _summary(people: Sequence[Participant], splits: Sequence[dict[str, list[str]]], store: SliceStore) -> str:
+    included = [p for p in people if p.included]
+    patients = {p.participant_id for p in included if p.is_patient}
+    said = [
+        f"{len(included)} participants in the study, {len(patients)} with a lesion mask; "
+        f"{len(people) - len(included)} excluded. {len(store)} slices at {store.spacing_mm:g} mm, "
+        f"{int((store.label == 1).sum())} with a lesion."
+    ]
+    for fold, split in enumerate(splits):
+        parts = [
+            f"{part} {len(names)} ({len(patients & set(names))} with a lesion)"
+            for part, names in split.items()
+        ]
+        said.append(f"Fold {fold}, subjects: {', '.join(parts)}.")
+    said.append(
+        f"Flags: more than {100 * OUTSIDE_SHARE:g} % of the lesion outside the head; a lesion volume that changes by "
+        f"more than {100 * VOLUME_CHANGE:g} % on the grid; no slice, or no lesion slice, in the store; a foreground "
+        f"volume more than {ODD_DEVIATIONS:g} robust deviations from the median. A flag asks for a look; it excludes "
+        f"nobody. {MISSING}: the source does not say."
+    )
+    return '<ul class="notes">' + "".join(f"<li>{markup.text(line)}</li>" for line in said) + "</ul>"

@@ -1,0 +1,211 @@
+"""Where the results come from: configuration, software, machine, and hashes of inputs and weights."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import slimdiff
+from slimdiff.config import VARIANT_SECTIONS, Study, StudyPaths
+from slimdiff.data.sources import read_participants
+from slimdiff.data.store import SliceStore
+from slimdiff.files import read_table, sha256, write_text
+from slimdiff.report.results import number
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "pydantic",
+    "safetensors",
+    "snakemake",
+    "torchvision",
+    "torchio",
+    "nibabel",
+    "nilearn",
+    "scipy",
+    "scikit-image",
+    "matplotlib",
+    "torch-fidelity",
+    "lpips",
+)
+
+
+def gather(study: Study, variants: Sequence[str], folds: int) -> dict:
+    """Everything `provenance.json` says, from the files that are there."""
+    paths = study.paths
+    store = SliceStore.open(paths.store)
+    config = study.model_dump(mode="json")
+    config["results_dir"] = hide_folders(config["results_dir"])
+    for key in ("root", "table"):
+        config["data"][key] = hide_folders(config["data"][key])
+    return {
+        "study": study.study,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": software(),
+        "machine": machine(),
+        "config": config,
+        "variants": {name: _resolved(study, name) for name in variants},
+        "source_volumes": source_hashes(paths),
+        "store": {"shape": store.facts["shape"], "sha256": store.facts["sha256"]},
+        "checkpoints": [
+            checkpoint(paths, variant, fold, store.data_hash) for variant in variants for fold in range(folds)
+        ],
+        "extractors": extractors(study),
+        "jobs": jobs(paths.root / "benchmarks"),
+    }
+
+
+def _resolved(study: Study, variant: str) -> dict:
+    resolved = study.variant(variant)
+    return {section: getattr(resolved, section).model_dump(mode="json") for section in VARIANT_SECTIONS}
+
+
+def hide_folders(path: str | None) -> str | None:
+    """A path as configured; of an absolute one only the last name, because folders carry the names of people."""
+    if path is None or not (Path(path).is_absolute() or path.startswith("~")):
+        return path
+    return f".../{Path(path).name}"
+
+
+def software() -> dict:
+    """Versions, and the commit if the package runs from a checkout."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "slimdiff": slimdiff.__version__,
+        "git": git_state(Path(slimdiff.__file__).parent),
+        "python": platform.python_version(),
+        "packages": versions,
+    }
+
+
+def git_state(folder: Path) -> dict | None:
+    """Commit and whether tracked files differ from it; None where `folder` is no part of a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # A package that is installed below somebody's checkout is not part of it.
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def machine() -> dict:
+    """Processor, memory, GPUs and threads; no names of hosts, users or folders."""
+    import torch
+
+    gpus = [
+        {
+            "name": torch.cuda.get_device_name(index),
+            "memory_gb": round(torch.cuda.get_device_properties(index).total_memory / 1e9, 1),
+        }
+        for index in range(torch.cuda.device_count())
+    ]
+    return {
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": processor(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": _memory_gb(),
+        "gpus": gpus,
+        "cuda": torch.version.cuda,
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def processor() -> str:
+    """The processor's model name, as far as the system tells it."""
+    described = Path("/proc/cpuinfo")
+    if described.is_file():
+        for line in described.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        done = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def source_hashes(paths: StudyPaths) -> dict[str, dict]:
+    """sha256 of image and mask of every participant, or why it is excluded."""
+    result = {}
+    for person in read_participants(paths.participants):
+        record = paths.volume_json(person.participant_id)
+        if not person.included:
+            result[person.participant_id] = {"excluded": person.excluded}
+        elif record.is_file():
+            result[person.participant_id] = json.loads(record.read_text(encoding="utf-8"))["source_sha256"]
+    return result
+
+
+def checkpoint(paths: StudyPaths, variant: str, fold: int, data_hash: str) -> dict:
+    """What a checkpoint says of itself, its sha256, and whether it was trained on the store that lies here."""
+    from slimdiff.model.build import read_card
+
+    file = paths.model(variant, fold) / "model.safetensors"
+    card = asdict(read_card(file))
+    kept = {key: card[key] for key in ("step", "precision", "versions", "data_hash")}
+    return {
+        "variant": variant,
+        "fold": fold,
+        "sha256": sha256(file),
+        **kept,
+        "trained_on_this_store": card["data_hash"] == data_hash,
+    }
+
+
+def extractors(study: Study) -> dict[str, str]:
+    """The fingerprint of every pretrained network behind a number."""
+    from slimdiff.weights import fingerprint
+
+    lpips = {"alex": "alexnet", "vgg": "vgg16"}[study.evaluation.lpips_net]
+    return {name: fingerprint(name) for name in dict.fromkeys((*study.evaluation.extractors, lpips))}
+
+
+def jobs(folder: Path) -> dict[str, dict]:
+    """Jobs of each stage as the workflow measured them: how many, seconds in all, peak memory."""
+    found: dict[str, dict] = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        stage = path.relative_to(folder).parts[0].removesuffix(".tsv")
+        own = found.setdefault(stage, {"jobs": 0, "seconds": 0.0, "peak_memory_mb": 0.0})
+        for row in read_table(path, ("s",)):
+            peak = number(row.get("max_rss", "n/a").replace("NA", "n/a"))
+            own["jobs"] += 1
+            own["seconds"] = round(own["seconds"] + number(row["s"].replace("NA", "n/a")), 1)
+            own["peak_memory_mb"] = max(own["peak_memory_mb"], peak if peak == peak else 0.0)
+    return found
+
+
+def write(study: Study, variants: Sequence[str], folds: int) -> None:
+    """Write `provenance.json` and its page `tables/provenance.html`."""
+    from slimdiff.report.provenance_page import provenance_page
+
+    facts = gather(study, variants, folds)
+    write_text(study.paths.provenance, json.dumps(facts, indent=1) + "\n")
+    page = provenance_page(facts, f"{study.report.title}: provenance", study.report.notice)
+    write_text(study.paths.tables / "provenance.html", page)

@@ -1,0 +1,150 @@
+"""Reading what the other stages wrote: metrics, closest pairs and training histories, with numbers as numbers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slimdiff.config import StudyPaths
+from slimdiff.files import MISSING, read_table
+
+NO_INTERVAL = "no interval: "
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number of metrics.tsv; NaN where it says n/a."""
+
+    variant: str
+    fold: int
+    z_bin: int | None
+    """None: over all z-bins."""
+    metric: str
+    extractor: str | None
+    value: float
+    low: float
+    high: float
+    floor: float
+    n: str
+    note: str
+    """Empty where there is none."""
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        """What makes two numbers comparable: metric and extractor."""
+        return self.metric, self.extractor
+
+    @property
+    def no_interval(self) -> str:
+        """Why the interval is n/a; empty where it is not, or where none was ever meant."""
+        return next(
+            (part.removeprefix(NO_INTERVAL) for part in self._notes if part.startswith(NO_INTERVAL)), ""
+        )
+
+    @property
+    def missing(self) -> str:
+        """Why the value is n/a."""
+        if self.n == "0" and "wanted" not in self.note:
+            return "nothing to measure, n = 0"
+        return self.note or "no reason is given"
+
+    @property
+    def remark(self) -> str:
+        """The note without the reason of the interval."""
+        return "; ".join(part for part in self._notes if not part.startswith(NO_INTERVAL))
+
+    @property
+    def _notes(self) -> list[str]:
+        return self.note.split("; ") if self.note else []
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A sample and its closest training slice in one space."""
+
+    variant: str
+    fold: int
+    sample: int
+    """Row in the order of `read_samples`."""
+    z_bin: int
+    train_row: int
+    """Row in the slice store."""
+    participant: str
+    distance: float
+    threshold: float
+    flagged: bool
+    space: str
+
+
+def number(text: str) -> float:
+    """A cell as a float; NaN for n/a and for an empty one."""
+    return math.nan if text in (MISSING, "", "nan") else float(text)
+
+
+def read_metrics(path: Path) -> list[Result]:
+    """Rows of one `metrics.tsv`."""
+    needed = ("variant", "fold", "z_bin", "metric", "extractor", "value", "ci_low", "ci_high", "floor")
+    return [
+        Result(
+            row["variant"],
+            int(row["fold"]),
+            None if row["z_bin"] == "all" else int(row["z_bin"]),
+            row["metric"],
+            None if row["extractor"] == MISSING else row["extractor"],
+            *(number(row[name]) for name in ("value", "ci_low", "ci_high", "floor")),
+            row.get("n", MISSING),
+            "" if row.get("note", MISSING) == MISSING else row["note"],
+        )
+        for row in read_table(path, needed)
+    ]
+
+
+def all_metrics(paths: StudyPaths, variants: Sequence[str], folds: int) -> list[Result]:
+    """Rows of every variant and fold."""
+    return [
+        row
+        for variant in variants
+        for fold in range(folds)
+        for row in read_metrics(paths.metrics(variant, fold) / "metrics.tsv")
+    ]
+
+
+def read_neighbours(paths: StudyPaths, variant: str, folds: int) -> list[Neighbour]:
+    """The closest training slices of one variant's samples; samples without one in their z-bin are left out."""
+    needed = (
+        "sample",
+        "z_bin",
+        "train_row",
+        "train_participant",
+        "distance",
+        "threshold",
+        "flagged",
+        "space",
+    )
+    found = []
+    for fold in range(folds):
+        for row in read_table(paths.metrics(variant, fold) / "nearest.tsv", needed):
+            if MISSING in (row["train_row"], row["distance"]):
+                continue
+            found.append(
+                Neighbour(
+                    variant,
+                    fold,
+                    int(row["sample"]),
+                    int(row["z_bin"]),
+                    int(row["train_row"]),
+                    row["train_participant"],
+                    float(row["distance"]),
+                    number(row["threshold"]),
+                    row["flagged"] == "1",
+                    row["space"],
+                )
+            )
+    return found
+
+
+def read_history(paths: StudyPaths, variant: str, fold: int) -> dict[str, list[float]]:
+    """Columns of `history.tsv` as numbers; every column is empty where no step was trained."""
+    rows = read_table(paths.model(variant, fold) / "history.tsv", ("step", "loss_image", "loss_mask"))
+    names = ("step", "loss_image", "loss_mask", "learning_rate", "images_per_s")
+    return {name: [number(row.get(name, MISSING)) for row in rows] for name in names}

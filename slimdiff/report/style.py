@@ -1,0 +1,118 @@
+"""The look of every figure: colours that colour-blind readers tell apart, type sizes, and the study's notice."""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+
+from slimdiff.files import replacing
+
+# seaborn's "colorblind" palette, without its pale yellow.
+COLOURS = ("#0173B2", "#DE8F05", "#029E73", "#CC78BC", "#CA9161", "#56B4E9", "#949494", "#FBAFE4")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)))
+INK = "#222222"
+QUIET = "#6b6b6b"
+FLOOR = "#555555"
+ALARM = "#D55E00"
+OUTLINE = "#FFB000"
+FOOTER_IN = 0.24
+LEGEND_COLUMNS = 8
+
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "axes.edgecolor": QUIET,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.5,
+    "svg.hashsalt": "slimdiff",
+}
+
+
+@contextmanager
+def look():
+    """matplotlib's settings for the figures made inside, and nobody else's."""
+    with matplotlib.rc_context(RC):
+        yield
+
+
+def colour(position: int) -> str:
+    return COLOURS[position % len(COLOURS)]
+
+
+def marker(position: int) -> str:
+    return MARKERS[position % len(MARKERS)]
+
+
+def dash(position: int):
+    return DASHES[position % len(DASHES)]
+
+
+def new_plot(
+    width: float, height: float, title: str, handles: Sequence[Artist] = (), note: str = ""
+) -> Figure:
+    """A figure of plots with title, note and legend above them and a strip for the notice beneath.
+
+    width, height: inches; the height is of the panels alone.
+    """
+    rows = -(-len(handles) // LEGEND_COLUMNS)
+    columns = -(-len(handles) // max(1, rows))
+    head = 0.34 + (0.2 if note else 0) + 0.19 * rows
+    total = head + height + FOOTER_IN
+    figure = Figure(figsize=(width, total))
+    figure.set_layout_engine("constrained", rect=(0, FOOTER_IN / total, 1, height / total))
+    figure.text(0.09 / width, 1 - 0.08 / total, title, fontsize=10, weight="bold", va="top")
+    figure.text(0.09 / width, 1 - 0.31 / total, note, fontsize=7.5, color=QUIET, va="top")
+    if handles:
+        figure.legend(
+            handles=list(handles),
+            loc="upper left",
+            bbox_to_anchor=(0.0, 1 - (head - 0.19 * rows - 0.06) / total),
+            ncols=columns,
+            handlelength=2.4,
+            columnspacing=1.6,
+            borderaxespad=0.3,
+        ).set_in_layout(False)
+    return figure
+
+
+def save(figure: Figure, path: Path, notice: str, dpi: int, study: str = "") -> None:
+    """Write the figure as its ending says, with the notice in small type, whole or not at all.
+
+    The same figure gives the same bytes: no date, no software version, no random ids.
+    """
+    with look():
+        figure.text(
+            0.09 / figure.get_figwidth(),
+            0.07 / figure.get_figheight(),
+            "  ·  ".join(part for part in (f"study {study}" if study else "", notice) if part),
+            fontsize=6.5,
+            color=QUIET,
+            va="bottom",
+        )
+        kind = path.suffix[1:]
+        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata, facecolor="white")

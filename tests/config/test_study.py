@@ -1,0 +1,320 @@
+"""The configuration refuses what cannot be meant, and says key, value and what is allowed."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from slimdiff.config import ConfigError, Study, load_study, stage_config, study_from_mapping
+from slimdiff.config.base import Section
+from slimdiff.config.study import STAGE_SECTIONS
+
+FITTING = {"preprocess": {"grid": [32, 32, 32]}, "slices": {"z_range": [5, 20], "n_bins": 4}}
+
+
+def changed(base: dict, place: str, value) -> dict:
+    values = copy.deepcopy(base)
+    *parents, last = place.split(".")
+    inner = values
+    for key in parents:
+        inner = inner.setdefault(key, {})
+    inner[last] = value
+    return values
+
+
+def refusal(values: dict) -> str:
+    with pytest.raises(ConfigError) as caught:
+        study_from_mapping(values)
+    return str(caught.value)
+
+
+def test_defaults_are_the_paper():
+    study = study_from_mapping({})
+    assert study.preprocess.spacing_mm == 1.25
+    assert study.slices.z_range == (34, 115)
+    assert study.slices.n_bins == 30
+    assert study.model.channels == (64, 128, 256, 256)
+    assert (study.diffusion.schedule, study.diffusion.prediction) == ("cosine", "x0")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "wanted"),
+    [
+        ("trainning", {}, ("trainning", "training")),
+        ("training.learning_rat", 1e-4, ("training.learning_rat", "learning_rate")),
+        ("diffusion.loss.p_imag", 2.0, ("diffusion.loss.p_imag", "p_image")),
+        ("data.phantom.patient", 3, ("data.phantom.patient", "patients")),
+        ("variants.wide.model.chanels", [64], ("variants.wide.model.chanels", "channels")),
+    ],
+)
+def test_unknown_keys_are_refused_with_the_nearest_known_one(place, value, wanted):
+    message = refusal(changed(FITTING, place, value))
+    key, near = wanted
+    assert key in message
+    assert f"did you mean {near}?" in message
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "key"),
+    [
+        ("training.steps", "many", "training.steps"),
+        ("training.steps", 2.5, "training.steps"),
+        ("training.learning_rate", "fast", "training.learning_rate"),
+        ("model.channels", 64, "model.channels"),
+        ("model.self_conditioning", "yes", "model.self_conditioning"),
+        ("data.exclude", ["sub-01"], "data.exclude"),
+        ("study", "two words", "study"),
+        ("model", 3, "model"),
+    ],
+)
+def test_wrong_types_are_refused_with_key_and_value(place, value, key):
+    message = refusal(changed(FITTING, place, value))
+    assert f"{key}:" in message
+    assert json.dumps(value) in message
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "training.learning_rate",
+        "training.steps",
+        "training.lesion_share",
+        "diffusion.loss.p_image",
+        "preprocess.spacing_mm",
+        "slices.n_bins",
+    ],
+)
+@pytest.mark.parametrize("value", [True, False])
+def test_booleans_are_no_numbers(place, value):
+    assert f"{place}:" in refusal(changed(FITTING, place, value))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("training.learning_rate", 0),
+        ("training.learning_rate", -1e-4),
+        ("training.ema_decay", 1.0),
+        ("training.batch_size", 0),
+        ("training.self_conditioning", 1.1),
+        ("generation.evaluations", 1),
+        ("generation.evaluations", 1001),
+        ("generation.tau", 1.0),
+        ("preprocess.spacing_mm", 0),
+        ("diffusion.timesteps", 3),
+        ("diffusion.loss.p_mask", 0.5),
+    ],
+)
+def test_values_outside_their_range_are_refused(place, value):
+    message = refusal(changed(FITTING, place, value))
+    assert f"{place}:" in message
+    assert f"found {json.dumps(value)}" in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "nan", "inf"])
+@pytest.mark.parametrize(
+    "place", ["training.learning_rate", "preprocess.spacing_mm", "slices.background_level"]
+)
+def test_numbers_are_finite(place, value):
+    assert f"{place}:" in refusal(changed(FITTING, place, value))
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (changed(FITTING, "slices.z_range", [5, 32]), ("slices.z_range", "32 slices", "0 to 31")),
+        (changed(FITTING, "slices.z_range", [20, 5]), ("slices", "20, 5")),
+        (changed(FITTING, "slices.z_range", [5, 7]), ("slices", "n_bins 4")),
+        (changed(FITTING, "slices.z_range", "all"), ("slices.z_range", '"all"', "auto")),
+        (changed(FITTING, "folds.k", 17), ("folds.k", "17", "16")),
+        (changed(FITTING, "folds.k", 1), ("folds", "k 1", "use_split")),
+        (changed(FITTING, "preprocess.grid", [30, 32, 32]), ("preprocess.grid", "30", "multiples of 8")),
+        (changed(FITTING, "model.patch", 8), ("model.patch", "8")),
+        (
+            changed(changed(FITTING, "model.patch", 4), "preprocess.grid", [48, 48, 32]),
+            ("48", "multiples of 32"),
+        ),
+        (changed(FITTING, "model.channels", [64, 128]), ("model", "attention has 4", "channels has 2")),
+        (changed(FITTING, "model.norm_groups", 48), ("model", "64", "norm_groups 48")),
+        (changed(FITTING, "model.head_channels", 96), ("model", "256", "head_channels 96")),
+        (changed(FITTING, "model.self_conditioning", False), ("self_conditioning", "0.5", "false")),
+        (
+            changed(FITTING, "evaluation.extractors", ["resnet"]),
+            ("evaluation.extractors", '"resnet"', "alexnet"),
+        ),
+        (changed(FITTING, "evaluation.extractors", []), ("evaluation.extractors",)),
+        (changed(FITTING, "diffusion.prediction", "eps"), ("diffusion.prediction", '"eps"', "epsilon")),
+        (changed(FITTING, "variants.b.folds.k", 2), ("variants.b.folds", "model", "training")),
+        (changed(FITTING, "variants.b.model", 3), ("variants", "3", "mapping")),
+        (changed(FITTING, "variants.b.training.steps", -1), ("variants.b.training.steps", "-1")),
+        (changed(FITTING, "variants.b.model.patch", 3), ("variants.b.model.patch", "3")),
+        (changed(FITTING, "variants", {}), ("variants",)),
+        (changed(FITTING, "variants", {"a/b": {}}), ("variants", "a/b")),
+        (changed(FITTING, "data.source", "bids"), ("data.root", "bids")),
+        (changed(FITTING, "data.source", "table"), ("data.table", "table")),
+        (changed(FITTING, "preprocess.percentiles", [99, 1]), ("preprocess", "99", "1")),
+        (changed(FITTING, "study", "../elsewhere"), ("study", "../elsewhere")),
+    ],
+)
+def test_impossible_combinations_are_refused(values, wanted):
+    message = refusal(values)
+    for part in wanted:
+        assert part in message
+
+
+def test_every_problem_is_named_at_once():
+    message = refusal(changed(changed(FITTING, "training.stepps", 3), "model.patch", 5))
+    assert "training.stepps" in message
+    assert "model.patch" in message
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", "0.0001"])
+def test_yaml_1_1_numbers_that_arrive_as_text_are_numbers(text, tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(f"training: {{learning_rate: {text}}}\n")
+    assert load_study(path).training.learning_rate == 1e-4
+
+
+def test_byte_order_mark_is_skipped(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("study: marked\n", encoding="utf-8-sig")
+    assert load_study(path).study == "marked"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wanted"),
+    [
+        ("a.yaml", "training: [1, 2\n", "YAML"),
+        ("a.yaml", "training:\n\tsteps: 3\n", "YAML"),
+        ("a.json", '{"study": }', "JSON"),
+        ("a.yaml", "- a\n- b\n", "mapping"),
+        ("a.yaml", "", "mapping"),
+        ("a.yaml", "study: 2020-01-01\n", "study"),
+    ],
+)
+def test_unreadable_files_are_named(name, content, wanted, tmp_path):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load_study(path)
+    assert str(path) in str(caught.value)
+    assert wanted in str(caught.value)
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_bytes("report: {title: étude}\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="a.yaml"):
+        load_study(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="absent.yaml"):
+        load_study(tmp_path / "absent.yaml")
+
+
+def test_variants_override_only_what_they_name():
+    values = changed(FITTING, "variants", {"base": {}, "p2": {"diffusion": {"loss": {"p_image": 2.0}}}})
+    values = changed(values, "diffusion", {"prediction": "v", "loss": {"p_mask": 3.0}})
+    study = study_from_mapping(values)
+    base, other = study.variant("base"), study.variant("p2")
+    assert base == study
+    assert other.diffusion.loss.p_image == 2.0
+    assert other.diffusion.loss.p_mask == 3.0
+    assert other.diffusion.prediction == "v"
+    unchanged = set(Study.model_fields) - {"diffusion"}
+    assert all(getattr(other, section) == getattr(study, section) for section in unchanged)
+    with pytest.raises(ConfigError, match="p2"):
+        study.variant("absent")
+
+
+def _all_sections(model=Study, seen=None):
+    seen = {} if seen is None else seen
+    if model not in seen:
+        seen[model] = True
+        for field in model.model_fields.values():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                _all_sections(field.annotation, seen)
+    return list(seen)
+
+
+@pytest.mark.parametrize("section", _all_sections(), ids=lambda section: section.__name__)
+def test_every_field_says_what_it_is(section):
+    assert section.__doc__
+    for name, field in section.model_fields.items():
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        assert nested or field.description, f"{section.__name__}.{name} has no docstring"
+
+
+# One change in every section, away from the defaults and valid.
+CHANGES = {
+    "data": {"phantom": {"seed": 5}},
+    "preprocess": {"percentiles": [1.0, 99.0]},
+    "slices": {"min_tissue": 0.1},
+    "folds": {"seed": 4},
+    "priors": {"threshold": 0.3},
+    "model": {"res_blocks": 1},
+    "diffusion": {"prediction": "v"},
+    "training": {"steps": 7},
+    "generation": {"seed": 3},
+    "evaluation": {"tau": 0.1},
+    "report": {"dpi": 90},
+}
+
+
+@pytest.mark.parametrize("section", CHANGES)
+@pytest.mark.parametrize("stage", STAGE_SECTIONS)
+def test_a_stage_sees_its_own_sections_only(stage, section):
+    before = study_from_mapping(FITTING)
+    merged = {**FITTING, section: {**FITTING.get(section, {}), **CHANGES[section]}}
+    after = study_from_mapping(merged)
+    same = stage_config(before, stage) == stage_config(after, stage)
+    assert same == (section not in STAGE_SECTIONS[stage])
+
+
+def test_every_section_belongs_to_a_stage():
+    sections = {
+        name
+        for name, field in Study.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+    assert sections == set(CHANGES)
+    assert sections == {section for part in STAGE_SECTIONS.values() for section in part}
+
+
+@pytest.mark.parametrize("stage", STAGE_SECTIONS)
+def test_inline_json_of_a_stage_gives_the_stage_back(stage):
+    values = changed(FITTING, "variants", {"base": {}, "v": {"diffusion": {"prediction": "v"}}})
+    study = study_from_mapping({**values, "training": {"steps": 9}, "generation": {"seed": 1}})
+    again = load_study(stage_config(study, stage))
+    for section in set(STAGE_SECTIONS[stage]):
+        assert getattr(again, section) == getattr(study, section)
+    assert again.paths == study.paths
+
+
+def test_inline_json_of_a_variant_has_its_overrides_resolved():
+    variants = {"base": {}, "v": {"diffusion": {"prediction": "v"}}, "w": {"model": {"res_blocks": 1}}}
+    study = study_from_mapping(changed(FITTING, "variants", variants))
+    again = load_study(stage_config(study, "train", "v"))
+    assert list(again.variants) == ["v"]
+    assert again.variant("v").diffusion == study.variant("v").diffusion
+    # A change in one variant concerns no other.
+    variants = {**variants, "w": {"model": {"res_blocks": 3}}}
+    later = study_from_mapping(changed(FITTING, "variants", variants))
+    assert stage_config(later, "train", "v") == stage_config(study, "train", "v")
+    assert stage_config(later, "train", "w") != stage_config(study, "train", "w")
+
+
+def test_settings_cannot_be_changed_afterwards():
+    study = study_from_mapping({})
+    with pytest.raises(Exception, match="frozen"):
+        study.training.steps = 3
+
+
+@pytest.mark.parametrize("name", ["demo", "paper", "ablations", "ds004199"])
+def test_the_studies_that_are_shipped_are_valid(name):
+    path = Path(__file__).resolve().parents[2] / "config" / f"{name}.yaml"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    assert load_study(path).variants

@@ -1,0 +1,97 @@
+"""Small data for every test: a BIDS dataset, a slice store, a study, and a trained checkpoint of it."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# The helpers' module: pytest's importlib mode puts no folder on the path.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from synthetic import study_mapping, write_bids  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; it is not part of the repository."""
+    folder = Path(os.environ.get("SLIMDIFF_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; SLIMDIFF_TEST_DATA can name its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bids_root(tmp_path_factory) -> Path:
+    return write_bids(tmp_path_factory.mktemp("bids"))
+
+
+@pytest.fixture
+def study_values(bids_root, tmp_path) -> dict:
+    """A study of the tiny dataset as a mapping; its results lie in the test's own folder."""
+    return study_mapping(bids_root, tmp_path / "results")
+
+
+@pytest.fixture
+def study_file(study_values, tmp_path) -> Path:
+    """The tiny study as a file (JSON is YAML)."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(study_values))
+    return path
+
+
+@pytest.fixture(scope="session")
+def prepared(bids_root, tmp_path_factory):
+    """The tiny study after preprocess, kfold and cache. Read only."""
+    from slimdiff.config import study_from_mapping
+    from slimdiff.data.folds import lesion_volumes, make_folds, write_folds
+    from slimdiff.data.preprocess import preprocess
+    from slimdiff.data.slices import build_store
+    from slimdiff.data.sources import discover, write_participants
+
+    study = study_from_mapping(study_mapping(bids_root, tmp_path_factory.mktemp("prepared")))
+    paths = study.paths
+    rows = discover(study.data, paths.phantom)
+    write_participants(paths.participants, rows)
+    for row in rows:
+        name = row.participant_id
+        preprocess(
+            row,
+            study.preprocess,
+            paths.volume(name, "FLAIR"),
+            paths.volume(name, "mask"),
+            paths.volume_json(name),
+        )
+    volumes = lesion_volumes({row.participant_id: paths.volume_json(row.participant_id) for row in rows})
+    write_folds(paths.folds, make_folds(rows, volumes, study.folds))
+    build_store(rows, paths.volume, study.slices, paths.store)
+    return study
+
+
+@pytest.fixture(scope="session")
+def store(prepared):
+    from slimdiff.data.store import SliceStore
+
+    return SliceStore.open(prepared.paths.store)
+
+
+@pytest.fixture(scope="session")
+def trained(prepared, store, tmp_path_factory) -> Path:
+    """model.safetensors of a few steps. The head starts at zero, so enough steps are taken to leave it."""
+    from slimdiff.data.folds import read_folds
+    from slimdiff.training.trainer import Trainer
+
+    folder = tmp_path_factory.mktemp("trained")
+    training = prepared.training.model_copy(update={"steps": 20, "learning_rate": 5e-3})
+    participants = read_folds(prepared.paths.folds, 0)["train"]
+    identity = {"study": "tiny", "variant": "base", "fold": 0}
+    Trainer(prepared.model, prepared.diffusion, training, store, participants, folder, identity).run()
+    return folder / "model.safetensors"

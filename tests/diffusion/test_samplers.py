@@ -1,0 +1,167 @@
+"""Samplers on Gaussian data, whose best denoiser and whose exact trajectories are known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from slimdiff.diffusion.denoiser import Denoiser
+from slimdiff.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m
+from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
+
+MEAN, SPREAD = 0.3, 0.25
+
+
+def best(x, sigma, previous):
+    """E[x0 | x0 + sigma n = x] for x0 ~ N(MEAN, SPREAD^2)."""
+    return (SPREAD**2 * x + sigma**2 * MEAN) / (SPREAD**2 + sigma**2)
+
+
+def exact(x, first, last):
+    """The probability-flow trajectory: x - mean shrinks as sqrt(spread^2 + sigma^2)."""
+    return MEAN + (x - MEAN) * math.sqrt((SPREAD**2 + last**2) / (SPREAD**2 + first**2))
+
+
+def no_noise(step):
+    raise AssertionError("a deterministic sampler asked for noise")
+
+
+def start(sigma, count=64):
+    noise = torch.randn((count, 1, 1, 1), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return MEAN + noise * math.sqrt(SPREAD**2 + sigma**2)
+
+
+@pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (dpmpp_2m, 2)], ids=["ddim", "dpmpp_2m"])
+def test_error_falls_with_the_order_of_the_method(sampler, order):
+    first, last = 20.0, 0.02
+    x = start(first)
+    errors = []
+    for steps in (20, 40, 80, 160):
+        sigmas = np.geomspace(first, last, steps + 1).tolist()
+        errors.append((sampler(best, x, sigmas, no_noise) - exact(x, first, last)).abs().max().item())
+    slopes = [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    assert abs(slopes[-1] - order) < 0.2, (errors, slopes)
+    assert errors[-1] < 0.02
+
+
+def test_the_second_order_is_worth_it():
+    sigmas = np.geomspace(20.0, 0.02, 26).tolist()
+    x = start(20.0)
+    wanted = exact(x, 20.0, 0.02)
+    errors = [(sampler(best, x, sigmas, no_noise) - wanted).abs().max() for sampler in (ddim, dpmpp_2m)]
+    assert errors[1] < errors[0] / 4
+
+
+def test_uneven_steps_keep_the_second_order():
+    """The multistep ratio r = h_last / h matters only where steps differ."""
+    first, last = 20.0, 0.02
+    x = start(first)
+    errors = []
+    for steps in (40, 80, 160):
+        # Long and short steps in turn, in log sigma.
+        share = np.concatenate([[0], np.cumsum(np.resize([3.0, 1.0], steps))])
+        share /= share[-1]
+        sigmas = np.exp(math.log(first) + (math.log(last) - math.log(first)) * share).tolist()
+        errors.append((dpmpp_2m(best, x, sigmas, no_noise) - exact(x, first, last)).abs().max().item())
+    assert math.log2(errors[-2] / errors[-1]) > 1.75, errors
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_list_that_does_not_end_at_zero_stops_there(name):
+    """One step is known in closed form for every first-order sampler."""
+    x = start(5.0)
+    found = SAMPLERS[name](best, x, [5.0, 2.0], no_noise)
+    torch.testing.assert_close(found, x * 2 / 5 + best(x, 5.0, None) * (1 - 2 / 5))
+    final = SAMPLERS[name](best, x, [5.0, 0.0], no_noise)
+    torch.testing.assert_close(final, best(x, 5.0, None))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.2, 1.0])
+def test_ddim_is_the_paper_s_equation_12(eta):
+    """The same chain in the paper's own coordinates x_t, alpha (Song et al. 2021, eq. 12 and 16)."""
+    alpha_bar = [0.001, 0.05, 0.3, 0.7, 0.99]
+    sigmas = [math.sqrt((1 - a) / a) for a in alpha_bar]
+    draws = torch.randn((5, 8, 1, 1, 1), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = start(sigmas[0], 8)
+    found = ddim(best, x, [*sigmas, 0.0], lambda i: draws[i], eta=eta)
+    x_t = x * math.sqrt(alpha_bar[0])
+    for i, (a, b) in enumerate(zip(alpha_bar[:-1], alpha_bar[1:], strict=True)):
+        x0 = best(x_t / math.sqrt(a), math.sqrt((1 - a) / a), None)
+        epsilon = (x_t - math.sqrt(a) * x0) / math.sqrt(1 - a)
+        fresh = eta * math.sqrt((1 - b) / (1 - a)) * math.sqrt(1 - a / b)
+        x_t = math.sqrt(b) * x0 + math.sqrt(1 - b - fresh**2) * epsilon + fresh * draws[i]
+    torch.testing.assert_close(found, best(x_t / math.sqrt(alpha_bar[-1]), sigmas[-1], None))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "evaluations"),
+    [("ddim", {"eta": 1.0}, 1000), ("ddim", {"eta": 0.2}, 150), ("ddim", {}, 150), ("dpmpp_2m", {}, 25)],
+)
+def test_samples_have_the_data_s_mean_and_variance(name, options, evaluations):
+    count = 30_000
+    generator = torch.Generator().manual_seed(0)
+    sigmas = sampling_sigmas(make_schedule("cosine", 1000), evaluations)
+    x = torch.randn((count, 1, 1, 1), generator=generator, dtype=torch.float64) * math.sqrt(
+        1 + sigmas[0] ** 2
+    )
+
+    def noise(step):
+        return torch.randn((count, 1, 1, 1), generator=generator, dtype=torch.float64)
+
+    drawn = SAMPLERS[name](best, x, sigmas.tolist(), noise, **options)
+    assert drawn.mean().item() == pytest.approx(MEAN, abs=5 * SPREAD / math.sqrt(count) + 0.003)
+    assert drawn.std().item() == pytest.approx(SPREAD, rel=0.03)
+
+
+def test_the_last_estimate_is_fed_back_and_shown():
+    for sampler, more in ((ddim, {}), (ddim, {"eta": 0.5}), (dpmpp_2m, {})):
+        seen, shown, given = [], [], []
+
+        def spy(x, sigma, previous, seen=seen, given=given):
+            seen.append((sigma, previous))
+            given.append(best(x, sigma, previous))
+            return given[-1]
+
+        asked = []
+
+        def noise(step, asked=asked):
+            asked.append(step)
+            return torch.zeros(64, 1, 1, 1, dtype=torch.float64)
+
+        result = sampler(
+            spy, start(9.0), [9.0, 3.0, 1.0, 0.0], noise, lambda i, x0, s=shown: s.append((i, x0)), **more
+        )
+        assert [sigma for sigma, _ in seen] == [9.0, 3.0, 1.0]
+        assert seen[0][1] is None
+        assert seen[1][1] is given[0]
+        assert seen[2][1] is given[1]
+        assert [i for i, _ in shown] == [0, 1, 2]
+        assert all(x0 is wanted for (_, x0), wanted in zip(shown, given, strict=True))
+        assert result is given[-1]
+        # Every stochastic step has its own draw, and the step to sigma 0 has none.
+        assert asked == ([0, 1] if more else [])
+
+
+@pytest.mark.parametrize("prediction", ["x0", "epsilon", "v"])
+def test_denoiser_hands_the_network_what_it_was_trained_on(prediction):
+    """A perfect network of any kind is the best denoiser, at the time that belongs to sigma."""
+    schedule = make_schedule("cosine", 1000)
+    previous = torch.zeros(4, 1, 1, 1)
+    for t in (3, 500, 980):
+        alpha_bar = schedule.alpha_bar[t]
+        signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+        sigma = noise / signal
+
+        def network(x_t, time, fed, signal=signal, noise=noise, sigma=sigma, t=t):
+            assert fed is previous
+            torch.testing.assert_close(time, torch.full((4,), float(t)), rtol=0, atol=1e-3)
+            x0 = best(x_t / signal, sigma, None)
+            epsilon = (x_t - signal * x0) / noise
+            return {"x0": x0, "epsilon": epsilon, "v": signal * epsilon - noise * x0}[prediction]
+
+        x = start(sigma, 4)
+        found = Denoiser(network, schedule, prediction, clip=False)(x, sigma, previous)
+        torch.testing.assert_close(found.double(), best(x, sigma, None), rtol=1e-4, atol=1e-3)
+        clipped = Denoiser(network, schedule, prediction)(x * 100, sigma, previous)
+        assert clipped.abs().max() <= 1

@@ -1,0 +1,123 @@
+"""The evaluation stage as a whole: known sample sets give known answers, twice the same."""
+
+import math
+
+import numpy as np
+import pytest
+
+from slimdiff.data.folds import read_folds
+from slimdiff.evaluation.axes_lesion import swap_onto_clean
+from slimdiff.evaluation.cell import COLUMNS, Cell
+from slimdiff.evaluation.evaluate import evaluate, summarise
+from slimdiff.evaluation.features import FeatureCache
+from slimdiff.files import write_table
+from slimdiff.generation.samples import Samples
+
+
+@pytest.fixture(scope="module")
+def cell_of(prepared, store, alexnet, tmp_path_factory):
+    """A function (rows of the store, noise sd) -> evaluated cell whose samples are those slices."""
+    parts = read_folds(prepared.paths.folds, 0)
+    test, train = store.rows_of(parts["test"]), store.rows_of(parts["train"])
+    config = prepared.evaluation.model_copy(update={"bootstrap": 50, "subsets": 10, "lpips_pairs": 20})
+    cache = FeatureCache(tmp_path_factory.mktemp("features"))
+
+    def build(source: str, noise: float = 0.0, order=None) -> Cell:
+        rows = {"test": test, "train": train}[source]
+        rows = rows if order is None else rows[order]
+        images = np.asarray(store.images[rows], np.float32)
+        images = np.clip(images + np.random.default_rng(1).normal(0, noise, images.shape), -1, 1)
+        samples = Samples(
+            images.astype(np.float16),
+            (np.asarray(store.masks[rows], np.float32) * 2 - 1).astype(np.float16),
+            store.z_bin[rows],
+            store.label[rows],
+            np.array([f"s{row}" for row in rows]),
+        )
+        names = {"study": "tiny", "variant": source, "fold": 0}
+        return evaluate(Cell(store, test, train, samples, config, cache, names))
+
+    return build
+
+
+def value(cell: Cell, metric: str, extractor: str | None = None, column: str = "value") -> float:
+    found = [
+        row
+        for row in cell.rows
+        if row["metric"] == metric and row["z_bin"] == "all" and extractor in (None, row["extractor"])
+    ]
+    assert len(found) == 1, (metric, len(found))
+    return found[0][column]
+
+
+def test_replayed_training_slices_are_caught(cell_of):
+    cell = cell_of("train", noise=0.01)
+    assert value(cell, "memorisation_ratio", "pixels") < 0.5
+    assert value(cell, "suspect_share", "pixels") > 0.9
+    closest = {row["sample"]: row for row in cell.nearest if row["space"] == "pixels"}
+    own = sum(int(cell.train[i]) == row["train_row"] for i, row in closest.items())
+    assert own == len(closest)
+
+
+def test_held_out_slices_as_samples_are_the_best_there_is(cell_of):
+    cell = cell_of("test")
+    assert value(cell, "kid") < value(cell, "kid", column="floor") + 1e-6
+    assert value(cell, "fid") == pytest.approx(0, abs=1e-3)
+    assert value(cell, "memorisation_ratio", "pixels") == pytest.approx(1)
+    assert value(cell, "lesion_share_class1") == 1 and value(cell, "lesion_share_class0") == 0
+    assert value(cell, "delta_median") == pytest.approx(value(cell, "delta_median", column="floor"))
+
+
+def test_f11_the_same_input_gives_the_same_bits(cell_of):
+    first, second = cell_of("train", noise=0.1), cell_of("train", noise=0.1)
+    for a, b in zip(first.rows, second.rows, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            same = a[key] == b[key] or (
+                isinstance(a[key], float) and math.isnan(a[key]) and math.isnan(b[key])
+            )
+            assert same, (a, b)
+
+
+def test_every_number_has_a_floor_an_interval_or_a_reason(cell_of):
+    cell = cell_of("train", noise=0.1)
+    for row in cell.rows:
+        if math.isnan(row["value"]):
+            assert row["note"], row
+    few = len(set(cell.store.participant[cell.test])) < 5
+    kid = next(row for row in cell.rows if row["metric"] == "kid" and row["z_bin"] == "all")
+    assert few and "no interval" in kid["note"] and math.isnan(kid["ci_low"])
+
+
+def test_swapped_masks_lie_on_lesion_free_slices_of_their_bin():
+    bins, labels = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 0, 1])
+    images = np.arange(5, dtype=np.float32)[:, None, None] * np.ones((5, 2, 2), np.float32)
+    masks = 10 + images
+    moved, kept = swap_onto_clean(images, masks, bins, labels, seed=0)
+    # Bin 2 has no lesion-free slice.
+    assert [(int(i[0, 0]), int(m[0, 0])) for i, m in zip(moved, kept, strict=True)] == [(0, 11), (3, 12)]
+
+
+def test_summary_is_mean_and_sd_over_folds(prepared, tmp_path):
+    from slimdiff.config import StudyPaths
+    from slimdiff.files import read_table
+
+    paths = StudyPaths(tmp_path)
+    for fold, number in enumerate((1.0, 2.0, 4.0)):
+        row = dict.fromkeys(COLUMNS) | {
+            "study": "s",
+            "variant": "v",
+            "fold": fold,
+            "z_bin": "all",
+            "metric": "kid",
+            "extractor": "alexnet",
+            "value": number,
+            "floor": 0.5,
+        }
+        write_table(paths.metrics("v", fold) / "metrics.tsv", [row], COLUMNS)
+    summarise(paths, ["v"], 3)
+    (row,) = read_table(paths.summary)
+    assert float(row["mean"]) == pytest.approx(7 / 3)
+    # sqrt(((4/3)^2 + (1/3)^2 + (5/3)^2) / 2)
+    assert float(row["sd"]) == pytest.approx(math.sqrt(42 / 18))
+    assert (row["folds"], float(row["floor_mean"])) == ("3", 0.5)

@@ -1,0 +1,225 @@
+"""The network: its size in the paper, what it listens to, and its file."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from slimdiff.config.model import ModelConfig
+from slimdiff.model.blocks import SelfAttention, sinusoid
+from slimdiff.model.build import ModelCard, build_network, load_model, read_card, save_model
+
+SMALL = ModelConfig(
+    channels=(16, 32), res_blocks=1, attention=(False, True), head_channels=16, norm_groups=8
+).model_dump()
+CENTRES = [12.6, 16.0, 19.3]
+
+
+def small(seed=0, **changes):
+    """A small network with nothing left at zero."""
+    torch.manual_seed(seed)
+    network = build_network({**SMALL, **changes}, 3, CENTRES)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.1)
+    return network.eval()
+
+
+def inputs(batch=3, height=16, width=24):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((batch, 2, height, width), generator=generator)
+    return (
+        x,
+        torch.tensor([5.0, 300.0, 999.0])[:batch],
+        torch.tensor([0, 1, 2])[:batch],
+        torch.tensor([0, 1, 0])[:batch],
+    )
+
+
+@pytest.mark.parametrize(("self_conditioning", "wanted"), [(True, 26_894_210), (False, 26_893_058)])
+def test_paper_size_has_exactly_the_paper_s_parameters(self_conditioning, wanted):
+    config = ModelConfig(self_conditioning=self_conditioning)
+    with torch.device("meta"):
+        network = build_network(config.model_dump(), 30, [float(b) for b in range(30)])
+    assert sum(parameter.numel() for parameter in network.parameters()) == wanted
+
+
+@torch.no_grad()
+def test_untrained_network_answers_zero():
+    network = build_network(SMALL, 3, CENTRES)
+    assert not network(*inputs()).any()
+
+
+@torch.no_grad()
+def test_every_input_matters():
+    network = small()
+    x, time, z_bin, label = inputs()
+    previous = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
+    base = network(x, time, z_bin, label)
+    assert base.shape == x.shape
+    changes = {
+        "noisy input": (x.roll(1, 0), time, z_bin, label, None),
+        "time": (x, time + 1, z_bin, label, None),
+        "bin": (x, time, (z_bin + 1) % 3, label, None),
+        "class": (x, time, z_bin, 1 - label, None),
+        "previous estimate": (x, time, z_bin, label, previous),
+    }
+    for name, changed in changes.items():
+        assert (network(*changed) - base).abs().max() > 1e-5, name
+
+
+@torch.no_grad()
+def test_position_tells_bins_apart_without_their_embedding():
+    network = small()
+    network.condition.bins.weight.zero_()
+    x, time, z_bin, label = inputs()
+    assert (network(x, time, z_bin, label) - network(x, time, (z_bin + 1) % 3, label)).abs().max() > 1e-6
+
+
+@torch.no_grad()
+def test_no_previous_estimate_is_zeros():
+    network = small()
+    x, *rest = inputs()
+    torch.testing.assert_close(network(x, *rest), network(x, *rest, torch.zeros_like(x)), rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_without_self_conditioning_the_previous_estimate_is_not_looked_at():
+    network = small(self_conditioning=False)
+    x, *rest = inputs()
+    torch.testing.assert_close(network(x, *rest), network(x, *rest, x), rtol=0, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_samples_of_a_batch_do_not_see_each_other(patch):
+    network = small(patch=patch)
+    x, time, z_bin, label = inputs()
+    together = network(x, time, z_bin, label)
+    order = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(network(x[order], time[order], z_bin[order], label[order]), together[order])
+    alone = torch.cat(
+        [network(x[i : i + 1], time[i : i + 1], z_bin[i : i + 1], label[i : i + 1]) for i in range(3)]
+    )
+    torch.testing.assert_close(alone, together)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("patch", [2, 4])
+def test_patch_stem_keeps_every_pixel_in_its_place(patch):
+    """With stem and head that copy channels, and no blocks in between, the network is the identity."""
+    network = small(patch=patch, channels=(32,), attention=(False,), self_conditioning=False)
+    x, *rest = inputs()
+    squares = F.pixel_unshuffle(x, patch)
+    # Written out: channel c * patch^2 + i * patch + j of a square is the pixel (i, j) of it.
+    for c, i, j in ((0, 0, 0), (1, 1, 0), (1, 0, patch - 1)):
+        torch.testing.assert_close(squares[:, c * patch**2 + i * patch + j], x[:, c, i::patch, j::patch])
+    count = 2 * patch**2
+    network.stem.weight.zero_()
+    network.stem.bias.zero_()
+    network.head.weight.zero_()
+    network.head.bias.zero_()
+    for channel in range(count):
+        network.stem.weight[channel, channel, 1, 1] = 1
+        network.head.weight[channel, channel, 1, 1] = 1
+    captured = {}
+    network.stem.register_forward_hook(lambda m, i, o: captured.update(stem=o))
+    network.head.register_forward_pre_hook(lambda m, i: (captured["stem"],))
+    torch.testing.assert_close(network(x, *rest), x)
+
+
+def test_sinusoid_is_the_formula():
+    found = sinusoid(torch.tensor([0.0, 3.0, 750.5]), 8)
+    for row, position in zip(found.tolist(), (0.0, 3.0, 750.5), strict=True):
+        angles = torch.tensor([position / 10_000 ** (k / 4) for k in range(4)], dtype=torch.float64)
+        wanted = torch.cat([angles.cos(), angles.sin()]).float()
+        torch.testing.assert_close(torch.tensor(row), wanted, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_attention_is_the_textbook_s():
+    torch.manual_seed(0)
+    layer = SelfAttention(16, 8, 4)
+    x = torch.randn(2, 16, 3, 5)
+    normed = F.group_norm(x, 4, layer.norm.weight, layer.norm.bias, eps=1e-6)
+    wanted = torch.zeros_like(x)
+    for b in range(2):
+        tokens = torch.stack([normed[b, :, i, j] for i in range(3) for j in range(5)])
+        heads = []
+        for h in range(2):
+            q, k, v = (m(tokens)[:, 8 * h : 8 * h + 8] for m in (layer.query, layer.key, layer.value))
+            heads.append(torch.softmax(q @ k.T / 8**0.5, dim=1) @ v)
+        mixed = layer.out(torch.cat(heads, dim=1))
+        for n, (i, j) in enumerate((i, j) for i in range(3) for j in range(5)):
+            wanted[b, :, i, j] = x[b, :, i, j] + mixed[n]
+    torch.testing.assert_close(layer(x), wanted, rtol=1e-4, atol=1e-5)
+
+
+CARD = ModelCard(
+    model=json.loads(json.dumps(SMALL)),
+    diffusion={"prediction": "x0"},
+    training={},
+    size=(16, 24),
+    spacing_mm=6.0,
+    z_range=(11, 20),
+    n_bins=3,
+    bin_centres=CENTRES,
+    study="tiny",
+    variant="base",
+    fold=1,
+    step=7,
+    data_hash="abc",
+    precision="float32",
+    versions={"torch": torch.__version__},
+)
+
+
+@torch.no_grad()
+def test_a_checkpoint_brings_back_network_and_card(tmp_path):
+    network = small(seed=4)
+    path = tmp_path / "deep" / "model.safetensors"
+    save_model(path, dict(network.named_parameters()), CARD)
+    again, card = load_model(path, torch.device("cpu"))
+    assert card == CARD == read_card(path)
+    assert not again.training
+    torch.testing.assert_close(again(*inputs()), network(*inputs()), rtol=0, atol=0)
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_other_files_are_refused_by_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.safetensors"):
+        read_card(tmp_path / "gone.safetensors")
+    for name, content in (
+        ("a.safetensors", b"hello"),
+        ("b.safetensors", b""),
+        ("c.safetensors", b"\xff" * 64),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}.*not a safetensors file"):
+            read_card(tmp_path / name)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"w": torch.zeros(2)}, foreign)
+    with pytest.raises(ValueError, match=r"foreign.*model card"):
+        load_model(foreign, torch.device("cpu"))
+    later = replace(CARD, format=99)
+    save_file({"w": torch.zeros(2)}, foreign, metadata={"slimdiff": json.dumps(asdict(later))})
+    with pytest.raises(ValueError, match="format 99"):
+        load_model(foreign, torch.device("cpu"))
+
+
+def test_a_checkpoint_whose_weights_do_not_fit_is_refused_by_name(tmp_path):
+    path = tmp_path / "odd.safetensors"
+    save_model(path, {"stem.weight": torch.zeros(2)}, CARD)
+    with pytest.raises(ValueError, match=r"odd\.safetensors"):
+        load_model(path, torch.device("cpu"))
+
+
+def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
+    path = tmp_path / "half.safetensors"
+    save_model(path, dict(small().named_parameters()), CARD)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"half\.safetensors"):
+        load_model(path, torch.device("cpu"))

@@ -1,0 +1,144 @@
+"""A finished study with two variants, written by hand: what the other stages would have left."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from slimdiff.data.folds import read_folds
+from slimdiff.data.store import SliceStore
+from slimdiff.files import write_table
+from slimdiff.generation.samples import read_samples, write_samples
+
+FOLDS = 2
+VARIANTS = ("base", "other")
+NOTICE = "invented numbers, no patients"
+COLUMNS = (
+    "study",
+    "variant",
+    "fold",
+    "z_bin",
+    "metric",
+    "extractor",
+    "value",
+    "ci_low",
+    "ci_high",
+    "floor",
+    "n",
+    "note",
+)
+NEAREST = (
+    "id",
+    "sample",
+    "z_bin",
+    "class",
+    "train_row",
+    "train_participant",
+    "distance",
+    "threshold",
+    "flagged",
+    "space",
+)
+
+
+def metric_rows(variant: str, fold: int, shift: float = 0.0) -> list[dict]:
+    """One row of every kind: with interval, without, n/a interval, n/a value, by z-bin."""
+    common = {"study": "tiny", "variant": variant, "fold": fold, "n": 12}
+
+    def row(metric, value, extractor=None, low=None, high=None, floor=None, z_bin="all", note=None):
+        names = {"metric": metric, "extractor": extractor, "z_bin": z_bin, "note": note}
+        return common | names | {"value": value, "ci_low": low, "ci_high": high, "floor": floor}
+
+    kid = 0.0213 + 0.01 * fold + shift
+    few = "no interval: 3 held-out subjects, at least 5 are wanted"
+    rows = [
+        row("kid", kid, "alexnet", kid - 0.005, kid + 0.004, 0.0041),
+        row("kid_blurred", 0.9, "alexnet", note="held-out slices blurred by 2 px"),
+        row("fid", 31.25, "alexnet", floor=12.5),
+        row("mmd_mf", 0.42, floor=0.05, note=f"{20 + fold} real and 12 synthetic components; {few}"),
+        row("mmd_pl", None, note="7 real and 4 synthetic components; 10 of each wanted"),
+        row("lesion_share_class1", 0.9, floor=1.0),
+        row("suspect_share", 0.25, "pixels", floor=0.01),
+    ]
+    for z_bin in range(3):
+        note = None if z_bin else "3 real and 2 synthetic slices; 10 of each wanted"
+        rows.append(row("kid", kid if z_bin else None, "alexnet", floor=0.004, z_bin=z_bin, note=note))
+        rows.append(row("lesion_area", 20 + z_bin, floor=22, z_bin=z_bin))
+    return rows
+
+
+def nearest_rows(store, samples, train) -> list[dict]:
+    """Every sample's neighbour is the first training slice of its z-bin; distances count upwards."""
+    rows = []
+    for space in ("alexnet", "pixels"):
+        for number in range(len(samples.images)):
+            row = train[store.z_bin[train] == samples.z_bin[number]][0]
+            rows.append(
+                {
+                    "id": samples.id[number],
+                    "sample": number,
+                    "z_bin": samples.z_bin[number],
+                    "class": samples.label[number],
+                    "train_row": row,
+                    "train_participant": store.participant[row],
+                    "distance": 0.5 + 0.1 * number,
+                    "threshold": 0.65,
+                    "flagged": int(0.5 + 0.1 * number < 0.65),
+                    "space": space,
+                }
+            )
+    return rows
+
+
+@pytest.fixture(scope="session")
+def finished(prepared, trained, tmp_path_factory):
+    """The tiny study with models, samples and metrics of two variants in two folds. Read only, but for its outputs."""
+    study = prepared.model_copy(
+        update={
+            "results_dir": str(tmp_path_factory.mktemp("finished")),
+            "variants": {name: {} for name in VARIANTS},
+            "report": prepared.report.model_copy(update={"notice": NOTICE, "title": "A & B"}),
+        }
+    )
+    paths = study.paths
+    shutil.copytree(prepared.paths.root, paths.root)
+    store = SliceStore.open(paths.store)
+    rng = np.random.default_rng(0)
+    for number, variant in enumerate(VARIANTS):
+        for fold in range(FOLDS):
+            folder = paths.model(variant, fold)
+            folder.mkdir(parents=True)
+            shutil.copy(trained, folder / "model.safetensors")
+            history = [
+                {
+                    "step": step,
+                    "loss_image": 1 / step,
+                    "loss_mask": 0.1 / step,
+                    "learning_rate": 1e-3,
+                    "images_per_s": 9,
+                }
+                for step in (2, 4, 6)
+            ]
+            write_table(folder / "history.tsv", history, list(history[0]))
+            for z_bin in range(store.n_bins):
+                images = rng.uniform(-1, 1, (4, *store.size)).astype(np.float16)
+                masks = np.full_like(images, -1)
+                masks[2:, 10:14, 8:12] = 1
+                names = [
+                    {"id": f"s{z_bin}{i}", "key": "0", "z_bin": z_bin, "class": int(i > 1)} for i in range(4)
+                ]
+                write_samples(paths.samples_stem(variant, fold, z_bin), images, masks, names)
+            samples = read_samples(paths.samples(variant, fold))
+            metrics = paths.metrics(variant, fold)
+            write_table(metrics / "metrics.tsv", metric_rows(variant, fold, 0.02 * number), COLUMNS)
+            train = store.rows_of(read_folds(paths.folds, fold)["train"])
+            write_table(metrics / "nearest.tsv", nearest_rows(store, samples, train), NEAREST)
+    benchmarks = paths.root / "benchmarks" / "train"
+    benchmarks.mkdir(parents=True)
+    for fold in range(FOLDS):
+        (benchmarks / f"base_fold-{fold}.tsv").write_text(
+            f"s\th:m:s\tmax_rss\n{60 + fold}.5\t0:01:00\t{900 + fold}\n"
+        )
+    (paths.root / "config.json").write_text(json.dumps({}))
+    return study

@@ -1,0 +1,243 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from slimdiff.data.sources import Participant, read_participants
+from slimdiff.data.store import SliceStore
+from slimdiff.files import read_table
+from slimdiff.report import latex, markup, participants, tables
+from slimdiff.report.metric_lines import cell, lines, mean_sd, remarks
+from slimdiff.report.numbers import Format, Notes, letters
+from slimdiff.report.results import Result
+
+
+def result(
+    value=0.5, low=np.nan, high=np.nan, floor=np.nan, note="", n="12", metric="kid", fold=0, variant="base"
+):
+    return Result(variant, fold, None, metric, "alexnet", value, low, high, floor, n, note)
+
+
+class Rows(HTMLParser):
+    """Cells of every table row; tags that are not closed show up in `open`."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.open, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+def test_digits_follow_the_middle_value_and_small_floors_stay_visible():
+    style = Format.of([0.0213, 0.0313, np.nan])
+    assert [style(value) for value in (0.0213, 0.1, -0.02, 0.0)] == ["0.0213", "0.1000", "−0.0200", "0.0000"]
+    assert Format.of([11.7, 2.0, 1.5])(11.7) == "11.70"
+    assert Format.of([789.6])(789.6) == "790"
+    assert Format.of([2.75])(0.0049) == "0.0049"
+    assert Format.of([3.2e-8])(3.2e-8) == "3.20×10^{−8}"
+    assert Format.of([])(np.nan) == "n/a"
+
+
+def test_a_cell_has_value_and_interval_or_the_reason_why_not():
+    notes, style = Notes(), Format(2)
+    assert cell(result(0.5, 0.4, 0.61), style, notes) == "0.50 [0.40, 0.61]"
+    assert cell(result(0.5), style, notes) == "0.50"
+    assert cell(result(0.5, note="9 pairs; no interval: 3 subjects"), style, notes) == "0.50 [n/a^{a}]"
+    assert cell(result(np.nan, note="10 of each wanted"), style, notes) == "n/a^{b}"
+    assert cell(result(np.nan, note="floor column: real", n="0"), style, notes) == "n/a^{c}"
+    assert cell(None, style, notes) == "n/a^{d}"
+    assert cell(result(np.nan, note="10 of each wanted"), style, notes) == "n/a^{b}"
+    assert cell(result(np.nan), style, Notes()) == "n/a^{a}"
+    assert result(np.nan).missing == "no reason is given"
+    assert [text for _, text in notes.listed()] == [
+        "3 subjects",
+        "10 of each wanted",
+        "nothing to measure, n = 0",
+        "not computed in this fold",
+    ]
+
+
+def test_footnote_letters_go_on_after_z():
+    assert [letters(number) for number in (0, 25, 26, 27, 52)] == ["a", "z", "aa", "ab", "ba"]
+
+
+def test_mean_and_sd_over_folds_are_the_sample_ones():
+    rows = [result(value, fold=fold, floor=0.1 * fold) for fold, value in enumerate((1.0, 2.0, 4.0))]
+    (line,) = lines(rows, ["base"], 3)
+    assert line.summary.mean == pytest.approx(7 / 3)
+    assert line.summary.sd == pytest.approx(np.std([1, 2, 4], ddof=1))
+    assert mean_sd(line.summary, Format(2), 3) == "2.33 ± 1.53"
+    assert mean_sd(line.summary, Format(2), 4) == "2.33 ± 1.53 (3 of 4 folds)"
+
+
+def test_extractors_are_never_pooled():
+    rows = [result(1.0), Result("base", 0, None, "kid", "inception", 9.0, 0, 0, 0, "1", "")]
+    assert [(line.extractor, line.summary.mean) for line in lines(rows, ["base"], 1)] == [
+        ("alexnet", 1.0),
+        ("inception", 9.0),
+    ]
+
+
+def test_the_smallest_wilcoxon_p_is_told_only_where_variants_are_compared():
+    assert not any("Wilcoxon" in text for text in remarks(["base"], 2))
+    (said,) = [text for text in remarks(["base", "other"], 3) if "Wilcoxon" in text]
+    assert "0.25" in said
+    assert "can reach 0.05" in said
+    (enough,) = [text for text in remarks(["base", "other"], 8) if "Wilcoxon" in text]
+    assert "can reach 0.05" not in enough
+
+
+@pytest.fixture(scope="module")
+def written(finished):
+    tables.write_all(finished, ["base", "other"], 2)
+    return finished.paths.tables
+
+
+def test_the_page_shows_value_interval_floor_and_extractor(written):
+    text = (written / "metrics.html").read_text()
+    page = Rows(text)
+    assert page.open == []
+    first, second = (
+        row for row in page.rows if len(row) > 5 and ("base" in row or "other" in row) and "0.0041" in row
+    )
+    assert first[:2] == ["KID ↓", "alexnet"]
+    assert first[2:5] == ["base", "0.0263 ± 0.0071", "0.0041"]
+    assert first[5:7] == ["0.0213 [0.0163, 0.0253]", "0.0041"]
+    assert second[0] == "other"
+    assert "invented numbers, no patients" in page.text
+    assert "A & B" in page.text  # the title has to be escaped
+    assert "3 held-out subjects, at least 5 are wanted" in page.text
+    assert "7 real and 4 synthetic components; 10 of each wanted" in page.text
+    assert "smallest p" in page.text
+    assert "<script" not in text
+    assert "http" not in text
+
+
+def test_a_note_that_differs_between_folds_is_not_told_of_all(written):
+    text = Rows((written / "metrics.html").read_text()).text
+    assert "held-out slices blurred by 2 px" in text
+    assert "real and 12 synthetic components" not in text
+
+
+def test_the_tsv_has_full_precision_and_every_fold(written):
+    rows = read_table(written / "metrics.tsv")
+    (kid,) = [row for row in rows if row["metric"] == "kid" and row["variant"] == "other"]
+    assert float(kid["mean"]) == pytest.approx(0.0463)
+    assert float(kid["fold_1_high"]) == pytest.approx(0.0553)
+    assert kid["better"] == "lower"
+    (none,) = [row for row in rows if row["metric"] == "mmd_pl" and row["variant"] == "base"]
+    assert (none["mean"], none["folds"]) == ("n/a", "0")
+    assert none["fold_0_note"].startswith("7 real")
+
+
+def test_latex_rows_have_all_columns_and_no_bare_special_characters(written):
+    text = (written / "metrics.tex").read_text()
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0]
+    rows = [row for row in body.splitlines() if row.endswith(r"\\") and "multicolumn" not in row]
+    columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text).group(1)
+    assert len(rows) == 2 * 7
+    assert all(len(re.findall(r"(?<!\\)&", row)) == len(columns) - 1 for row in rows)
+    content = text.split("\n", 1)[1]
+    assert all(ord(character) < 128 for character in content)
+    assert not re.search(r"(?<!\\)[%#_]", content)
+    assert content.count("{") == content.count("}")
+    assert content.count("$") % 2 == 0
+    assert r"0.0213 [0.0163, 0.0253]" in content
+    assert r"n/a\textsuperscript{" in content
+
+
+def test_latex_escapes_and_a_long_table_breaks_over_pages():
+    assert latex.text("a_b & 5 % ^{c} −1 ± 2") == r"a\_b \& 5 \% \textsuperscript{c} $-$1 $\pm$ 2"
+    names = [f"v{number}" for number in range(50)]
+    rows = [result(variant=name) for name in names]
+    long = latex.metrics_table([("Images", lines(rows, names, 1))], names, 1, ["a remark"], "A caption.")
+    assert r"\begin{longtable}" in long
+    assert r"\begin{table}" not in long
+
+
+def test_html_is_escaped_and_marks_are_raised():
+    assert markup.text("<b> & n/a^{a}") == "&lt;b&gt; &amp; n/a<sup>a</sup>"
+
+
+def qc(**changes):
+    values = {
+        "lesion_ml_source": 2.0,
+        "lesion_ml_grid": 2.1,
+        "lesion_outside_foreground_share": 0.0,
+        "foreground_ml": 1400.0,
+        "source_spacing_mm": [1.0, 1.0, 1.2],
+        "source_orientation": "LPS",
+    }
+    return values | changes
+
+
+PATIENT = Participant("sub-01", "fcd", None, "mask.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("changes", "slices", "lesioned", "odd", "expected"),
+    [
+        ({}, 20, 4, False, []),
+        ({"lesion_outside_foreground_share": 0.5}, 20, 4, False, ["50 % of the lesion outside the head"]),
+        ({"lesion_ml_grid": 1.0}, 20, 4, False, ["lesion volume −50 % on the grid"]),
+        ({}, 20, 0, False, ["no lesion slice kept"]),
+        ({}, 0, 0, False, ["no slice in the store"]),
+        ({"foreground_ml": 300.0}, 20, 4, True, ["unusual foreground, 300 ml"]),
+    ],
+)
+def test_flags_name_what_to_look_at(changes, slices, lesioned, odd, expected):
+    assert participants.flags(PATIENT, qc(**changes), slices, lesioned, odd) == expected
+
+
+def test_a_control_has_no_lesion_flags():
+    control = Participant("sub-02", "hc", None, None)
+    assert participants.flags(control, qc(lesion_ml_source=0.0, lesion_ml_grid=0.0), 20, 0, False) == []
+
+
+def test_an_odd_foreground_is_far_from_the_median():
+    sizes = (1400, 1420, 1390, 1410, 1405, 700)
+    records = {f"sub-{number}": {"qc": qc(foreground_ml=size)} for number, size in enumerate(sizes)}
+    assert participants.odd_sizes(records) == {"sub-5"}
+    assert participants.odd_sizes(dict(list(records.items())[-3:])) == set()
+
+
+def test_the_participants_page_has_splits_volumes_and_exclusions(finished):
+    store = SliceStore.open(finished.paths.store)
+    people = read_participants(finished.paths.participants)
+    gone = Participant("sub-99", "fcd", people[0].image, people[0].mask, excluded="moved <much>")
+    records = participants.read_records(
+        {p.participant_id: finished.paths.volume_json(p.participant_id) for p in people}
+    )
+    splits = [
+        {"train": ["sub-01", "sub-02"], "val": [], "test": ["sub-03"]},
+        {"train": ["sub-03"], "val": [], "test": ["sub-01"]},
+    ]
+    page = Rows(participants.table([*people, gone], records, splits, store))
+    found = {row[0]: row for row in page.rows}
+    assert found["sub-01"][5:7] == ["train", "test"]
+    assert found["sub-02"][5:7] == ["train", "–"]
+    source = records["sub-01"]["qc"]["lesion_ml_source"]
+    assert found["sub-01"][7] == f"{source:.2f}"
+    own = store.rows_of(["sub-01"])
+    assert found["sub-01"][9:11] == [str(len(own)), str(int(store.label[own].sum()))]
+    assert found["sub-99"][-1] == "excluded: moved <much>"
+    assert (
+        "Fold 0, subjects: train 2 (2 with a lesion), val 0 (0 with a lesion), test 1 (1 with a lesion)."
+        in page.text
+    )

@@ -1,0 +1,267 @@
+"""The commands on the tiny study, one after the other, and what they say when something is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slimdiff import cli
+from slimdiff.config import load_study, stage_config
+from slimdiff.data.folds import read_folds
+from slimdiff.data.sources import read_participants
+from slimdiff.data.store import SliceStore
+from slimdiff.data.zbins import read_priors
+from slimdiff.files import read_table, sha256
+from slimdiff.generation.samples import read_samples
+from slimdiff.model.build import read_card
+
+COMMANDS = {
+    "phantom": [],
+    "participants": [],
+    "preprocess": [],
+    "kfold": [],
+    "cache": [],
+    "priors": ["--fold", "0"],
+    "train": [],
+    "generate": [],
+    "metrics": [],
+    "figures": [],
+}
+
+
+def call(command: str, config, *arguments: str) -> int:
+    return getattr(cli, command)(["--config", str(config), *arguments])
+
+
+def prepare(config) -> None:
+    for command in ("participants", "preprocess", "kfold", "cache"):
+        assert call(command, config) == 0, command
+
+
+def written(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_study_from_volumes_to_samples(study_file):
+    study = load_study(study_file)
+    paths = study.paths
+    prepare(study_file)
+    for fold in ("0", "1"):
+        assert call("priors", study_file, "--fold", fold) == 0
+    assert call("train", study_file) == 0
+    assert call("generate", study_file) == 0
+
+    rows = read_participants(paths.participants)
+    assert [row.participant_id for row in rows] == [f"sub-{n:02d}" for n in range(1, 9)]
+    assert [row.is_patient for row in rows] == [True] * 6 + [False] * 2
+    store = SliceStore.open(paths.store)
+    assert set(store.participant) == {row.participant_id for row in rows}
+    assert set(store.participant[store.label == 1]) == {row.participant_id for row in rows if row.is_patient}
+    tested = [name for fold in (0, 1) for name in read_folds(paths.folds, fold)["test"]]
+    assert sorted(tested) == [row.participant_id for row in rows]
+    for fold in (0, 1):
+        assert read_priors(paths.prior(fold)).shape == (3, 32, 32)
+        checkpoint = paths.model("base", fold) / "model.safetensors"
+        card = read_card(checkpoint)
+        assert (card.study, card.variant, card.fold, card.step) == ("tiny", "base", fold, 6)
+        assert card.data_hash == store.data_hash
+        assert [row["step"] for row in read_table(paths.model("base", fold) / "history.tsv")] == [
+            "2",
+            "4",
+            "6",
+        ]
+        samples = read_samples(paths.samples("base", fold))
+        assert samples.z_bin.tolist() == [b for b in range(3) for _ in range(4)]
+        assert samples.label.tolist() == [0, 0, 1, 1] * 3
+        assert samples.images.dtype == store.images.dtype
+        manifest = read_table(paths.samples("base", fold) / "zbin-01.tsv")
+        assert {row["checkpoint_sha256"] for row in manifest} == {sha256(checkpoint)}
+    assert not [name for name in written(paths.root) if Path(name).name.startswith(".")]
+
+
+def test_stages_run_from_their_own_part_of_the_study(study_file):
+    """As Snakemake calls them: inline JSON with the stage's sections only, one cell at a time."""
+    study = load_study(study_file)
+    for stage in ("participants", "preprocess", "kfold", "cache"):
+        assert call(stage, stage_config(study, stage)) == 0
+    assert call("train", stage_config(study, "train", "base"), "--variant", "base", "--fold", "1") == 0
+    one = stage_config(study, "generate", "base")
+    assert call("generate", one, "--variant", "base", "--fold", "1", "--zbin", "2") == 0
+    assert written(study.paths.root / "samples") == {"base/fold-1/zbin-02.npz", "base/fold-1/zbin-02.tsv"}
+    assert not study.paths.model("base", 0).exists()
+    # One z-bin drawn alone is the same as within the whole.
+    alone = np.load(study.paths.samples_stem("base", 1, 2).with_suffix(".npz"))["images"]
+    assert call("generate", study_file, "--fold", "1") == 0
+    again = np.load(study.paths.samples_stem("base", 1, 2).with_suffix(".npz"))["images"]
+    np.testing.assert_array_equal(alone, again)
+
+
+def test_one_participant_is_preprocessed_alone(study_file, capsys):
+    study = load_study(study_file)
+    assert call("participants", study_file) == 0
+    assert call("preprocess", study_file, "--participant", "sub-02") == 0
+    assert written(study.paths.root / "volumes") == {
+        "sub-02_FLAIR.nii.gz",
+        "sub-02_mask.nii.gz",
+        "sub-02.json",
+    }
+    assert call("preprocess", study_file, "--participant", "sub-99") == 2
+    assert "sub-99" in capsys.readouterr().err
+
+
+def test_auto_range_uses_the_folds(study_values, tmp_path):
+    study_values["slices"]["z_range"] = "auto"
+    path = tmp_path / "auto.yaml"
+    path.write_text(json.dumps(study_values))
+    prepare(path)
+    first, last = SliceStore.open(load_study(path).paths.store).facts["z_range"]
+    assert 0 < first < 10
+    assert 21 < last < 31
+
+
+def test_samples_of_a_checkpoint_of_its_own(study_file, trained, tmp_path):
+    out = tmp_path / "mine"
+    assert call("generate", study_file, "--ckpt", str(trained), "--out_dir", str(out), "--zbin", "1") == 0
+    assert written(out) == {"zbin-01.npz", "zbin-01.tsv"}
+    assert len(read_samples(out).images) == 4
+
+
+def test_the_phantom_is_written_where_the_study_expects_it(tmp_path):
+    study = {
+        "study": "p",
+        "results_dir": str(tmp_path / "results"),
+        "data": {"phantom": {"patients": 2, "controls": 0, "voxel_mm": 6.0}},
+        "preprocess": {"grid": [32, 32, 32], "spacing_mm": 6.0},
+        "slices": {"z_range": [11, 20], "n_bins": 3},
+        "folds": {"k": 2},
+    }
+    path = tmp_path / "p.yaml"
+    path.write_text(json.dumps(study))
+    assert call("phantom", path) == 0
+    assert call("participants", path) == 0
+    rows = read_participants(load_study(path).paths.participants)
+    assert len(rows) == 2
+    assert all(row.image.is_file() and row.mask.is_file() for row in rows)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_bad_configuration_stops_every_command(command, study_values, tmp_path, capsys):
+    study_values["training"]["stepps"] = 3
+    path = tmp_path / "bad.yaml"
+    path.write_text(json.dumps(study_values))
+    assert call(command, path, *COMMANDS[command]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"slimdiff-{command}: error: ")
+    assert "training.stepps" in err
+    assert "steps" in err
+    assert str(path) in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_its_arguments_again(command):
+    """An entry point called twice in a process parses alike."""
+    for _ in range(2):
+        with pytest.raises(SystemExit) as caught:
+            getattr(cli, command)(["--help"])
+        assert caught.value.code == 0
+
+
+def test_metrics_takes_what_as_a_word_every_time(study_values, tmp_path, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text("study: 3\n")
+    for _ in range(2):
+        assert call("metrics", path, "summary") == 2
+        assert "study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["preprocess", "kfold", "cache", "priors", "train", "generate"])
+def test_a_stage_without_its_inputs_names_them(command, study_file, tmp_path, capsys):
+    assert call(command, study_file, *COMMANDS[command]) == 2
+    err = capsys.readouterr().err
+    assert str(tmp_path / "results" / "tiny") in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "results").exists()
+
+
+def test_errors_of_the_data_are_reported_and_nothing_is_left(study_values, tmp_path, capsys):
+    study_values["data"]["mask_suffix"] = "lesion"
+    path = tmp_path / "bad.yaml"
+    path.write_text(json.dumps(study_values))
+    assert call("participants", path) == 2
+    assert "no subject with a lesion mask" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--ckpt", "{trained}"], "--out_dir"),
+        (["--out_dir", "{out}"], "--ckpt"),
+        (["--ckpt", "{out}/absent.safetensors", "--out_dir", "{out}"], "absent.safetensors"),
+        (["--ckpt", "{trained}", "--out_dir", "{out}", "--zbin", "3"], "0 to 2"),
+        (["--ckpt", "{trained}", "--out_dir", "{out}", "--zbin", "-1"], "0 to 2"),
+        (["--fold", "0"], "model.safetensors"),
+        (["--variant", "absent"], "absent"),
+    ],
+)
+def test_generate_refuses_what_it_cannot_do(arguments, named, study_file, trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    filled = [text.format(trained=trained, out=out) for text in arguments]
+    assert call("generate", study_file, *filled) == 2
+    assert named in capsys.readouterr().err
+    assert not out.exists()
+    assert not (tmp_path / "results").exists()
+
+
+def test_train_refuses_a_fold_that_is_not_there(study_file, capsys):
+    prepare(study_file)
+    capsys.readouterr()
+    assert call("train", study_file, "--fold", "5") == 2
+    assert "no fold 5" in capsys.readouterr().err
+    assert not (load_study(study_file).paths.root / "models").exists()
+
+
+def test_a_terminated_training_goes_on_where_it_stopped(study_values, tmp_path):
+    """F5, F13 with the real command in a process of its own: SIGTERM, exit 143, run again, same model."""
+    study_values["training"].update(steps=40, log_every=5, save_every=1000)
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(study_values))
+    study = load_study(path)
+    prepare(path)
+    assert call("train", path, "--fold", "0") == 0
+    checkpoint = study.paths.model("base", 0) / "model.safetensors"
+    wanted = checkpoint.read_bytes()
+    checkpoint.unlink()
+    script = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from slimdiff.training.trainer import Trainer\n"
+        "advance = Trainer._advance\n"
+        "def told(self):\n"
+        "    if self.step == 10: print('ready', flush=True); import time; time.sleep(2)\n"
+        "    return advance(self)\n"
+        "Trainer._advance = told\n"
+        "from slimdiff.cli import train\n"
+        "sys.exit(train(sys.argv[1:]))\n"
+    )
+    arguments = [sys.executable, "-c", script, "--config", str(path), "--fold", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        # The signal's handler returns into the sleep, which goes on; the step that follows ends the run.
+        _, err = process.communicate(timeout=90)
+    assert process.returncode == 143, err
+    assert b"stopped at step 11" in err
+    assert not checkpoint.exists()
+    assert call("train", path, "--fold", "0") == 0
+    assert checkpoint.read_bytes() == wanted

@@ -1,0 +1,75 @@
+"""Imports run one way, and the core runs where there is only torch, numpy, pydantic, safetensors and tqdm."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "slimdiff"
+CORE = ("model", "diffusion", "training", "generation")
+CORE_THIRD_PARTY = {"torch", "numpy", "pydantic", "safetensors", "tqdm", "yaml"}
+
+# Package: what of slimdiff it may import.
+ALLOWED = {
+    "config": {"config"},
+    "model": {"model", "files"},
+    "diffusion": {"diffusion"},
+    "data": {"data", "config", "files"},
+    "training": {"training", "model", "diffusion", "config", "data", "files", "png", "devices"},
+    "generation": {"generation", "model", "diffusion", "config", "files", "devices"},
+    "evaluation": {"evaluation", "config", "data", "files", "generation", "weights", "pickled_arrays"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_run_one_way(package):
+    for path in (PACKAGE / package).glob("*.py"):
+        used = {name.split(".")[1] for name in imported(path) if name.startswith("slimdiff.")}
+        assert used - {"__version__"} <= ALLOWED[package], path.name
+
+
+def test_evaluation_knows_only_the_sample_files_of_generation():
+    for path in (PACKAGE / "evaluation").glob("*.py"):
+        used = {name for name in imported(path) if name.startswith("slimdiff.generation")}
+        assert all(name.startswith("slimdiff.generation.samples") for name in used), path.name
+
+
+def test_nothing_imports_the_commands():
+    for path in PACKAGE.rglob("*.py"):
+        assert not any(name.startswith("slimdiff.cli") for name in imported(path)), path
+
+
+def test_the_core_imports_without_the_rest():
+    """In a process where every other third-party package is refused."""
+    modules = [
+        f"slimdiff.{package}.{path.stem}"
+        for package in (*CORE, "config")
+        for path in sorted((PACKAGE / package).glob("*.py"))
+        if path.stem != "__init__"
+    ]
+    script = f"""
+import importlib, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"nibabel", "torchio", "scipy", "skimage", "pandas", "matplotlib", "seaborn",
+                                  "snakemake", "torchvision", "torch_fidelity", "lpips", "nilearn", "yaml", "PIL"}}:
+            raise ImportError("refused: " + name)
+sys.meta_path.insert(0, Refuse())
+for module in {modules!r} + ["slimdiff.data.store", "slimdiff.data.folds", "slimdiff.cli"]:
+    importlib.import_module(module)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,528 @@
+"""The training loop: what it draws, that it learns, and that an interruption changes nothing."""
+
+import json
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from slimdiff.config.diffusion import DiffusionConfig, LossConfig
+from slimdiff.config.model import ModelConfig
+from slimdiff.config.training import TrainingConfig
+from slimdiff.data.folds import read_folds
+from slimdiff.data.store import SliceStore
+from slimdiff.devices import autocast
+from slimdiff.diffusion.prediction import target
+from slimdiff.files import read_table
+from slimdiff.model.build import build_network, load_model
+from slimdiff.training.batches import Batch, TrainingSet, step_generator
+from slimdiff.training.checkpoint import StateMismatch, load_state, save_state
+from slimdiff.training.ema import Ema
+from slimdiff.training.objective import Objective
+from slimdiff.training.trainer import Interrupted, Trainer, TrainingFailed
+
+CPU = torch.device("cpu")
+MODEL = ModelConfig(channels=(16,), res_blocks=1, attention=(False,), head_channels=16, norm_groups=8)
+TRAINING = TrainingConfig(
+    steps=12,
+    batch_size=4,
+    learning_rate=2e-3,
+    ema_decay=0.9,
+    log_every=2,
+    save_every=3,
+    preview_every=0,
+    device="cpu",
+    precision="float32",
+)
+
+
+def tiny_store(tmp_path, count=24, side=8) -> SliceStore:
+    """Discs of three sizes, half of them with a lesion; four participants."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    bins, label = np.arange(count) % 3, np.arange(count) // 3 % 2
+    images = np.stack([np.where(np.hypot(x, y) < 2 + b, 0.2, -1.0) for b in bins])
+    masks = np.zeros(images.shape, np.uint8)
+    masks[label == 1, 3:5, 3:6] = 1
+    images = np.clip(images + 0.6 * masks + rng.normal(0, 0.05, images.shape), -1, 1).astype(np.float16)
+    facts = {
+        "n_bins": 3,
+        "spacing_mm": 6.0,
+        "z_range": [0, 2],
+        "bin_centres": [0.5, 1.5, 2.5],
+        "sha256": {"images": "a" * 64, "masks": "b" * 64, "slices": "c" * 64},
+    }
+    names = np.array([f"sub-{i % 4}" for i in np.arange(count) // 6])
+    return SliceStore(tmp_path, images, masks, names, bins.copy(), bins, label, facts)
+
+
+PARTICIPANTS = ["sub-0", "sub-1", "sub-2"]
+
+
+@pytest.fixture
+def make(tmp_path):
+    def trainer(folder="run", diffusion=None, model=MODEL, store=None, participants=PARTICIPANTS, **changes):
+        return Trainer(
+            model,
+            diffusion or DiffusionConfig(),
+            TRAINING.model_copy(update=changes),
+            store or tiny_store(tmp_path),
+            participants,
+            tmp_path / folder,
+            {"study": "tiny", "variant": "base", "fold": 0},
+        )
+
+    return trainer
+
+
+def weights_of(folder):
+    network, card = load_model(folder / "model.safetensors", CPU)
+    return dict(network.named_parameters()), card
+
+
+def assert_same_run(one, two):
+    """Weights and history, bit for bit; only the speed may differ."""
+    first, first_card = weights_of(one)
+    second, second_card = weights_of(two)
+    assert first_card == second_card
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    rows = [
+        [{k: v for k, v in row.items() if k != "images_per_s"} for row in read_table(folder / "history.tsv")]
+        for folder in (one, two)
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("size", "share", "lesions"), [(16, 0.5, 8), (16, 0.25, 4), (6, 0.0, 0), (6, 1.0, 6)]
+)
+def test_the_wanted_share_of_a_batch_has_a_lesion(tmp_path, size, share, lesions):
+    training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
+    for step in range(20):
+        batch = training_set.draw(size, share, step_generator(0, step, CPU))
+        assert batch.label.sum() == lesions
+        assert ((batch.x0[:, 1] > 0).flatten(1).any(1) == (batch.label == 1)).all()
+
+
+@pytest.mark.parametrize(("size", "share"), [(1, 0.5), (3, 0.5), (5, 0.5), (2, 0.3)])
+def test_a_share_that_is_no_whole_number_holds_on_average(tmp_path, size, share):
+    training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
+    draws = 600
+    total = sum(
+        training_set.draw(size, share, step_generator(0, step, CPU)).label.sum().item()
+        for step in range(draws)
+    )
+    error = 4 * math.sqrt(0.25 * draws)
+    assert abs(total - size * share * draws) < error
+
+
+def test_position_in_the_batch_tells_nothing(tmp_path):
+    """The first samples see their previous estimate, so they must not be the lesion slices."""
+    training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
+    labels = torch.stack(
+        [training_set.draw(8, 0.5, step_generator(1, step, CPU)).label for step in range(800)]
+    )
+    assert (labels.double().mean(0) - 0.5).abs().max() < 4 * 0.5 / math.sqrt(800)
+
+
+def test_every_slice_is_drawn_as_often(tmp_path):
+    training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
+    keys = {row.numpy().tobytes(): i for i, row in enumerate(training_set.x0)}
+    counts = np.zeros(len(training_set))
+    for step in range(400):
+        for row in training_set.draw(8, 0.5, step_generator(2, step, CPU)).x0:
+            counts[keys[row.numpy().tobytes()]] += 1
+    expected = counts.sum() / len(counts)
+    assert ((counts - expected) ** 2 / expected).sum() < 17 + 5 * math.sqrt(2 * 17)  # chi-square
+
+
+def test_batches_depend_on_seed_and_step_alone(tmp_path):
+    training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
+    objective = Objective(DiffusionConfig(), 0.5, CPU)
+
+    def drawn(seed, step):
+        generator = step_generator(seed, step, CPU)
+        batch = training_set.draw(6, 0.5, generator)
+        draws = objective.draw(batch, generator)
+        return torch.cat([batch.x0.flatten(), draws.epsilon.flatten(), draws.timestep.float()])
+
+    later = drawn(3, 7)
+    torch.manual_seed(99)
+    torch.rand(50)
+    assert torch.equal(drawn(3, 7), later)
+    assert not torch.equal(drawn(3, 8), later)
+    assert not torch.equal(drawn(4, 7), later)
+    # Neighbouring seeds and steps are other streams: (seed, step) is no sum.
+    assert not torch.equal(drawn(4, 6), later)
+
+
+def test_pairs_are_the_store_s_slices(tmp_path):
+    store = tiny_store(tmp_path)
+    training_set = TrainingSet(store, ["sub-1"], CPU)
+    rows = np.flatnonzero(store.participant == "sub-1")
+    np.testing.assert_array_equal(training_set.x0[:, 0].numpy(), store.images[rows].astype(np.float32))
+    np.testing.assert_array_equal(training_set.x0[:, 1].numpy(), np.where(store.masks[rows] == 1, 1.0, -1.0))
+    assert training_set.z_bin.tolist() == store.z_bin[rows].tolist()
+    with pytest.raises(ValueError, match="no slice"):
+        TrainingSet(store, ["sub-9"], CPU)
+
+
+def test_no_slice_of_val_or_test_participants_is_trained_on(prepared, store, tmp_path):
+    for fold in range(prepared.folds.k):
+        parts = read_folds(prepared.paths.folds, fold)
+        trainer = Trainer(
+            prepared.model,
+            prepared.diffusion,
+            prepared.training,
+            store,
+            parts["train"],
+            tmp_path,
+            {"fold": fold},
+        )
+        trained = {row.numpy().tobytes() for row in trainer.set.x0[:, 0]}
+        for i, name in enumerate(store.participant):
+            key = store.images[i].astype(np.float32).tobytes()
+            assert (key in trained) == (name in parts["train"])
+
+
+class Spy(torch.nn.Module):
+    """Answers 0.3 x_t + 0.1 previous and remembers what it was asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.3))
+        self.calls = []
+
+    def forward(self, x, time, z_bin, label, previous=None):
+        self.calls.append({"x": x, "time": time, "previous": previous, "grad": torch.is_grad_enabled()})
+        return self.scale * x + (0 if previous is None else 0.1 * previous)
+
+
+def a_batch(count=6):
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.rand((count, 2, 4, 4), generator=generator) * 2 - 1
+    return Batch(x0, torch.arange(count) % 3, torch.arange(count) % 2)
+
+
+@pytest.mark.parametrize("kind", ["x0", "epsilon", "v"])
+@pytest.mark.parametrize("weight", [1.0, 4.0])
+def test_the_objective_is_noise_prediction_and_lp(kind, weight):
+    config = DiffusionConfig(prediction=kind, loss=LossConfig(lesion_weight=weight))
+    objective, batch, spy = Objective(config, 0.0, CPU), a_batch(), Spy()
+    draws = objective.draw(batch, step_generator(0, 0, CPU))
+    assert draws.informed == 0
+    found = objective(spy, batch, draws)
+    wanted = torch.zeros(2, dtype=torch.float64)
+    for b in range(len(batch.x0)):
+        t = draws.timestep[b].item()
+        alpha_bar = math.cos(((t + 1) / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
+        alpha_bar /= math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+        signal, noise = torch.tensor(alpha_bar).sqrt().double(), torch.tensor(1 - alpha_bar).sqrt().double()
+        x0, epsilon = batch.x0[b].double(), draws.epsilon[b].double()
+        aim = target(kind, x0, epsilon, signal, noise)
+        error = (0.3 * (signal * x0 + noise * epsilon) - aim).abs()
+        pixels = torch.where(x0[1] > 0, weight, 1.0).double()
+        wanted[0] += (error[0] ** 1.5).mean() / len(batch.x0)
+        wanted[1] += (pixels * error[1] ** 2.0).sum() / pixels.sum() / len(batch.x0)
+    torch.testing.assert_close(found.double(), wanted, rtol=2e-3, atol=1e-4)
+
+
+def test_informed_samples_see_their_clamped_estimate_without_gradient():
+    objective, batch, spy = Objective(DiffusionConfig(), 0.5, CPU), a_batch(), Spy()
+    with torch.no_grad():
+        spy.scale.fill_(2.0)
+    draws = objective.draw(batch, step_generator(0, 0, CPU))
+    assert draws.informed == 3
+    objective(spy, batch, draws).sum().backward()
+    first, second = spy.calls
+    assert (first["grad"], second["grad"]) == (False, True)
+    assert first["previous"] is None
+    assert torch.equal(first["x"], second["x"][:3])
+    assert torch.equal(first["time"], second["time"][:3])
+    torch.testing.assert_close(second["previous"][:3], (2.0 * first["x"]).clamp(-1, 1))
+    assert not second["previous"][3:].any()
+    assert not second["previous"].requires_grad
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 0.5, 1.0])
+def test_the_share_of_informed_samples_is_the_probability(probability):
+    objective, batch = Objective(DiffusionConfig(), probability, CPU), a_batch(3)
+    informed = [objective.draw(batch, step_generator(0, step, CPU)).informed for step in range(500)]
+    assert np.mean(informed) / 3 == pytest.approx(probability, abs=4 * 0.5 / math.sqrt(3 * 500))
+
+
+def test_all_times_are_trained():
+    objective, batch = Objective(DiffusionConfig(timesteps=10), 0.5, CPU), a_batch()
+    times = torch.cat([objective.draw(batch, step_generator(0, s, CPU)).timestep for s in range(300)])
+    counts = torch.bincount(times, minlength=10)
+    assert len(counts) == 10
+    assert (counts - 180).abs().max() < 5 * math.sqrt(180)
+
+
+def test_bfloat16_keeps_every_gradient_after_the_pass_without_gradient():
+    """Autocast caches the cast weights; casts made without gradient must not reach the pass that trains."""
+    torch.manual_seed(0)
+    network = build_network(MODEL.model_dump(), 3, [0.5, 1.5, 2.5])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.05)
+    objective = Objective(DiffusionConfig(), 1.0, CPU)
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch(
+        torch.rand((4, 2, 8, 8), generator=generator), torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 0, 1])
+    )
+    draws = objective.draw(batch, generator)
+    gradients = []
+    for precision in (torch.float32, torch.bfloat16):
+        network.zero_grad(set_to_none=True)
+        with autocast(CPU, precision):
+            losses = objective(network, batch, draws)
+        assert losses.dtype == torch.float32
+        losses.sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in network.named_parameters()})
+    for name, exact in gradients[0].items():
+        near = gradients[1][name]
+        assert near is not None, name
+        assert (near - exact).norm() <= 0.1 * exact.norm() + 1e-3, name
+
+
+@pytest.mark.parametrize("decay", [0.999, 0.5, 0.0])
+def test_ema_is_the_weighted_sum_of_all_weights(decay):
+    layer = torch.nn.Linear(3, 2)
+    ema = Ema(layer, decay)
+    history = [layer.weight.detach().double().clone()]
+    for step in range(30):
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn(2, 3, generator=torch.Generator().manual_seed(step)))
+        ema.update(step)
+        history.append(layer.weight.detach().double().clone())
+    decays = [min(decay, (1 + s) / (10 + s)) for s in range(30)]
+    wanted = history[0] * math.prod(decays)
+    for s in range(30):
+        wanted += (1 - decays[s]) * math.prod(decays[s + 1 :]) * history[s + 1]
+    torch.testing.assert_close(ema.weights()["weight"].double(), wanted, rtol=1e-5, atol=1e-6)
+    other = Ema(layer, decay)
+    other.load(ema.weights())
+    assert torch.equal(other.weights()["bias"], ema.weights()["bias"])
+
+
+def test_f6_the_checkpoint_s_weights_are_the_ema_weights(make, tmp_path):
+    trainer = make()
+    trainer.run()
+    saved, card = weights_of(tmp_path / "run")
+    averages = trainer.ema.weights()
+    raw = dict(trainer.network.named_parameters())
+    assert set(saved) == set(averages)
+    assert all(torch.equal(saved[name], averages[name]) for name in saved)
+    assert any(not torch.equal(saved[name], raw[name]) for name in saved)
+    assert (card.step, card.study, card.variant, card.fold) == (12, "tiny", "base", 0)
+    assert card.bin_centres == [0.5, 1.5, 2.5]
+
+
+@pytest.mark.parametrize("kind", ["x0", "epsilon", "v"])
+def test_it_learns(make, tmp_path, kind):
+    make(
+        diffusion=DiffusionConfig(prediction=kind),
+        steps=300,
+        log_every=20,
+        save_every=1000,
+        batch_size=8,
+        learning_rate=3e-3,
+    ).run()
+    losses = [float(row["loss"]) for row in read_table(tmp_path / "run" / "history.tsv")]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_same_seed_gives_the_same_model(make, tmp_path):
+    make("a").run()
+    torch.rand(5)
+    make("b").run()
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    make("c", seed=1).run()
+    assert not torch.equal(
+        weights_of(tmp_path / "a")[0]["head.weight"], weights_of(tmp_path / "c")[0]["head.weight"]
+    )
+
+
+def fail_at(trainer, step, act):
+    advance = trainer._advance
+
+    def watched():
+        if trainer.step == step:
+            act()
+        return advance()
+
+    trainer._advance = watched
+
+
+@pytest.mark.parametrize(("log_every", "save_every"), [(2, 4), (4, 3), (5, 2)])
+def test_f5_a_run_that_broke_off_ends_as_if_it_had_not(make, tmp_path, log_every, save_every):
+    settings = {"log_every": log_every, "save_every": save_every}
+    make("whole", **settings).run()
+    broken = make("broken", **settings)
+
+    def crash():
+        raise MemoryError("pulled the plug")
+
+    fail_at(broken, 8, crash)
+    with pytest.raises(MemoryError):
+        broken.run()
+    assert not (tmp_path / "broken" / "model.safetensors").exists()
+    again = make("broken", **settings)
+    again.run()
+    assert again.step == 12
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_f5_a_signal_saves_the_step_it_arrives_at(make, tmp_path, number):
+    make("whole").run()
+    stopped = make("stopped", save_every=1000)
+    before = signal.getsignal(number)
+    fail_at(stopped, 6, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Interrupted) as caught:
+        stopped.run()
+    assert caught.value.signum == number
+    assert signal.getsignal(number) is before
+    # Nothing was lost: the state is that of the very step.
+    again = make("stopped", save_every=1000)
+    state = load_state(again.state_path, again.identity, CPU)
+    assert state["step"] == stopped.step == 7
+    again.run()
+    whole, stopped = (weights_of(tmp_path / name)[0] for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+def test_a_finished_run_leaves_no_state(make, tmp_path):
+    make().run()
+    assert not (tmp_path / "run" / "state" / "last.pt").exists()
+    assert (tmp_path / "run" / "previews" / "final.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"learning_rate": 1e-5}, ("training.learning_rate", "0.002", "1e-05")),
+        ({"steps": 20}, ("training.steps", "12", "20")),
+        ({"participants": ["sub-0", "sub-1"]}, ("participants", "sub-2")),
+        (
+            {"diffusion": DiffusionConfig(loss=LossConfig(p_image=2.0))},
+            ("diffusion.loss.p_image", "1.5", "2.0"),
+        ),
+        ({"model": MODEL.model_copy(update={"res_blocks": 2})}, ("model.res_blocks",)),
+    ],
+)
+def test_a_state_of_another_run_is_refused_by_what_differs(make, tmp_path, changes, named):
+    broken = make()
+    fail_at(broken, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        broken.run()
+    kept = (tmp_path / "run" / "state" / "last.pt").read_bytes()
+    with pytest.raises(StateMismatch) as caught:
+        make(**changes).run()
+    for part in (*named, "last.pt", "delete"):
+        assert part in str(caught.value)
+    assert (tmp_path / "run" / "state" / "last.pt").read_bytes() == kept
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_state_of_other_data_is_refused(make, tmp_path):
+    broken = make()
+    fail_at(broken, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        broken.run()
+    other = tiny_store(tmp_path)
+    other.facts["sha256"]["masks"] = "d" * 64
+    with pytest.raises(StateMismatch, match="data_hash"):
+        make(store=other).run()
+
+
+def test_a_state_holds_no_code(tmp_path):
+    """It loads with weights only, so nothing in it can run."""
+
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    torch.save({"identity": "{}", "evil": Evil()}, tmp_path / "s.pt")
+    with pytest.raises(Exception, match=r"(?i)weights"):
+        load_state(tmp_path / "s.pt", {}, CPU)
+    assert not (tmp_path / "owned").exists()
+    save_state(tmp_path / "ok.pt", {"step": 3}, {"a": [1, (2, 3)]})
+    assert load_state(tmp_path / "ok.pt", {"a": [1, [2, 3]]}, CPU) == {"step": 3}
+
+
+def test_no_steps_write_the_untrained_network(make, tmp_path):
+    make(steps=0).run()
+    saved, card = weights_of(tmp_path / "run")
+    torch.manual_seed(TRAINING.seed)
+    fresh = dict(build_network(MODEL.model_dump(), 3, [0.5, 1.5, 2.5]).named_parameters())
+    assert all(torch.equal(saved[name], fresh[name]) for name in fresh)
+    assert card.step == 0
+    assert read_table(tmp_path / "run" / "history.tsv") == []
+
+
+@pytest.mark.parametrize(("log_every", "save_every"), [(2, 3), (10, 2), (12, 3)])
+def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(make, tmp_path, log_every, save_every):
+    trainer = make(log_every=log_every, save_every=save_every)
+    losses = trainer._losses
+    trainer._losses = lambda step, precision: losses(step, precision) * (math.nan if step >= 4 else 1)
+    with pytest.raises(TrainingFailed) as caught:
+        trainer.run()
+    assert "nan" in str(caught.value)
+    assert "step" in str(caught.value)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    state = load_state(trainer.state_path, trainer.identity, CPU)
+    assert state["step"] <= 4
+    assert all(value.isfinite().all() for value in state["network"].values())
+    # So the run can be taken up again from there.
+    make(log_every=log_every, save_every=save_every).run()
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_learning_rate_warms_up_and_falls_as_a_cosine(make, tmp_path):
+    make(steps=20, warmup_steps=5, log_every=1, final_learning_rate=1e-4).run()
+    rows = read_table(tmp_path / "run" / "history.tsv")
+    for step, row in enumerate(rows):
+        if step < 5:
+            wanted = 2e-3 * (step + 1) / 5
+        else:
+            wanted = 1e-4 + (2e-3 - 1e-4) * (1 + math.cos(math.pi * (step - 5) / 15)) / 2
+        assert float(row["learning_rate"]) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_step_is_clipped_adamw(make, tmp_path):
+    """One step against AdamW written out: the first step moves every weight by lr * sign-like."""
+    trainer = make(steps=1, gradient_clip=1e-3, weight_decay=0.1, learning_rate=0.01)
+    before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+    losses = trainer._losses(0, torch.float32)
+    gradients = torch.autograd.grad(losses.sum(), list(trainer.network.parameters()), allow_unused=True)
+    norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients if g is not None))
+    assert norm > 1e-3
+    trainer._advance()
+    for (name, parameter), gradient in zip(trainer.network.named_parameters(), gradients, strict=True):
+        g = gradient * (1e-3 / norm)
+        wanted = before[name] * (1 - 0.01 * 0.1) - 0.01 * g / (g.abs() + 1e-8)
+        clear = g.abs() > 1e-6  # where the norm's own 1e-6 does not show
+        torch.testing.assert_close(parameter.detach()[clear], wanted[clear], rtol=1e-3, atol=1e-4)
+
+
+def test_previews_appear_and_change_nothing(make, tmp_path):
+    make("plain").run()
+    make("shown", preview_every=4).run()
+    names = sorted(path.name for path in (tmp_path / "shown" / "previews").iterdir())
+    assert names == ["final.png", "step-0000004.png", "step-0000008.png"]
+    plain, shown = (weights_of(tmp_path / name)[0] for name in ("plain", "shown"))
+    assert all(torch.equal(plain[name], shown[name]) for name in plain)
+
+
+def test_the_card_says_what_was_trained(make, tmp_path):
+    make().run()
+    _, card = weights_of(tmp_path / "run")
+    assert card.training == json.loads(TRAINING.model_dump_json())
+    assert card.data_hash == "-".join(letter * 16 for letter in "abc")
+    assert card.precision == "float32"

@@ -1,0 +1,186 @@
+"""What the engine would do: the jobs of an untouched clone, and what a changed section makes again."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slimdiff import weights
+from slimdiff.config import load_study
+
+ROOT = Path(__file__).parents[2]
+
+
+def snakemake(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(folder),
+    ]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True)
+
+
+def job_counts(output: str) -> dict[str, int]:
+    """Rule: jobs, from the statistics of a dry run."""
+    table = output.split("Job stats:")[1].split("total")[0]
+    return {match[1]: int(match[2]) for match in re.finditer(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
+
+
+def write_study(folder: Path, **changes) -> Path:
+    """A study of a few phantoms, with `changes` as section={key: value}."""
+    study = {
+        "study": "tiny",
+        "data": {"source": "phantom", "phantom": {"patients": 3, "controls": 1}},
+        "preprocess": {"spacing_mm": 6.25, "grid": [32, 32, 32]},
+        "slices": {"z_range": [10, 24], "n_bins": 3, "min_lesion_mm2": 0},
+        "folds": {"k": 2},
+        "model": {"channels": [16, 32], "attention": [False, True], "norm_groups": 8, "head_channels": 16},
+        "training": {"steps": 2, "batch_size": 2},
+        "generation": {"evaluations": 2, "per_bin_and_class": 2},
+    }
+    for section, values in changes.items():
+        study[section] = {**study.get(section, {}), **values}
+    path = folder / "study.json"
+    path.write_text(json.dumps(study))
+    return path
+
+
+def test_an_untouched_clone_lists_every_job(tmp_path):
+    study = load_study(ROOT / "config" / "demo.yaml")
+    done = snakemake("--dry-run", "--configfile", str(ROOT / "config" / "demo.yaml"), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    counts = job_counts(done.stdout)
+    subjects, k = study.data.phantom.patients + study.data.phantom.controls, study.folds.k
+    cells = k * len(study.variants)
+    expected = {"phantom": 1, "participants": 1, "preprocess": subjects, "folds": 1, "cache": 1, "priors": k}
+    expected |= {
+        "train": cells,
+        "generate": cells * study.slices.n_bins,
+        "metrics": cells,
+        "summary": 1,
+        "all": 1,
+    }
+    assert expected.items() <= counts.items()
+    assert set(counts) - set(expected) <= {"figures", "tables"}
+    assert not list((tmp_path / "results").glob("**/*.tsv"))
+
+
+# Section: a change of one key, and the rules that it makes again.
+CHANGES = {
+    "report": ({"dpi": 90}, {"figures", "tables"}),
+    "evaluation": ({"lpips_pairs": 20}, {"metrics", "summary", "figures", "tables"}),
+    "generation": ({"evaluations": 3}, {"generate", "metrics", "summary", "figures", "tables"}),
+    "training": ({"steps": 3}, {"train", "generate", "metrics", "summary", "figures", "tables"}),
+    "priors": ({"threshold": 0.3}, {"priors"}),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny study that the engine ran from phantom to report."""
+    try:
+        weights.path("alexnet")
+    except weights.WeightsUnavailable as error:
+        pytest.skip(f"extractor weights: {error}")
+    folder = tmp_path_factory.mktemp("study")
+    done = snakemake("--cores", "2", "--configfile", str(write_study(folder)), folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done
+
+
+def planned(folder: Path, config: Path, *arguments: str) -> set[str]:
+    done = snakemake("--dry-run", "--configfile", str(config), *arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return set(job_counts(done.stdout)) - {"all"} if "Job stats:" in done.stdout else set()
+
+
+def test_the_run_ends_by_saying_where_the_report_is(finished):
+    folder, done = finished
+    assert (done.stdout + done.stderr).strip().splitlines()[-1].endswith("report: results/tiny/report.html")
+    page = (folder / "results" / "tiny" / "report.html").read_text(encoding="utf-8")
+    assert "(ERROR/3)" not in page and "metrics_by_variant" in page
+
+
+def test_a_second_run_has_nothing_to_do(finished, tmp_path):
+    folder, _ = finished
+    assert planned(folder, write_study(tmp_path)) == set()
+
+
+@pytest.mark.parametrize("section", CHANGES)
+def test_a_changed_section_makes_only_its_stage_and_what_follows(finished, tmp_path, section):
+    folder, _ = finished
+    change, expected = CHANGES[section]
+    found = planned(folder, write_study(tmp_path, **{section: change}))
+    if section == "priors":
+        found -= {"figures", "tables"}
+    assert found == expected
+
+
+def test_one_variant_more_trains_one_variant_more(finished, tmp_path):
+    folder, _ = finished
+    config = write_study(tmp_path, variants={"base": {}, "p2": {"diffusion": {"loss": {"p_image": 2.0}}}})
+    done = snakemake("--dry-run", "--configfile", str(config), folder=folder)
+    counts = job_counts(done.stdout)
+    assert counts["train"] == 2 and counts["generate"] == 6 and "preprocess" not in counts
+
+
+def test_a_single_target_is_made_again_by_name(finished, tmp_path):
+    folder, _ = finished
+    target = "results/tiny/metrics/base/fold-1/metrics.tsv"
+    path = folder / target
+    before = path.read_bytes()
+    path.unlink()
+    config = write_study(tmp_path)
+    assert planned(folder, config, target) == {"metrics"}
+    done = snakemake("--cores", "2", "--configfile", str(config), target, folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {"chanels": [16]}}, ["model.chanels", "did you mean channels?"]),
+        ({"training": {"steps": "many"}}, ["training.steps", '"many"', "integer"]),
+        ({"slices": {"z_range": [10, 40]}}, ["slices.z_range", "[10, 40]", "0 to 31"]),
+        ({"folds": {"k": 4}}, ["folds.k", "4 folds", "at most 3"]),
+        ({"evaluation": {"extractors": ["resnet"]}}, ["evaluation.extractors", '"resnet"', "alexnet"]),
+        ({"data": {"source": "bids", "root": "nowhere"}}, ["data.root", "nowhere"]),
+    ],
+)
+def test_an_impossible_study_stops_before_the_first_job(tmp_path, changes, words):
+    done = snakemake("--cores", "1", "--configfile", str(write_study(tmp_path, **changes)), folder=tmp_path)
+    assert done.returncode != 0
+    for word in words:
+        assert word in done.stdout + done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_failing_job_leaves_no_half_written_file_and_keeps_the_rest(finished, tmp_path):
+    folder, _ = finished
+    # The training has no device of this kind, so the job fails after the store was opened.
+    config = write_study(tmp_path, training={"device": "mps", "steps": 3})
+    model = folder / "results" / "tiny" / "models" / "base" / "fold-0"
+    store = folder / "results" / "tiny" / "slices" / "images.npy"
+    before = store.read_bytes()
+    done = snakemake(
+        "--cores",
+        "1",
+        "--configfile",
+        str(config),
+        str(model.relative_to(folder) / "history.tsv"),
+        folder=folder,
+    )
+    assert done.returncode != 0
+    assert "device mps" in done.stdout + done.stderr
+    assert not [path for path in model.rglob("*") if path.is_file() and path.name.startswith(".")]
+    assert store.read_bytes() == before
+    again = snakemake("--cores", "2", "--configfile", str(write_study(tmp_path)), folder=folder)
+    assert again.returncode == 0, again.stderr

@@ -1,0 +1,114 @@
+# The study behind this run, checked before the first job; helpers for inputs, parameters and resources.
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from slimdiff.config import ConfigError, check_fold_count, stage_config, study_from_mapping
+from slimdiff.data.sources import DataError, discover
+
+try:
+    STUDY = study_from_mapping(config, ", ".join(map(str, workflow.configfiles)) or "config")
+    PATHS = STUDY.paths
+    PARTICIPANTS = {row.participant_id: row for row in discover(STUDY.data, PATHS.phantom) if row.included}
+    if not STUDY.folds.use_split:
+        patients = sum(row.is_patient for row in PARTICIPANTS.values())
+        check_fold_count(STUDY.folds.k, patients, len(PARTICIPANTS) - patients)
+except (ConfigError, DataError) as error:
+    raise WorkflowError(str(error))
+
+VARIANTS = list(STUDY.variants)
+FOLDS = list(range(STUDY.folds.k))
+Z_BINS = [f"{number:02d}" for number in range(STUDY.slices.n_bins)]
+STORE_FILES = [str(PATHS.store / name) for name in ("store.json", "images.npy", "masks.npy", "slices.tsv")]
+LOGS = PATHS.root / "logs"
+BENCHMARKS = PATHS.root / "benchmarks"
+CONDA = "../../envs/cuda.yaml" if STUDY.training.device == "cuda" else "../../envs/cpu.yaml"
+CATEGORY_NOTICE = f" ({STUDY.report.notice})" if STUDY.report.notice else ""
+
+
+wildcard_constraints:
+    participant="|".join(PARTICIPANTS),
+    variant="|".join(VARIANTS),
+    fold="|".join(map(str, FOLDS)),
+    zbin="|".join(Z_BINS),
+
+
+def part(stage):
+    """Parameter function: the part of the study that a stage gets, as JSON for --config."""
+
+    def of(wildcards):
+        return stage_config(STUDY, stage, getattr(wildcards, "variant", None))
+
+    return of
+
+
+def gpus(section):
+    """Resource function: one GPU unless the section is bound to the CPU."""
+
+    def of(wildcards):
+        resolved = STUDY.variant(wildcards.variant) if hasattr(wildcards, "variant") else STUDY
+        return 0 if getattr(resolved, section).device in ("cpu", "mps") else 1
+
+    return of
+
+
+def source_files():
+    """What participants.tsv is made from, where the source has such a file."""
+    if STUDY.data.source == "phantom":
+        return [str(PATHS.phantom / "participants.tsv")]
+    if STUDY.data.source == "table":
+        return [STUDY.data.table]
+    described = Path(STUDY.data.root) / "participants.tsv"
+    return [str(described)] if described.is_file() else []
+
+
+def volumes_of(kind):
+    """Preprocessed FLAIR or mask of every participant."""
+    return [str(PATHS.volume(name, kind)) for name in PARTICIPANTS]
+
+
+def volume_records():
+    """Preprocessing record of every participant."""
+    return [str(PATHS.volume_json(name)) for name in PARTICIPANTS]
+
+
+def model_files(variant, fold):
+    """What a training leaves."""
+    folder = PATHS.model(variant, fold)
+    return [str(folder / name) for name in ("model.safetensors", "history.tsv")]
+
+
+def sample_files(variant, fold):
+    """Sample archives and manifests of every z-bin."""
+    stems = [PATHS.samples_stem(variant, fold, z_bin) for z_bin in Z_BINS]
+    return [f"{stem}.{ending}" for stem in stems for ending in ("npz", "tsv")]
+
+
+def metric_files(variant, fold):
+    """What an evaluation leaves."""
+    folder = PATHS.metrics(variant, fold)
+    return [str(folder / name) for name in ("metrics.tsv", "nearest.tsv")]
+
+
+def build_report():
+    """Build report.html when every target of `all` exists, and say where it is."""
+    missing = [target for target in ALL_TARGETS if not Path(target).exists()]
+    if missing:
+        print(f"no report yet: {len(missing)} targets of `all` are missing, the first is {missing[0]}")
+        return
+    merged = PATHS.root / "config.json"
+    merged.write_text(json.dumps(config, indent=1))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow.main_snakefile)]
+    command += ["--configfile", str(merged), "--report", str(PATHS.report), "--nolock", "--quiet", "all"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    # A broken caption is only a text in the page, not an error of the engine.
+    broken = PATHS.report.is_file() and "(ERROR/3)" in PATHS.report.read_text(encoding="utf-8")
+    if done.returncode or broken:
+        print(done.stdout + done.stderr, file=sys.stderr)
+        raise WorkflowError("the report could not be built" + (": a caption is broken" if broken else ""))
+    print(f"report: {PATHS.report}")
