@@ -181,6 +181,11 @@ def _metrics(options: argparse.Namespace, study: Study) -> None:
     if options.what == "summary":
         summarise(study.paths, list(study.variants), study.folds.k)
         return
+    if options.what == "plot":
+        from slimdiff.report.figures import draw_all
+
+        draw_all(study, list(study.variants), study.folds.k)
+        return
     axes = {
         "all": AXES,
         "image-metrics": ("image", "memorisation"),
@@ -238,8 +243,8 @@ metrics = _command(
         "positional": True,
         "nargs": "?",
         "default": "all",
-        "choices": ("all", "image-metrics", "mask-metrics", "summary"),
-        "help": "which axes; summary joins variants and folds",
+        "choices": ("all", "image-metrics", "mask-metrics", "summary", "plot"),
+        "help": "which axes; summary joins variants and folds, plot draws the figures",
     },
 )
 figures = _command(

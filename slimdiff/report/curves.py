@@ -92,10 +92,10 @@ def by_variant(rows: Sequence[Result], variants: Sequence[str], folds: int, titl
         _panel(axes, own, variants, folds)
         entry = describe(key[0])
         axes.set_title(heading(*key), fontsize=7.8)
-        known = [row.value for row in own.values() if np.isfinite(row.value)]
-        if not known and not any(np.isfinite(row.floor) for row in own.values()):
+        known = [(row.value, row.floor) for row in own.values() if np.isfinite(row.value)]
+        if not known:
             axes.set_xticks([])
-        elif entry.share or (known and not any(known)):
+        elif entry.share or not np.nan_to_num(known).any():
             axes.set(
                 xlim=(-0.04, 1.04), xticks=(0, 0.25, 0.5, 0.75, 1), xticklabels=("0", "", "0.5", "", "1")
             )

@@ -60,7 +60,7 @@ def mean_sd(summary: FoldSummary, style: Format, folds: int) -> str:
     """`mean ± sd`, with the number of folds behind it where some gave none."""
     if not summary.n:
         return "n/a"
-    text = style(summary.mean) + (f" ± {style(summary.sd)}" if summary.n > 1 else "")
+    text = style(summary.mean) + (f" ± {style.spread(summary.sd)}" if summary.n > 1 else "")
     return text if summary.n == folds else f"{text} ({summary.n} of {folds} folds)"
 
 

@@ -34,13 +34,17 @@ class Format:
             return f"{0:.{self.decimals}f}"
         decimals, scientific = self.decimals, self.scientific
         magnitude = math.floor(math.log10(abs(value)))
-        if not scientific and magnitude < -decimals + 1:
+        if not scientific and magnitude < -decimals:
             # A floor far below the values keeps two digits, rather than be a zero that it is not.
             decimals, scientific = 1 - magnitude, magnitude < -MOST_DECIMALS + 1
         if not scientific:
             return f"{value:.{decimals}f}".replace("-", MINUS)
         digits, power = f"{value:.{self.decimals if self.scientific else 1}e}".split("e")
         return f"{digits}×10^{{{int(power)}}}".replace("-", MINUS)
+
+    def spread(self, value: float) -> str:
+        """A standard deviation, with the digits of the mean that it stands beside."""
+        return self(value) if self.scientific else f"{value:.{self.decimals}f}"
 
 
 @dataclass

@@ -13,8 +13,6 @@ from slimdiff.report.metric_lines import Line, lines, remarks, sections
 from slimdiff.report.results import all_metrics
 from slimdiff.report.vocabulary import describe
 
-TABLE_NAMES = ("metrics.tsv", "metrics.tex", "metrics.html", "participants.html")
-
 
 def write_metrics_tsv(path: Path, table: Sequence[Line], folds: int) -> None:
     """One row a metric and variant, full precision: over folds, then value, interval and floor of each fold."""
@@ -60,14 +58,14 @@ def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
     table = lines(all_metrics(paths, variants, folds), variants, folds)
     write_metrics_tsv(paths.tables / "metrics.tsv", table, folds)
     say = remarks(variants, folds)
+    body = metrics_page.metrics_table(sections(table), variants, folds, say)
+    write_text(paths.tables / "metrics.html", markup.page(f"{report.title}: metrics", report.notice, body))
     if report.notice:
         say.insert(0, report.notice[0].upper() + report.notice[1:] + ".")
     caption = f"Study {study.study}: metrics on held-out subjects."
     write_text(
         paths.tables / "metrics.tex", latex.metrics_table(sections(table), variants, folds, say, caption)
     )
-    body = metrics_page.metrics_table(sections(table), variants, folds, say)
-    write_text(paths.tables / "metrics.html", markup.page(f"{report.title}: metrics", report.notice, body))
 
     store = SliceStore.open(paths.store)
     people = read_participants(paths.participants)

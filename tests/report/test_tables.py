@@ -83,6 +83,7 @@ def test_mean_and_sd_over_folds_are_the_sample_ones():
     assert line.summary.mean == pytest.approx(7 / 3)
     assert line.summary.sd == pytest.approx(np.std([1, 2, 4], ddof=1))
     assert mean_sd(line.summary, Format(2), 3) == "2.33 ± 1.53"
+    assert mean_sd(line.summary, Format(0), 3) == "2 ± 2"
     assert mean_sd(line.summary, Format(2), 4) == "2.33 ± 1.53 (3 of 4 folds)"
 
 
