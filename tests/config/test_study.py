@@ -205,12 +205,12 @@ def test_unreadable_files_are_named(name, content, wanted, tmp_path):
 def test_a_file_in_another_encoding_is_named(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_bytes("report: {title: étude}\n".encode("latin-1"))
-    with pytest.raises(ConfigError, match="a.yaml"):
+    with pytest.raises(ConfigError, match=r"a\.yaml"):
         load_study(path)
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="absent.yaml"):
+    with pytest.raises(ConfigError, match=r"absent\.yaml"):
         load_study(tmp_path / "absent.yaml")
 
 

@@ -77,7 +77,7 @@ def test_bids_two_images_of_a_subject_are_an_error(dataset, extra):
 
 def test_bids_two_masks_of_a_subject_are_an_error(dataset):
     touch(dataset / "sub-1/anat/sub-1_acq-other_FLAIR_roi.nii.gz")
-    with pytest.raises(DataError, match="sub-1.*2 masks"):
+    with pytest.raises(DataError, match=r"sub-1.*2 masks"):
         bids(dataset)
 
 
@@ -121,7 +121,7 @@ def test_bids_subjects_whose_image_is_missing_stay_in_the_table(dataset):
 def test_bids_participant_described_twice_is_an_error(dataset):
     with (dataset / "participants.tsv").open("a") as stream:
         stream.write("sub-1\thc\ttrain\tn/a\n")
-    with pytest.raises(DataError, match="sub-1.*twice"):
+    with pytest.raises(DataError, match=r"sub-1.*twice"):
         bids(dataset)
 
 

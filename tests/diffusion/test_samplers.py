@@ -1,5 +1,6 @@
 """Samplers on Gaussian data, whose best denoiser and whose exact trajectories are known."""
 
+import itertools
 import math
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_error_falls_with_the_order_of_the_method(sampler, order):
     for steps in (20, 40, 80, 160):
         sigmas = np.geomspace(first, last, steps + 1).tolist()
         errors.append((sampler(best, x, sigmas, no_noise) - exact(x, first, last)).abs().max().item())
-    slopes = [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert abs(slopes[-1] - order) < 0.2, (errors, slopes)
     assert errors[-1] < 0.02
 
@@ -54,7 +55,6 @@ def test_the_second_order_is_worth_it():
 
 
 def test_uneven_steps_keep_the_second_order():
-    """The multistep ratio r = h_last / h matters only where steps differ."""
     first, last = 20.0, 0.02
     x = start(first)
     errors = []
@@ -77,6 +77,27 @@ def test_a_list_that_does_not_end_at_zero_stops_there(name):
     torch.testing.assert_close(final, best(x, 5.0, None))
 
 
+def test_dpmpp_2m_is_the_paper_s_algorithm_2():
+    """The same chain in the paper's own coordinates x_t, alpha, lambda (Lu et al. 2022), steps uneven."""
+    alpha_bar = [0.001, 0.05, 0.1, 0.7, 0.8, 0.99]
+    alpha = [math.sqrt(a) for a in alpha_bar]
+    sigma = [math.sqrt(1 - a) for a in alpha_bar]
+    lam = [math.log(a / s) for a, s in zip(alpha, sigma, strict=True)]
+    x = start(sigma[0] / alpha[0], 8)
+    found = dpmpp_2m(best, x, [s / a for s, a in zip(sigma, alpha, strict=True)], no_noise)
+    x_t, older, last = x * alpha[0], None, None
+    for i in range(5):
+        estimate = best(x_t / alpha[i], sigma[i] / alpha[i], None)
+        h = lam[i + 1] - lam[i]
+        combined = estimate
+        if older is not None:
+            r = last / h
+            combined = (1 + 1 / (2 * r)) * estimate - 1 / (2 * r) * older
+        x_t = sigma[i + 1] / sigma[i] * x_t - alpha[i + 1] * (math.exp(-h) - 1) * combined
+        older, last = estimate, h
+    torch.testing.assert_close(found, x_t / alpha[-1])
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.2, 1.0])
 def test_ddim_is_the_paper_s_equation_12(eta):
     """The same chain in the paper's own coordinates x_t, alpha (Song et al. 2021, eq. 12 and 16)."""
@@ -86,7 +107,7 @@ def test_ddim_is_the_paper_s_equation_12(eta):
     x = start(sigmas[0], 8)
     found = ddim(best, x, [*sigmas, 0.0], lambda i: draws[i], eta=eta)
     x_t = x * math.sqrt(alpha_bar[0])
-    for i, (a, b) in enumerate(zip(alpha_bar[:-1], alpha_bar[1:], strict=True)):
+    for i, (a, b) in enumerate(itertools.pairwise(alpha_bar)):
         x0 = best(x_t / math.sqrt(a), math.sqrt((1 - a) / a), None)
         epsilon = (x_t - math.sqrt(a) * x0) / math.sqrt(1 - a)
         fresh = eta * math.sqrt((1 - b) / (1 - a)) * math.sqrt(1 - a / b)

@@ -117,6 +117,21 @@ def test_the_chain_starts_from_the_sample_s_own_noise(trained):
     np.testing.assert_allclose(seen[0].numpy(), wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_every_step_of_a_sample_has_a_draw_of_its_own(trained, monkeypatch):
+    from slimdiff.generation import generate
+
+    asked = []
+
+    def watched(keys, draw, shape):
+        asked.append(draw)
+        return normal(keys, draw, shape)
+
+    monkeypatch.setattr(generate, "normal", watched)
+    generator_of(trained, sampler="ddim", eta=0.5).draw(mixed_requests(count=1))
+    # The start, and one for each step but the last, which goes to sigma 0.
+    assert len(asked) == len(set(asked)) == CONFIG.evaluations
+
+
 def test_samples_are_float16_in_range(trained):
     images, masks = generator_of(trained).draw(mixed_requests())
     for part in (images, masks):
