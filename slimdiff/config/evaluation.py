@@ -30,5 +30,3 @@ class EvaluationConfig(Section):
     """Resamplings of the held-out subjects behind every interval."""
     seed: Seed = 0
     """Seed of subsets, pairs and resampling."""
-    nearest_pairs: PositiveInt = 8
-    """Closest synthetic-training pairs shown."""

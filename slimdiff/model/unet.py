@@ -44,9 +44,7 @@ class UNet(nn.Module):
         self.self_conditioning = self_conditioning
         first, deepest = channels[0], channels[-1]
         embedding = 4 * first
-        self.time = nn.Sequential(
-            nn.Linear(first, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
-        )
+        self.time = nn.Sequential(nn.Linear(first, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.time_width = first
         self.condition = Conditioning(n_bins, bin_centres, embedding)
 

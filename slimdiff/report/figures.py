@@ -56,6 +56,6 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
             )
             neighbours = read_neighbours(paths, variant, folds)
             title = f"Closest training slices: {variant}, all folds"
-            pairs = study.evaluation.nearest_pairs
+            pairs = report.nearest_pairs
             sheet = nearest.nearest_pairs(store, samples, neighbours, pairs, report.dpi, tau, title)
             write(sheet, f"nearest_{variant}.png")

@@ -95,6 +95,34 @@ def metric_files(variant, fold):
     return [str(folder / name) for name in ("metrics.tsv", "nearest.tsv")]
 
 
+def report_config():
+    """What figures and tables depend on: a title or a colour makes them again, and nothing else."""
+    values = json.loads(stage_config(STUDY, "figures"))
+    values["variants"] = {variant: {} for variant in VARIANTS}
+    values["folds"] = {"k": len(FOLDS), "use_split": STUDY.folds.use_split}
+    # Where a mask begins.
+    values["evaluation"] = {"tau": STUDY.evaluation.tau}
+    return json.dumps(values, sort_keys=True)
+
+
+def shown(path, category, caption, **labels):
+    """An output that the report shows under `category`, with its caption and labels."""
+    return report(
+        path,
+        category=category + CATEGORY_NOTICE,
+        caption=f"../report/{caption}.rst",
+        labels=labels,
+    )
+
+
+def shown_by_variant(pattern, category, caption, **labels):
+    """One such output a variant."""
+    return [
+        shown(PATHS.figures / pattern.format(variant), category, caption, variant=variant, **labels)
+        for variant in VARIANTS
+    ]
+
+
 def build_report():
     """Build report.html when every target of `all` exists, and say where it is."""
     missing = [target for target in ALL_TARGETS if not Path(target).exists()]

@@ -20,33 +20,6 @@ ALL_TARGETS = [
 ]
 
 
-def report_config():
-    """What figures and tables depend on: a title or a colour makes them again, and nothing else."""
-    values = json.loads(stage_config(STUDY, "figures"))
-    values["variants"] = {variant: {} for variant in VARIANTS}
-    values["folds"] = {"k": len(FOLDS), "use_split": STUDY.folds.use_split}
-    # Where a mask begins, and how many closest pairs are shown.
-    values["evaluation"] = {key: getattr(STUDY.evaluation, key) for key in ("nearest_pairs", "tau")}
-    return json.dumps(values, sort_keys=True)
-
-
-def shown(path, category, caption, **labels):
-    """An output that the report shows under `category`, with its caption and labels."""
-    return report(
-        path,
-        category=category + CATEGORY_NOTICE,
-        caption=f"../report/{caption}.rst",
-        labels=labels,
-    )
-
-
-def shown_by_variant(pattern, category, caption, **labels):
-    return [
-        shown(PATHS.figures / pattern.format(variant), category, caption, variant=variant, **labels)
-        for variant in VARIANTS
-    ]
-
-
 rule figures:
     input:
         participants=PATHS.participants,
