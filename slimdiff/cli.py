@@ -1,10 +1,12 @@
 """The commands: one a stage. Each reads a study (a YAML or JSON file, or a rule's JSON) and does one thing.
 
-Errors of the user's making are one message on standard error and exit status 2; nothing half-written stays.
+Errors are one message on standard error and exit status 2; nothing half-written stays. With SLIMDIFF_DEBUG set, the
+traceback follows.
 """
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,8 @@ def _command(function: Callable[[argparse.Namespace, Study], None], **arguments:
             function(options, load_study(options.config))
         except _user_errors() as error:
             print(f"{name}: error: {error}", file=sys.stderr)
+            if os.environ.get("SLIMDIFF_DEBUG"):
+                raise
             return 2
         return 0
 

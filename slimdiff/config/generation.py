@@ -23,7 +23,7 @@ class GenerationConfig(Section):
     replicas: PositiveInt = 1
     """Independent repetitions of the whole set."""
     batch_size: PositiveInt = 32
-    """Samples a network evaluation; it changes the speed, not the samples."""
+    """Samples a network evaluation on a GPU; on a CPU every sample is drawn alone, one a core, which keeps its bits."""
     seed: Seed = 0
     """Study seed of the per-sample noise streams."""
     variant_in_key: bool = False

@@ -25,10 +25,17 @@ class TrainingSet:
     What is drawn at a step depends on the seed and the step alone, so a resumed run draws the same.
     """
 
-    def __init__(self, store: SliceStore, participants: list[str], device: torch.device):
+    def __init__(
+        self, store: SliceStore, participants: list[str], device: torch.device, lesion_share: float = 0.0
+    ):
         rows = store.rows_of(participants)
         if not len(rows):
             raise ValueError(f"{store.folder}: no slice of the {len(participants)} training participants")
+        if lesion_share > 0 and not store.label[rows].any():
+            raise ValueError(
+                f"{store.folder}: no slice of the {len(participants)} training participants has a lesion, but "
+                f"training.lesion_share is {lesion_share}; see slices.min_lesion_mm2 and folds"
+            )
         images = torch.from_numpy(store.images[rows].astype(np.float32))
         masks = torch.from_numpy(store.masks[rows].astype(np.float32)) * 2 - 1
         self.x0 = torch.stack([images, masks], dim=1).to(device)
@@ -70,5 +77,5 @@ class TrainingSet:
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
     """The random stream of one training step."""
     entropy = np.random.SeedSequence([seed, step]).generate_state(2, np.uint32)
-    generator = torch.Generator(device=device if device.type != "mps" else "cpu")
+    generator = torch.Generator(device=device)
     return generator.manual_seed(int(entropy[0]) << 31 | int(entropy[1]) >> 1)

@@ -66,7 +66,7 @@ class Trainer:
         self.config = training
         self.folder = folder
         self.device = pick_device(training.device)
-        self.set = TrainingSet(store, participants, self.device)
+        self.set = TrainingSet(store, participants, self.device, training.lesion_share)
         torch.manual_seed(training.seed)
         self.network = build_network(model.model_dump(), store.n_bins, store.facts["bin_centres"]).to(
             self.device
