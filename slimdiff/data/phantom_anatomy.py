@@ -229,7 +229,7 @@ def add_lesion(
     centre, ventricle = lesion_ends(site, rng)
     radii = rng.uniform(0.75, 1.35, 3)
     volume_mm3 = np.exp(rng.uniform(np.log(4500), np.log(10000)))
-    rise = rng.uniform(0.15, 0.23) * (1 + 0.15 * smooth_field(axes, 7.0, rng))
+    rise = rng.uniform(0.12, 0.19) * (1 + 0.15 * smooth_field(axes, 7.0, rng))
 
     offset = place - centre.reshape(3, 1, 1, 1).astype(np.float32)
     size = (3 * volume_mm3 / (4 * np.pi)) ** (1 / 3)
