@@ -21,7 +21,7 @@ rule train:
         BENCHMARKS / "train" / "{variant}_fold-{fold}.tsv"
     conda:
         CONDA
-    threads: 8
+    threads: TRAINING_THREADS
     resources:
         gpu=gpus("training"),
         mem_mb=4000,
