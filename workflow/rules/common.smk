@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +24,8 @@ except (ConfigError, DataError) as error:
 
 VARIANTS = list(STUDY.variants)
 FOLDS = list(range(STUDY.folds.k))
-# Trainings side by side with fewer threads each outrun one after the other with all of them (1.35 times on two cores for
-# the demo's network); more than eight bring little.
+# Trainings side by side with fewer threads each outrun one after the other with all of them
+# (benchmarks/train_side_by_side.py); more than eight bring little.
 TRAINING_THREADS = max(1, min(8, (workflow.resource_settings.cores or 8) // (len(VARIANTS) * len(FOLDS))))
 Z_BINS = [f"{number:02d}" for number in range(STUDY.slices.n_bins)]
 STORE_FILES = [str(PATHS.store / name) for name in ("store.json", "images.npy", "masks.npy", "slices.tsv")]
@@ -35,8 +36,8 @@ CATEGORY_NOTICE = f" ({STUDY.report.notice})" if STUDY.report.notice else ""
 
 
 wildcard_constraints:
-    participant="|".join(PARTICIPANTS),
-    variant="|".join(VARIANTS),
+    participant="|".join(map(re.escape, PARTICIPANTS)),
+    variant="|".join(map(re.escape, VARIANTS)),
     fold="|".join(map(str, FOLDS)),
     zbin="|".join(Z_BINS),
 

@@ -1,0 +1,67 @@
+"""Trainings side by side against one after the other: python benchmarks/train_side_by_side.py [--seconds 10]
+
+Needs the demo's slice store (`snakemake --cores all cache folds`). One process with all cores, then as many processes
+as cores with one thread each; images a second of all together, as TSV, and their ratio.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WARM_UP_STEPS = 4
+
+
+def measure(config: str, seconds: float) -> float:
+    """Training images a second of this process alone."""
+    from slimdiff.config import load_study
+    from slimdiff.data.folds import read_folds
+    from slimdiff.data.store import SliceStore
+    from slimdiff.training.trainer import Trainer
+
+    study = load_study(config)
+    store = SliceStore.open(study.paths.store)
+    participants = read_folds(study.paths.folds, 0)["train"]
+    with tempfile.TemporaryDirectory() as folder:
+        sections = (study.model, study.diffusion, study.training)
+        trainer = Trainer(*sections, store, participants, Path(folder), {})
+        for _ in range(WARM_UP_STEPS):
+            trainer._advance()
+        steps, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            trainer._advance()
+            steps += 1
+        return steps * study.training.batch_size / (time.perf_counter() - start)
+
+
+def together(config: str, seconds: float, processes: int, threads: int) -> float:
+    """Images a second of `processes` trainings at the same time, `threads` each."""
+    command = [sys.executable, __file__, "--config", config, "--seconds", str(seconds), "--one"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(processes)]
+    return sum(float(process.communicate()[0]) for process in running)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="config/demo.yaml")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(measure(options.config, options.seconds))
+        return
+    cores = os.cpu_count() or 1
+    one = together(options.config, options.seconds, 1, cores)
+    many = together(options.config, options.seconds, cores, 1)
+    print("processes\tthreads\timages_per_s\tratio")
+    print(f"1\t{cores}\t{one:.1f}\t1.00")
+    print(f"{cores}\t1\t{many:.1f}\t{many / one:.2f}")
+
+
+if __name__ == "__main__":
+    main()
