@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from slimdiff.config import ConfigError, Study, load_study
+from slimdiff.config import Study, load_study
 
 # Heavy imports stand inside the commands: `--help` and a wrong argument answer at once.
 
@@ -30,7 +30,7 @@ def _command(function: Callable[[argparse.Namespace, Study], None], **arguments:
         options = parser.parse_args(argv)
         try:
             function(options, load_study(options.config))
-        except _user_errors() as error:
+        except (OSError, ValueError, RuntimeError) as error:
             print(f"{name}: error: {error}", file=sys.stderr)
             if os.environ.get("SLIMDIFF_DEBUG"):
                 raise
@@ -38,18 +38,6 @@ def _command(function: Callable[[argparse.Namespace, Study], None], **arguments:
         return 0
 
     return main
-
-
-def _user_errors() -> tuple[type[Exception], ...]:
-    # Only what is already imported can have been raised.
-    names = {
-        "slimdiff.data.sources": "DataError",
-        "slimdiff.training.checkpoint": "StateMismatch",
-        "slimdiff.training.trainer": "TrainingFailed",
-        "slimdiff.weights": "WeightsUnavailable",
-    }
-    found = [getattr(sys.modules[module], name) for module, name in names.items() if module in sys.modules]
-    return (ConfigError, FileNotFoundError, ValueError, RuntimeError, *found)
 
 
 def _phantom(options: argparse.Namespace, study: Study) -> None:
@@ -116,7 +104,7 @@ def _cache(options: argparse.Namespace, study: Study) -> None:
 
 
 def _priors(options: argparse.Namespace, study: Study) -> None:
-    """Write the z-bin priors of one fold from its training subjects."""
+    """Write the z-bin priors of one fold (or all folds) from its training subjects."""
     import numpy as np
 
     from slimdiff.data.folds import read_folds
@@ -124,10 +112,11 @@ def _priors(options: argparse.Namespace, study: Study) -> None:
     from slimdiff.data.zbins import write_priors, z_bin_priors
 
     store = SliceStore.open(study.paths.store)
-    rows = store.rows_of(read_folds(study.paths.folds, options.fold)["train"])
-    images = np.asarray(store.images[rows])
-    priors = z_bin_priors(images, store.z_bin[rows], store.n_bins, study.priors, store.spacing_mm)
-    write_priors(study.paths.prior(options.fold), priors)
+    for fold in range(study.folds.k) if options.fold is None else [options.fold]:
+        rows = store.rows_of(read_folds(study.paths.folds, fold)["train"])
+        images = np.asarray(store.images[rows])
+        priors = z_bin_priors(images, store.z_bin[rows], store.n_bins, study.priors, store.spacing_mm)
+        write_priors(study.paths.prior(fold), priors)
 
 
 def _train(options: argparse.Namespace, study: Study) -> None:
@@ -231,7 +220,7 @@ participants = _command(_participants)
 preprocess = _command(_preprocess, participant={"help": "one participant (default: all)"})
 kfold = _command(_kfold)
 cache = _command(_cache)
-priors = _command(_priors, fold={"type": int, "required": True})
+priors = _command(_priors, fold={"type": int, "help": "one fold (default: all)"})
 train = _command(_train, **_cell_options())
 generate = _command(
     _generate,

@@ -48,4 +48,5 @@ def _timed(step: Callable[[torch.dtype], None], dtype: torch.dtype, device: torc
 
 def autocast(device: torch.device, dtype: torch.dtype):
     """Autocast context; nothing for float32."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+    # Without the cast cache: what a pass without gradients cached would cut the gradients of the next.
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False)

@@ -8,7 +8,7 @@ from slimdiff.config.base import Positive, Real, Section
 
 
 class LossConfig(Section):
-    """Per-channel Lp in the target's own space (METHOD: diffusion)."""
+    """Per-channel Lp in the target's own space (docs/method.md)."""
 
     p_image: Annotated[Real, Field(ge=1, le=4)] = 1.5
     """Exponent on the image channel (paper's best: 1.5)."""

@@ -10,7 +10,7 @@ Extractor = Literal["alexnet", "vgg16", "inception"]
 
 
 class EvaluationConfig(Section):
-    """Metrics, their constants and their resampling (METHOD: metrics)."""
+    """Metrics, their constants and their resampling (docs/method.md)."""
 
     extractors: tuple[Extractor, ...] = Field(default=("alexnet",), min_length=1)
     """Pretrained feature extractors of KID, FID, precision and recall; the first also serves memorisation."""

@@ -8,7 +8,7 @@ from slimdiff.config.base import PositiveInt, Section
 
 
 class ModelConfig(Section):
-    """A 2-D U-Net on [image, mask] (METHOD: network)."""
+    """A 2-D U-Net on [image, mask] (docs/method.md)."""
 
     coupling: Literal["shared"] = "shared"
     """`shared`: one trunk, both modalities through one bottleneck."""

@@ -8,7 +8,7 @@ from slimdiff.config.base import Positive, PositiveInt, Real, Section
 
 
 class PreprocessConfig(Section):
-    """Reorient, resample, crop or pad, scale to [-1, 1] (METHOD: volumes to slices, steps 1-5)."""
+    """Reorient, resample, crop or pad, scale to [-1, 1] (docs/method.md, steps 1-5)."""
 
     spacing_mm: Positive = 1.25
     """Isotropic voxel size of the grid, in mm (paper: 1.25)."""

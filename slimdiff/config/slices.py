@@ -8,7 +8,7 @@ from slimdiff.config.base import Count, Fraction, NonNegative, PositiveInt, Real
 
 
 class SlicesConfig(Section):
-    """Slice selection and z-binning (METHOD: volumes to slices, steps 6-8)."""
+    """Slice selection and z-binning (docs/method.md, steps 6-8)."""
 
     z_range: Literal["auto"] | tuple[Count, Count] = (34, 115)
     """First and last axial slice, both included; `auto` is the extent of the brain in the subjects that are

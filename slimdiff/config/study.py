@@ -22,6 +22,7 @@ from slimdiff.config.report import ReportConfig
 from slimdiff.config.slices import SlicesConfig
 from slimdiff.config.training import TrainingConfig
 
+MIN_SIDE_PX = 32
 VARIANT_SECTIONS = ("model", "diffusion", "training", "generation")
 
 # What each stage receives; a change elsewhere does not make it again.
@@ -122,6 +123,10 @@ def _check_variant(study: Study, name: str) -> None:
         raise ConfigError(
             f"preprocess.grid: slices of {width} x {height} px do not fit variant {name!r}: patch "
             f"{study.model.patch} and {len(study.model.channels)} levels want multiples of {study.model.divisor}"
+        )
+    if min(height, width) < MIN_SIDE_PX:
+        raise ConfigError(
+            f"preprocess.grid: slices of {width} x {height} px; the feature extractors want at least {MIN_SIDE_PX}"
         )
     if study.training.self_conditioning > 0 and not study.model.self_conditioning:
         raise ConfigError(

@@ -62,16 +62,8 @@ def make_folds(
     held, strata = stratification(participants, lesion_ml, config)
     rng = np.random.default_rng(config.seed)
     if config.use_split:
-        fixed_test = {p.participant_id for p in participants if p.split.lower() == "test"}
-        if not fixed_test or len(fixed_test) == len(participants):
-            raise DataError(
-                f"folds.use_split: {len(fixed_test)} of {len(participants)} subjects have split test"
-            )
+        fixed_test = check_split(participants, config.k)
         rest = [p for p in participants if p.participant_id not in fixed_test]
-        if config.k > len(rest):
-            raise DataError(
-                f"folds.k: {config.k} folds rotate val, but only {len(rest)} subjects are not split test"
-            )
         rotating = _deal(rest, strata, config.k, rng)
     else:
         check_fold_count(
@@ -110,6 +102,17 @@ def make_folds(
                 }
             )
     return rows
+
+
+def check_split(participants: Sequence[Participant], k: int) -> set[str]:
+    """The participants of the dataset's own test part; raises DataError where `use_split` cannot work with it."""
+    fixed_test = {p.participant_id for p in participants if p.split.lower() == "test"}
+    rest = len(participants) - len(fixed_test)
+    if not fixed_test or not rest:
+        raise DataError(f"folds.use_split: {len(fixed_test)} of {len(participants)} subjects have split test")
+    if k > rest:
+        raise DataError(f"folds.k: {k} folds rotate val, but only {rest} subjects are not split test")
+    return fixed_test
 
 
 def _deal(

@@ -72,6 +72,7 @@ def build_store(
     min_lesion_px = max(1, round(config.min_lesion_mm2 / spacing_mm**2))
 
     images, masks, rows = [], [], []
+    small = dict.fromkeys(loaded, 0)
     dropped = {"too_little_tissue": 0, "lesion_too_small": 0}
     for participant in participants:
         volume, lesion, _ = loaded[participant.participant_id]
@@ -83,6 +84,7 @@ def build_store(
             lesion_px = int(mask.sum())
             if 0 < lesion_px < min_lesion_px:
                 dropped["lesion_too_small"] += 1
+                small[participant.participant_id] += 1
                 continue
             images.append(image)
             masks.append(mask)
@@ -117,6 +119,7 @@ def build_store(
         "background_level": config.background_level,
         "min_lesion_px": min_lesion_px,
         "dropped": dropped,
+        "dropped_small_lesion": small,
         "sha256": hashes,
     }
     write_text(folder / "store.json", json.dumps(facts, indent=1))

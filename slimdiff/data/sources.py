@@ -1,5 +1,6 @@
 """Every source ends in one participants.tsv, so that later stages see one table."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from slimdiff.data.phantom_anatomy import lesion_site
 from slimdiff.files import MISSING, read_table, write_table
 
 COLUMNS = ("participant_id", "group", "image", "mask", "acquisition", "site", "split", "lobe", "excluded")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 ENDINGS = (".nii.gz", ".nii")
 
 
@@ -110,10 +112,11 @@ def bids_participants(root: Path, image_suffix: str, mask_suffix: str) -> list[P
     described = {line["participant_id"]: line for line in lines}
     rows = []
     for name in sorted({path.name for path in root.glob("sub-*") if path.is_dir()} | described.keys()):
+        _check_name(name, str(root))
         folder = root / name
         images = _bids_files(folder, image_suffix)
         if not images:
-            # It stays in the table with the reason, so that nobody is lost without a word (METHOD: F8).
+            # It stays in the table with the reason, so that nobody is lost without a word (docs/method.md, F8).
             group = _first(described.get(name, {}), "group", "diagnosis") or MISSING
             absent = folder / "anat" / f"{name}_{image_suffix}.nii.gz"
             rows.append(Participant(name, group, absent, None, excluded=f"no _{image_suffix} image"))
@@ -174,8 +177,7 @@ def table_participants(table: Path) -> list[Participant]:
     rows = []
     for number, row in enumerate(lines, start=2):
         name = row["participant_id"].strip()
-        if not name or any(character in name for character in "/\\ \t"):
-            raise DataError(f"{table}, line {number}: participant_id {name!r} cannot be a file name")
+        _check_name(name, f"{table}, line {number}")
         image, mask = _first(row, "image"), _first(row, "mask")
         if image is None:
             raise DataError(f"{table}, line {number}: {name} has no image")
@@ -188,6 +190,14 @@ def table_participants(table: Path) -> list[Participant]:
         rows.append(Participant(name, group, paths[0], paths[1], **more))
     _refuse_duplicates([row.participant_id for row in rows], table)
     return rows
+
+
+def _check_name(name: str, where: str) -> None:
+    if not NAME.fullmatch(name):
+        raise DataError(
+            f"{where}: participant_id {name!r} cannot be a file name here; letters, digits, '_', '.' and '-' are "
+            "allowed, a letter or digit first"
+        )
 
 
 def _refuse_duplicates(names: Iterable[str], source: Path) -> None:

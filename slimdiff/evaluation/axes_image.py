@@ -34,7 +34,8 @@ def image_axis(cell: Cell) -> None:
         resampled = kernels.resampled_mmd2(test, drawn, index, counts)
         interval = statistics.percentile_interval(resampled, n_subjects)
         floor = statistics.floor(kid, test, train, n, config.seed)
-        cell.add("kid", kid(test, drawn), extractor=extractor, interval=interval, floor=floor, n=n)
+        mix = "samples: classes and z-bins in equal parts; held-out slices as they come"
+        cell.add("kid", kid(test, drawn), extractor=extractor, interval=interval, floor=floor, n=n, note=mix)
         soft = kid(test, cell.features(blurred, extractor))
         note = f"held-out slices blurred by {BLUR_PX:g} px"
         cell.add("kid_blurred", soft, extractor=extractor, n=len(blurred), note=note)
@@ -74,7 +75,9 @@ def _lpips(cell: Cell, test_images, train_images, subjects, test_bins, train_bin
 
     ids, train_subjects = samples.id, cell.store.participant[cell.train]
     real_first, to_samples = between(test_images, test_bins, subjects, samples.images, samples.z_bin, ids)
-    _, to_train = between(test_images, test_bins, subjects, train_images, train_bins, train_subjects)
+    train_first, to_train = between(
+        test_images, test_bins, subjects, train_images, train_bins, train_subjects
+    )
     _, among = between(samples.images, samples.z_bin, ids, samples.images, samples.z_bin, ids)
     _, among_real = between(test_images, test_bins, subjects, test_images, test_bins, subjects)
     interval = statistics.subject_bootstrap(
@@ -87,5 +90,6 @@ def _lpips(cell: Cell, test_images, train_images, subjects, test_bins, train_bin
     cell.add("lpips_diversity", among.mean(), extractor=net, floor=real, n=len(among), note=note)
     for z_bin in range(cell.store.n_bins):
         own = to_samples[test_bins[real_first] == z_bin]
-        value = own.mean() if len(own) else np.nan
-        cell.add("lpips", value, z_bin, net, n=len(own), note="" if len(own) else "no pair")
+        real = to_train[test_bins[train_first] == z_bin]
+        value, floor = (part.mean() if len(part) else np.nan for part in (own, real))
+        cell.add("lpips", value, z_bin, net, floor=floor, n=len(own), note="" if len(own) else "no pair")

@@ -26,7 +26,7 @@ def memorisation_axis(cell: Cell) -> None:
         found = memorisation.memorisation(distance, test_distance, subjects, config.seed)
         middle = np.median(distance[np.isfinite(distance)])
         interval = statistics.subject_bootstrap(
-            lambda rows, middle=middle, d=test_distance: middle / np.median(d[rows]),
+            lambda rows, middle=middle, d=test_distance: middle / np.nanmedian(d[rows]),
             subjects,
             config.bootstrap,
             config.seed,

@@ -7,6 +7,8 @@ of a metric is the same metric between training and test subjects.
 
 from pathlib import Path
 
+from tqdm import tqdm
+
 from slimdiff.config import Study, StudyPaths
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
@@ -44,7 +46,7 @@ _AXIS = {
 
 def evaluate(cell: Cell, axes: tuple[str, ...] = AXES) -> Cell:
     """Run the axes on a cell; fills its rows."""
-    for axis in axes:
+    for axis in tqdm(axes, desc="metrics", unit="axis"):
         _AXIS[axis](cell)
     return cell
 
@@ -58,17 +60,18 @@ def evaluate_cell(study: Study, variant: str, fold: int, axes: tuple[str, ...] =
         store,
         store.rows_of(parts["test"]),
         store.rows_of(parts["train"]),
-        read_samples(paths.samples(variant, fold)),
+        read_samples(paths.samples(variant, fold), store.n_bins),
         study.evaluation,
         FeatureCache(paths.root / "metrics" / "features"),
         {"study": study.study, "variant": variant, "fold": fold},
     )
     evaluate(cell, axes)
     folder = paths.metrics(variant, fold)
+    # Some axes alone leave the workflow's own tables as they are.
+    ending = "" if tuple(axes) == AXES else f"-{'-'.join(axes)}"
     if "memorisation" in axes:
-        write_table(folder / "nearest.tsv", cell.nearest, NEAREST_COLUMNS)
-    name = "metrics.tsv" if tuple(axes) == AXES else f"metrics-{'-'.join(axes)}.tsv"
-    write_table(folder / name, cell.rows, COLUMNS)
+        write_table(folder / f"nearest{ending}.tsv", cell.nearest, NEAREST_COLUMNS)
+    write_table(folder / f"metrics{ending}.tsv", cell.rows, COLUMNS)
 
 
 def summarise(paths: StudyPaths, variants: list[str], folds: int) -> None:

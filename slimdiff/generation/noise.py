@@ -1,4 +1,4 @@
-"""Every sample's own noise (METHOD: F4): counter-based, derived from what the sample is, not from its batch."""
+"""Every sample's own noise (docs/method.md, F4): counter-based, derived from what the sample is, not from its batch."""
 
 import hashlib
 

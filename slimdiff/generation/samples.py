@@ -1,7 +1,7 @@
 """Sample files: what generation writes and evaluation, figures and export read. NumPy only.
 
 `zbin-{zz}.npz`: images, masks, float16 (N, H, W) in [-1, 1], the masks continuous (the store's own dtype, so that no
-rounding tells synthetic from real; METHOD: F12). `zbin-{zz}.tsv`, the manifest: one row a sample, same order.
+rounding tells synthetic from real; docs/method.md, F12). `zbin-{zz}.tsv`, the manifest: one row a sample, same order.
 """
 
 from dataclasses import dataclass
@@ -49,9 +49,16 @@ class Samples:
     id: np.ndarray
 
 
-def read_samples(folder: Path) -> Samples:
-    """All z-bins of a samples folder, in order; raises FileNotFoundError where there are none."""
-    stems = sorted(path.with_suffix("") for path in Path(folder).glob("zbin-*.npz"))
+def read_samples(folder: Path, n_bins: int | None = None) -> Samples:
+    """The z-bins 0 ... n_bins - 1 of a samples folder, in order; without n_bins all that lie there.
+
+    A study's own stages give n_bins: files of an earlier configuration with more bins may still lie beside them.
+    Raises FileNotFoundError where one is missing, or where there are none.
+    """
+    if n_bins is None:
+        stems = sorted(path.with_suffix("") for path in Path(folder).glob("zbin-*.npz"))
+    else:
+        stems = [Path(folder) / f"zbin-{z_bin:02d}" for z_bin in range(n_bins)]
     if not stems:
         raise FileNotFoundError(f"{folder}: no zbin-*.npz; make the generate stage first")
     images, masks, rows = [], [], []

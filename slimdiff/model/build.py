@@ -1,7 +1,7 @@
 """A network from its description, and back from a file.
 
 `model.safetensors` holds the EMA weights; its metadata entry `slimdiff` is the JSON of a `ModelCard`, so that a
-checkpoint says by itself what it is and loads without pickle (METHOD: F6).
+checkpoint says by itself what it is and loads without pickle (docs/method.md, F6).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The shared U-Net: one trunk that sees image and mask together (METHOD: network)."""
+"""The shared U-Net: one trunk that sees image and mask together (docs/method.md)."""
 
 from collections.abc import Sequence
 

@@ -43,7 +43,9 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
         )
         held_out = read_folds(paths.folds, SHOWN_FOLD)["test"]
         for variant in variants:
-            samples = {fold: read_samples(paths.samples(variant, fold)) for fold in range(folds)}
+            samples = {
+                fold: read_samples(paths.samples(variant, fold), store.n_bins) for fold in range(folds)
+            }
             tau = study.evaluation.tau
             title = f"Held-out and synthetic slices by height: {variant}, fold {SHOWN_FOLD}"
             sheet = pictures.real_and_synthetic(

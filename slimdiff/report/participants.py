@@ -71,10 +71,12 @@ def table(
         "<tr><th>participant</th><th>group</th><th>acquisition</th><th>site</th><th>lobe</th>"
         + "".join(f"<th>fold {fold}</th>" for fold in range(len(splits)))
         + '<th class="number">lesion, source [ml]</th><th class="number">on the grid [ml]</th>'
-        '<th class="number">slices</th><th class="number">with lesion</th><th>source voxel [mm]</th>'
+        '<th class="number">slices</th><th class="number">with lesion</th>'
+        '<th class="number">lesion too small</th><th>source voxel [mm]</th>'
         "<th>axes</th><th>flags</th></tr>"
     )
     odd = odd_sizes(records)
+    small = store.facts.get("dropped_small_lesion", {})
     where = [{name: part for part, names in split.items() for name in names} for split in splits]
     body = []
     for person in people:
@@ -87,7 +89,7 @@ def table(
         if not person.included or name not in records:
             reason = f"excluded: {person.excluded}" if not person.included else "no preprocess record"
             body.append(
-                f'<tr>{"".join(cells)}<td class="wrap alarm" colspan="7">{markup.text(reason)}</td></tr>'
+                f'<tr>{"".join(cells)}<td class="wrap alarm" colspan="8">{markup.text(reason)}</td></tr>'
             )
             continue
         qc = records[name]["qc"]
@@ -96,7 +98,10 @@ def table(
         volumes = [
             f"{qc[key]:.2f}" if person.is_patient else "–" for key in ("lesion_ml_source", "lesion_ml_grid")
         ]
-        cells += [f'<td class="number">{value}</td>' for value in (*volumes, len(rows), lesioned)]
+        cells += [
+            f'<td class="number">{value}</td>'
+            for value in (*volumes, len(rows), lesioned, small.get(name, 0))
+        ]
         voxel = " × ".join(f"{edge:.3g}" for edge in qc["source_spacing_mm"])
         cells.append(f"<td>{voxel}</td><td>{markup.text(qc['source_orientation'])}</td>")
         found = flags(person, qc, len(rows), lesioned, name in odd)
@@ -111,7 +116,9 @@ def _summary(people: Sequence[Participant], splits: Sequence[dict[str, list[str]
     said = [
         f"{len(included)} participants in the study, {len(patients)} with a lesion mask; "
         f"{len(people) - len(included)} excluded. {len(store)} slices at {store.spacing_mm:g} mm, "
-        f"{int((store.label == 1).sum())} with a lesion."
+        f"{int((store.label == 1).sum())} with a lesion; {sum(store.facts['dropped'].values())} left out: "
+        f"{store.facts['dropped']['lesion_too_small']} with a lesion under {store.facts['min_lesion_px']} px, "
+        f"{store.facts['dropped']['too_little_tissue']} with too little tissue."
     ]
     for fold, split in enumerate(splits):
         parts = [

@@ -25,7 +25,7 @@ class Draws:
 
 
 class Objective:
-    """Per-channel loss of a network on a batch (METHOD: diffusion)."""
+    """Per-channel loss of a network on a batch (docs/method.md)."""
 
     def __init__(self, config: DiffusionConfig, self_conditioning: float, device: torch.device):
         self.config = config

@@ -37,6 +37,8 @@ from slimdiff.training.objective import Objective
 HISTORY = ("step", "loss", "loss_image", "loss_mask", "gradient_norm", "learning_rate", "images_per_s")
 PREVIEW_EVALUATIONS = 15
 PREVIEW_BINS = 6
+# A resume state does not depend on these.
+NOT_LEARNT = {"log_every", "save_every", "preview_every", "device"}
 
 
 class TrainingFailed(RuntimeError):
@@ -80,10 +82,11 @@ class Trainer:
         )
         self.diffusion = diffusion
         self.objective = Objective(diffusion, training.self_conditioning, self.device)
+        learnt = training.model_dump(mode="json", exclude=NOT_LEARNT)
         self.identity = {
             "model": model.model_dump(mode="json"),
             "diffusion": diffusion.model_dump(mode="json"),
-            "training": training.model_dump(mode="json"),
+            "training": learnt,
             "data_hash": store.data_hash,
             "participants": sorted(participants),
             **identity,
@@ -107,6 +110,7 @@ class Trainer:
             self._restore()
         elif config.steps:
             self.precision = pick_precision(config.precision, self.device, self._trial)
+            print(f"precision: {str(self.precision).removeprefix('torch.')}", file=sys.stderr)
         handlers = {number: signal.signal(number, self._ask_to_stop) for number in _SIGNALS}
         try:
             self._loop()
@@ -124,6 +128,10 @@ class Trainer:
         since, started = self.step, time.perf_counter()
         while self.step < config.steps:
             self.pending.append(self._advance())
+            if self._stop is not None:
+                # Before anything is printed: the signal may have closed the other end of the pipe.
+                self._save()
+                raise Interrupted(self._stop)
             bar.update()
             if self.step % config.log_every == 0 or self.step == config.steps:
                 losses, norm = self._recent()
@@ -141,9 +149,6 @@ class Trainer:
                 self.history.append(row)
                 bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_s=f"{row['images_per_s']:.0f}")
                 since, started = self.step, time.perf_counter()
-            if self._stop is not None:
-                self._save()
-                raise Interrupted(self._stop)
             if self.step % config.save_every == 0 and self.step < config.steps:
                 self._save()
             if config.preview_every and self.step % config.preview_every == 0 and self.step < config.steps:
@@ -229,7 +234,7 @@ class Trainer:
         return ModelCard(
             model=self.identity["model"],
             diffusion=self.identity["diffusion"],
-            training=self.identity["training"],
+            training=self.config.model_dump(mode="json"),
             size=self.store.size,
             spacing_mm=self.store.spacing_mm,
             z_range=tuple(facts["z_range"]),

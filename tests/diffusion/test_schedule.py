@@ -1,4 +1,4 @@
-"""Schedules against the papers' formulas in plain Python, and the start of every chain (METHOD: F1)."""
+"""Schedules against the papers' formulas in plain Python, and the start of every chain (docs/method.md, F1)."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_alpha_bar_for_other_lengths(twin):
 
 def test_cosine_has_known_values():
     alpha_bar = make_schedule("cosine", 1000).alpha_bar
-    # The reference's starts (METHOD: F1): step 897 has sqrt(alpha_bar) 0.158, step 798 has 0.308.
+    # The reference's starts (docs/method.md, F1): step 897 has sqrt(alpha_bar) 0.158, step 798 has 0.308.
     assert math.sqrt(alpha_bar[897]) == pytest.approx(0.158, abs=1e-3)
     assert math.sqrt(alpha_bar[798]) == pytest.approx(0.308, abs=1e-3)
 

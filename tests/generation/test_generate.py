@@ -1,4 +1,4 @@
-"""Samples belong to themselves, not to their batch (METHOD: F4); their files say what they are."""
+"""Samples belong to themselves, not to their batch (docs/method.md, F4); their files say what they are."""
 
 import math
 

@@ -104,7 +104,8 @@ def finished(tmp_path_factory):
 
 
 def planned(folder: Path, config: Path, *arguments: str) -> set[str]:
-    done = snakemake("--dry-run", "--configfile", str(config), *arguments, folder=folder)
+    # Targets come first: --configfile takes every word after it.
+    done = snakemake(*arguments, "--dry-run", "--configfile", str(config), folder=folder)
     assert done.returncode == 0, done.stderr
     return set(job_counts(done.stdout)) - {"all"} if "Job stats:" in done.stdout else set()
 
@@ -145,7 +146,7 @@ def test_a_single_target_is_made_again_by_name(finished, tmp_path):
     path.unlink()
     config = write_study(tmp_path)
     assert planned(folder, config, target) == {"metrics"}
-    done = snakemake("--cores", "2", "--configfile", str(config), target, folder=folder)
+    done = snakemake(target, "--cores", "2", "--configfile", str(config), folder=folder)
     assert done.returncode == 0, done.stderr
     assert path.read_bytes() == before
 
@@ -176,14 +177,8 @@ def test_a_failing_job_leaves_no_half_written_file_and_keeps_the_rest(finished, 
     model = folder / "results" / "tiny" / "models" / "base" / "fold-0"
     store = folder / "results" / "tiny" / "slices" / "images.npy"
     before = store.read_bytes()
-    done = snakemake(
-        "--cores",
-        "1",
-        "--configfile",
-        str(config),
-        str(model.relative_to(folder) / "history.tsv"),
-        folder=folder,
-    )
+    target = str(model.relative_to(folder) / "history.tsv")
+    done = snakemake(target, "--cores", "1", "--configfile", str(config), folder=folder)
     assert done.returncode != 0
     assert "device mps" in done.stdout + done.stderr
     assert not [path for path in model.rglob("*") if path.is_file() and path.name.startswith(".")]

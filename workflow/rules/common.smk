@@ -1,5 +1,6 @@
 # The study behind this run, checked before the first job; helpers for inputs, parameters and resources.
 
+import atexit
 import hashlib
 import json
 import re
@@ -10,13 +11,17 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from slimdiff.config import ConfigError, check_fold_count, stage_config, study_from_mapping
+from slimdiff.data.folds import check_split
 from slimdiff.data.sources import DataError, discover
 
 try:
     STUDY = study_from_mapping(config, ", ".join(map(str, workflow.configfiles)) or "config")
     PATHS = STUDY.paths
-    PARTICIPANTS = {row.participant_id: row for row in discover(STUDY.data, PATHS.phantom) if row.included}
-    if not STUDY.folds.use_split:
+    ROWS = discover(STUDY.data, PATHS.phantom)
+    PARTICIPANTS = {row.participant_id: row for row in ROWS if row.included}
+    if STUDY.folds.use_split:
+        check_split(list(PARTICIPANTS.values()), STUDY.folds.k)
+    else:
         patients = sum(row.is_patient for row in PARTICIPANTS.values())
         check_fold_count(STUDY.folds.k, patients, len(PARTICIPANTS) - patients)
 except (ConfigError, DataError) as error:
@@ -133,14 +138,16 @@ def build_report():
     if missing:
         print(f"no report yet: {len(missing)} targets of `all` are missing, the first is {missing[0]}")
         return
-    merged = PATHS.root / "config.json"
+    merged, draft = PATHS.root / "config.json", PATHS.root / ".report.html"
     merged.write_text(json.dumps(config, indent=1))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow.main_snakefile)]
-    command += ["--configfile", str(merged), "--report", str(PATHS.report), "--nolock", "--quiet", "all"]
+    command += ["--configfile", str(merged), "--report", str(draft), "--nolock", "--quiet", "all"]
     done = subprocess.run(command, capture_output=True, text=True)
     # A broken caption is only a text in the page, not an error of the engine.
-    broken = PATHS.report.is_file() and "(ERROR/3)" in PATHS.report.read_text(encoding="utf-8")
+    broken = draft.is_file() and "(ERROR/3)" in draft.read_text(encoding="utf-8")
     if done.returncode or broken:
         print(done.stdout + done.stderr, file=sys.stderr)
         raise WorkflowError("the report could not be built" + (": a caption is broken" if broken else ""))
-    print(f"report: {PATHS.report}")
+    draft.replace(PATHS.report)
+    # At exit, so that nothing the engine says comes after it.
+    atexit.register(print, f"report: {PATHS.report}")

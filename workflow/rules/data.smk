@@ -42,8 +42,8 @@ rule participants:
         runtime=5,
     params:
         config=part("participants"),
-        # A subject that comes or goes makes the table again, although no input file changed.
-        names=hashlib.sha256(" ".join(PARTICIPANTS).encode()).hexdigest()[:16],
+        # A subject or mask that comes, goes or changes its name makes the table again, although no input changed.
+        rows=hashlib.sha256(repr(ROWS).encode()).hexdigest()[:16],
     message:
         "participants.tsv from the source"
     shell:
@@ -75,7 +75,7 @@ rule preprocess:
     message:
         "preprocess {wildcards.participant}"
     shell:
-        "slimdiff-preprocess --config {params.config:q} --participant {wildcards.participant} 2>&1 | tee {log:q}"
+        "slimdiff-preprocess --config {params.config:q} --participant={wildcards.participant:q} 2>&1 | tee {log:q}"
 
 
 rule folds:

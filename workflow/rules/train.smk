@@ -32,7 +32,7 @@ rule train:
         "train {wildcards.variant}, fold {wildcards.fold}"
     shell:
         "slimdiff-train --config {params.config:q} --variant {wildcards.variant} --fold {wildcards.fold} "
-        "2>&1 | tee {log:q}"
+        "2>&1 | tee -i {log:q}"
 
 
 rule trained:
