@@ -81,7 +81,7 @@ class Generator:
 
     def _one_a_core(self, requests: list[Request]) -> Iterator[np.ndarray]:
         # Convolutions and norms choose their summation order by batch size and thread count, so a sample keeps its
-        # bits only alone on one thread (docs/method.md, F4). Samples side by side are no slower than threads within them.
+        # bits only alone on one thread (docs/method.md, F4): samples side by side instead of threads within one.
         threads = torch.get_num_threads()
         try:
             with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:

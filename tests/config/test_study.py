@@ -312,9 +312,9 @@ def test_settings_cannot_be_changed_afterwards():
         study.training.steps = 3
 
 
-@pytest.mark.parametrize("name", ["demo", "paper", "ablations", "ds004199"])
-def test_the_studies_that_are_shipped_are_valid(name):
-    path = Path(__file__).resolve().parents[2] / "config" / f"{name}.yaml"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
+SHIPPED = sorted((Path(__file__).resolve().parents[2] / "config").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_studies_that_are_shipped_are_valid(path):
     assert load_study(path).variants

@@ -150,4 +150,4 @@ def build_report():
         raise WorkflowError("the report could not be built" + (": a caption is broken" if broken else ""))
     draft.replace(PATHS.report)
     # At exit, so that nothing the engine says comes after it.
-    atexit.register(print, f"report: {PATHS.report}")
+    atexit.register(print, f"report: {PATHS.report}", file=sys.stderr)
