@@ -11,10 +11,11 @@ cohort is whole. The same arguments give the same bytes, and a subject does not 
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import numpy as np
+
+from slimdiff.files import replacing, write_text
 
 DATASET_NAME = "slimdiff phantom (synthetic lesions on a brain atlas; no patients)"
 GENERATOR = "slimdiff phantom"
@@ -111,8 +112,8 @@ def write_cohort(
             ],
         },
     )
-    write_bytes(root / "README", README.encode())
-    write_bytes(root / ".bidsignore", b"*_roi.nii.gz\n")
+    write_text(root / "README", README)
+    write_text(root / ".bidsignore", "*_roi.nii.gz\n")
 
     rows = []
     for participant_id, group in tqdm(subjects, desc="phantom", unit="subject", disable=not progress):
@@ -135,7 +136,7 @@ def write_cohort(
         {name: text if isinstance(text, dict) else {"Description": text} for name, text in COLUMNS.items()},
     )
     table = "".join("\t".join(row) + "\n" for row in [list(COLUMNS), *rows])
-    write_bytes(root / "participants.tsv", table.encode())
+    write_text(root / "participants.tsv", table)
 
 
 def make_room(root: Path) -> None:
@@ -168,20 +169,10 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner")
     image.header.set_xyzt_units("mm")
-    write_bytes(path, gzip.compress(image.to_bytes(), compresslevel=5, mtime=0))
+    with replacing(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=5, mtime=0))
 
 
 def write_json(path: Path, content: dict) -> None:
     """Write indented JSON with a final newline."""
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name in its folder, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, json.dumps(content, indent=2) + "\n")

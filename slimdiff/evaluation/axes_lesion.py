@@ -14,9 +14,7 @@ def mask_axis(cell: Cell) -> None:
     train, _ = masks.component_features(cell.real(cell.train)[1], **options)
     lesioned = cell.samples.label == 1
     drawn, _ = masks.component_features(cell.samples.masks[lesioned], **options)
-    _feature_distance(
-        cell, "mmd_mf", masks.FEATURES, test, train, drawn, store.participant[cell.test][slices]
-    )
+    _feature_distance(cell, "mmd_mf", masks.mmd_mf, test, train, drawn, store.participant[cell.test][slices])
     cell.add(
         "mask_undecided", masks.undecided_share(cell.samples.masks), floor=0.0, n=len(cell.samples.masks)
     )
@@ -35,10 +33,8 @@ def pair_axis(cell: Cell) -> None:
     train, _ = pairs.pair_features(*cell.real(cell.train), **options)
     chosen = np.flatnonzero(samples.label == 1)
     drawn, _ = pairs.pair_features(samples.images[chosen], samples.masks[chosen], **options)
-    _feature_distance(
-        cell, "mmd_pl", pairs.FEATURES, test, train, drawn, store.participant[cell.test][slices]
-    )
-    delta, bright = pairs.FEATURES.index("delta"), pairs.FEATURES.index("frac_bright")
+    _feature_distance(cell, "mmd_pl", pairs.mmd_pl, test, train, drawn, store.participant[cell.test][slices])
+    delta = pairs.FEATURES.index("delta")
     _add_median(cell, "delta_median", drawn, test, delta, "floor column: the held-out slices' own")
     swapped = [
         pairs.pair_features(*swap_onto_clean(images, binary, bins, labels, config.seed), **options)[0]
@@ -49,8 +45,7 @@ def pair_axis(cell: Cell) -> None:
     ]
     note = "masks on other, lesion-free slices of their z-bin; floor column: the held-out slices' own"
     _add_median(cell, "delta_median_shuffled", *swapped, delta, note)
-    floor = test[:, bright].mean() if len(test) else np.nan
-    value = drawn[:, bright].mean() if len(drawn) else np.nan
+    value, floor = pairs.mean_frac_bright(drawn), pairs.mean_frac_bright(test)
     cell.add("frac_bright", value, floor=floor, n=len(drawn), note="floor column: the held-out slices' own")
 
 
@@ -86,15 +81,15 @@ def swap_onto_clean(
     return images[others], masks[chosen]
 
 
-def _feature_distance(cell: Cell, name: str, columns, test, train, drawn, subjects) -> None:
+def _feature_distance(cell: Cell, name: str, distance, test, train, drawn, subjects) -> None:
     config = cell.config
-    answer = masks.feature_distance(test, drawn, columns, config.seed, config.subsets)
+    answer = distance(test, drawn, config.seed, config.subsets)
 
     def mmd(real, synthetic):
-        return masks.feature_distance(real, synthetic, columns, config.seed, config.subsets).mmd.value
+        return distance(real, synthetic, config.seed, config.subsets).mmd.value
 
     def w1(real, synthetic):
-        return masks.feature_distance(real, synthetic, columns, config.seed, 1).w1_geometric_mean
+        return distance(real, synthetic, config.seed, 1).w1_geometric_mean
 
     interval = None
     note = f"{len(test)} real and {len(drawn)} synthetic components"
@@ -123,7 +118,6 @@ def _feature_distance(cell: Cell, name: str, columns, test, train, drawn, subjec
 def control_axis(cell: Cell) -> None:
     """Whether samples are what was asked for, overall and a z-bin."""
     config, store, samples = cell.config, cell.store, cell.samples
-    has = control.has_lesion(samples.masks, config.tau, cell.min_px)
     area = control.area_by_bin(
         cell.real(cell.test)[1],
         store.z_bin[cell.test],
@@ -134,12 +128,10 @@ def control_axis(cell: Cell) -> None:
         cell.min_px,
     )
     for z_bin in ("all", *range(store.n_bins)):
-        own = np.ones(len(has), bool) if z_bin == "all" else samples.z_bin == z_bin
-        for label in (0, 1):
-            of_class = has[own & (samples.label == label)]
-            cell.add(
-                f"lesion_share_class{label}", of_class.mean(), z_bin, floor=float(label), n=len(of_class)
-            )
+        own = slice(None) if z_bin == "all" else samples.z_bin == z_bin
+        found = control.class_fidelity(samples.masks[own], samples.label[own], config.tau, cell.min_px)
+        cell.add("lesion_share_class0", 1 - found.clean_share, z_bin, floor=0.0, n=found.n_clean)
+        cell.add("lesion_share_class1", found.lesion_share, z_bin, floor=1.0, n=found.n_lesion)
     for row in area:
         note = f"median px; floor column: the held-out slices' own, of {row['n_real']}"
         cell.add(

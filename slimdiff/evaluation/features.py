@@ -5,6 +5,7 @@ Needs torch and numpy only (torch-fidelity for `inception`), so that a trainer's
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -127,12 +128,11 @@ class FeatureCache:
         images = _checked(images)
         file = self.folder / f"{extractor}-{self._key(images, extractor)}.npy"
         expected = (len(images), _declared(extractor).dim)
-        try:
+        # Not there, or cut off by a full disk: it is made again.
+        with suppress(OSError, ValueError, EOFError):
             features = np.load(file, allow_pickle=False)
             if features.shape == expected and features.dtype == np.float32:
                 return features
-        except (OSError, ValueError, EOFError):
-            pass  # not there, or cut off by a full disk: it is made again
         features = extract(images, extractor, **settings)
         with replacing(file) as temporary:
             np.save(temporary, features)

@@ -14,16 +14,6 @@ from slimdiff.report.style import look, save
 SHOWN_FOLD = 0
 
 
-def figure_names(variants: Sequence[str]) -> list[str]:
-    """Every file that `draw_all` writes."""
-    shared = ["data.png", "training.svg", "metrics_by_variant.svg"]
-    return shared + [
-        name
-        for variant in variants
-        for name in (f"samples_{variant}.png", f"metrics_by_zbin_{variant}.svg", f"nearest_{variant}.png")
-    ]
-
-
 def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
     """Draw and write every figure of these variants and folds."""
     paths, report = study.paths, study.report

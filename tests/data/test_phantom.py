@@ -147,20 +147,6 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path):
     assert kept.read_bytes() == b"precious"
 
 
-def test_a_failed_write_leaves_neither_half_a_file_nor_the_old_one_damaged(tmp_path, monkeypatch):
-    target = tmp_path / "file"
-    phantom.write_bytes(target, b"old")
-
-    def fail(*args):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(type(target), "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        phantom.write_bytes(target, b"new")
-    assert list(tmp_path.iterdir()) == [target]
-    assert target.read_bytes() == b"old"
-
-
 def test_bids_files_say_what_the_dataset_is(cohort):
     description = json.loads((cohort / "dataset_description.json").read_text())
     assert description["DatasetType"] == "raw"

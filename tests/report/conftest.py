@@ -8,38 +8,13 @@ import pytest
 
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
+from slimdiff.evaluation.cell import COLUMNS, NEAREST_COLUMNS
 from slimdiff.files import write_table
 from slimdiff.generation.samples import read_samples, write_samples
 
 FOLDS = 2
 VARIANTS = ("base", "other")
 NOTICE = "invented numbers, no patients"
-COLUMNS = (
-    "study",
-    "variant",
-    "fold",
-    "z_bin",
-    "metric",
-    "extractor",
-    "value",
-    "ci_low",
-    "ci_high",
-    "floor",
-    "n",
-    "note",
-)
-NEAREST = (
-    "id",
-    "sample",
-    "z_bin",
-    "class",
-    "train_row",
-    "train_participant",
-    "distance",
-    "threshold",
-    "flagged",
-    "space",
-)
 
 
 def metric_rows(variant: str, fold: int, shift: float = 0.0) -> list[dict]:
@@ -133,7 +108,7 @@ def finished(prepared, trained, tmp_path_factory):
             metrics = paths.metrics(variant, fold)
             write_table(metrics / "metrics.tsv", metric_rows(variant, fold, 0.02 * number), COLUMNS)
             train = store.rows_of(read_folds(paths.folds, fold)["train"])
-            write_table(metrics / "nearest.tsv", nearest_rows(store, samples, train), NEAREST)
+            write_table(metrics / "nearest.tsv", nearest_rows(store, samples, train), NEAREST_COLUMNS)
     benchmarks = paths.root / "benchmarks" / "train"
     benchmarks.mkdir(parents=True)
     for fold in range(FOLDS):

@@ -10,6 +10,7 @@ from slimdiff.data.folds import read_folds
 from slimdiff.data.sources import Participant, read_participants
 from slimdiff.generation.samples import read_samples
 from slimdiff.report import curves, figures, nearest, pictures
+from slimdiff.report.names import figure_names
 from slimdiff.report.results import all_metrics, read_history, read_neighbours
 from slimdiff.report.style import look, save
 
@@ -158,7 +159,7 @@ def test_every_figure_is_written_and_bears_the_notice(finished, monkeypatch):
     figures.draw_all(finished, ["base", "other"], 2)
     folder = finished.paths.figures
     names = {path.name for path in folder.iterdir()}
-    assert names == set(figures.figure_names(["base", "other"]))
+    assert names == set(figure_names(["base", "other"]))
     assert all(any("invented numbers, no patients" in text for text in said) for said in seen)
     for path in folder.iterdir():
         if path.suffix == ".png":

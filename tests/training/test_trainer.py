@@ -8,24 +8,16 @@ import signal
 import numpy as np
 import pytest
 import torch
+from tiny_training import CPU, MODEL, PARTICIPANTS, tiny_store
 
 from slimdiff.config.diffusion import DiffusionConfig, LossConfig
-from slimdiff.config.model import ModelConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.folds import read_folds
-from slimdiff.data.store import SliceStore
-from slimdiff.devices import autocast
-from slimdiff.diffusion.prediction import target
 from slimdiff.files import read_table
 from slimdiff.model.build import build_network, load_model
-from slimdiff.training.batches import Batch, TrainingSet, step_generator
 from slimdiff.training.checkpoint import StateMismatch, load_state, save_state
-from slimdiff.training.ema import Ema
-from slimdiff.training.objective import Objective
 from slimdiff.training.trainer import Interrupted, Trainer, TrainingFailed
 
-CPU = torch.device("cpu")
-MODEL = ModelConfig(channels=(16,), res_blocks=1, attention=(False,), head_channels=16, norm_groups=8)
 TRAINING = TrainingConfig(
     steps=12,
     batch_size=4,
@@ -37,29 +29,6 @@ TRAINING = TrainingConfig(
     device="cpu",
     precision="float32",
 )
-
-
-def tiny_store(tmp_path, count=24, side=8) -> SliceStore:
-    """Discs of three sizes, half of them with a lesion; four participants."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:side, :side] - (side - 1) / 2
-    bins, label = np.arange(count) % 3, np.arange(count) // 3 % 2
-    images = np.stack([np.where(np.hypot(x, y) < 2 + b, 0.2, -1.0) for b in bins])
-    masks = np.zeros(images.shape, np.uint8)
-    masks[label == 1, 3:5, 3:6] = 1
-    images = np.clip(images + 0.6 * masks + rng.normal(0, 0.05, images.shape), -1, 1).astype(np.float16)
-    facts = {
-        "n_bins": 3,
-        "spacing_mm": 6.0,
-        "z_range": [0, 2],
-        "bin_centres": [0.5, 1.5, 2.5],
-        "sha256": {"images": "a" * 64, "masks": "b" * 64, "slices": "c" * 64},
-    }
-    names = np.array([f"sub-{i % 4}" for i in np.arange(count) // 6])
-    return SliceStore(tmp_path, images, masks, names, bins.copy(), bins, label, facts)
-
-
-PARTICIPANTS = ["sub-0", "sub-1", "sub-2"]
 
 
 @pytest.fixture
@@ -97,80 +66,6 @@ def assert_same_run(one, two):
     assert rows[0] == rows[1]
 
 
-@pytest.mark.parametrize(
-    ("size", "share", "lesions"), [(16, 0.5, 8), (16, 0.25, 4), (6, 0.0, 0), (6, 1.0, 6)]
-)
-def test_the_wanted_share_of_a_batch_has_a_lesion(tmp_path, size, share, lesions):
-    training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
-    for step in range(20):
-        batch = training_set.draw(size, share, step_generator(0, step, CPU))
-        assert batch.label.sum() == lesions
-        assert ((batch.x0[:, 1] > 0).flatten(1).any(1) == (batch.label == 1)).all()
-
-
-@pytest.mark.parametrize(("size", "share"), [(1, 0.5), (3, 0.5), (5, 0.5), (2, 0.3)])
-def test_a_share_that_is_no_whole_number_holds_on_average(tmp_path, size, share):
-    training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
-    draws = 600
-    total = sum(
-        training_set.draw(size, share, step_generator(0, step, CPU)).label.sum().item()
-        for step in range(draws)
-    )
-    error = 4 * math.sqrt(0.25 * draws)
-    assert abs(total - size * share * draws) < error
-
-
-def test_position_in_the_batch_tells_nothing(tmp_path):
-    """The first samples see their previous estimate, so they must not be the lesion slices."""
-    training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
-    labels = torch.stack(
-        [training_set.draw(8, 0.5, step_generator(1, step, CPU)).label for step in range(800)]
-    )
-    assert (labels.double().mean(0) - 0.5).abs().max() < 4 * 0.5 / math.sqrt(800)
-
-
-def test_every_slice_is_drawn_as_often(tmp_path):
-    training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
-    keys = {row.numpy().tobytes(): i for i, row in enumerate(training_set.x0)}
-    counts = np.zeros(len(training_set))
-    for step in range(400):
-        for row in training_set.draw(8, 0.5, step_generator(2, step, CPU)).x0:
-            counts[keys[row.numpy().tobytes()]] += 1
-    expected = counts.sum() / len(counts)
-    assert ((counts - expected) ** 2 / expected).sum() < 17 + 5 * math.sqrt(2 * 17)  # chi-square
-
-
-def test_batches_depend_on_seed_and_step_alone(tmp_path):
-    training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
-    objective = Objective(DiffusionConfig(), 0.5, CPU)
-
-    def drawn(seed, step):
-        generator = step_generator(seed, step, CPU)
-        batch = training_set.draw(6, 0.5, generator)
-        draws = objective.draw(batch, generator)
-        return torch.cat([batch.x0.flatten(), draws.epsilon.flatten(), draws.timestep.float()])
-
-    later = drawn(3, 7)
-    torch.manual_seed(99)
-    torch.rand(50)
-    assert torch.equal(drawn(3, 7), later)
-    assert not torch.equal(drawn(3, 8), later)
-    assert not torch.equal(drawn(4, 7), later)
-    # Neighbouring seeds and steps are other streams: (seed, step) is no sum.
-    assert not torch.equal(drawn(4, 6), later)
-
-
-def test_pairs_are_the_store_s_slices(tmp_path):
-    store = tiny_store(tmp_path)
-    training_set = TrainingSet(store, ["sub-1"], CPU)
-    rows = np.flatnonzero(store.participant == "sub-1")
-    np.testing.assert_array_equal(training_set.x0[:, 0].numpy(), store.images[rows].astype(np.float32))
-    np.testing.assert_array_equal(training_set.x0[:, 1].numpy(), np.where(store.masks[rows] == 1, 1.0, -1.0))
-    assert training_set.z_bin.tolist() == store.z_bin[rows].tolist()
-    with pytest.raises(ValueError, match="no slice"):
-        TrainingSet(store, ["sub-9"], CPU)
-
-
 def test_no_slice_of_val_or_test_participants_is_trained_on(prepared, store, tmp_path):
     for fold in range(prepared.folds.k):
         parts = read_folds(prepared.paths.folds, fold)
@@ -187,127 +82,6 @@ def test_no_slice_of_val_or_test_participants_is_trained_on(prepared, store, tmp
         for i, name in enumerate(store.participant):
             key = store.images[i].astype(np.float32).tobytes()
             assert (key in trained) == (name in parts["train"])
-
-
-class Spy(torch.nn.Module):
-    """Answers 0.3 x_t + 0.1 previous and remembers what it was asked."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.tensor(0.3))
-        self.calls = []
-
-    def forward(self, x, time, z_bin, label, previous=None):
-        self.calls.append({"x": x, "time": time, "previous": previous, "grad": torch.is_grad_enabled()})
-        return self.scale * x + (0 if previous is None else 0.1 * previous)
-
-
-def a_batch(count=6):
-    generator = torch.Generator().manual_seed(0)
-    x0 = torch.rand((count, 2, 4, 4), generator=generator) * 2 - 1
-    return Batch(x0, torch.arange(count) % 3, torch.arange(count) % 2)
-
-
-@pytest.mark.parametrize("kind", ["x0", "epsilon", "v"])
-@pytest.mark.parametrize("weight", [1.0, 4.0])
-def test_the_objective_is_noise_prediction_and_lp(kind, weight):
-    config = DiffusionConfig(prediction=kind, loss=LossConfig(lesion_weight=weight))
-    objective, batch, spy = Objective(config, 0.0, CPU), a_batch(), Spy()
-    draws = objective.draw(batch, step_generator(0, 0, CPU))
-    assert draws.informed == 0
-    found = objective(spy, batch, draws)
-    wanted = torch.zeros(2, dtype=torch.float64)
-    for b in range(len(batch.x0)):
-        t = draws.timestep[b].item()
-        alpha_bar = math.cos(((t + 1) / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
-        alpha_bar /= math.cos(0.008 / 1.008 * math.pi / 2) ** 2
-        signal, noise = torch.tensor(alpha_bar).sqrt().double(), torch.tensor(1 - alpha_bar).sqrt().double()
-        x0, epsilon = batch.x0[b].double(), draws.epsilon[b].double()
-        aim = target(kind, x0, epsilon, signal, noise)
-        error = (0.3 * (signal * x0 + noise * epsilon) - aim).abs()
-        pixels = torch.where(x0[1] > 0, weight, 1.0).double()
-        wanted[0] += (error[0] ** 1.5).mean() / len(batch.x0)
-        wanted[1] += (pixels * error[1] ** 2.0).sum() / pixels.sum() / len(batch.x0)
-    torch.testing.assert_close(found.double(), wanted, rtol=2e-3, atol=1e-4)
-
-
-def test_informed_samples_see_their_clamped_estimate_without_gradient():
-    objective, batch, spy = Objective(DiffusionConfig(), 0.5, CPU), a_batch(), Spy()
-    with torch.no_grad():
-        spy.scale.fill_(2.0)
-    draws = objective.draw(batch, step_generator(0, 0, CPU))
-    assert draws.informed == 3
-    objective(spy, batch, draws).sum().backward()
-    first, second = spy.calls
-    assert (first["grad"], second["grad"]) == (False, True)
-    assert first["previous"] is None
-    assert torch.equal(first["x"], second["x"][:3])
-    assert torch.equal(first["time"], second["time"][:3])
-    torch.testing.assert_close(second["previous"][:3], (2.0 * first["x"]).clamp(-1, 1))
-    assert not second["previous"][3:].any()
-    assert not second["previous"].requires_grad
-
-
-@pytest.mark.parametrize("probability", [0.0, 0.3, 0.5, 1.0])
-def test_the_share_of_informed_samples_is_the_probability(probability):
-    objective, batch = Objective(DiffusionConfig(), probability, CPU), a_batch(3)
-    informed = [objective.draw(batch, step_generator(0, step, CPU)).informed for step in range(500)]
-    assert np.mean(informed) / 3 == pytest.approx(probability, abs=4 * 0.5 / math.sqrt(3 * 500))
-
-
-def test_all_times_are_trained():
-    objective, batch = Objective(DiffusionConfig(timesteps=10), 0.5, CPU), a_batch()
-    times = torch.cat([objective.draw(batch, step_generator(0, s, CPU)).timestep for s in range(300)])
-    counts = torch.bincount(times, minlength=10)
-    assert len(counts) == 10
-    assert (counts - 180).abs().max() < 5 * math.sqrt(180)
-
-
-def test_bfloat16_keeps_every_gradient_after_the_pass_without_gradient():
-    """Autocast caches the cast weights; casts made without gradient must not reach the pass that trains."""
-    torch.manual_seed(0)
-    network = build_network(MODEL.model_dump(), 3, [0.5, 1.5, 2.5])
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape) * 0.05)
-    objective = Objective(DiffusionConfig(), 1.0, CPU)
-    generator = torch.Generator().manual_seed(0)
-    batch = Batch(
-        torch.rand((4, 2, 8, 8), generator=generator), torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 0, 1])
-    )
-    draws = objective.draw(batch, generator)
-    gradients = []
-    for precision in (torch.float32, torch.bfloat16):
-        network.zero_grad(set_to_none=True)
-        with autocast(CPU, precision):
-            losses = objective(network, batch, draws)
-        assert losses.dtype == torch.float32
-        losses.sum().backward()
-        gradients.append({name: parameter.grad for name, parameter in network.named_parameters()})
-    for name, exact in gradients[0].items():
-        near = gradients[1][name]
-        assert near is not None, name
-        assert (near - exact).norm() <= 0.1 * exact.norm() + 1e-3, name
-
-
-@pytest.mark.parametrize("decay", [0.999, 0.5, 0.0])
-def test_ema_is_the_weighted_sum_of_all_weights(decay):
-    layer = torch.nn.Linear(3, 2)
-    ema = Ema(layer, decay)
-    history = [layer.weight.detach().double().clone()]
-    for step in range(30):
-        with torch.no_grad():
-            layer.weight.copy_(torch.randn(2, 3, generator=torch.Generator().manual_seed(step)))
-        ema.update(step)
-        history.append(layer.weight.detach().double().clone())
-    decays = [min(decay, (1 + s) / (10 + s)) for s in range(30)]
-    wanted = history[0] * math.prod(decays)
-    for s in range(30):
-        wanted += (1 - decays[s]) * math.prod(decays[s + 1 :]) * history[s + 1]
-    torch.testing.assert_close(ema.weights()["weight"].double(), wanted, rtol=1e-5, atol=1e-6)
-    other = Ema(layer, decay)
-    other.load(ema.weights())
-    assert torch.equal(other.weights()["bias"], ema.weights()["bias"])
 
 
 def test_f6_the_checkpoint_s_weights_are_the_ema_weights(make, tmp_path):

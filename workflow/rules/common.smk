@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 from slimdiff.config import ConfigError, check_fold_count, stage_config, study_from_mapping
 from slimdiff.data.folds import check_split
 from slimdiff.data.sources import DataError, discover
+from slimdiff.report.names import TABLES, figure_names
 
 try:
     STUDY = study_from_mapping(config, ", ".join(map(str, workflow.configfiles)) or "config")

@@ -2,19 +2,14 @@
 
 CELLS = [(variant, fold) for variant in VARIANTS for fold in FOLDS]
 CELL_METRICS = [path for cell in CELLS for path in metric_files(*cell)]
-FIGURE_FILES = ["data.png", "training.svg", "metrics_by_variant.svg"]
-FIGURE_FILES += [f"samples_{variant}.png" for variant in VARIANTS]
-FIGURE_FILES += [f"metrics_by_zbin_{variant}.svg" for variant in VARIANTS]
-FIGURE_FILES += [f"nearest_{variant}.png" for variant in VARIANTS]
-TABLE_FILES = ["metrics.tsv", "metrics.tex", "metrics.html", "participants.html", "provenance.html"]
 
 ALL_TARGETS = [
     str(path)
     for path in [
         PATHS.summary,
         *[PATHS.prior(fold) for fold in FOLDS],
-        *[PATHS.figures / name for name in FIGURE_FILES],
-        *[PATHS.tables / name for name in TABLE_FILES],
+        *[PATHS.figures / name for name in figure_names(VARIANTS)],
+        *[PATHS.tables / name for name in TABLES],
         PATHS.provenance,
     ]
 ]

@@ -1,0 +1,68 @@
+"""Files are whole or not there; tables survive what spreadsheets do to them."""
+
+import hashlib
+import math
+
+import pytest
+
+from slimdiff.files import read_table, replacing, sha256, write_table, write_text
+
+
+@pytest.mark.parametrize("where", ["writing", "renaming"])
+def test_a_failed_write_leaves_neither_half_a_file_nor_the_old_one_damaged(tmp_path, monkeypatch, where):
+    target = tmp_path / "file"
+    write_text(target, "old")
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    if where == "renaming":
+        monkeypatch.setattr(type(target), "replace", fail)
+    with pytest.raises(OSError, match="disk full"), replacing(target) as temporary:
+        temporary.write_text("new")
+        if where == "writing":
+            fail()
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_text() == "old"
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
+    target = tmp_path / "folder" / "file"
+    write_text(target, "old")
+    with replacing(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+        assert temporary.parent == target.parent
+    assert target.read_text() == "new"
+    assert target.stat().st_mode & 0o044 == 0o044
+
+
+def test_numbers_come_back_and_nothing_is_n_a(tmp_path):
+    path = tmp_path / "t.tsv"
+    write_table(path, [{"a": 1 / 3, "b": None}, {"a": math.nan, "b": "", "c": "left out"}], ("a", "b"))
+    first, second = read_table(path)
+    assert float(first["a"]) == pytest.approx(1 / 3, rel=1e-8)
+    assert (first["b"], second["a"], second["b"]) == ("n/a", "n/a", "n/a")
+
+
+def test_a_byte_order_mark_and_commas_are_read(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes("\ufeffparticipant_id,group\r\nsub-01,fcd\r\n".encode())
+    assert read_table(path, ["participant_id"]) == [{"participant_id": "sub-01", "group": "fcd"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("", "empty"), ("a\tb\n1\n", "line 2: 1 cells, the header has 2"), ("a\n1\n", "no column b; found a")],
+)
+def test_a_broken_table_is_refused_by_name(tmp_path, text, says):
+    path = tmp_path / "t.tsv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=says) as caught:
+        read_table(path, ["b"])
+    assert str(path) in str(caught.value)
+
+
+def test_the_hash_is_sha256(tmp_path):
+    (tmp_path / "f").write_bytes(b"slices" * 100_000)
+    assert sha256(tmp_path / "f") == hashlib.sha256(b"slices" * 100_000).hexdigest()
