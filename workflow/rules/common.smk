@@ -147,6 +147,7 @@ def build_report():
     # A broken caption is only a text in the page, not an error of the engine.
     broken = draft.is_file() and "(ERROR/3)" in draft.read_text(encoding="utf-8")
     if done.returncode or broken:
+        draft.unlink(missing_ok=True)
         print(done.stdout + done.stderr, file=sys.stderr)
         raise WorkflowError("the report could not be built" + (": a caption is broken" if broken else ""))
     draft.replace(PATHS.report)
