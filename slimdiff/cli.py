@@ -40,6 +40,44 @@ def _command(function: Callable[[argparse.Namespace, Study], None], **arguments:
     return main
 
 
+def importing(argv: list[str] | None = None) -> int:
+    """slimdiff-import: a checkpoint of the reference (slim-diff 1.0.0) as one of ours."""
+    parser = argparse.ArgumentParser(prog="slimdiff-import", description=importing.__doc__)
+    parser.add_argument(
+        "--ckpt", required=True, help="the reference's Lightning .ckpt; nothing in it is executed"
+    )
+    parser.add_argument("--out", required=True, help="the model.safetensors to write")
+    parser.add_argument(
+        "--config", help="the reference's YAML, if the checkpoint does not bring its configuration"
+    )
+    parser.add_argument("--priors", help="priors/fold-*.npz, for a network that sees anatomical priors")
+    parser.add_argument("--raw", action="store_true", help="last weights, where there are no averaged ones")
+    options = parser.parse_args(argv)
+    try:
+        from slimdiff.importing import import_reference
+
+        config = priors = None
+        if options.config:
+            import yaml
+
+            try:
+                config = yaml.safe_load(Path(options.config).read_text(encoding="utf-8"))
+            except yaml.YAMLError as error:
+                raise ValueError(f"{options.config}: not readable as YAML: {error}") from None
+        if options.priors:
+            from slimdiff.data.zbins import read_priors
+
+            priors = read_priors(Path(options.priors))
+        card = import_reference(Path(options.ckpt), Path(options.out), config, priors, options.raw)
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"slimdiff-import: error: {error}", file=sys.stderr)
+        if os.environ.get("SLIMDIFF_DEBUG"):
+            raise
+        return 2
+    print(f"{options.out}: {card.diffusion['prediction']} network, {card.n_bins} z-bins, step {card.step}")
+    return 0
+
+
 def _phantom(options: argparse.Namespace, study: Study) -> None:
     """Write the phantom cohort as a BIDS dataset."""
     from slimdiff.data.phantom import write_cohort
@@ -128,15 +166,47 @@ def _train(options: argparse.Namespace, study: Study) -> None:
     store = SliceStore.open(study.paths.store)
     for variant, fold in _cells(options, study):
         part = study.variant(variant)
-        participants = read_folds(study.paths.folds, fold)["train"]
-        identity = {"study": study.study, "variant": variant, "fold": fold}
-        folder = study.paths.model(variant, fold)
-        trainer = Trainer(part.model, part.diffusion, part.training, store, participants, folder, identity)
+        trainer = Trainer(
+            part.model,
+            part.diffusion,
+            part.training,
+            store,
+            read_folds(study.paths.folds, fold)["train"],
+            study.paths.model(variant, fold),
+            identity={"study": study.study, "variant": variant, "fold": fold},
+            priors=_priors_of(part, fold),
+            perceptual=_perceptual_of(part),
+        )
         try:
             trainer.run()
         except Interrupted as stop:
             print(f"slimdiff-train: stopped at step {trainer.step}; run it again to go on", file=sys.stderr)
             raise SystemExit(128 + stop.signum) from None
+
+
+def _priors_of(study: Study, fold: int):
+    if study.model.prior == "none":
+        return None
+    from slimdiff.data.zbins import read_priors
+
+    path = study.paths.prior(fold)
+    if not path.is_file():
+        # Never trained without what the configuration asks for (docs/method.md, F9).
+        raise FileNotFoundError(
+            f"{path}: model.prior is {study.model.prior}, but the priors of fold {fold} are not there; "
+            "make them first (slimdiff-priors)"
+        )
+    return read_priors(path)
+
+
+def _perceptual_of(study: Study):
+    settings = study.diffusion.loss.perceptual
+    if not settings.weight:
+        return None
+    from slimdiff.devices import pick_device
+    from slimdiff.evaluation.perceptual import perceptual_loss
+
+    return perceptual_loss(settings.net, pick_device(study.training.device))
 
 
 def _cells(options: argparse.Namespace, study: Study) -> list[tuple[str, int]]:

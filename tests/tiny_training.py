@@ -5,8 +5,10 @@ import torch
 
 from slimdiff.config.model import ModelConfig
 from slimdiff.data.store import SliceStore
+from slimdiff.model.build import Surroundings
 
 CPU = torch.device("cpu")
+SURROUNDINGS = Surroundings(size=(8, 8), n_bins=3, bin_centres=[0.5, 1.5, 2.5])
 MODEL = ModelConfig(channels=(16,), res_blocks=1, attention=(False,), head_channels=16, norm_groups=8)
 PARTICIPANTS = ["sub-0", "sub-1", "sub-2"]
 
@@ -28,4 +30,5 @@ def tiny_store(tmp_path, count=24, side=8) -> SliceStore:
         "sha256": {"images": "a" * 64, "masks": "b" * 64, "slices": "c" * 64},
     }
     names = np.array([f"sub-{i % 4}" for i in np.arange(count) // 6])
-    return SliceStore(tmp_path, images, masks, names, bins.copy(), bins, label, facts)
+    acquisition = np.where(np.arange(count) % 4 == 0, "T2sel", "tse3dvfl")
+    return SliceStore(tmp_path, images, masks, names, bins.copy(), bins, label, acquisition, facts)

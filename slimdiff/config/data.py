@@ -34,6 +34,10 @@ class DataConfig(Section):
     """`bids`: the image of a subject is `sub-*_{image_suffix}.nii[.gz]` in its `anat` folder."""
     mask_suffix: str = "FLAIR_roi"
     """`bids`: the lesion mask is `sub-*_{mask_suffix}.nii[.gz]`, although `.bidsignore` may hide it."""
+    groups: tuple[str, ...] = ()
+    """Only subjects of these groups take part (as participants.tsv names them); empty: all."""
+    two_dimensional: Literal["exclude", "include"] = "exclude"
+    """`bids`: whether images whose sidecar says `MRAcquisitionType` 2D (thick slices) take part."""
     exclude: dict[str, str] = Field(default_factory=dict)
     """participant_id: reason. Excluded subjects stay in participants.tsv with their reason."""
     phantom: PhantomConfig = PhantomConfig()

@@ -2,22 +2,30 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from slimdiff.config.base import Fraction, PositiveInt, Real, Section, Seed
+from slimdiff.config.base import Fraction, NonNegative, Positive, PositiveInt, Real, Section, Seed
 
 
 class GenerationConfig(Section):
     """Sampler and amount."""
 
-    sampler: Literal["dpmpp_2m", "ddim"] = "dpmpp_2m"
-    """`dpmpp_2m`: DPM-Solver++(2M); `ddim`: DDIM with `eta`."""
+    sampler: Literal["dpmpp_2m", "ddim", "ddim_ref"] = "dpmpp_2m"
+    """`dpmpp_2m`: DPM-Solver++(2M); `ddim`: DDIM with `eta`; `ddim_ref`: DDIM from the reference's own noise levels,
+    which may start where the data still shows (docs/method.md, F1): only to compare with its numbers."""
     evaluations: Annotated[int, Field(ge=2, le=1000)] = 25
     """Network evaluations a sample."""
     spacing: Literal["time", "log_snr"] = "time"
     """Noise levels: equal steps in training time (trailing), or in log signal-to-noise."""
     eta: Fraction = 0.0
     """DDIM's stochasticity (reference: 0.2)."""
+    guidance: NonNegative = 1.0
+    """Classifier-free guidance: how far from the unconditional prediction (0) through the conditional (1) and beyond;
+    other than 1 it needs `model.null_token` and doubles the cost."""
+    guidance_interval: tuple[NonNegative, Positive] | None = None
+    """Noise levels sigma between which guidance acts (Kynkäänniemi et al. 2024); `null`: everywhere."""
+    acquisition: str = "mix"
+    """With `model.acquisition`: the name of one, or `mix` for the training slices' own shares in each class."""
     per_bin_and_class: PositiveInt = 100
     """Samples of each z-bin and class."""
     replicas: PositiveInt = 1
@@ -34,3 +42,10 @@ class GenerationConfig(Section):
     """`auto`: CUDA, else MPS, else CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """float32 keeps samples independent of the batch bit for bit on CPU."""
+
+    @model_validator(mode="after")
+    def _rising(self):
+        if self.guidance_interval and not self.guidance_interval[0] < self.guidance_interval[1]:
+            low, high = self.guidance_interval
+            raise ValueError(f"guidance_interval {low}, {high}: the first has to be the smaller")
+        return self

@@ -122,17 +122,54 @@ def _check_variant(study: Study, name: str) -> None:
     if height % study.model.divisor or width % study.model.divisor:
         raise ConfigError(
             f"preprocess.grid: slices of {width} x {height} px do not fit variant {name!r}: patch "
-            f"{study.model.patch} and {len(study.model.channels)} levels want multiples of {study.model.divisor}"
+            f"{study.model.patch} and {len(study.model.widths)} levels want multiples of {study.model.divisor}"
         )
     if min(height, width) < MIN_SIDE_PX:
         raise ConfigError(
             f"preprocess.grid: slices of {width} x {height} px; the feature extractors want at least {MIN_SIDE_PX}"
         )
-    if study.training.self_conditioning > 0 and not study.model.self_conditioning:
+    model, training, loss = study.model, study.training, study.diffusion.loss
+    needs = [
+        # (wanted, present, the key that wants, the key that is wanted)
+        (
+            training.self_conditioning > 0,
+            model.self_conditioning,
+            "training.self_conditioning",
+            "model.self_conditioning",
+        ),
+        (training.condition_dropout > 0, model.null_token, "training.condition_dropout", "model.null_token"),
+        (study.generation.guidance != 1, model.null_token, "generation.guidance", "model.null_token"),
+        (
+            study.generation.acquisition != "mix",
+            model.acquisition,
+            "generation.acquisition",
+            "model.acquisition",
+        ),
+        (model.null_token, training.condition_dropout > 0, "model.null_token", "training.condition_dropout"),
+    ]
+    for wanted, present, by, key in needs:
+        if wanted and not present:
+            raise ConfigError(
+                f"variants.{name}: {by} is {_value(study, by)}, but {key} is {_value(study, key)}; set both or neither"
+            )
+    for term in ("focal_frequency", "perceptual"):
+        settings = getattr(loss, term)
+        if settings.weight and study.diffusion.prediction == "epsilon" and settings.below > 0.8:
+            raise ConfigError(
+                f"variants.{name}: diffusion.loss.{term}.below is {settings.below}, but the x0 estimate of an epsilon "
+                "network is of no use at high noise; at most 0.8"
+            )
+    patches = loss.focal_frequency.patches
+    if loss.focal_frequency.weight and (height % patches or width % patches):
         raise ConfigError(
-            f"variants.{name}: training.self_conditioning is {study.training.self_conditioning}, but "
-            "model.self_conditioning is false; set the first to 0 or the second to true"
+            f"variants.{name}: diffusion.loss.focal_frequency.patches: slices of {width} x {height} px cannot be cut "
+            f"into {patches} x {patches}"
         )
+
+
+def _value(study: Study, key: str) -> str:
+    section, name = key.split(".")
+    return json.dumps(getattr(getattr(study, section), name))
 
 
 def _merge(base: Mapping, overrides: Any) -> dict:

@@ -7,6 +7,25 @@ from pydantic import Field
 from slimdiff.config.base import Count, Fraction, NonNegative, Positive, PositiveInt, Real, Section, Seed
 
 
+class AugmentationConfig(Section):
+    """Augmentation whose parameters the network is told, so that samples show none of it (Karras et al. 2022)."""
+
+    probability: Fraction = 0.0
+    """Probability, per sample, of each of: flip, move (rotation, scale, shift together), gamma, bias field; 0: off."""
+    flip: bool = True
+    """Whether left and right may be exchanged."""
+    max_rotation_deg: Annotated[Real, Field(ge=0, le=180)] = 8.0
+    """Largest in-plane rotation, in degrees."""
+    max_scale: Annotated[Real, Field(ge=0, lt=1)] = 0.08
+    """Largest change of size, as a share."""
+    max_shift_mm: NonNegative = 5.0
+    """Largest shift along each axis, in mm."""
+    max_log_gamma: NonNegative = 0.2
+    """Largest |log gamma| of the image's grey values."""
+    max_bias: NonNegative = 0.2
+    """Largest |log| amplitude of each of three smooth fields over the image."""
+
+
 class TrainingConfig(Section):
     """AdamW with a cosine learning rate, EMA weights, balanced lesion sampling."""
 
@@ -28,8 +47,11 @@ class TrainingConfig(Section):
     """Decay of the weights' moving average; early on it is min(decay, (1 + step) / (10 + step)) (paper: 0.999)."""
     self_conditioning: Fraction = 0.5
     """Probability, per sample, of seeing the previous estimate (paper: 0.5)."""
+    condition_dropout: Fraction = 0.0
+    """Probability, per sample, that position and class are withheld (with `model.null_token`; reference: 0.1)."""
     lesion_share: Fraction = 0.5
     """Share of lesion slices in a batch (paper: 0.5)."""
+    augmentation: AugmentationConfig = AugmentationConfig()
     preview_every: Count = 5000
     """Steps between previews of samples; 0: only at the end."""
     log_every: PositiveInt = 50

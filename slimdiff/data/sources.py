@@ -1,5 +1,6 @@
 """Every source ends in one participants.tsv, so that later stages see one table."""
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -52,8 +53,11 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
         found = phantom_participants(config, phantom_root)
     elif config.source == "bids":
         found = bids_participants(Path(config.root), config.image_suffix, config.mask_suffix)
+        if config.two_dimensional == "exclude":
+            found = [_without_thick_slices(participant) for participant in found]
     else:
         found = table_participants(Path(config.table))
+    found = _of_groups(found, config.groups)
     known = {participant.participant_id for participant in found}
     for name in config.exclude:
         if name not in known:
@@ -69,6 +73,45 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
             f"data: the {config.source} source has no subject with a lesion mask ({len(rows)} subjects)"
         )
     return rows
+
+
+def _without_thick_slices(participant: Participant) -> Participant:
+    """Exclude an image that its sidecar calls a 2-D acquisition: its slices are too thick to be resampled."""
+    if not participant.included:
+        return participant
+    facts = _sidecar(participant.image)
+    if facts.get("MRAcquisitionType") != "2D":
+        return participant
+    thickness = facts.get("SliceThickness", "unknown")
+    return _excluded(participant, f"2-D acquisition (MRAcquisitionType 2D, slice thickness {thickness} mm)")
+
+
+def _sidecar(image: Path) -> dict:
+    path = image.with_name(f"{image.name.split('.')[0]}.json")
+    if not path.is_file():
+        return {}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise DataError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(facts, dict):
+        raise DataError(f"{path}: a JSON object is wanted, found {type(facts).__name__}")
+    return facts
+
+
+def _of_groups(participants: list[Participant], groups: tuple[str, ...]) -> list[Participant]:
+    present = {participant.group for participant in participants}
+    for group in groups:
+        if group not in present:
+            raise DataError(
+                f"data.groups: no subject of group {group!r}; there are {', '.join(sorted(present))}"
+            )
+    return [
+        _excluded(p, f"group {p.group} is not in data.groups")
+        if groups and p.included and p.group not in groups
+        else p
+        for p in participants
+    ]
 
 
 def _refuse_lost_masks(rows: list[Participant], mask_suffix: str) -> None:

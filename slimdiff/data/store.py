@@ -36,6 +36,8 @@ class SliceStore:
     """int (N,)."""
     label: np.ndarray
     """int (N,): class 0 = no lesion in the slice, 1 = lesion."""
+    acquisition: np.ndarray
+    """str (N,), n/a where it is not known."""
     facts: dict
     """store.json."""
 
@@ -59,6 +61,7 @@ class SliceStore:
             np.array([int(row["z"]) for row in rows]),
             np.array([int(row["z_bin"]) for row in rows]),
             np.array([int(row["class"]) for row in rows]),
+            np.array([row["acquisition"] for row in rows]),
             facts,
         )
 

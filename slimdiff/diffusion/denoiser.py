@@ -9,18 +9,26 @@ from torch import Tensor
 from slimdiff.diffusion.prediction import to_x0_epsilon
 from slimdiff.diffusion.schedule import Schedule
 
+Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(x_t, timestep (B,), previous or None) -> prediction (B, 2, H, W)."""
+
 
 @dataclass(frozen=True)
 class Denoiser:
     """x / sqrt(alpha_bar) at noise level sigma -> estimate of x0, clipped to [-1, 1].
 
-    network(x_t, timestep (B,), previous or None) -> prediction (B, 2, H, W).
+    With a `guide` (the same network without its condition, Ho & Salimans 2022) the prediction becomes
+    guide + scale (network - guide), but only at noise levels low < sigma <= high (Kynkäänniemi et al. 2024).
     """
 
-    network: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    network: Network
     schedule: Schedule
     prediction: str
     clip: bool = True
+    guide: Network | None = None
+    scale: float = 1.0
+    low: float = 0.0
+    high: float = float("inf")
 
     def __call__(self, x: Tensor, sigma: float, previous: Tensor | None) -> Tensor:
         signal = 1 / (1 + sigma**2) ** 0.5
@@ -30,5 +38,9 @@ class Denoiser:
         )
         x_t = x * signal
         output = self.network(x_t, time, previous).float()
+        if self.guide is not None and self.scale != 1 and self.low < sigma <= self.high:
+            # x0, epsilon and v are one affine map of each other, so any of them can be guided.
+            plain = self.guide(x_t, time, previous).float()
+            output = plain + self.scale * (output - plain)
         x0, _ = to_x0_epsilon(self.prediction, output, x_t, torch.tensor(signal), torch.tensor(noise))
         return x0.clamp(-1, 1) if self.clip else x0

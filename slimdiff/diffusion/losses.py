@@ -1,7 +1,11 @@
-"""The objective."""
+"""The terms of the objective: pure functions, to be combined at will (docs/method.md)."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from slimdiff.diffusion.prediction import PREDICTIONS
+
+LOG_VARIANCE_LIMIT = 5.0
 
 
 def lp_per_channel(
@@ -14,10 +18,10 @@ def lp_per_channel(
         exponents: p of each channel (C,).
         weights: pixel weights (B, C, H, W), or None for 1; the mean divides by their sum.
     Returns:
-        (B, C) in float32.
+        (B, C) in float32 (float64 stays).
     """
     # float32: a bf16 difference has too few digits where the estimate is already close.
-    error = (prediction.float() - wanted.float()).abs()
+    error = (_full(prediction) - _full(wanted)).abs()
     # |e|^p has no finite second derivative at 0 for p < 2; the tiny offset keeps its gradient defined.
     powered = (error + 1e-12).pow(exponents.view(1, -1, 1, 1))
     if weights is None:
@@ -25,8 +29,83 @@ def lp_per_channel(
     return (powered * weights).sum(dim=(2, 3)) / weights.sum(dim=(2, 3))
 
 
-def lesion_weights(x0: Tensor, weight: float) -> Tensor:
-    """Pixel weights (B, 2, H, W): `weight` on lesion pixels of the mask channel, 1 elsewhere."""
-    weights = torch.ones_like(x0, dtype=torch.float32)
-    weights[:, 1] += (weight - 1) * (x0[:, 1] > 0)
-    return weights
+def lesion_weights(x0: Tensor, image: float, mask: float) -> Tensor:
+    """Pixel weights (B, 2, H, W): `image` and `mask` on lesion pixels of that channel, 1 elsewhere."""
+    lesion = (x0[:, 1:2] > 0).float()
+    extra = torch.tensor([image - 1, mask - 1], dtype=torch.float32, device=x0.device)
+    return 1 + lesion * extra.view(1, 2, 1, 1)
+
+
+def focal_frequency(prediction: Tensor, wanted: Tensor, alpha: float, patches: int = 1) -> Tensor:
+    """Focal frequency loss of a sample (Jiang et al. 2021, eq. 8-10): frequencies that are far off weigh more.
+
+    mean over frequencies of (|dF| / max |dF|)^alpha * |dF|^2 with dF the difference of orthonormal 2-D spectra. The
+    weight is a constant to the gradient.
+
+    Args:
+        prediction, wanted: (B, H, W).
+        alpha: how much more.
+        patches: pieces along each side whose spectra are taken apart; the sides must be multiples of it.
+    Returns:
+        (B,).
+    """
+    difference = _full(prediction) - _full(wanted)
+    height, width = difference.shape[1:]
+    if height % patches or width % patches:
+        raise ValueError(f"slices of {height} x {width} px cannot be cut into {patches} x {patches} patches")
+    pieces = difference.unflatten(2, (patches, -1)).unflatten(1, (patches, -1)).transpose(2, 3)
+    # The transform is linear: one instead of two.
+    spectrum = torch.fft.fft2(pieces, norm="ortho")
+    power = spectrum.real.square() + spectrum.imag.square()
+    with torch.no_grad():
+        size = power.sqrt()
+        largest = size.amax(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(size.dtype).tiny)
+        weight = (size / largest).pow(alpha)
+    return (weight * power).mean(dim=(1, 2, 3, 4))
+
+
+def min_snr_weight(space: str, signal: Tensor, noise: Tensor, gamma: float) -> Tensor:
+    """Weight of a sample by its signal-to-noise ratio, cut at gamma (Hang et al. 2023, section 3.4).
+
+    Args:
+        space: where the loss is taken: x0, epsilon or v.
+        signal, noise: sqrt(alpha_bar), sqrt(1 - alpha_bar), any shape.
+        gamma: 5 in the paper.
+    """
+    snr = (signal / noise).square()
+    cut = snr.clamp_max(gamma)
+    if space == "x0":
+        return cut
+    if space == "epsilon":
+        return cut / snr
+    if space == "v":
+        return cut / (snr + 1)
+    raise ValueError(f"loss space {space!r}; {', '.join(PREDICTIONS)} are known")
+
+
+class Uncertainty(nn.Module):
+    """Learned weights of loss terms: sum over groups of exp(-s) L + s / 2 (Kendall et al. 2018, eq. 7), |s| <= 5.
+
+    Args:
+        groups: the group of every term; terms of one group are summed and share s = log variance.
+    """
+
+    def __init__(self, groups: list[int]):
+        super().__init__()
+        membership = torch.zeros((max(groups) + 1, len(groups)))
+        membership[groups, range(len(groups))] = 1
+        self.register_buffer("membership", membership, persistent=False)
+        self.log_variances = nn.Parameter(torch.zeros(len(membership)))
+
+    def forward(self, terms: Tensor) -> Tensor:
+        """terms: (n,). Returns their weighted sum."""
+        with torch.no_grad():
+            # In place: a clamp within the graph has no gradient outside, and s would never come back.
+            self.log_variances.clamp_(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
+        s = self.log_variances
+        sums = self.membership.to(terms.dtype) @ terms
+        return ((-s).exp() * sums + s / 2).sum()
+
+
+def _full(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

@@ -71,4 +71,4 @@ def dpmpp_2m(
     return x
 
 
-SAMPLERS = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}
+SAMPLERS = {"ddim": ddim, "ddim_ref": ddim, "dpmpp_2m": dpmpp_2m}

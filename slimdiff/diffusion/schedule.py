@@ -83,6 +83,20 @@ def sampling_sigmas(schedule: Schedule, evaluations: int, spacing: str = "time")
     return np.append(sigmas, 0.0)
 
 
+def reference_sigmas(schedule: Schedule, evaluations: int) -> np.ndarray:
+    """Noise levels of the reference's DDIM (leading spacing: every T // evaluations-th training time from 0), then 0.
+
+    Its first level may lie where sqrt(alpha_bar) is 0.158 (300 of 1000) or 0.308 (400): the one chain that is let
+    through, to compare with printed numbers.
+    """
+    if not 1 <= evaluations <= schedule.timesteps:
+        raise ValueError(
+            f"{evaluations} evaluations; 1 to {schedule.timesteps} are possible with leading spacing"
+        )
+    times = np.arange(evaluations)[::-1] * (schedule.timesteps // evaluations)
+    return np.append(schedule.sigma_at(times), 0.0)
+
+
 def check_start(sigma: float) -> None:
     """Raise ValueError if a chain that starts at `sigma` from pure noise would miss part of the signal."""
     signal = 1 / math.sqrt(1 + float(sigma) ** 2)

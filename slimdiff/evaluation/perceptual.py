@@ -1,5 +1,6 @@
 """LPIPS, the learned perceptual distance between two slices (Zhang et al. 2018, version 0.1)."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -65,6 +66,25 @@ def lpips_distance(
     return np.concatenate(distances) if distances else np.empty(0)
 
 
+def perceptual_loss(
+    net: str, device: str | torch.device
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """LPIPS as a training loss: a function of two (B, 1, H, W) in [-1, 1] that gives (B,), with gradients.
+
+    Nothing is rounded to grey levels, and small slices are upsampled as in `lpips_distance`. float32 throughout.
+
+    Raises:
+        WeightsUnavailable: the pretrained weights cannot be had.
+    """
+    trunk, linear = _lpips_network(net, str(device))
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(a.device.type, enabled=False):
+            return stage_distances(trunk, linear, _enlarged(a.float()), _enlarged(b.float()))
+
+    return distance
+
+
 def stage_distances(
     trunk: Trunk, linear: list[torch.Tensor], a: torch.Tensor, b: torch.Tensor
 ) -> torch.Tensor:
@@ -86,11 +106,17 @@ def stage_distances(
 
 
 def _unit(activation: torch.Tensor) -> torch.Tensor:
-    return activation / (activation.pow(2).sum(dim=1, keepdim=True).sqrt() + _EPSILON)
+    # A position where nothing fires has no direction; the square root's gradient there would be infinite.
+    squared = activation.pow(2).sum(dim=1, keepdim=True)
+    length = torch.where(squared > 0, squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt(), 0)
+    return activation / (length + _EPSILON)
 
 
 def _prepared(images: np.ndarray, device: str | torch.device) -> torch.Tensor:
-    x = torch.from_numpy(images).to(device)[:, None].float() / 127.5 - 1
+    return _enlarged(torch.from_numpy(images).to(device)[:, None].float() / 127.5 - 1)
+
+
+def _enlarged(x: torch.Tensor) -> torch.Tensor:
     if min(x.shape[2:]) < UPSAMPLE_BELOW_PX:
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
     return x

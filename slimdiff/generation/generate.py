@@ -14,11 +14,12 @@ from slimdiff.config.generation import GenerationConfig
 from slimdiff.devices import autocast, pick_device, pick_precision
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.samplers import SAMPLERS
-from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
-from slimdiff.files import sha256
-from slimdiff.generation.noise import normal, stream_key
+from slimdiff.diffusion.schedule import make_schedule, reference_sigmas, sampling_sigmas
+from slimdiff.files import MISSING, sha256
+from slimdiff.generation.noise import normal, stream_key, uniform
 from slimdiff.generation.samples import write_samples
 from slimdiff.model.build import load_model
+from slimdiff.model.conditioning import Condition
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,53 @@ class Generator:
         self.network, self.card = load_model(checkpoint, self.device)
         self.checkpoint_sha256 = sha256(checkpoint)
         self.schedule = make_schedule(self.card.diffusion["schedule"], self.card.diffusion["timesteps"])
-        self.sigmas = sampling_sigmas(self.schedule, config.evaluations, config.spacing)
+        if config.sampler == "ddim_ref":
+            self.sigmas = reference_sigmas(self.schedule, config.evaluations)
+        else:
+            self.sigmas = sampling_sigmas(self.schedule, config.evaluations, config.spacing)
+        self._check(checkpoint)
         self.precision = pick_precision(config.precision, self.device, self._trial)
+
+    def _check(self, checkpoint: Path) -> None:
+        names = self.card.data.acquisitions
+        if self.config.guidance != 1 and not self.card.model["null_token"]:
+            raise ValueError(
+                f"generation.guidance is {self.config.guidance}, but {checkpoint} was trained without model.null_token"
+            )
+        if self.config.acquisition != "mix" and self.config.acquisition not in names:
+            known = ", ".join(names) if names else "it was trained without model.acquisition"
+            raise ValueError(
+                f"generation.acquisition {self.config.acquisition!r}: {checkpoint} knows mix and these: {known}"
+            )
+
+    def acquisitions(self, requests: list[Request]) -> list[str]:
+        """The acquisition of each request, n/a where the network is not told: as configured, or by the sample's own
+        stream in the shares of the training slices of its class."""
+        names = self.card.data.acquisitions
+        if not names:
+            return [MISSING] * len(requests)
+        if self.config.acquisition != "mix":
+            return [self.config.acquisition] * len(requests)
+        counts = np.array(self.card.data.acquisition_counts, dtype=float)
+        # A class that was never seen takes the shares of all slices.
+        counts = np.where(counts.sum(axis=1, keepdims=True) > 0, counts, counts.sum(axis=0))
+        edges = np.cumsum(counts / counts.sum(axis=1, keepdims=True), axis=1)[:, :-1]
+        chances = uniform([request.key for request in requests])
+        return [
+            names[int(np.searchsorted(edges[request.label], chance, side="right"))]
+            for request, chance in zip(requests, chances, strict=True)
+        ]
+
+    def _condition(self, requests: list[Request]) -> Condition:
+        acquisition = None
+        if self.card.data.acquisitions:
+            chosen = [self.card.data.acquisitions.index(name) for name in self.acquisitions(requests)]
+            acquisition = torch.tensor(chosen)
+        return Condition(
+            torch.tensor([request.z_bin for request in requests]),
+            torch.tensor([request.label for request in requests]),
+            acquisition,
+        ).to(self.device)
 
     def draw(self, requests: list[Request], progress: str = "") -> tuple[np.ndarray, np.ndarray]:
         """Images and continuous masks of the requests, both float16 (N, H, W) in [-1, 1], in their order.
@@ -92,37 +138,49 @@ class Generator:
     @torch.inference_mode()
     def _draw_batch(self, requests: list[Request]) -> np.ndarray:
         keys = [request.key for request in requests]
-        z_bin = torch.tensor([request.z_bin for request in requests], device=self.device)
-        label = torch.tensor([request.label for request in requests], device=self.device)
+        condition = self._condition(requests)
         shape = (2, *self.card.size)
 
         def fresh(step: int) -> torch.Tensor:
             # Draw 0 is the start; the sampler's own draws follow.
             return torch.from_numpy(normal(keys, step + 1, shape)).to(self.device)
 
-        def evaluate(x, timestep, previous):
-            with autocast(self.device, self.precision):
-                return self.network(x, timestep, z_bin, label, previous)
+        def told(what: Condition):
+            def evaluate(x, timestep, previous):
+                with autocast(self.device, self.precision):
+                    return self.network(x, timestep, what, previous)
 
-        denoiser = Denoiser(evaluate, self.schedule, self.card.diffusion["prediction"])
+            return evaluate
+
+        low, high = self.config.guidance_interval or (0.0, math.inf)
+        denoiser = Denoiser(
+            told(condition),
+            self.schedule,
+            self.card.diffusion["prediction"],
+            guide=told(condition.unconditional()) if self.config.guidance != 1 else None,
+            scale=self.config.guidance,
+            low=low,
+            high=high,
+        )
         start = torch.from_numpy(normal(keys, 0, shape)).to(self.device) * math.sqrt(1 + self.sigmas[0] ** 2)
-        options = {"eta": self.config.eta} if self.config.sampler == "ddim" else {}
+        options = {"eta": self.config.eta} if self.config.sampler != "dpmpp_2m" else {}
         x0 = SAMPLERS[self.config.sampler](denoiser, start, self.sigmas.tolist(), fresh, **options)
         return x0.clamp(-1, 1).float().cpu().numpy().astype(np.float16)
 
     @torch.inference_mode()
     def _trial(self, precision: torch.dtype) -> None:
         count = 1 if self.device.type == "cpu" else min(self.config.batch_size, 8)
-        zeros = torch.zeros(count, dtype=torch.long, device=self.device)
+        condition = self._condition([Request("", 0, 0, 0, 0)] * count)
         x = torch.zeros((count, 2, *self.card.size), device=self.device)
         with autocast(self.device, precision):
-            self.network(x, zeros.float(), zeros, zeros)
+            self.network(x, condition.z_bin.float(), condition)
 
 
 def write_bin(generator: Generator, requests: list[Request], stem: Path) -> None:
     """Draw the requests of one z-bin and write `{stem}.npz` and `{stem}.tsv`, the manifest last."""
     config = generator.config
     images, masks = generator.draw(requests, progress=stem.name)
+    acquisitions = generator.acquisitions(requests)
     rows = [
         {
             "id": request.id,
@@ -131,15 +189,17 @@ def write_bin(generator: Generator, requests: list[Request], stem: Path) -> None
             "class": request.label,
             "replica": request.replica,
             "index": request.index,
+            "acquisition": acquisition,
             "sampler": config.sampler,
             "evaluations": config.evaluations,
-            "spacing": config.spacing,
-            "eta": config.eta if config.sampler == "ddim" else 0.0,
+            "spacing": "leading" if config.sampler == "ddim_ref" else config.spacing,
+            "eta": 0.0 if config.sampler == "dpmpp_2m" else config.eta,
+            "guidance": config.guidance,
             "precision": str(generator.precision).removeprefix("torch."),
             "tau": config.tau,
             "lesion_px": int((mask > config.tau).sum()),
             "checkpoint_sha256": generator.checkpoint_sha256,
         }
-        for request, mask in zip(requests, masks, strict=True)
+        for request, mask, acquisition in zip(requests, masks, acquisitions, strict=True)
     ]
     write_samples(stem, images, masks, rows)

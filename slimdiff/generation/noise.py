@@ -21,6 +21,11 @@ def normal(keys: list[str], draw: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([_stream(key, draw).standard_normal(shape, dtype=np.float32) for key in keys])
 
 
-def _stream(key: str, draw: int) -> np.random.Generator:
+def uniform(keys: list[str]) -> np.ndarray:
+    """One number in [0, 1) of each stream, float64 (len(keys),), apart from all its normal draws."""
+    return np.array([_stream(key, 0, purpose=1).random() for key in keys])
+
+
+def _stream(key: str, draw: int, purpose: int = 0) -> np.random.Generator:
     words = np.frombuffer(hashlib.sha256(key.encode()).digest()[:16], np.uint64)
-    return np.random.Generator(np.random.Philox(key=words, counter=[0, 0, draw, 0]))
+    return np.random.Generator(np.random.Philox(key=words, counter=[0, 0, draw, purpose]))

@@ -1,5 +1,5 @@
 """The network: torch only."""
 
-from slimdiff.model.unet import UNet
+from slimdiff.model.unet import JointUNet
 
-__all__ = ["UNet"]
+__all__ = ["JointUNet"]

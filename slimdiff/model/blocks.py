@@ -1,4 +1,4 @@
-"""Parts of the U-Net: time embedding, residual block, self-attention, resampling."""
+"""Parts of the U-Net: sinusoids, residual block, attention, resampling."""
 
 import math
 
@@ -39,27 +39,76 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + hidden
 
 
+class Heads(nn.Module):
+    """Multi-head attention of tokens (B, N, width) on themselves or on a context (B, M, context width)."""
+
+    def __init__(self, width: int, head_channels: int, context: int | None = None, bias: bool = True):
+        super().__init__()
+        self.heads = width // head_channels
+        self.query = nn.Linear(width, width, bias=bias)
+        self.key = nn.Linear(context or width, width, bias=bias)
+        self.value = nn.Linear(context or width, width, bias=bias)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+        source = tokens if context is None else context
+        query, key, value = (
+            layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for layer, x in ((self.query, tokens), (self.key, source), (self.value, source))
+        )
+        return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class NoAttention(nn.Module):
+    """A level without attention."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return x
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over all pixels, with a skip."""
 
     def __init__(self, channels: int, head_channels: int, groups: int):
         super().__init__()
-        self.heads = channels // head_channels
         self.norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
-        self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(channels, channels)
-        self.value = nn.Linear(channels, channels)
-        self.out = nn.Linear(channels, channels)
+        self.attend = Heads(channels, head_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        shape = (batch, height * width, self.heads, channels // self.heads)
-        query, key, value = (
-            layer(tokens).view(shape).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        )
-        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return x + self.out(mixed).transpose(1, 2).reshape(batch, channels, height, width)
+        return x + self.attend(tokens).transpose(1, 2).reshape(x.shape)
+
+
+class CrossAttention(nn.Module):
+    """Pixels attend to themselves, then to a context, then a gated layer; a skip around all (Rombach et al. 2022).
+
+    Stands in the place of `SelfAttention` in a network that attends to encoded priors.
+    """
+
+    def __init__(self, channels: int, head_channels: int, groups: int, context: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
+        self.inward = nn.Conv2d(channels, channels, 1)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
+        self.attend = Heads(channels, head_channels, bias=False)
+        self.cross = Heads(channels, head_channels, context, bias=False)
+        self.gate = nn.Linear(channels, 8 * channels)
+        self.mix = nn.Linear(4 * channels, channels)
+        self.outward = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.outward.weight)
+        nn.init.zeros_(self.outward.bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if context is None:
+            # Without it the layer would quietly attend to its own pixels (docs/method.md, F9).
+            raise ValueError("cross-attention needs the encoded prior")
+        tokens = self.inward(self.norm(x)).flatten(2).transpose(1, 2)
+        tokens = tokens + self.attend(self.norms[0](tokens))
+        tokens = tokens + self.cross(self.norms[1](tokens), context)
+        # GEGLU (Shazeer 2020).
+        values, gates = self.gate(self.norms[2](tokens)).chunk(2, dim=-1)
+        tokens = tokens + self.mix(values * F.gelu(gates))
+        return x + self.outward(tokens.transpose(1, 2).reshape(x.shape))
 
 
 class Upsample(nn.Module):

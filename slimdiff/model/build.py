@@ -5,18 +5,36 @@ checkpoint says by itself what it is and loads without pickle (docs/method.md, F
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from slimdiff.files import replacing
-from slimdiff.model.unet import UNet
+from slimdiff.model.prior import check_priors
+from slimdiff.model.unet import JointUNet
 
-FORMAT = 1
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a network has to know of its data."""
+
+    size: tuple[int, int]
+    """Height and width of a slice, in px."""
+    n_bins: int
+    bin_centres: list[float]
+    acquisitions: list[str] = field(default_factory=list)
+    """Names of the acquisition labels, where the network is told."""
+    acquisition_counts: list[list[int]] = field(default_factory=list)
+    """Training slices of every class (outer) and acquisition (inner)."""
+    augmentations: int = 0
+    """Number of augmentation labels; 0: trained without augmentation."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +42,14 @@ class ModelCard:
     """Everything that sampling needs to know about a checkpoint."""
 
     model: dict
-    """Section `model` of the study."""
+    """Section `model` of the study, nothing left to its coupling."""
     diffusion: dict
     """Section `diffusion` of the study."""
     training: dict
     """Section `training` of the study."""
-    size: tuple[int, int]
-    """Height and width of a slice, in px."""
+    data: Surroundings
     spacing_mm: float
     z_range: tuple[int, int]
-    n_bins: int
-    bin_centres: list[float]
     study: str
     variant: str
     fold: int
@@ -44,13 +59,41 @@ class ModelCard:
     versions: dict
     format: int = FORMAT
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a slice, in px."""
+        return self.data.size
 
-def build_network(model: dict, n_bins: int, bin_centres: list[float]) -> nn.Module:
-    """The network of a study's `model` section (as a mapping)."""
-    settings = {key: value for key, value in model.items() if key != "coupling"}
-    if model["coupling"] != "shared":
-        raise ValueError(f"model.coupling {model['coupling']!r}: shared is known")
-    return UNet(**settings, n_bins=n_bins, bin_centres=bin_centres).to(memory_format=torch.channels_last)
+    @property
+    def n_bins(self) -> int:
+        return self.data.n_bins
+
+
+def build_network(model: dict, data: Surroundings) -> JointUNet:
+    """The network of a study's `model` section (as a mapping with nothing left open), without priors in it yet."""
+    settings = {key: value for key, value in model.items() if key != "acquisition"}
+    network = JointUNet(
+        **settings,
+        size=data.size,
+        n_bins=data.n_bins,
+        bin_centres=data.bin_centres,
+        acquisitions=len(data.acquisitions) if model["acquisition"] else 0,
+        augmentations=data.augmentations,
+    )
+    return network.to(memory_format=torch.channels_last)
+
+
+def put_priors(network: JointUNet, priors: np.ndarray | None) -> None:
+    """Give a network that sees priors its maps, bool (n_bins, H, W).
+
+    Raises ValueError where it wants them and there are none, or they do not fit (docs/method.md, F9).
+    """
+    if network.priors is None:
+        return
+    if priors is None:
+        raise ValueError("model.prior wants the fold's z-bin priors, and none were given")
+    check_priors(priors, len(network.priors.maps), tuple(network.priors.maps.shape[1:]))
+    network.priors.maps.copy_(torch.from_numpy(np.ascontiguousarray(priors, dtype=np.uint8)))
 
 
 def save_model(path: Path, weights: dict[str, torch.Tensor], card: ModelCard) -> None:
@@ -75,13 +118,14 @@ def read_card(path: Path) -> ModelCard:
     values = json.loads(metadata["slimdiff"])
     if values.get("format") != FORMAT:
         raise ValueError(f"{path}: checkpoint format {values.get('format')}; this version reads {FORMAT}")
-    return ModelCard(**{**values, "size": tuple(values["size"]), "z_range": tuple(values["z_range"])})
+    data = Surroundings(**{**values["data"], "size": tuple(values["data"]["size"])})
+    return ModelCard(**{**values, "data": data, "z_range": tuple(values["z_range"])})
 
 
 def load_model(path: Path, device: torch.device) -> tuple[nn.Module, ModelCard]:
     """The network with its EMA weights, in evaluation mode on the device, and its card."""
     card = read_card(path)
-    network = build_network(card.model, card.n_bins, card.bin_centres)
+    network = build_network(card.model, card.data)
     with safe_open(path, framework="pt") as archive:
         weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
     try:

@@ -1,6 +1,7 @@
-"""Position and class as one vector that is added to the time embedding."""
+"""What a sample is conditioned on, and the vector that is added to the time embedding."""
 
 import math
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -8,16 +9,67 @@ from torch import Tensor, nn
 from slimdiff.model.blocks import sinusoid
 
 
+@dataclass(frozen=True)
+class Condition:
+    """Everything that a network is told of a batch beside the noisy pair. None: not told."""
+
+    z_bin: Tensor
+    """int64 (B,)."""
+    label: Tensor
+    """int64 (B,): class 0 = no lesion, 1 = lesion."""
+    acquisition: Tensor | None = None
+    """int64 (B,): index into the acquisitions of the training set."""
+    augmentation: Tensor | None = None
+    """(B, n) labels of what was done to the sample; None and zeros mean nothing was."""
+    null: Tensor | None = None
+    """bool (B,): where true, the vector of position and class is withheld (Ho & Salimans 2022); a prior map stays."""
+    prior: Tensor | None = None
+    """(B, 1, H, W) in {-1, 1}, for a sample that was moved; None: the network's own map of the z-bin."""
+
+    def __len__(self) -> int:
+        return len(self.z_bin)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Condition":
+        return Condition(**{name: value[rows] for name, value in self._told()})
+
+    def to(self, device: torch.device) -> "Condition":
+        """The same on another device."""
+        return Condition(**{name: value.to(device) for name, value in self._told()})
+
+    def unconditional(self) -> "Condition":
+        """The same without position and class, for guidance."""
+        return replace(self, null=torch.ones_like(self.z_bin, dtype=torch.bool))
+
+    def _told(self) -> list[tuple[str, Tensor]]:
+        pairs = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return [(name, value) for name, value in pairs if value is not None]
+
+
 class Conditioning(nn.Module):
     """z = Linear([bin embedding, sinusoid of the bin's centre slice]); c = Linear([class embedding, z]).
+
+    Where the network is told more, embeddings of the acquisition and of the augmentation are added to c; a withheld
+    condition has a learned vector in the place of c.
 
     Args:
         n_bins: number of z-bins.
         bin_centres: slice index at the centre of each bin (n_bins,); its floor enters the sinusoid.
         width: length of c, that of the time embedding.
+        null_token: whether position and class can be withheld.
+        acquisitions: number of acquisition labels; 0: the network is not told.
+        augmentations: number of augmentation labels; 0: the network is not told.
     """
 
-    def __init__(self, n_bins: int, bin_centres: list[float], width: int, classes: int = 2):
+    def __init__(
+        self,
+        n_bins: int,
+        bin_centres: list[float],
+        width: int,
+        null_token: bool = False,
+        acquisitions: int = 0,
+        augmentations: int = 0,
+        classes: int = 2,
+    ):
         super().__init__()
         if len(bin_centres) != n_bins:
             raise ValueError(f"{len(bin_centres)} bin centres for {n_bins} z-bins")
@@ -25,10 +77,27 @@ class Conditioning(nn.Module):
         self.classes = nn.Embedding(classes, width)
         self.position = nn.Linear(2 * width, width)
         self.merge = nn.Linear(2 * width, width)
+        self.null = nn.Parameter(torch.randn(width) * 0.02) if null_token else None
+        self.acquisitions = nn.Embedding(acquisitions, width) if acquisitions else None
+        # No bias: the labels of an untouched sample, all zero, add nothing (Karras et al. 2022).
+        self.augmentations = nn.Linear(augmentations, width, bias=False) if augmentations else None
         centres = torch.tensor([math.floor(centre) for centre in bin_centres], dtype=torch.float32)
         self.register_buffer("sinusoids", sinusoid(centres, width), persistent=False)
 
-    def forward(self, z_bin: Tensor, label: Tensor) -> Tensor:
-        """z_bin, label: int64 (B,). Returns (B, width)."""
-        position = self.position(torch.cat([self.bins(z_bin), self.sinusoids[z_bin]], dim=1))
-        return self.merge(torch.cat([self.classes(label), position], dim=1))
+    def forward(self, condition: Condition) -> Tensor:
+        """Returns (B, width). Raises ValueError where a sample lacks what the network has to be told."""
+        position = self.position(
+            torch.cat([self.bins(condition.z_bin), self.sinusoids[condition.z_bin]], dim=1)
+        )
+        c = self.merge(torch.cat([self.classes(condition.label), position], dim=1))
+        if condition.null is not None:
+            if self.null is None:
+                raise ValueError("this network has no null token; see model.null_token")
+            c = torch.where(condition.null[:, None], self.null.to(c.dtype), c)
+        if self.acquisitions is not None:
+            if condition.acquisition is None:
+                raise ValueError("this network wants an acquisition for every sample")
+            c = c + self.acquisitions(condition.acquisition)
+        if self.augmentations is not None and condition.augmentation is not None:
+            c = c + self.augmentations(condition.augmentation.to(c.dtype))
+        return c

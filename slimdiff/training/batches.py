@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from slimdiff.data.store import SliceStore
+from slimdiff.model.conditioning import Condition
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,7 @@ class Batch:
 
     x0: Tensor
     """(B, 2, H, W): image and mask in [-1, 1]."""
-    z_bin: Tensor
-    label: Tensor
+    condition: Condition
 
 
 class TrainingSet:
@@ -41,6 +41,8 @@ class TrainingSet:
         self.x0 = torch.stack([images, masks], dim=1).to(device)
         self.z_bin = torch.from_numpy(store.z_bin[rows]).to(device)
         self.label = torch.from_numpy(store.label[rows]).to(device)
+        self.acquisitions, acquisition = np.unique(store.acquisition[rows], return_inverse=True)
+        self.acquisition = torch.from_numpy(acquisition.astype(np.int64)).to(device)
         self.with_lesion = torch.from_numpy(np.flatnonzero(store.label[rows] == 1)).to(device)
         self.without = torch.from_numpy(np.flatnonzero(store.label[rows] == 0)).to(device)
 
@@ -66,7 +68,15 @@ class TrainingSet:
         ]
         chosen = torch.cat(parts)
         chosen = chosen[torch.randperm(size, generator=generator, device=self.x0.device)]
-        return Batch(self.x0[chosen], self.z_bin[chosen], self.label[chosen])
+        condition = Condition(self.z_bin[chosen], self.label[chosen], self.acquisition[chosen])
+        return Batch(self.x0[chosen], condition)
+
+    def acquisition_counts(self) -> list[list[int]]:
+        """Slices of every class (outer) and acquisition (inner)."""
+        counts = torch.zeros((2, len(self.acquisitions)), dtype=torch.int64)
+        for label, acquisition in zip(self.label.tolist(), self.acquisition.tolist(), strict=True):
+            counts[label, acquisition] += 1
+        return counts.tolist()
 
     def _pick(self, rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
         if count == 0:

@@ -1,15 +1,25 @@
-"""The loss of one batch: noise, self-conditioning, prediction, Lp."""
+"""The loss of one batch: noise, self-conditioning, prediction, and the terms that the study switches on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from slimdiff.config.diffusion import DiffusionConfig
-from slimdiff.diffusion.losses import lesion_weights, lp_per_channel
+from slimdiff.diffusion.losses import (
+    Uncertainty,
+    focal_frequency,
+    lesion_weights,
+    lp_per_channel,
+    min_snr_weight,
+)
 from slimdiff.diffusion.prediction import target, to_x0_epsilon
 from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.training.batches import Batch
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+"""Distance of images (B, 1, H, W) in [-1, 1] to others: (B,)."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +34,51 @@ class Draws:
     """How many samples, the first of the batch (which is in random order), see a previous estimate."""
 
 
-class Objective:
-    """Per-channel loss of a network on a batch (docs/method.md)."""
+class Objective(nn.Module):
+    """Loss of a network on a batch (docs/method.md): raw terms, and their sum as the study weighs them.
 
-    def __init__(self, config: DiffusionConfig, self_conditioning: float, device: torch.device):
+    Its only parameters are those of `loss.uncertainty`.
+
+    Args:
+        config: section `diffusion`.
+        self_conditioning: probability, per sample, of seeing the previous estimate.
+        perceptual: the distance behind `loss.perceptual`, wanted where its weight is not 0.
+    """
+
+    def __init__(
+        self, config: DiffusionConfig, self_conditioning: float, perceptual: Perceptual | None = None
+    ):
+        super().__init__()
         self.config = config
         self.self_conditioning = self_conditioning
+        self.space = config.prediction if config.loss.space == "target" else config.loss.space
         alpha_bar = make_schedule(config.schedule, config.timesteps).alpha_bar
-        self.signal = torch.tensor(alpha_bar**0.5, dtype=torch.float32, device=device)
-        self.noise = torch.tensor((1 - alpha_bar) ** 0.5, dtype=torch.float32, device=device)
-        self.exponents = torch.tensor([config.loss.p_image, config.loss.p_mask], device=device)
+        for name, values in (("signal", alpha_bar**0.5), ("noise", (1 - alpha_bar) ** 0.5)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+        exponents = torch.tensor([config.loss.p_image, config.loss.p_mask])
+        self.register_buffer("exponents", exponents, persistent=False)
+        self.further: dict[str, tuple[float, float, Perceptual]] = {}
+        focal = config.loss.focal_frequency
+        if focal.weight:
+            self.further["focal_frequency"] = (
+                focal.weight,
+                focal.below,
+                lambda image, other: focal_frequency(image[:, 0], other[:, 0], focal.alpha, focal.patches),
+            )
+        if config.loss.perceptual.weight:
+            if perceptual is None:
+                raise ValueError("diffusion.loss.perceptual: its distance was not given")
+            weight, below = config.loss.perceptual.weight, config.loss.perceptual.below
+            self.further["perceptual"] = (weight, below, perceptual)
+        self.terms = ("image", "mask", *self.further)
+        weights = [1.0, 1.0, *(weight for weight, _, _ in self.further.values())]
+        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+        groups = {
+            "none": None,
+            "each": list(range(len(self.terms))),
+            "groups": [0, 0, *range(1, len(self.further) + 1)],
+        }[config.loss.uncertainty]
+        self.uncertainty = Uncertainty(groups) if groups else None
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Draws:
         """Times, noise, and how many samples are informed: p * B, the fraction decided by chance."""
@@ -46,8 +91,8 @@ class Objective:
             informed += int(torch.rand((), generator=generator, device=device) < exact - informed)
         return Draws(timestep, epsilon, informed)
 
-    def __call__(self, network: nn.Module, batch: Batch, draws: Draws) -> Tensor:
-        """Mean loss a channel, float32 (2,)."""
+    def forward(self, network: nn.Module, batch: Batch, draws: Draws) -> Tensor:
+        """Raw terms, float32 (len(self.terms),), each a mean over the batch."""
         signal = self.signal[draws.timestep].view(-1, 1, 1, 1)
         noise = self.noise[draws.timestep].view(-1, 1, 1, 1)
         x_t = signal * batch.x0 + noise * draws.epsilon
@@ -58,13 +103,32 @@ class Objective:
             # Chen et al. 2022: the estimate carries no gradient. Only the informed samples are evaluated.
             part = slice(0, draws.informed)
             with torch.no_grad():
-                output = network(x_t[part], time[part], batch.z_bin[part], batch.label[part]).float()
+                output = network(x_t[part], time[part], batch.condition[part]).float()
                 estimate, _ = to_x0_epsilon(kind, output, x_t[part], signal[part], noise[part])
             previous = torch.zeros_like(x_t)
             previous[part] = estimate.clamp(-1, 1)
-        output = network(x_t, time, batch.z_bin, batch.label, previous)
+        output = network(x_t, time, batch.condition, previous).float()
+        x0, epsilon = to_x0_epsilon(kind, output, x_t, signal, noise)
+        found = output if self.space == kind else target(self.space, x0, epsilon, signal, noise)
+        wanted = target(self.space, batch.x0, draws.epsilon, signal, noise)
+        loss = self.config.loss
         weights = None
-        if self.config.loss.lesion_weight != 1:
-            weights = lesion_weights(batch.x0, self.config.loss.lesion_weight)
-        wanted = target(kind, batch.x0, draws.epsilon, signal, noise)
-        return lp_per_channel(output, wanted, self.exponents, weights).mean(dim=0)
+        if loss.lesion_weight_image != 1 or loss.lesion_weight_mask != 1:
+            weights = lesion_weights(batch.x0, loss.lesion_weight_image, loss.lesion_weight_mask)
+        pixels = lp_per_channel(found, wanted, self.exponents, weights)
+        if loss.min_snr_gamma is not None:
+            pixels = pixels * min_snr_weight(self.space, signal, noise, loss.min_snr_gamma).view(-1, 1)
+        terms = [pixels.mean(dim=0)]
+        for _, below, distance in self.further.values():
+            concerned = draws.timestep < below * self.config.timesteps
+            # The others compare the slice with itself, which costs no look at the device's values.
+            image = batch.x0[:, :1]
+            estimate = torch.where(concerned.view(-1, 1, 1, 1), x0[:, :1], image)
+            distances = torch.where(concerned, distance(estimate, image), 0)
+            terms.append(distances.sum(dim=0, keepdim=True) / concerned.sum().clamp_min(1))
+        return torch.cat(terms)
+
+    def total(self, terms: Tensor) -> Tensor:
+        """What is minimised: the weighted sum of the terms, or Kendall's."""
+        weighted = terms * self.weights
+        return self.uncertainty(weighted) if self.uncertainty else weighted.sum()

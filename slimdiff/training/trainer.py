@@ -4,12 +4,13 @@ Writes `models/{variant}/fold-{k}/model.safetensors` (EMA weights and model card
 resume state in `state/` beside them.
 """
 
+import hashlib
 import math
 import platform
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +24,16 @@ from slimdiff.config.model import ModelConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import autocast, pick_device, pick_precision
-from slimdiff.diffusion.denoiser import Denoiser
-from slimdiff.diffusion.samplers import dpmpp_2m
-from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
 from slimdiff.files import write_table
-from slimdiff.model.build import ModelCard, build_network, save_model
-from slimdiff.png import pair_sheet, write_png
-from slimdiff.training.batches import TrainingSet, step_generator
+from slimdiff.model.build import ModelCard, Surroundings, build_network, put_priors, save_model
+from slimdiff.png import write_png
+from slimdiff.training.augment import LABELS, Augment
+from slimdiff.training.batches import Batch, TrainingSet, step_generator
 from slimdiff.training.checkpoint import load_state, save_state
 from slimdiff.training.ema import Ema
-from slimdiff.training.objective import Objective
+from slimdiff.training.objective import Draws, Objective, Perceptual
+from slimdiff.training.preview import preview
 
-HISTORY = ("step", "loss", "loss_image", "loss_mask", "gradient_norm", "learning_rate", "images_per_s")
-PREVIEW_EVALUATIONS = 15
-PREVIEW_BINS = 6
 # A resume state does not depend on these.
 NOT_LEARNT = {"log_every", "save_every", "preview_every", "device"}
 
@@ -53,7 +50,17 @@ class Interrupted(Exception):
 
 
 class Trainer:
-    """Trains one network; `run` begins or goes on from the state beside the model."""
+    """Trains one network; `run` begins or goes on from the state beside the model.
+
+    Args:
+        model, diffusion, training: sections of the study.
+        store: the slices.
+        participants: whose slices are trained on.
+        folder: where model, history, previews and state go.
+        identity: study, variant and fold.
+        priors: z-bin priors of the fold, bool (n_bins, H, W), wanted where `model.prior` is on.
+        perceptual: the distance behind `diffusion.loss.perceptual`, wanted where its weight is not 0.
+    """
 
     def __init__(
         self,
@@ -64,38 +71,56 @@ class Trainer:
         participants: list[str],
         folder: Path,
         identity: dict,
+        priors: np.ndarray | None = None,
+        perceptual: Perceptual | None = None,
     ):
         self.config = training
         self.folder = folder
         self.device = pick_device(training.device)
         self.set = TrainingSet(store, participants, self.device, training.lesion_share)
         torch.manual_seed(training.seed)
-        self.network = build_network(model.model_dump(), store.n_bins, store.facts["bin_centres"]).to(
-            self.device
+        self.augment = (
+            Augment(training.augmentation, store.spacing_mm) if training.augmentation.probability else None
         )
+        self.surroundings = Surroundings(
+            size=store.size,
+            n_bins=store.n_bins,
+            bin_centres=store.facts["bin_centres"],
+            acquisitions=self.set.acquisitions.tolist() if model.acquisition else [],
+            acquisition_counts=self.set.acquisition_counts() if model.acquisition else [],
+            augmentations=len(LABELS) if self.augment else 0,
+        )
+        network = build_network(model.settings(), self.surroundings)
+        put_priors(network, priors)
+        self.network = network.to(self.device)
         self.ema = Ema(self.network, training.ema_decay)
+        self.diffusion = diffusion
+        self.objective = Objective(diffusion, training.self_conditioning, perceptual).to(self.device)
+        groups = [{"params": list(self.network.parameters())}]
+        if self.objective.uncertainty is not None:
+            groups.append({"params": list(self.objective.parameters()), "weight_decay": 0.0})
         self.optimiser = torch.optim.AdamW(
-            self.network.parameters(),
+            groups,
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
             fused=self.device.type != "mps",
         )
-        self.diffusion = diffusion
-        self.objective = Objective(diffusion, training.self_conditioning, self.device)
+        self.tells_acquisition = model.acquisition
         learnt = training.model_dump(mode="json", exclude=NOT_LEARNT)
         self.identity = {
-            "model": model.model_dump(mode="json"),
+            "model": model.settings(),
             "diffusion": diffusion.model_dump(mode="json"),
             "training": learnt,
             "data_hash": store.data_hash,
             "participants": sorted(participants),
+            "priors": None if network.priors is None else hashlib.sha256(priors.tobytes()).hexdigest()[:16],
             **identity,
         }
         self.store = store
         self.step = 0
         self.history: list[dict] = []
-        # Loss a channel and gradient norm of the steps since the last row of the history, on the device.
-        self.pending: list[tuple[Tensor, Tensor]] = []
+        # Total, terms and gradient norm of the steps since the last row of the history, on the device.
+        self.pending: list[Tensor] = []
         self.precision = torch.float32
         self._stop: int | None = None
 
@@ -118,8 +143,8 @@ class Trainer:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         self._preview("final")
-        write_table(self.folder / "history.tsv", self.history, HISTORY)
-        save_model(self.folder / "model.safetensors", self.ema.weights(), self._card())
+        write_table(self.folder / "history.tsv", self.history, self._columns())
+        save_model(self.folder / "model.safetensors", self._averaged(), self._card())
         self.state_path.unlink(missing_ok=True)
 
     def _loop(self) -> None:
@@ -134,18 +159,8 @@ class Trainer:
                 raise Interrupted(self._stop)
             bar.update()
             if self.step % config.log_every == 0 or self.step == config.steps:
-                losses, norm = self._recent()
+                row = self._row(time.perf_counter() - started, self.step - since)
                 self.pending.clear()
-                seconds = time.perf_counter() - started
-                row = {
-                    "step": self.step,
-                    "loss": sum(losses),
-                    "loss_image": losses[0],
-                    "loss_mask": losses[1],
-                    "gradient_norm": norm,
-                    "learning_rate": self._learning_rate(self.step - 1),
-                    "images_per_s": (self.step - since) * config.batch_size / seconds,
-                }
                 self.history.append(row)
                 bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_s=f"{row['images_per_s']:.0f}")
                 since, started = self.step, time.perf_counter()
@@ -156,43 +171,76 @@ class Trainer:
                 started = time.perf_counter() if since == self.step else started
         bar.close()
 
-    def _advance(self) -> tuple[Tensor, Tensor]:
-        """One optimiser step; returns loss a channel and gradient norm, both still on the device."""
-        losses = self._losses(self.step, self.precision)
+    def _advance(self) -> Tensor:
+        """One optimiser step; returns total loss, its terms and the gradient norm, still on the device."""
+        total, terms = self._losses(self.step, self.precision)
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate(self.step)
         self.optimiser.zero_grad(set_to_none=True)
-        losses.sum().backward()
+        total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self.optimiser.step()
         self.ema.update(self.step)
         self.step += 1
-        return losses.detach(), norm.detach()
+        return torch.cat([total.detach().view(1), terms.detach(), norm.detach().view(1)])
 
-    def _recent(self) -> tuple[list[float], float]:
-        """Mean loss a channel and gradient norm since the last row; raises TrainingFailed if one is no number.
+    def _recent(self) -> list[float]:
+        """Mean total, terms and gradient norm since the last row; raises TrainingFailed if one is no number.
 
         Here, and where a state is saved, the host waits for the device, and nowhere else.
         """
-        losses = torch.stack([loss for loss, _ in self.pending]).mean(0).tolist()
-        norm = torch.stack([norm for _, norm in self.pending]).mean().item()
-        if not all(math.isfinite(value) for value in (*losses, norm)):
+        means = torch.stack(self.pending).mean(0).tolist()
+        if not all(math.isfinite(value) for value in means):
             kept = self.state_path if self.state_path.is_file() else "none"
+            named = dict(zip(("loss", *self.objective.terms, "gradient norm"), means, strict=True))
             raise TrainingFailed(
-                f"loss {losses}, gradient norm {norm} within the {len(self.pending)} steps before step {self.step}; "
-                f"state of an earlier step: {kept}"
+                f"{', '.join(f'{name} {value:.4g}' for name, value in named.items())} within the {len(self.pending)} "
+                f"steps before step {self.step}; state of an earlier step: {kept}"
             )
-        return losses, norm
+        return means
 
-    def _losses(self, step: int, precision: torch.dtype) -> Tensor:
+    def _row(self, seconds: float, steps: int) -> dict:
+        """A row of the history for the pending steps."""
+        total, *terms, norm = self._recent()
+        row = {
+            "step": self.step,
+            "loss": total,
+            **{f"loss_{name}": value for name, value in zip(self.objective.terms, terms, strict=True)},
+            "gradient_norm": norm,
+            "learning_rate": self._learning_rate(self.step - 1),
+            "images_per_s": steps * self.config.batch_size / seconds,
+        }
+        if self.objective.uncertainty is not None:
+            values = self.objective.uncertainty.log_variances.tolist()
+            row |= {f"log_variance_{group}": value for group, value in enumerate(values)}
+        return row
+
+    def _batch(self, step: int) -> tuple[Batch, Draws]:
+        """Everything random of a step, in a fixed order from the step's own stream."""
         generator = step_generator(self.config.seed, step, self.device)
         batch = self.set.draw(self.config.batch_size, self.config.lesion_share, generator)
         draws = self.objective.draw(batch, generator)
+        x0, condition = batch.x0, batch.condition
+        if not self.tells_acquisition:
+            condition = replace(condition, acquisition=None)
+        if self.augment is not None:
+            labels = self.augment.draw(len(x0), generator)
+            prior = None if self.network.priors is None else self.network.priors(condition.z_bin)
+            x0, labels, prior = self.augment.apply(x0, labels, prior)
+            condition = replace(condition, augmentation=labels, prior=prior)
+        if self.config.condition_dropout:
+            chance = torch.rand(len(x0), generator=generator, device=self.device)
+            condition = replace(condition, null=chance < self.config.condition_dropout)
+        return Batch(x0, condition), draws
+
+    def _losses(self, step: int, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+        batch, draws = self._batch(step)
         with autocast(self.device, precision):
-            return self.objective(self.network, batch, draws)
+            terms = self.objective(self.network, batch, draws)
+        return self.objective.total(terms), terms
 
     def _trial(self, precision: torch.dtype) -> None:
-        self._losses(0, precision).sum().backward()
+        self._losses(0, precision)[0].backward()
         self.optimiser.zero_grad(set_to_none=True)
 
     def _learning_rate(self, step: int) -> float:
@@ -213,6 +261,7 @@ class Trainer:
             "step": self.step,
             "network": self.network.state_dict(),
             "ema": self.ema.weights(),
+            "objective": self.objective.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "history": self.history,
             "pending": self.pending,
@@ -224,6 +273,7 @@ class Trainer:
         state = load_state(self.state_path, self.identity, self.device)
         self.network.load_state_dict(state["network"])
         self.ema.load(state["ema"])
+        self.objective.load_state_dict(state["objective"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.history, self.pending = state["step"], state["history"], state["pending"]
         self.precision = getattr(torch, state["precision"])
@@ -235,11 +285,9 @@ class Trainer:
             model=self.identity["model"],
             diffusion=self.identity["diffusion"],
             training=self.config.model_dump(mode="json"),
-            size=self.store.size,
+            data=self.surroundings,
             spacing_mm=self.store.spacing_mm,
             z_range=tuple(facts["z_range"]),
-            n_bins=self.store.n_bins,
-            bin_centres=facts["bin_centres"],
             study=self.identity.get("study", ""),
             variant=self.identity.get("variant", ""),
             fold=self.identity.get("fold", 0),
@@ -253,28 +301,33 @@ class Trainer:
             },
         )
 
-    @torch.inference_mode()
-    def _preview(self, name: str) -> None:
-        """Samples of the EMA weights from fixed noise: both classes in bins spread over the brain."""
-        bins = np.unique(np.linspace(0, self.store.n_bins - 1, PREVIEW_BINS).round().astype(int))
-        z_bin = torch.tensor(np.tile(bins, 2), device=self.device)
-        label = torch.arange(2, device=self.device).repeat_interleave(len(bins))
-        noise = torch.randn(
-            (len(z_bin), 2, *self.store.size), generator=torch.Generator().manual_seed(self.config.seed)
+    def _columns(self) -> tuple[str, ...]:
+        uncertainty = self.objective.uncertainty
+        return history_columns(
+            self.objective.terms, len(uncertainty.log_variances) if uncertainty is not None else 0
         )
-        schedule = make_schedule(self.diffusion.schedule, self.diffusion.timesteps)
-        sigmas = sampling_sigmas(schedule, PREVIEW_EVALUATIONS)
 
-        def evaluate(x, timestep, previous):
-            with autocast(self.device, self.precision):
-                return torch.func.functional_call(
-                    self.network, self.ema.weights(), (x, timestep, z_bin, label, previous)
-                )
+    def _averaged(self) -> dict[str, Tensor]:
+        """EMA weights, and what the network keeps beside its weights."""
+        return {**self.network.state_dict(), **self.ema.weights()}
 
-        denoiser = Denoiser(evaluate, schedule, self.diffusion.prediction)
-        start = noise.to(self.device) * math.sqrt(1 + sigmas[0] ** 2)
-        drawn = dpmpp_2m(denoiser, start, sigmas.tolist(), lambda i: noise).float().cpu().numpy()
-        write_png(self.folder / "previews" / f"{name}.png", pair_sheet(drawn[:, 0], drawn[:, 1], len(bins)))
+    def _preview(self, name: str) -> None:
+        sampled = preview(
+            self.network,
+            self._averaged(),
+            self.surroundings,
+            self.diffusion,
+            self.config.seed,
+            self.precision,
+        )
+        write_png(self.folder / "previews" / f"{name}.png", sampled)
+
+
+def history_columns(terms: tuple[str, ...], log_variances: int = 0) -> tuple[str, ...]:
+    """Columns of history.tsv for an objective of these terms and learned weights."""
+    losses = [f"loss_{name}" for name in terms]
+    weights = [f"log_variance_{group}" for group in range(log_variances)]
+    return ("step", "loss", *losses, "gradient_norm", "learning_rate", "images_per_s", *weights)
 
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]

@@ -34,7 +34,7 @@ def test_defaults_are_the_paper():
     assert study.preprocess.spacing_mm == 1.25
     assert study.slices.z_range == (34, 115)
     assert study.slices.n_bins == 30
-    assert study.model.channels == (64, 128, 256, 256)
+    assert study.model.widths == (64, 128, 256, 256)
     assert (study.diffusion.schedule, study.diffusion.prediction) == ("cosine", "x0")
 
 

@@ -10,18 +10,19 @@ from torch.nn import functional as F
 
 from slimdiff.config.model import ModelConfig
 from slimdiff.model.blocks import SelfAttention, sinusoid
-from slimdiff.model.build import ModelCard, build_network, load_model, read_card, save_model
+from slimdiff.model.build import ModelCard, Surroundings, build_network, load_model, read_card, save_model
+from slimdiff.model.conditioning import Condition
 
 SMALL = ModelConfig(
     channels=(16, 32), res_blocks=1, attention=(False, True), head_channels=16, norm_groups=8
-).model_dump()
-CENTRES = [12.6, 16.0, 19.3]
+).settings()
+DATA = Surroundings(size=(16, 24), n_bins=3, bin_centres=[12.6, 16.0, 19.3])
 
 
 def small(seed=0, **changes):
     """A small network with nothing left at zero."""
     torch.manual_seed(seed)
-    network = build_network({**SMALL, **changes}, 3, CENTRES)
+    network = build_network({**SMALL, **changes}, DATA)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape) * 0.1)
@@ -34,38 +35,29 @@ def inputs(batch=3, height=16, width=24):
     return (
         x,
         torch.tensor([5.0, 300.0, 999.0])[:batch],
-        torch.tensor([0, 1, 2])[:batch],
-        torch.tensor([0, 1, 0])[:batch],
+        Condition(torch.tensor([0, 1, 2])[:batch], torch.tensor([0, 1, 0])[:batch]),
     )
-
-
-@pytest.mark.parametrize(("self_conditioning", "wanted"), [(True, 26_894_210), (False, 26_893_058)])
-def test_paper_size_has_exactly_the_paper_s_parameters(self_conditioning, wanted):
-    config = ModelConfig(self_conditioning=self_conditioning)
-    with torch.device("meta"):
-        network = build_network(config.model_dump(), 30, [float(b) for b in range(30)])
-    assert sum(parameter.numel() for parameter in network.parameters()) == wanted
 
 
 @torch.no_grad()
 def test_untrained_network_answers_zero():
-    network = build_network(SMALL, 3, CENTRES)
+    network = build_network(SMALL, DATA)
     assert not network(*inputs()).any()
 
 
 @torch.no_grad()
 def test_every_input_matters():
     network = small()
-    x, time, z_bin, label = inputs()
+    x, time, told = inputs()
     previous = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
-    base = network(x, time, z_bin, label)
+    base = network(x, time, told)
     assert base.shape == x.shape
     changes = {
-        "noisy input": (x.roll(1, 0), time, z_bin, label, None),
-        "time": (x, time + 1, z_bin, label, None),
-        "bin": (x, time, (z_bin + 1) % 3, label, None),
-        "class": (x, time, z_bin, 1 - label, None),
-        "previous estimate": (x, time, z_bin, label, previous),
+        "noisy input": (x.roll(1, 0), time, told, None),
+        "time": (x, time + 1, told, None),
+        "bin": (x, time, replace(told, z_bin=(told.z_bin + 1) % 3), None),
+        "class": (x, time, replace(told, label=1 - told.label), None),
+        "previous estimate": (x, time, told, previous),
     }
     for name, changed in changes.items():
         assert (network(*changed) - base).abs().max() > 1e-5, name
@@ -75,8 +67,9 @@ def test_every_input_matters():
 def test_position_tells_bins_apart_without_their_embedding():
     network = small()
     network.condition.bins.weight.zero_()
-    x, time, z_bin, label = inputs()
-    assert (network(x, time, z_bin, label) - network(x, time, (z_bin + 1) % 3, label)).abs().max() > 1e-6
+    x, time, told = inputs()
+    other = replace(told, z_bin=(told.z_bin + 1) % 3)
+    assert (network(x, time, told) - network(x, time, other)).abs().max() > 1e-6
 
 
 @torch.no_grad()
@@ -97,13 +90,11 @@ def test_without_self_conditioning_the_previous_estimate_is_not_looked_at():
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_samples_of_a_batch_do_not_see_each_other(patch):
     network = small(patch=patch)
-    x, time, z_bin, label = inputs()
-    together = network(x, time, z_bin, label)
+    x, time, told = inputs()
+    together = network(x, time, told)
     order = torch.tensor([2, 0, 1])
-    torch.testing.assert_close(network(x[order], time[order], z_bin[order], label[order]), together[order])
-    alone = torch.cat(
-        [network(x[i : i + 1], time[i : i + 1], z_bin[i : i + 1], label[i : i + 1]) for i in range(3)]
-    )
+    torch.testing.assert_close(network(x[order], time[order], told[order]), together[order])
+    alone = torch.cat([network(x[i : i + 1], time[i : i + 1], told[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(alone, together)
 
 
@@ -118,16 +109,16 @@ def test_patch_stem_keeps_every_pixel_in_its_place(patch):
     for c, i, j in ((0, 0, 0), (1, 1, 0), (1, 0, patch - 1)):
         torch.testing.assert_close(squares[:, c * patch**2 + i * patch + j], x[:, c, i::patch, j::patch])
     count = 2 * patch**2
-    network.stem.weight.zero_()
-    network.stem.bias.zero_()
-    network.head.weight.zero_()
-    network.head.bias.zero_()
+    network.trunk.encoder.stem.weight.zero_()
+    network.trunk.encoder.stem.bias.zero_()
+    network.trunk.decoder.head.weight.zero_()
+    network.trunk.decoder.head.bias.zero_()
     for channel in range(count):
-        network.stem.weight[channel, channel, 1, 1] = 1
-        network.head.weight[channel, channel, 1, 1] = 1
+        network.trunk.encoder.stem.weight[channel, channel, 1, 1] = 1
+        network.trunk.decoder.head.weight[channel, channel, 1, 1] = 1
     captured = {}
-    network.stem.register_forward_hook(lambda m, i, o: captured.update(stem=o))
-    network.head.register_forward_pre_hook(lambda m, i: (captured["stem"],))
+    network.trunk.encoder.stem.register_forward_hook(lambda m, i, o: captured.update(stem=o))
+    network.trunk.decoder.head.register_forward_pre_hook(lambda m, i: (captured["stem"],))
     torch.testing.assert_close(network(x, *rest), x)
 
 
@@ -150,9 +141,12 @@ def test_attention_is_the_textbook_s():
         tokens = torch.stack([normed[b, :, i, j] for i in range(3) for j in range(5)])
         heads = []
         for h in range(2):
-            q, k, v = (m(tokens)[:, 8 * h : 8 * h + 8] for m in (layer.query, layer.key, layer.value))
+            q, k, v = (
+                m(tokens)[:, 8 * h : 8 * h + 8]
+                for m in (layer.attend.query, layer.attend.key, layer.attend.value)
+            )
             heads.append(torch.softmax(q @ k.T / 8**0.5, dim=1) @ v)
-        mixed = layer.out(torch.cat(heads, dim=1))
+        mixed = layer.attend.out(torch.cat(heads, dim=1))
         for n, (i, j) in enumerate((i, j) for i in range(3) for j in range(5)):
             wanted[b, :, i, j] = x[b, :, i, j] + mixed[n]
     torch.testing.assert_close(layer(x), wanted, rtol=1e-4, atol=1e-5)
@@ -162,11 +156,9 @@ CARD = ModelCard(
     model=json.loads(json.dumps(SMALL)),
     diffusion={"prediction": "x0"},
     training={},
-    size=(16, 24),
+    data=DATA,
     spacing_mm=6.0,
     z_range=(11, 20),
-    n_bins=3,
-    bin_centres=CENTRES,
     study="tiny",
     variant="base",
     fold=1,

@@ -19,8 +19,8 @@ def test_the_wanted_share_of_a_batch_has_a_lesion(tmp_path, size, share, lesions
     training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
     for step in range(20):
         batch = training_set.draw(size, share, step_generator(0, step, CPU))
-        assert batch.label.sum() == lesions
-        assert ((batch.x0[:, 1] > 0).flatten(1).any(1) == (batch.label == 1)).all()
+        assert batch.condition.label.sum() == lesions
+        assert ((batch.x0[:, 1] > 0).flatten(1).any(1) == (batch.condition.label == 1)).all()
 
 
 @pytest.mark.parametrize(("size", "share"), [(1, 0.5), (3, 0.5), (5, 0.5), (2, 0.3)])
@@ -28,7 +28,7 @@ def test_a_share_that_is_no_whole_number_holds_on_average(tmp_path, size, share)
     training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
     draws = 600
     total = sum(
-        training_set.draw(size, share, step_generator(0, step, CPU)).label.sum().item()
+        training_set.draw(size, share, step_generator(0, step, CPU)).condition.label.sum().item()
         for step in range(draws)
     )
     error = 4 * math.sqrt(0.25 * draws)
@@ -39,7 +39,7 @@ def test_position_in_the_batch_tells_nothing(tmp_path):
     """The first samples see their previous estimate, so they must not be the lesion slices."""
     training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
     labels = torch.stack(
-        [training_set.draw(8, 0.5, step_generator(1, step, CPU)).label for step in range(800)]
+        [training_set.draw(8, 0.5, step_generator(1, step, CPU)).condition.label for step in range(800)]
     )
     assert (labels.double().mean(0) - 0.5).abs().max() < 4 * 0.5 / math.sqrt(800)
 

@@ -1,18 +1,19 @@
-"""The loss of a batch: noise, self-conditioning, prediction and Lp."""
+"""The loss of a batch: noise, self-conditioning, prediction, Lp and the terms that can be switched on."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from tiny_training import CPU, MODEL
+from tiny_training import CPU, MODEL, SURROUNDINGS
 
-from slimdiff.config.diffusion import DiffusionConfig, LossConfig
+from slimdiff.config.diffusion import DiffusionConfig, FocalFrequencyConfig, LossConfig, PerceptualConfig
 from slimdiff.devices import autocast
 from slimdiff.diffusion.prediction import target
 from slimdiff.model.build import build_network
+from slimdiff.model.conditioning import Condition
 from slimdiff.training.batches import Batch, step_generator
-from slimdiff.training.objective import Objective
+from slimdiff.training.objective import Draws, Objective
 
 
 class Spy(torch.nn.Module):
@@ -23,7 +24,7 @@ class Spy(torch.nn.Module):
         self.scale = torch.nn.Parameter(torch.tensor(0.3))
         self.calls = []
 
-    def forward(self, x, time, z_bin, label, previous=None):
+    def forward(self, x, time, condition, previous=None):
         self.calls.append({"x": x, "time": time, "previous": previous, "grad": torch.is_grad_enabled()})
         return self.scale * x + (0 if previous is None else 0.1 * previous)
 
@@ -31,14 +32,14 @@ class Spy(torch.nn.Module):
 def a_batch(count=6):
     generator = torch.Generator().manual_seed(0)
     x0 = torch.rand((count, 2, 4, 4), generator=generator) * 2 - 1
-    return Batch(x0, torch.arange(count) % 3, torch.arange(count) % 2)
+    return Batch(x0, Condition(torch.arange(count) % 3, torch.arange(count) % 2))
 
 
 @pytest.mark.parametrize("kind", ["x0", "epsilon", "v"])
 @pytest.mark.parametrize("weight", [1.0, 4.0])
 def test_the_objective_is_noise_prediction_and_lp(kind, weight):
-    config = DiffusionConfig(prediction=kind, loss=LossConfig(lesion_weight=weight))
-    objective, batch, spy = Objective(config, 0.0, CPU), a_batch(), Spy()
+    config = DiffusionConfig(prediction=kind, loss=LossConfig(lesion_weight_mask=weight))
+    objective, batch, spy = Objective(config, 0.0), a_batch(), Spy()
     draws = objective.draw(batch, step_generator(0, 0, CPU))
     assert draws.informed == 0
     found = objective(spy, batch, draws)
@@ -58,7 +59,7 @@ def test_the_objective_is_noise_prediction_and_lp(kind, weight):
 
 
 def test_informed_samples_see_their_clamped_estimate_without_gradient():
-    objective, batch, spy = Objective(DiffusionConfig(), 0.5, CPU), a_batch(), Spy()
+    objective, batch, spy = Objective(DiffusionConfig(), 0.5), a_batch(), Spy()
     with torch.no_grad():
         spy.scale.fill_(2.0)
     draws = objective.draw(batch, step_generator(0, 0, CPU))
@@ -76,13 +77,13 @@ def test_informed_samples_see_their_clamped_estimate_without_gradient():
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 0.5, 1.0])
 def test_the_share_of_informed_samples_is_the_probability(probability):
-    objective, batch = Objective(DiffusionConfig(), probability, CPU), a_batch(3)
+    objective, batch = Objective(DiffusionConfig(), probability), a_batch(3)
     informed = [objective.draw(batch, step_generator(0, step, CPU)).informed for step in range(500)]
     assert np.mean(informed) / 3 == pytest.approx(probability, abs=4 * 0.5 / math.sqrt(3 * 500))
 
 
 def test_all_times_are_trained():
-    objective, batch = Objective(DiffusionConfig(timesteps=10), 0.5, CPU), a_batch()
+    objective, batch = Objective(DiffusionConfig(timesteps=10), 0.5), a_batch()
     times = torch.cat([objective.draw(batch, step_generator(0, s, CPU)).timestep for s in range(300)])
     counts = torch.bincount(times, minlength=10)
     assert len(counts) == 10
@@ -92,14 +93,15 @@ def test_all_times_are_trained():
 def test_bfloat16_keeps_every_gradient_after_the_pass_without_gradient():
     """Autocast caches the cast weights; casts made without gradient must not reach the pass that trains."""
     torch.manual_seed(0)
-    network = build_network(MODEL.model_dump(), 3, [0.5, 1.5, 2.5])
+    network = build_network(MODEL.settings(), SURROUNDINGS)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.05)
-    objective = Objective(DiffusionConfig(), 1.0, CPU)
+    objective = Objective(DiffusionConfig(), 1.0)
     generator = torch.Generator().manual_seed(0)
     batch = Batch(
-        torch.rand((4, 2, 8, 8), generator=generator), torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 0, 1])
+        torch.rand((4, 2, 8, 8), generator=generator),
+        Condition(torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 0, 1])),
     )
     draws = objective.draw(batch, generator)
     gradients = []
@@ -114,3 +116,233 @@ def test_bfloat16_keeps_every_gradient_after_the_pass_without_gradient():
         near = gradients[1][name]
         assert near is not None, name
         assert (near - exact).norm() <= 0.1 * exact.norm() + 1e-3, name
+
+
+TIMES = [5, 120, 400, 600, 800, 950]
+
+
+def draws_at(times, batch):
+    epsilon = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(1))
+    return Draws(torch.tensor(times), epsilon, informed=0)
+
+
+def levels(t):
+    """sqrt(alpha_bar) and sqrt(1 - alpha_bar) of the cosine schedule (Nichol & Dhariwal 2021, eq. 17)."""
+    alpha_bar = (
+        math.cos(((t + 1) / 1000 + 0.008) / 1.008 * math.pi / 2) / math.cos(0.008 / 1.008 * math.pi / 2)
+    ) ** 2
+    return math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+
+
+def estimates(kind, x_t, signal, noise):
+    """What Spy says of (x0, epsilon), by solving x_t = signal x0 + noise epsilon."""
+    output = 0.3 * x_t
+    if kind == "epsilon":
+        return (x_t - noise * output) / signal, output
+    # v = signal epsilon - noise x0 makes noise v = signal x_t - x0 with signal^2 + noise^2 = 1.
+    x0 = output if kind == "x0" else signal * x_t - noise * output
+    return x0, (x_t - signal * x0) / noise
+
+
+def slow_pixels(kind, loss, x0, epsilon, t):
+    """The image and the mask term of one sample, float64."""
+    signal, noise = levels(t)
+    space = kind if loss.space == "target" else loss.space
+
+    def seen(a, b):
+        return {"x0": a, "epsilon": b, "v": signal * b - noise * a}[space]
+
+    x0, epsilon = x0.double(), epsilon.double()
+    x_t = signal * x0 + noise * epsilon
+    error = (seen(*estimates(kind, x_t, signal, noise)) - seen(x0, epsilon)).abs()
+    snr = (signal / noise) ** 2
+    weight = 1.0
+    if loss.min_snr_gamma is not None:
+        weight = min(snr, loss.min_snr_gamma) / {"x0": 1, "epsilon": snr, "v": snr + 1}[space]
+    terms = []
+    for channel, (p, lesion) in enumerate(
+        [(loss.p_image, loss.lesion_weight_image), (loss.p_mask, loss.lesion_weight_mask)]
+    ):
+        share = torch.where(x0[1] > 0, lesion, 1.0)
+        terms.append(weight * (share * error[channel] ** p).sum() / share.sum())
+    return torch.stack(terms)
+
+
+@pytest.mark.parametrize("kind", ["x0", "epsilon", "v"])
+@pytest.mark.parametrize("space", ["target", "x0", "epsilon", "v"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"min_snr_gamma": 5.0},
+        {"lesion_weight_image": 3.0, "lesion_weight_mask": 0.5, "min_snr_gamma": 1.0},
+    ],
+    ids=["plain", "min-snr", "lesions"],
+)
+def test_every_space_of_every_prediction_is_the_loop(kind, space, more):
+    loss = LossConfig(space=space, **more)
+    objective, batch = Objective(DiffusionConfig(prediction=kind, loss=loss), 0.0), a_batch()
+    draws = draws_at(TIMES, batch)
+    wanted = torch.stack(
+        [slow_pixels(kind, loss, *sample) for sample in zip(batch.x0, draws.epsilon, TIMES, strict=True)]
+    )
+    # One by one first: in the mean over the batch the largest would hide the others.
+    alone = []
+    for i in range(len(TIMES)):
+        one = slice(i, i + 1)
+        part = Draws(draws.timestep[one], draws.epsilon[one], informed=0)
+        alone.append(objective(Spy(), Batch(batch.x0[one], batch.condition[one]), part))
+    torch.testing.assert_close(torch.stack(alone).double(), wanted, rtol=2e-4, atol=0)
+    together = objective(Spy(), batch, draws)
+    torch.testing.assert_close(together.double(), wanted.mean(dim=0), rtol=2e-4, atol=0)
+
+
+def test_lesion_weight_of_the_image_leaves_the_mask_s_term_alone():
+    batch = a_batch()
+    draws = draws_at(TIMES, batch)
+    plain, weighted = (
+        Objective(DiffusionConfig(loss=LossConfig(lesion_weight_image=w)), 0.0)(Spy(), batch, draws)
+        for w in (1.0, 5.0)
+    )
+    assert plain[0] != weighted[0]
+    torch.testing.assert_close(plain[1], weighted[1])
+
+
+def root_distance(estimate, image):
+    """A distance whose gradient is no number where both are equal, as a norm's is."""
+    assert estimate.shape == image.shape == (len(image), 1, 4, 4)
+    return (estimate - image).square().sum(dim=(1, 2, 3)).sqrt()
+
+
+def slow_focal(estimate, image, alpha):
+    """Jiang et al. 2021 by numpy's transform."""
+    power = np.abs(np.fft.fft2((estimate - image).numpy(), norm="ortho")) ** 2
+    return ((power / power.max()) ** (alpha / 2) * power).mean()
+
+
+TERMS = {
+    "focal_frequency": (
+        {"focal_frequency": FocalFrequencyConfig(weight=0.5, alpha=1.3, below=0.5)},
+        lambda estimate, image: slow_focal(estimate, image, 1.3),
+    ),
+    "perceptual": (
+        {"perceptual": PerceptualConfig(weight=0.1, below=0.5)},
+        lambda estimate, image: ((estimate - image) ** 2).sum().sqrt().item(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("kind", ["x0", "epsilon", "v"])
+def test_a_further_term_is_the_mean_distance_of_the_early_images(name, kind):
+    """Of the x0 estimate, whatever is predicted and wherever the pixels are compared."""
+    options, slow = TERMS[name]
+    config = DiffusionConfig(prediction=kind, loss=LossConfig(space="v", **options))
+    objective, batch = Objective(config, 0.0, root_distance), a_batch()
+    assert objective.terms == ("image", "mask", name)
+    # 500 is not below half of 1000.
+    times = [499, 500, 20, 999, 700, 250]
+    draws = draws_at(times, batch)
+    wanted = []
+    for x0, epsilon, t in zip(batch.x0.double(), draws.epsilon.double(), times, strict=True):
+        signal, noise = levels(t)
+        estimate, _ = estimates(kind, signal * x0 + noise * epsilon, signal, noise)
+        wanted.append(slow(estimate[0], x0[0]))
+    found = objective(Spy(), batch, draws)[2]
+    assert found.item() == pytest.approx(np.mean([wanted[0], wanted[2], wanted[5]]), rel=1e-3)
+
+
+class Answers(torch.nn.Module):
+    """Answers a parameter, so that the gradient of every sample can be read."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.output = torch.nn.Parameter(output)
+
+    def forward(self, x, time, condition, previous=None):
+        return self.output
+
+
+@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("kind", ["x0", "epsilon", "v"])
+def test_late_samples_give_a_further_term_neither_value_nor_gradient(name, kind):
+    config = DiffusionConfig(prediction=kind, loss=LossConfig(**TERMS[name][0]))
+    objective, batch = Objective(config, 0.0, root_distance), a_batch()
+    draws = draws_at([499, 500, 20, 999, 700, 250], batch)
+    values = []
+    # Late answers that are far off must not be noticed, not even where their distance overflows.
+    for off in (1.0, 1e30):
+        output = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(2))
+        output[[1, 3, 4]] *= off
+        network = Answers(output)
+        term = objective(network, batch, draws)[2]
+        term.backward()
+        values.append(term.item())
+        assert network.output.grad.isfinite().all()
+        assert [bool(part.any()) for part in network.output.grad] == [True, False, True, False, False, True]
+        # The mask is no part of it.
+        assert not network.output.grad[:, 1].any()
+    assert values[0] == values[1] > 0
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_batch_without_early_samples_has_a_further_term_of_zero(name):
+    config = DiffusionConfig(prediction="epsilon", loss=LossConfig(**TERMS[name][0]))
+    objective, batch = Objective(config, 0.0, root_distance), a_batch()
+    network = Answers(torch.randn(batch.x0.shape))
+    terms = objective(network, batch, draws_at([999] * 6, batch))
+    assert terms[2] == 0
+    assert terms.isfinite().all()
+    terms[2].backward()
+    assert not network.output.grad.any()
+
+
+BOTH = {
+    "focal_frequency": FocalFrequencyConfig(weight=0.5),
+    "perceptual": PerceptualConfig(weight=0.25),
+}
+
+
+@pytest.mark.parametrize(
+    ("further", "names"),
+    [
+        ([], ("image", "mask")),
+        (["focal_frequency"], ("image", "mask", "focal_frequency")),
+        (["perceptual"], ("image", "mask", "perceptual")),
+        (["perceptual", "focal_frequency"], ("image", "mask", "focal_frequency", "perceptual")),
+    ],
+    ids=["none", "focal", "perceptual", "both"],
+)
+@pytest.mark.parametrize("uncertainty", ["none", "each", "groups"])
+def test_the_total_weighs_the_terms_or_their_groups(further, names, uncertainty):
+    loss = LossConfig(uncertainty=uncertainty, **{name: BOTH[name] for name in further})
+    objective = Objective(DiffusionConfig(loss=loss), 0.0, root_distance)
+    assert objective.terms == names
+    raw = dict(zip(("image", "mask", "focal_frequency", "perceptual"), (0.3, 0.7, 1.1, 1.3), strict=True))
+    terms = torch.tensor([raw[name] for name in names])
+    weighted = [raw[name] * {"focal_frequency": 0.5, "perceptual": 0.25}.get(name, 1.0) for name in names]
+    if uncertainty == "none":
+        assert not list(objective.parameters())
+        assert objective.total(terms).item() == pytest.approx(sum(weighted))
+        return
+    sums = weighted if uncertainty == "each" else [weighted[0] + weighted[1], *weighted[2:]]
+    s = [0.4 * (i + 1) for i in range(len(sums))]
+    (parameter,) = objective.parameters()
+    with torch.no_grad():
+        parameter.copy_(torch.tensor(s))
+    wanted = sum(math.exp(-v) * value + v / 2 for v, value in zip(s, sums, strict=True))
+    assert objective.total(terms).item() == pytest.approx(wanted)
+
+
+def test_a_perceptual_weight_without_a_distance_is_an_error():
+    config = DiffusionConfig(loss=LossConfig(perceptual=PerceptualConfig(weight=0.1)))
+    with pytest.raises(ValueError, match=r"diffusion\.loss\.perceptual"):
+        Objective(config, 0.0)
+
+
+def test_a_distance_without_a_perceptual_weight_is_not_asked():
+    def never(estimate, image):
+        raise AssertionError("asked")
+
+    objective, batch = Objective(DiffusionConfig(), 0.0, never), a_batch()
+    assert objective(Spy(), batch, draws_at(TIMES, batch)).shape == (2,)

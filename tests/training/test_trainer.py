@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from tiny_training import CPU, MODEL, PARTICIPANTS, tiny_store
+from tiny_training import CPU, MODEL, PARTICIPANTS, SURROUNDINGS, tiny_store
 
 from slimdiff.config.diffusion import DiffusionConfig, LossConfig
 from slimdiff.config.training import TrainingConfig
@@ -94,21 +94,7 @@ def test_f6_the_checkpoint_s_weights_are_the_ema_weights(make, tmp_path):
     assert all(torch.equal(saved[name], averages[name]) for name in saved)
     assert any(not torch.equal(saved[name], raw[name]) for name in saved)
     assert (card.step, card.study, card.variant, card.fold) == (12, "tiny", "base", 0)
-    assert card.bin_centres == [0.5, 1.5, 2.5]
-
-
-@pytest.mark.parametrize("kind", ["x0", "epsilon", "v"])
-def test_it_learns(make, tmp_path, kind):
-    make(
-        diffusion=DiffusionConfig(prediction=kind),
-        steps=300,
-        log_every=20,
-        save_every=1000,
-        batch_size=8,
-        learning_rate=3e-3,
-    ).run()
-    losses = [float(row["loss"]) for row in read_table(tmp_path / "run" / "history.tsv")]
-    assert losses[-1] < 0.5 * losses[0]
+    assert card.data.bin_centres == [0.5, 1.5, 2.5]
 
 
 def test_the_same_seed_gives_the_same_model(make, tmp_path):
@@ -117,9 +103,8 @@ def test_the_same_seed_gives_the_same_model(make, tmp_path):
     make("b").run()
     assert_same_run(tmp_path / "a", tmp_path / "b")
     make("c", seed=1).run()
-    assert not torch.equal(
-        weights_of(tmp_path / "a")[0]["head.weight"], weights_of(tmp_path / "c")[0]["head.weight"]
-    )
+    heads = [weights_of(tmp_path / run)[0]["trunk.decoder.head.weight"] for run in "ac"]
+    assert not torch.equal(*heads)
 
 
 def fail_at(trainer, step, act):
@@ -234,7 +219,7 @@ def test_no_steps_write_the_untrained_network(make, tmp_path):
     make(steps=0).run()
     saved, card = weights_of(tmp_path / "run")
     torch.manual_seed(TRAINING.seed)
-    fresh = dict(build_network(MODEL.model_dump(), 3, [0.5, 1.5, 2.5]).named_parameters())
+    fresh = dict(build_network(MODEL.settings(), SURROUNDINGS).named_parameters())
     assert all(torch.equal(saved[name], fresh[name]) for name in fresh)
     assert card.step == 0
     assert read_table(tmp_path / "run" / "history.tsv") == []
@@ -244,7 +229,8 @@ def test_no_steps_write_the_untrained_network(make, tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(make, tmp_path, log_every, save_every):
     trainer = make(log_every=log_every, save_every=save_every)
     losses = trainer._losses
-    trainer._losses = lambda step, precision: losses(step, precision) * (math.nan if step >= 4 else 1)
+    spoilt = lambda step: math.nan if step >= 4 else 1  # noqa: E731
+    trainer._losses = lambda step, precision: [loss * spoilt(step) for loss in losses(step, precision)]
     with pytest.raises(TrainingFailed) as caught:
         trainer.run()
     assert "nan" in str(caught.value)
@@ -273,8 +259,8 @@ def test_the_step_is_clipped_adamw(make, tmp_path):
     """One step against AdamW written out: the first step moves every weight by lr * sign-like."""
     trainer = make(steps=1, gradient_clip=1e-3, weight_decay=0.1, learning_rate=0.01)
     before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
-    losses = trainer._losses(0, torch.float32)
-    gradients = torch.autograd.grad(losses.sum(), list(trainer.network.parameters()), allow_unused=True)
+    total, _ = trainer._losses(0, torch.float32)
+    gradients = torch.autograd.grad(total, list(trainer.network.parameters()), allow_unused=True)
     norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients if g is not None))
     assert norm > 1e-3
     trainer._advance()

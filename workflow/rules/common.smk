@@ -87,6 +87,11 @@ def volume_records():
     return [str(PATHS.volume_json(name)) for name in PARTICIPANTS]
 
 
+def prior_files(variant, fold):
+    """The z-bin priors that a training looks at: none unless its network does."""
+    return [] if STUDY.variant(variant).model.prior == "none" else [str(PATHS.prior(fold))]
+
+
 def model_files(variant, fold):
     """What a training leaves."""
     folder = PATHS.model(variant, fold)

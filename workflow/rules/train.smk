@@ -5,6 +5,7 @@ rule train:
     input:
         store=STORE_FILES,
         folds=PATHS.folds,
+        priors=lambda wildcards: prior_files(wildcards.variant, wildcards.fold),
     output:
         # The resume state lies in state/ beside them: outputs of a failed job are deleted.
         model=PATHS.model("{variant}", "{fold}") / "model.safetensors",

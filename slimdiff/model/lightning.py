@@ -1,0 +1,93 @@
+"""Reading a Lightning checkpoint without running anything that is in it.
+
+PyTorch's `weights_only` unpickler admits tensors and plain containers. A configuration kept by OmegaConf is a handful
+of classes more; inert classes of ours stand in for them, which hold what the pickle says and can do nothing.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Held:
+    """Keeps the state of an object of a class that is not imported."""
+
+
+def _stand_in(name: str) -> tuple[type, str]:
+    return type(name.rpartition(".")[2], (_Held,), {}), name
+
+
+# Every class that OmegaConf pickles, and the plain types that it and Python 2's names refer to.
+_STAND_INS = [
+    _stand_in(f"omegaconf.{name}")
+    for name in (
+        "dictconfig.DictConfig",
+        "listconfig.ListConfig",
+        "base.ContainerMetadata",
+        "base.Metadata",
+        "nodes.AnyNode",
+        "nodes.StringNode",
+        "nodes.IntegerNode",
+        "nodes.FloatNode",
+        "nodes.BooleanNode",
+    )
+]
+_ADMITTED = [
+    *_STAND_INS,
+    _stand_in("typing.Any"),
+    *[
+        (kind, f"{module}.{kind.__name__}")
+        for kind in (dict, list, int, str)
+        for module in ("builtins", "__builtin__")
+    ],
+    (int, "__builtin__.long"),
+    (defaultdict, "collections.defaultdict"),
+]
+
+
+def read_lightning(path: Path) -> dict[str, Any]:
+    """The checkpoint's mapping; the configuration in `hyper_parameters` as plain dicts, lists and values.
+
+    Raises FileNotFoundError, or ValueError where the file is none, or holds objects that are not admitted.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        with torch.serialization.safe_globals(_ADMITTED):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch raises pickle, runtime, key and end-of-file errors for the many ways in which a file can be none.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = next((line for line in lines if "GLOBAL" in line), lines[0])
+        raise ValueError(f"{path}: not readable as a Lightning checkpoint: {reason.strip()[:300]}") from None
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(f"{path}: no state_dict in it; a Lightning .ckpt is wanted")
+    if "hyper_parameters" in content:
+        content["hyper_parameters"] = _plain(content["hyper_parameters"])
+    return content
+
+
+def _plain(node: Any) -> Any:
+    """OmegaConf's containers and nodes as what they hold; interpolations stay the text that they are."""
+    if isinstance(node, _Held):
+        state = vars(node)
+        return _plain(state["_content"] if "_content" in state else state.get("_val"))
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_plain(value) for value in node]
+    return node
+
+
+def averaged_weights(content: dict[str, Any]) -> dict[str, Tensor] | None:
+    """The EMA weights of `content`: where the reference exports them, or in its callback's state; None if neither."""
+    if isinstance(content.get("ema_state_dict"), dict):
+        return content["ema_state_dict"]
+    for state in (content.get("callbacks") or {}).values():
+        if isinstance(state, dict) and isinstance(state.get("ema"), dict):
+            return state["ema"]
+    return None

@@ -1,0 +1,112 @@
+"""Augmentation on the device whose parameters the network is told (Karras et al. 2022, section 5).
+
+The labels of an untouched sample are zeros, and so are those of every sample drawn later: what was done to the training
+slices is explained by the labels and does not show in samples.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from slimdiff.config.training import AugmentationConfig
+
+LABELS = (
+    "flip",
+    "rotation",
+    "scale",
+    "shift_x",
+    "shift_y",
+    "gamma",
+    "bias_x",
+    "bias_y",
+    "bias_radial",
+)
+"""Each in [-1, 1], as a share of its largest value; flip 0 or 1."""
+
+
+class Augment:
+    """Flips, moves and re-shades the slices of a batch.
+
+    Args:
+        config: how often and how much.
+        spacing_mm: side of a pixel.
+    """
+
+    def __init__(self, config: AugmentationConfig, spacing_mm: float):
+        self.config = config
+        self.spacing_mm = spacing_mm
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Labels of `count` samples, (count, len(LABELS)) on the generator's device."""
+        device, p = generator.device, self.config.probability
+        # Four coins a sample: flip, move, gamma, bias.
+        on = (torch.rand((count, 4), generator=generator, device=device) < p).float()
+        size = torch.rand((count, len(LABELS)), generator=generator, device=device) * 2 - 1
+        config = self.config
+        extents = [config.flip, config.max_rotation_deg, config.max_scale]
+        extents += [config.max_shift_mm] * 2 + [config.max_log_gamma] + [config.max_bias] * 3
+        allowed = torch.tensor(extents, dtype=torch.float32, device=device)
+        # An extent of 0 switches a part off; its label is then 0 too.
+        labels = torch.where(allowed > 0, size, 0)
+        labels[:, 0] = float(config.flip)
+        return labels * on[:, [0, 1, 1, 1, 1, 2, 3, 3, 3]]
+
+    def apply(
+        self, x0: Tensor, labels: Tensor, prior: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Do to the samples what their labels say.
+
+        Args:
+            x0: (B, 2, H, W), image and mask in [-1, 1], the mask -1 or 1.
+            labels: as `draw` gives them.
+            prior: (B, 1, H, W) in {-1, 1}, moved along.
+        Returns:
+            the new x0, the labels that hold, and the moved prior. A slice whose lesion would vanish stays where it
+            was, so that its class stays true.
+        """
+        maps = x0 if prior is None else torch.cat([x0, prior], dim=1)
+        moved = self._move(maps, labels)
+        lost = (x0[:, 1] > 0).any(dim=(1, 2)) & ~(moved[:, 1] > 0).any(dim=(1, 2))
+        stays = (labels[:, :5] == 0).all(dim=1) | lost
+        maps = torch.where(stays.view(-1, 1, 1, 1), maps, moved)
+        labels = labels.clone()
+        labels[:, :5] = torch.where(stays[:, None], 0, labels[:, :5])
+        image = self._shade(maps[:, :1], labels)
+        x0 = torch.cat([image, maps[:, 1:2]], dim=1)
+        return x0, labels, None if prior is None else maps[:, 2:]
+
+    def _move(self, maps: Tensor, labels: Tensor) -> Tensor:
+        """Flip, then rotate and scale about the centre, then shift; image bilinear, the rest again -1 or 1."""
+        config, (height, width) = self.config, maps.shape[2:]
+        flip = 1 - 2 * labels[:, 0]
+        angle = labels[:, 1] * math.radians(config.max_rotation_deg)
+        scale = 1 + labels[:, 2] * config.max_scale
+        shift = labels[:, 3:5] * (config.max_shift_mm / self.spacing_mm)
+        cos, sin = angle.cos() / scale, angle.sin() / scale
+        # Where each output pixel comes from, in px about the centre: undo shift, scale and rotation, flip.
+        matrix = torch.stack(
+            [torch.stack([flip * cos, flip * sin], dim=1), torch.stack([-sin, cos], dim=1)], dim=1
+        )
+        offset = -(matrix @ shift[:, :, None])
+        # affine_grid counts in half sides.
+        half = torch.tensor([width / 2, height / 2], device=maps.device)
+        theta = torch.cat([matrix * half / half[:, None], offset / half[:, None]], dim=2)
+        grid = F.affine_grid(theta, [len(maps), 1, height, width], align_corners=False)
+        # Outside lies background, -1.
+        moved = F.grid_sample(maps + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1
+        return torch.cat([moved[:, :1], torch.where(moved[:, 1:] > 0, 1.0, -1.0)], dim=1)
+
+    def _shade(self, image: Tensor, labels: Tensor) -> Tensor:
+        """Gamma and a smooth multiplicative field on the grey values above the background."""
+        config, (height, width) = self.config, image.shape[2:]
+        grey = ((image + 1) / 2).clamp(0, 1)
+        gamma = (labels[:, 5] * config.max_log_gamma).exp().view(-1, 1, 1, 1)
+        x = torch.linspace(-1, 1, width, device=image.device)[None, :].expand(height, width)
+        y = torch.linspace(-1, 1, height, device=image.device)[:, None].expand(height, width)
+        fields = torch.stack([x, y, x**2 + y**2 - 2 / 3])
+        bias = torch.einsum("bk,khw->bhw", labels[:, 6:] * config.max_bias, fields)[:, None].exp()
+        shaded = (grey.pow(gamma) * bias).clamp(max=1) * 2 - 1
+        untouched = (labels[:, 5:] == 0).all(dim=1).view(-1, 1, 1, 1)
+        return torch.where(untouched, image, shaded)

@@ -1,0 +1,78 @@
+"""Every coupling learns with every prediction, on phantom slices of a small size."""
+
+import numpy as np
+import pytest
+import torch
+
+from slimdiff.config import study_from_mapping
+from slimdiff.data.phantom import write_cohort
+from slimdiff.data.preprocess import preprocess
+from slimdiff.data.slices import build_store
+from slimdiff.data.sources import discover
+from slimdiff.data.store import SliceStore
+from slimdiff.files import read_table
+from slimdiff.training.trainer import Trainer
+
+TRUNK = {
+    "channels": (16, 32),
+    "res_blocks": 1,
+    "attention": (False, True),
+    "head_channels": 16,
+    "norm_groups": 8,
+    "patch": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def phantom_store(tmp_path_factory):
+    study = study_from_mapping(
+        {
+            "results_dir": str(tmp_path_factory.mktemp("phantom")),
+            "data": {"phantom": {"patients": 4, "controls": 1, "voxel_mm": 4.0}},
+            "preprocess": {"spacing_mm": 6.25, "grid": [32, 32, 32]},
+            "slices": {"z_range": [10, 24], "n_bins": 3, "min_lesion_mm2": 0},
+        }
+    )
+    paths = study.paths
+    settings = study.data.phantom
+    write_cohort(paths.phantom, settings.patients, settings.controls, settings.seed, settings.voxel_mm)
+    rows = discover(study.data, paths.phantom)
+    for row in rows:
+        name = row.participant_id
+        volumes = (paths.volume(name, "FLAIR"), paths.volume(name, "mask"), paths.volume_json(name))
+        preprocess(row, study.preprocess, *volumes)
+    build_store(rows, paths.volume, study.slices, paths.store)
+    return SliceStore.open(paths.store)
+
+
+@pytest.mark.parametrize("prediction", ["x0", "epsilon", "v"])
+@pytest.mark.parametrize("coupling", ["shared", "decoupled", "independent", "bottleneck"])
+def test_the_loss_after_300_steps_is_under_half_of_the_first_20(
+    phantom_store, tmp_path, coupling, prediction
+):
+    study = study_from_mapping(
+        {
+            "model": {"coupling": coupling, **TRUNK},
+            "diffusion": {"prediction": prediction},
+            "training": {
+                "steps": 300,
+                "batch_size": 4,
+                "learning_rate": 2e-3,
+                "log_every": 20,
+                "preview_every": 0,
+                "device": "cpu",
+                "precision": "float32",
+            },
+        },
+        complete=False,
+    )
+    participants = sorted(set(phantom_store.participant))
+    identity = {"study": "phantom", "variant": coupling, "fold": 0}
+    sections = (study.model, study.diffusion, study.training)
+    Trainer(*sections, phantom_store, participants, tmp_path, identity).run()
+    rows = read_table(tmp_path / "history.tsv")
+    for term in ("loss", "loss_image", "loss_mask"):
+        losses = [float(row[term]) for row in rows]
+        assert losses[-1] < 0.5 * losses[0], term
+    assert np.isfinite(losses).all()
+    assert torch.get_num_threads() == 1
