@@ -1,5 +1,6 @@
 """Synthetic heads, a BIDS dataset of them and the tiny study that the tests run."""
 
+import json
 from pathlib import Path
 
 import nibabel
@@ -87,3 +88,36 @@ def study_mapping(bids_root: Path, results: Path) -> dict:
         },
         "generation": {"evaluations": 4, "per_bin_and_class": 2, "batch_size": 4, "device": "cpu"},
     }
+
+
+# ds004199: 170 subjects, 85 of them patients with a mask. Here every odd number is one, and 48 in the place of 47.
+PATIENT_NUMBERS = [48 if number == 47 else number for number in range(1, 171, 2)]
+THICK_NUMBERS = [5, 21, 35, 77, 101, 125, 169]
+TEST_NUMBERS = PATIENT_NUMBERS[::3][:28]
+
+
+def write_ds004199(root: Path) -> Path:
+    """A tree of ds004199's shape with empty images: seven patients with a 2-D FLAIR, 28 with split test, all controls
+    split train, masks hidden by .bidsignore and one of them named after another acquisition, a byte-order mark."""
+    rows = ["participant_id\tgroup\tsex\tlobe\tsplit"]
+    for number in range(1, 171):
+        name, patient = f"sub-{number:05d}", number in PATIENT_NUMBERS
+        acquisition = "tse3dvfl" if patient and number % 4 == 1 else "T2sel"
+        anat = root / name / "anat"
+        anat.mkdir(parents=True)
+        image = anat / f"{name}_acq-{acquisition}_FLAIR.nii.gz"
+        image.touch()
+        kind, thickness = ("2D", 4) if number in THICK_NUMBERS else ("3D", 1)
+        facts = {"MRAcquisitionType": kind, "SliceThickness": thickness}
+        (anat / f"{name}_acq-{acquisition}_FLAIR.json").write_text(json.dumps(facts))
+        (anat / f"{name}_acq-iso08_T1w.nii.gz").touch()
+        if patient:
+            of = "tse3dvfl" if number == 48 else acquisition
+            (anat / f"{name}_acq-{of}_FLAIR_roi.nii.gz").touch()
+        split = "test" if number in TEST_NUMBERS else "train"
+        rows.append(
+            f"{name}\t{'fcd' if patient else 'hc'}\tM\t{'TL,OL' if number % 7 == 0 else 'FL'}\t{split}"
+        )
+    (root / "participants.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8-sig")
+    (root / ".bidsignore").write_text("*_roi.nii.gz\n")
+    return root

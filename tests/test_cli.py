@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from slimdiff import cli
 from slimdiff.config import load_study, stage_config
@@ -18,7 +19,7 @@ from slimdiff.data.store import SliceStore
 from slimdiff.data.zbins import read_priors
 from slimdiff.files import read_table, sha256
 from slimdiff.generation.samples import read_samples
-from slimdiff.model.build import read_card
+from slimdiff.model.build import load_model, read_card
 
 COMMANDS = {
     "phantom": [],
@@ -227,6 +228,45 @@ def test_train_refuses_a_fold_that_is_not_there(study_file, capsys):
     assert call("train", study_file, "--fold", "5") == 2
     assert "no fold 5" in capsys.readouterr().err
     assert not (load_study(study_file).paths.root / "models").exists()
+
+
+@pytest.mark.parametrize("prior", ["concat", "cross_attention"])
+def test_f9_a_network_that_sees_priors_is_not_trained_without_them(study_values, tmp_path, capsys, prior):
+    study_values["model"] = {**study_values["model"], "prior": prior}
+    config = tmp_path / "prior.json"
+    config.write_text(json.dumps(study_values))
+    prepare(config)
+    before = written(tmp_path)
+    assert call("train", config, "--fold", "0") == 2
+    message = capsys.readouterr().err
+    assert "fold-0.npz" in message and prior in message and "slimdiff-priors" in message
+    assert written(tmp_path) == before
+    assert call("priors", config, "--fold", "0") == 0
+    assert call("train", config, "--fold", "0") == 0
+    checkpoint = load_study(config).paths.model("base", 0) / "model.safetensors"
+    network, _ = load_model(checkpoint, torch.device("cpu"))
+    assert (network.priors.maps.numpy() == read_priors(load_study(config).paths.prior(0))).all()
+    assert call("generate", config, "--fold", "0", "--zbin", "1") == 0
+
+
+def test_every_conditioning_at_once_trains_and_samples(study_values, tmp_path):
+    """Null token, acquisition, augmentation, learned weights and the frequency term, with guidance when sampling."""
+    study_values["model"] = {**study_values["model"], "null_token": True, "acquisition": True}
+    study_values["training"] |= {"condition_dropout": 0.2, "augmentation": {"probability": 0.5}}
+    loss = {"uncertainty": "groups", "focal_frequency": {"weight": 0.5, "patches": 2}, "min_snr_gamma": 5}
+    study_values["diffusion"] = {"loss": loss}
+    study_values["generation"] |= {"guidance": 1.5, "guidance_interval": [0.1, 10]}
+    config = tmp_path / "all.json"
+    config.write_text(json.dumps(study_values))
+    prepare(config)
+    assert call("train", config, "--fold", "0") == 0
+    assert call("generate", config, "--fold", "0", "--zbin", "0") == 0
+    paths = load_study(config).paths
+    history = read_table(paths.model("base", 0) / "history.tsv")
+    assert {"loss_focal_frequency", "log_variance_0", "log_variance_1"} <= set(history[0])
+    manifest = read_table(paths.samples_stem("base", 0, 0).with_suffix(".tsv"))
+    assert {row["guidance"] for row in manifest} == {"1.5"}
+    assert len({row["acquisition"] for row in manifest}) == 1  # the tiny dataset has one
 
 
 def test_a_terminated_training_goes_on_where_it_stopped(study_values, tmp_path):

@@ -22,6 +22,9 @@ stop the run before its first job, with the key, what was found and what is allo
 
 - `demo.yaml` the default: a phantom cohort, minutes on two CPU cores.
 - `open_ms.yaml` an example of real volumes given by a table of paths.
+- `paper.yaml` the paper's nine cells on OpenNeuro ds004199, expected in `data/ds004199`.
+- `ablations.yaml` one change at a time from the paper's best cell, on the same data.
+- `demo_ablations.yaml` a few of these changes on the demo's phantom cohort (`docs/ablations.md`).
 
 This file and `workflow/schemas/study.schema.json` are written by `python -m slimdiff.config.reference`.
 
@@ -45,6 +48,50 @@ after an update force a stage by name, for example `snakemake --cores all --forc
 """
 
 
+REFERENCE_MODES = """## The reference's loss modes
+
+Its eight named modes (`loss.mode` of slim-diff) are combinations of the keys of `diffusion`. Where it weighs lesion
+pixels, its mean does not divide by the sum of the weights; ours does, so only the ratio of lesion to background counts.
+
+| its mode | here |
+|---|---|
+{modes}
+
+Its focal frequency loss takes `alpha` 1.2-1.35 and `patches: 2`. With `uncertainty`, `each` learns a weight for every
+term (its `uncertainty_weighting`), `groups` one for image and mask together and one for every further term (its
+`group_uncertainty_weighting`); `none` is the plain sum. Its pMF modes with LPIPS learn a weight for every term unless
+that is switched off.
+"""
+
+MODES = {
+    "mse_channels": {"loss": {"p_image": 2.0, "p_mask": 2.0, "uncertainty": "each"}},
+    "mse_ffl_groups": {
+        "loss": {"p_image": 2.0, "p_mask": 2.0, "uncertainty": "groups", "focal_frequency": {"weight": 1.0}}
+    },
+    "mse_lp_norm": {"loss": {"p_image": 1.5, "p_mask": 1.5}},
+    "mse_lp_norm_ffl_groups": {
+        "loss": {"p_image": 1.5, "p_mask": 1.5, "uncertainty": "groups", "focal_frequency": {"weight": 1.0}}
+    },
+    "pmf_x0_loss": {"prediction": "x0", "loss": {"p_image": 1.5, "p_mask": 1.5}},
+    "pmf_v_loss": {"prediction": "x0", "loss": {"space": "v", "p_image": 2.0, "p_mask": 2.0}},
+    "pmf_x0_loss_lpips": {
+        "prediction": "x0",
+        "loss": {"p_image": 1.5, "p_mask": 1.5, "uncertainty": "each", "perceptual": {"weight": 0.1}},
+    },
+    "pmf_v_loss_lpips": {
+        "prediction": "x0",
+        "loss": {
+            "space": "v",
+            "p_image": 2.0,
+            "p_mask": 2.0,
+            "uncertainty": "each",
+            "perceptual": {"weight": 0.1},
+        },
+    },
+}
+"""The reference's loss modes as section `diffusion`."""
+
+
 def schema() -> str:
     """JSON schema of a study file."""
     return json.dumps(Study.model_json_schema(), indent=1, sort_keys=True) + "\n"
@@ -64,7 +111,16 @@ def reference() -> str:
         model = _section(field)
         if model is not None:
             parts += _of_section(name, model)
+    modes = "\n".join(f"| `{mode}` | `diffusion: {_flow(values)}` |" for mode, values in MODES.items())
+    parts.append(REFERENCE_MODES.format(modes=modes))
     return "\n".join(parts)
+
+
+def _flow(value: typing.Any) -> str:
+    """YAML in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(part)}" for key, part in value.items()) + "}"
+    return str(value)
 
 
 def _of_section(path: str, model: type[BaseModel]) -> list[str]:

@@ -155,6 +155,32 @@ def test_numbers_are_finite(place, value):
         (changed(FITTING, "data.source", "table"), ("data.table", "table")),
         (changed(FITTING, "preprocess.percentiles", [99, 1]), ("preprocess", "99", "1")),
         (changed(FITTING, "study", "../elsewhere"), ("study", "../elsewhere")),
+        (
+            changed(FITTING, "training.condition_dropout", 0.1),
+            ("condition_dropout", "0.1", "model.null_token"),
+        ),
+        (changed(FITTING, "model.null_token", True), ("null_token", "training.condition_dropout")),
+        (changed(FITTING, "generation.guidance", 2.0), ("generation.guidance", "2.0", "model.null_token")),
+        (
+            changed(FITTING, "generation.acquisition", "T2"),
+            ("generation.acquisition", "T2", "model.acquisition"),
+        ),
+        (changed(FITTING, "generation.guidance_interval", [5, 1]), ("generation", "5", "1", "smaller")),
+        (changed(FITTING, "model.coupling", "twin"), ("model.coupling", "twin", "bottleneck")),
+        (changed(FITTING, "model.prior", "cross"), ("model.prior", "cross", "cross_attention")),
+        (
+            changed(changed(FITTING, "model.coupling", "decoupled"), "model.channels", [32, 64, 64, 96]),
+            ("model", "48", "norm_groups 32"),
+        ),
+        (changed(FITTING, "diffusion.loss.space", "eps"), ("diffusion.loss.space", "eps", "epsilon")),
+        (
+            {**FITTING, "diffusion": {"prediction": "epsilon", "loss": {"focal_frequency": {"weight": 1}}}},
+            ("focal_frequency.below", "epsilon", "0.8"),
+        ),
+        (
+            {**FITTING, "diffusion": {"loss": {"focal_frequency": {"weight": 1, "patches": 5}}}},
+            ("focal_frequency.patches", "32 x 32", "5"),
+        ),
     ],
 )
 def test_impossible_combinations_are_refused(values, wanted):
@@ -318,3 +344,17 @@ SHIPPED = sorted((Path(__file__).resolve().parents[2] / "config").glob("*.yaml")
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_studies_that_are_shipped_are_valid(path):
     assert load_study(path).variants
+
+
+def test_a_coupling_alone_brings_its_own_widths():
+    study = study_from_mapping(
+        changed(FITTING, "variants", {"a": {}, "b": {"model": {"coupling": "independent"}}})
+    )
+    assert study.variant("a").model.widths == (64, 128, 256, 256)
+    other = study.variant("b").model
+    assert (other.widths, other.heads, other.groups) == ((48, 96, 180, 180), 20, 12)
+    given = study_from_mapping(
+        changed(FITTING, "model", {"coupling": "bottleneck", "channels": [24, 24, 24, 24]})
+    )
+    assert given.model.settings()["channels"] == [24, 24, 24, 24]
+    assert given.model.settings()["head_channels"] == 12

@@ -27,7 +27,7 @@ def dataset(tmp_path):
     touch(tmp_path / "sub-1/anat/sub-1_acq-T2sel_FLAIR_roi.nii.gz")
     touch(tmp_path / "sub-1/anat/sub-1_T1w.nii.gz")
     touch(tmp_path / "sub-1/anat/sub-1_desc-xFLAIR.nii.gz")
-    touch(tmp_path / "sub-1/anat/sub-1_acq-T2sel_FLAIR.json")
+    touch(tmp_path / "sub-1/anat/sub-1_acq-T2sel_FLAIR.json").write_text('{"MRAcquisitionType": "3D"}')
     touch(tmp_path / "sub-2/ses-a/anat/sub-2_ses-a_acq-tse_FLAIR.nii")
     touch(tmp_path / "sub-2/ses-a/anat/sub-2_ses-a_FLAIR_roi.nii")
     touch(tmp_path / "sub-3/anat/sub-3_FLAIR.nii.gz")
@@ -230,3 +230,27 @@ def test_ds004199_description_survives(shared_data, tmp_path):
     assert sum(row.acquisition == "T2sel" for row in rows if not row.is_patient) == 85
     assert sum(row.acquisition == "T2sel" for row in rows if row.is_patient) == 41
     assert sum(row.acquisition == "tse3dvfl" for row in rows) == 36
+
+
+def test_groups_choose_and_the_others_stay_with_their_reason(dataset):
+    one, two, three = bids(dataset, groups=("fcd",))
+    assert one.included and two.included
+    assert three.excluded == "group hc is not in data.groups"
+    with pytest.raises(DataError, match=r"data\.groups.*'fdc'.*fcd, hc"):
+        bids(dataset, groups=("fdc",))
+
+
+def test_a_2d_acquisition_is_excluded_unless_asked_for(dataset):
+    sidecar = dataset / "sub-1/anat/sub-1_acq-T2sel_FLAIR.json"
+    sidecar.write_text('{"MRAcquisitionType": "2D", "SliceThickness": 3.5}')
+    one, two, _ = bids(dataset)
+    assert one.excluded == "2-D acquisition (MRAcquisitionType 2D, slice thickness 3.5 mm)"
+    assert two.included
+    assert bids(dataset, two_dimensional="include")[0].included
+
+
+@pytest.mark.parametrize(("text", "cause"), [("{", "JSON"), ("", "JSON"), ("[]", "object")])
+def test_an_unreadable_sidecar_is_named(dataset, text, cause):
+    (dataset / "sub-1/anat/sub-1_acq-T2sel_FLAIR.json").write_text(text)
+    with pytest.raises(DataError, match=rf"sub-1_acq-T2sel_FLAIR\.json.*{cause}"):
+        bids(dataset)

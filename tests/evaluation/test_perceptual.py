@@ -6,6 +6,7 @@ import torch
 
 from slimdiff import weights
 from slimdiff.evaluation.features import lpips_distance, to_uint8
+from slimdiff.evaluation.perceptual import perceptual_loss
 
 
 def public_lpips(net: str, name: str):
@@ -64,3 +65,25 @@ def test_what_does_not_fit_is_refused(slice_pairs):
         lpips_distance(to_uint8(images[:1]), to_uint8(images[:1]))
     with pytest.raises(KeyError, match="alex, vgg"):
         lpips_distance(images[:1], images[:1], net="squeeze")
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_as_a_loss_it_is_the_same_distance_with_a_gradient(alexnet, slice_pairs, side):
+    grey = to_uint8(slice_pairs[0][:4, :side, :side]) / np.float32(127.5) - 1
+    a, b = (torch.from_numpy(images)[:, None].float() for images in (grey[:2], grey[2:]))
+    a.requires_grad_()
+    found = perceptual_loss("alex", "cpu")(a, b)
+    wanted = lpips_distance(grey[:2], grey[2:])
+    assert found.detach().numpy() == pytest.approx(wanted, abs=1e-5)
+    found.sum().backward()
+    # A step against the gradient brings them closer.
+    closer = perceptual_loss("alex", "cpu")((a - 0.02 * a.grad / a.grad.abs().max()).detach(), b)
+    assert (closer < found).all()
+
+
+def test_as_a_loss_its_gradient_is_finite_where_nothing_fires(alexnet):
+    black = torch.full((1, 1, 64, 64), -1.0, requires_grad=True)
+    distance = perceptual_loss("alex", "cpu")
+    for other in (torch.full((1, 1, 64, 64), -1.0), torch.zeros(1, 1, 64, 64)):
+        (gradient,) = torch.autograd.grad(distance(black, other).sum(), black)
+        assert torch.isfinite(gradient).all()

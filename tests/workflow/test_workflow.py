@@ -1,41 +1,13 @@
 """What the engine would do: the jobs of an untouched clone, and what a changed section makes again."""
 
 import json
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from workflow_runs import ROOT, job_counts, snakemake
 
 from slimdiff import weights
 from slimdiff.config import load_study
-
-ROOT = Path(__file__).parents[2]
-
-
-def snakemake(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-        "--directory",
-        str(folder),
-    ]
-    # The commands lie beside the interpreter, whether or not its environment is activated.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, env={**os.environ, "PATH": path}
-    )
-
-
-def job_counts(output: str) -> dict[str, int]:
-    """Rule: jobs, from the statistics of a dry run."""
-    table = output.split("Job stats:")[1].split("total")[0]
-    return {match[1]: int(match[2]) for match in re.finditer(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
 
 
 def write_study(folder: Path, **changes) -> Path:
