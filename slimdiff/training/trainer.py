@@ -10,7 +10,7 @@ import platform
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,22 +24,18 @@ from slimdiff.config.model import ModelConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import autocast, pick_device, pick_precision
-from slimdiff.files import write_table
 from slimdiff.model.build import ModelCard, Surroundings, build_network, put_priors, save_model
 from slimdiff.png import write_png
-from slimdiff.training.augment import LABELS, Augment
-from slimdiff.training.batches import Batch, TrainingSet, step_generator
+from slimdiff.training.batches import TrainingSet
 from slimdiff.training.checkpoint import load_state, save_state
 from slimdiff.training.ema import Ema
-from slimdiff.training.objective import Draws, Objective, Perceptual
+from slimdiff.training.history import History
+from slimdiff.training.objective import Objective, Perceptual
+from slimdiff.training.preparation import Preparation
 from slimdiff.training.preview import preview
 
 # A resume state does not depend on these.
 NOT_LEARNT = {"log_every", "save_every", "preview_every", "device"}
-
-
-class TrainingFailed(RuntimeError):
-    """Training cannot go on; the message says at which step and what is kept."""
 
 
 @dataclass
@@ -79,16 +75,14 @@ class Trainer:
         self.device = pick_device(training.device)
         self.set = TrainingSet(store, participants, self.device, training.lesion_share)
         torch.manual_seed(training.seed)
-        self.augment = (
-            Augment(training.augmentation, store.spacing_mm) if training.augmentation.probability else None
-        )
+        self.prepare = Preparation(self.set, training, store.spacing_mm, model.acquisition)
         self.surroundings = Surroundings(
             size=store.size,
             n_bins=store.n_bins,
             bin_centres=store.facts["bin_centres"],
             acquisitions=self.set.acquisitions.tolist() if model.acquisition else [],
             acquisition_counts=self.set.acquisition_counts() if model.acquisition else [],
-            augmentations=len(LABELS) if self.augment else 0,
+            augmentations=self.prepare.labels,
         )
         network = build_network(model.settings(), self.surroundings)
         put_priors(network, priors)
@@ -105,7 +99,6 @@ class Trainer:
             weight_decay=training.weight_decay,
             fused=self.device.type != "mps",
         )
-        self.tells_acquisition = model.acquisition
         learnt = training.model_dump(mode="json", exclude=NOT_LEARNT)
         self.identity = {
             "model": model.settings(),
@@ -118,9 +111,7 @@ class Trainer:
         }
         self.store = store
         self.step = 0
-        self.history: list[dict] = []
-        # Total, terms and gradient norm of the steps since the last row of the history, on the device.
-        self.pending: list[Tensor] = []
+        self.history = History(self.objective)
         self.precision = torch.float32
         self._stop: int | None = None
 
@@ -143,7 +134,7 @@ class Trainer:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         self._preview("final")
-        write_table(self.folder / "history.tsv", self.history, self._columns())
+        self.history.write(self.folder / "history.tsv")
         save_model(self.folder / "model.safetensors", self._averaged(), self._card())
         self.state_path.unlink(missing_ok=True)
 
@@ -152,16 +143,17 @@ class Trainer:
         bar = tqdm(total=config.steps, initial=self.step, desc="train", unit="step", mininterval=2)
         since, started = self.step, time.perf_counter()
         while self.step < config.steps:
-            self.pending.append(self._advance())
+            self._advance()
             if self._stop is not None:
                 # Before anything is printed: the signal may have closed the other end of the pipe.
                 self._save()
                 raise Interrupted(self._stop)
             bar.update()
             if self.step % config.log_every == 0 or self.step == config.steps:
-                row = self._row(time.perf_counter() - started, self.step - since)
-                self.pending.clear()
-                self.history.append(row)
+                speed = (self.step - since) * config.batch_size / (time.perf_counter() - started)
+                row = self.history.close_row(
+                    self.step, self.state_path, self._learning_rate(self.step - 1), speed
+                )
                 bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_s=f"{row['images_per_s']:.0f}")
                 since, started = self.step, time.perf_counter()
             if self.step % config.save_every == 0 and self.step < config.steps:
@@ -171,8 +163,8 @@ class Trainer:
                 started = time.perf_counter() if since == self.step else started
         bar.close()
 
-    def _advance(self) -> Tensor:
-        """One optimiser step; returns total loss, its terms and the gradient norm, still on the device."""
+    def _advance(self) -> None:
+        """One optimiser step."""
         total, terms = self._losses(self.step, self.precision)
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate(self.step)
@@ -182,59 +174,10 @@ class Trainer:
         self.optimiser.step()
         self.ema.update(self.step)
         self.step += 1
-        return torch.cat([total.detach().view(1), terms.detach(), norm.detach().view(1)])
-
-    def _recent(self) -> list[float]:
-        """Mean total, terms and gradient norm since the last row; raises TrainingFailed if one is no number.
-
-        Here, and where a state is saved, the host waits for the device, and nowhere else.
-        """
-        means = torch.stack(self.pending).mean(0).tolist()
-        if not all(math.isfinite(value) for value in means):
-            kept = self.state_path if self.state_path.is_file() else "none"
-            named = dict(zip(("loss", *self.objective.terms, "gradient norm"), means, strict=True))
-            raise TrainingFailed(
-                f"{', '.join(f'{name} {value:.4g}' for name, value in named.items())} within the {len(self.pending)} "
-                f"steps before step {self.step}; state of an earlier step: {kept}"
-            )
-        return means
-
-    def _row(self, seconds: float, steps: int) -> dict:
-        """A row of the history for the pending steps."""
-        total, *terms, norm = self._recent()
-        row = {
-            "step": self.step,
-            "loss": total,
-            **{f"loss_{name}": value for name, value in zip(self.objective.terms, terms, strict=True)},
-            "gradient_norm": norm,
-            "learning_rate": self._learning_rate(self.step - 1),
-            "images_per_s": steps * self.config.batch_size / seconds,
-        }
-        if self.objective.uncertainty is not None:
-            values = self.objective.uncertainty.log_variances.tolist()
-            row |= {f"log_variance_{group}": value for group, value in enumerate(values)}
-        return row
-
-    def _batch(self, step: int) -> tuple[Batch, Draws]:
-        """Everything random of a step, in a fixed order from the step's own stream."""
-        generator = step_generator(self.config.seed, step, self.device)
-        batch = self.set.draw(self.config.batch_size, self.config.lesion_share, generator)
-        draws = self.objective.draw(batch, generator)
-        x0, condition = batch.x0, batch.condition
-        if not self.tells_acquisition:
-            condition = replace(condition, acquisition=None)
-        if self.augment is not None:
-            labels = self.augment.draw(len(x0), generator)
-            prior = None if self.network.priors is None else self.network.priors(condition.z_bin)
-            x0, labels, prior = self.augment.apply(x0, labels, prior)
-            condition = replace(condition, augmentation=labels, prior=prior)
-        if self.config.condition_dropout:
-            chance = torch.rand(len(x0), generator=generator, device=self.device)
-            condition = replace(condition, null=chance < self.config.condition_dropout)
-        return Batch(x0, condition), draws
+        self.history.note(total, terms, norm)
 
     def _losses(self, step: int, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-        batch, draws = self._batch(step)
+        batch, draws = self.prepare(step, self.objective, self.network)
         with autocast(self.device, precision):
             terms = self.objective(self.network, batch, draws)
         return self.objective.total(terms), terms
@@ -255,16 +198,17 @@ class Trainer:
         self._stop = signum
 
     def _save(self) -> None:
-        if self.pending:
-            self._recent()  # weights that are no numbers would replace the last good state
+        if self.history.pending:
+            # Weights that are no numbers would replace the last good state.
+            self.history.means(self.step, self.state_path)
         state = {
             "step": self.step,
             "network": self.network.state_dict(),
             "ema": self.ema.weights(),
             "objective": self.objective.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "history": self.history,
-            "pending": self.pending,
+            "history": self.history.rows,
+            "pending": self.history.pending,
             "precision": str(self.precision).removeprefix("torch."),
         }
         save_state(self.state_path, state, self.identity)
@@ -275,7 +219,8 @@ class Trainer:
         self.ema.load(state["ema"])
         self.objective.load_state_dict(state["objective"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.history, self.pending = state["step"], state["history"], state["pending"]
+        self.step = state["step"]
+        self.history.rows, self.history.pending = state["history"], state["pending"]
         self.precision = getattr(torch, state["precision"])
         print(f"going on from step {self.step} of {self.config.steps} ({self.state_path})", file=sys.stderr)
 
@@ -301,12 +246,6 @@ class Trainer:
             },
         )
 
-    def _columns(self) -> tuple[str, ...]:
-        uncertainty = self.objective.uncertainty
-        return history_columns(
-            self.objective.terms, len(uncertainty.log_variances) if uncertainty is not None else 0
-        )
-
     def _averaged(self) -> dict[str, Tensor]:
         """EMA weights, and what the network keeps beside its weights."""
         return {**self.network.state_dict(), **self.ema.weights()}
@@ -321,13 +260,6 @@ class Trainer:
             self.precision,
         )
         write_png(self.folder / "previews" / f"{name}.png", sampled)
-
-
-def history_columns(terms: tuple[str, ...], log_variances: int = 0) -> tuple[str, ...]:
-    """Columns of history.tsv for an objective of these terms and learned weights."""
-    losses = [f"loss_{name}" for name in terms]
-    weights = [f"log_variance_{group}" for group in range(log_variances)]
-    return ("step", "loss", *losses, "gradient_norm", "learning_rate", "images_per_s", *weights)
 
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]

@@ -16,7 +16,8 @@ from slimdiff.data.folds import read_folds
 from slimdiff.files import read_table
 from slimdiff.model.build import build_network, load_model
 from slimdiff.training.checkpoint import StateMismatch, load_state, save_state
-from slimdiff.training.trainer import Interrupted, Trainer, TrainingFailed
+from slimdiff.training.history import TrainingFailed
+from slimdiff.training.trainer import Interrupted, Trainer
 
 TRAINING = TrainingConfig(
     steps=12,
