@@ -16,20 +16,21 @@ from slimdiff.config import Study, load_study
 # Heavy imports stand inside the commands: `--help` and a wrong argument answer at once.
 
 
-def _command(function: Callable[[argparse.Namespace, Study], None], **arguments: dict) -> Callable[[], int]:
-    """An entry point that parses `arguments`, loads the study and reports errors."""
+def _command(function: Callable, with_study: bool = True, **arguments: dict) -> Callable[[], int]:
+    """An entry point that parses `arguments`, loads the study if the command works on one, and reports errors."""
 
     @functools.wraps(function)
     def main(argv: list[str] | None = None) -> int:
         name = "slimdiff-" + function.__name__.strip("_")
         parser = argparse.ArgumentParser(prog=name, description=function.__doc__)
-        parser.add_argument("--config", required=True, help="study: a YAML or JSON file, or JSON text")
+        if with_study:
+            parser.add_argument("--config", required=True, help="study: a YAML or JSON file, or JSON text")
         for key, options in arguments.items():
             settings = {name: value for name, value in options.items() if name != "positional"}
             parser.add_argument(key if options.get("positional") else f"--{key}", **settings)
         options = parser.parse_args(argv)
         try:
-            function(options, load_study(options.config))
+            function(options, *([load_study(options.config)] if with_study else []))
         except (OSError, ValueError, RuntimeError) as error:
             print(f"{name}: error: {error}", file=sys.stderr)
             if os.environ.get("SLIMDIFF_DEBUG"):
@@ -38,44 +39,6 @@ def _command(function: Callable[[argparse.Namespace, Study], None], **arguments:
         return 0
 
     return main
-
-
-def importing(argv: list[str] | None = None) -> int:
-    """slimdiff-import: a checkpoint of the reference (slim-diff 1.0.0) as one of ours."""
-    parser = argparse.ArgumentParser(prog="slimdiff-import", description=importing.__doc__)
-    parser.add_argument(
-        "--ckpt", required=True, help="the reference's Lightning .ckpt; nothing in it is executed"
-    )
-    parser.add_argument("--out", required=True, help="the model.safetensors to write")
-    parser.add_argument(
-        "--config", help="the reference's YAML, if the checkpoint does not bring its configuration"
-    )
-    parser.add_argument("--priors", help="priors/fold-*.npz, for a network that sees anatomical priors")
-    parser.add_argument("--raw", action="store_true", help="last weights, where there are no averaged ones")
-    options = parser.parse_args(argv)
-    try:
-        from slimdiff.importing import import_reference
-
-        config = priors = None
-        if options.config:
-            import yaml
-
-            try:
-                config = yaml.safe_load(Path(options.config).read_text(encoding="utf-8"))
-            except yaml.YAMLError as error:
-                raise ValueError(f"{options.config}: not readable as YAML: {error}") from None
-        if options.priors:
-            from slimdiff.data.zbins import read_priors
-
-            priors = read_priors(Path(options.priors))
-        card = import_reference(Path(options.ckpt), Path(options.out), config, priors, options.raw)
-    except (OSError, ValueError, RuntimeError) as error:
-        print(f"slimdiff-import: error: {error}", file=sys.stderr)
-        if os.environ.get("SLIMDIFF_DEBUG"):
-            raise
-        return 2
-    print(f"{options.out}: {card.diffusion['prediction']} network, {card.n_bins} z-bins, step {card.step}")
-    return 0
 
 
 def _phantom(options: argparse.Namespace, study: Study) -> None:
@@ -275,6 +238,20 @@ def _figures(options: argparse.Namespace, study: Study) -> None:
         write(study, variants, folds)
 
 
+def _import(options: argparse.Namespace) -> None:
+    """Make a checkpoint of the reference (PyPI slim-diff 1.0.0) one of ours; nothing in it is executed."""
+    from slimdiff.importing import import_reference, read_configuration
+
+    config = read_configuration(Path(options.config)) if options.config else None
+    priors = None
+    if options.priors:
+        from slimdiff.data.zbins import read_priors
+
+        priors = read_priors(Path(options.priors))
+    card = import_reference(Path(options.ckpt), Path(options.out), config, priors, options.raw)
+    print(f"{options.out}: {card.diffusion['prediction']} network, {card.n_bins} z-bins, step {card.step}")
+
+
 _cell = {
     "variant": {"help": "one variant (default: all)"},
     "fold": {"type": int, "help": "one fold (default: all)"},
@@ -319,4 +296,13 @@ figures = _command(
         "choices": ("all", "pictures", "tables", "provenance"),
         "help": "figures/, tables/, or provenance.json with its page",
     },
+)
+importing = _command(
+    _import,
+    with_study=False,
+    ckpt={"required": True, "help": "the reference's Lightning .ckpt"},
+    out={"required": True, "help": "the model.safetensors to write"},
+    config={"help": "the reference's YAML, if the checkpoint does not bring its configuration"},
+    priors={"help": "priors/fold-*.npz, for a network that sees anatomical priors"},
+    raw={"action": "store_true", "help": "the last weights, where there are no averaged ones"},
 )

@@ -96,6 +96,19 @@ def import_reference(
     return card
 
 
+def read_configuration(path: Path) -> Mapping:
+    """The reference's configuration from its YAML; ValueError names the file that is none."""
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{path}: a mapping of sections is wanted, found {type(config).__name__}")
+    return config
+
+
 def describe(config: Mapping, weights: Mapping[str, Any]) -> tuple[ModelConfig, Surroundings, dict]:
     """Our sections for the reference's configuration; ValueError names what has no counterpart."""
     model, conditioning, scheduler = config["model"], config["conditioning"], config["scheduler"]
