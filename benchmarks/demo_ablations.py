@@ -37,7 +37,12 @@ def read(path: Path) -> list[dict]:
 def row_of(study, variant: str) -> dict[str, float]:
     """Metrics over all z-bins, and the processor time of the training."""
     rows = read(study.paths.metrics(variant, 0) / "metrics.tsv")
-    values = {(r["metric"], r["extractor"]): float(r["value"]) for r in rows if r["z_bin"] == "all"}
+    # A metric that cannot be had (too few lesions) stands there as n/a.
+    values = {
+        (r["metric"], r["extractor"]): float("nan" if r["value"] == "n/a" else r["value"])
+        for r in rows
+        if r["z_bin"] == "all"
+    }
     measured = read(study.paths.root / "benchmarks" / "train" / f"{variant}_fold-0.tsv")[0]
     return {
         **{name: values[key] for name, key in METRICS.items()},
@@ -69,10 +74,10 @@ def main() -> None:
     print("|" + "---|" * (len(columns) + 1))
     for name, rows in together.items():
         cells = [" / ".join(f"{row[column]:.3g}" for row in rows) for column in columns]
-        best = {column: np.mean([row[column] for row in rows]) for column in columns}
+        mean = {column: np.mean([row[column] for row in rows]) for column in columns}
         print(
             f"| {name} |",
-            " | ".join(f"{c} ({best[k]:.3g})" for c, k in zip(cells, columns, strict=True)),
+            " | ".join(f"{c} ({mean[k]:.3g})" for c, k in zip(cells, columns, strict=True)),
             "|",
         )
 

@@ -11,14 +11,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from slimdiff.config.model import ModelConfig
-from slimdiff.model.build import Surroundings, build_network
+from slimdiff.model.build import DataSpec, build_network
 from slimdiff.model.conditioning import Condition
 
 
 def cost(model: ModelConfig, size: tuple[int, int]) -> tuple[int, float]:
     """Parameters, and GFLOP of one evaluation of one slice of `size` px."""
     with torch.device("meta"):
-        network = build_network(model.settings(), Surroundings(size, 30, [float(b) for b in range(30)]))
+        network = build_network(model.settings(), DataSpec(size, 30, [float(b) for b in range(30)]))
         x, index = torch.empty(1, 2, *size), torch.empty(1, dtype=torch.long)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(x, index.float(), Condition(index, index), x)

@@ -30,7 +30,9 @@ def _command(function: Callable, with_study: bool = True, **arguments: dict) -> 
             parser.add_argument(key if options.get("positional") else f"--{key}", **settings)
         options = parser.parse_args(argv)
         try:
-            function(options, *([load_study(options.config)] if with_study else []))
+            # A checkpoint says by itself what it is, whatever the study's sections of model and training say.
+            complete = getattr(options, "ckpt", None) is None
+            function(options, *([load_study(options.config, complete)] if with_study else []))
         except (OSError, ValueError, RuntimeError) as error:
             print(f"{name}: error: {error}", file=sys.stderr)
             if os.environ.get("SLIMDIFF_DEBUG"):

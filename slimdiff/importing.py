@@ -4,6 +4,7 @@ What comes in is its MONAI U-Net with the sinusoidal embedding of class and z-bi
 null token and anatomical prior. What cannot be said in our terms is refused by name.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import slimdiff
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.model import ModelConfig
 from slimdiff.config.training import TrainingConfig
-from slimdiff.model.build import ModelCard, Surroundings, build_network, put_priors, save_model
+from slimdiff.model.build import DataSpec, ModelCard, build_network, put_priors, save_model
 from slimdiff.model.lightning import averaged_weights, read_lightning
 from slimdiff.model.monai_names import from_monai, prior_encoder_from_reference
-from slimdiff.model.prior import TOKEN_WIDTH, WIDTHS
+from slimdiff.model.prior import GROUPS, TOKEN_WIDTH, WIDTHS
 
+# The reference cuts (right, anterior) slices as they lie in the volume; the store shows anterior at the top.
+QUARTER_TURNS = 1
 PREDICTIONS = {"sample": "x0", "epsilon": "epsilon", "v_prediction": "v"}
 
 
@@ -36,7 +39,7 @@ def import_reference(
         checkpoint: a Lightning .ckpt; nothing in it is executed.
         out: where ours goes.
         config: the reference's configuration, where the checkpoint does not bring it.
-        priors: bool (n_bins, H, W), for a network that sees anatomical priors.
+        priors: bool (n_bins, H, W) in the store's orientation, for a network that sees anatomical priors.
         raw: take the last weights instead of the averaged ones, if there are no averaged ones.
     Raises:
         FileNotFoundError, ValueError: naming the file, and what of it cannot be taken over.
@@ -54,11 +57,18 @@ def import_reference(
     if averaged is None and not raw:
         raise ValueError(f"{checkpoint}: no averaged (EMA) weights in it; --raw takes the last ones instead")
     weights = last if averaged is None else {**last, **averaged}
+    config = _resolved(config, config)
     try:
         model, data, sections = describe(config, weights)
     except KeyError as error:
         raise ValueError(f"{checkpoint}: its configuration has no key {error}") from None
+    except TypeError as error:
+        raise ValueError(f"{checkpoint}: its configuration cannot be read: {error}") from None
     network = build_network(model.settings(), data)
+    if priors is not None:
+        if model.prior == "none":
+            raise ValueError(f"{checkpoint}: its network sees no priors, and some were given")
+        priors = np.rot90(priors, -QUARTER_TURNS, axes=(1, 2))
     put_priors(network, priors)
     ours = {name: value.float() for name, value in from_monai(weights).items()}
     if model.prior == "cross_attention":
@@ -109,7 +119,7 @@ def read_configuration(path: Path) -> Mapping:
     return config
 
 
-def describe(config: Mapping, weights: Mapping[str, Any]) -> tuple[ModelConfig, Surroundings, dict]:
+def describe(config: Mapping, weights: Mapping[str, Any]) -> tuple[ModelConfig, DataSpec, dict]:
     """Our sections for the reference's configuration; ValueError names what has no counterpart."""
     model, conditioning, scheduler = config["model"], config["conditioning"], config["scheduler"]
     _refuse(model.get("type") == "DiffusionModelUNet", "model.type", model.get("type"), "DiffusionModelUNet")
@@ -123,12 +133,20 @@ def describe(config: Mapping, weights: Mapping[str, Any]) -> tuple[ModelConfig, 
         prior = model.get("anatomical_conditioning_method", "concat")
     if prior == "cross_attention":
         encoder = model.get("anatomical_encoder") or {}
-        wanted = (TOKEN_WIDTH, list(WIDTHS), 8, "sinusoidal", "legacy")
+        elsewhere = model.get("anatomical_encoder_config")
+        _refuse(
+            not elsewhere,
+            "model.anatomical_encoder_config",
+            elsewhere,
+            "an encoder described in the file itself",
+        )
+        wanted = (TOKEN_WIDTH, list(WIDTHS), 8, "sinusoidal", GROUPS, "legacy")
         found = (
             model.get("cross_attention_dim"),
             list(encoder.get("hidden_dims", WIDTHS)),
             encoder.get("downsample_factor", 8),
             encoder.get("positional_encoding", "sinusoidal"),
+            encoder.get("norm_num_groups", 8),
             encoder.get("version", "legacy"),
         )
         _refuse(found == wanted, "model.anatomical_encoder", found, str(wanted))
@@ -156,8 +174,26 @@ def describe(config: Mapping, weights: Mapping[str, Any]) -> tuple[ModelConfig, 
         }
     )
     training = TrainingConfig(self_conditioning=0.5 if ours.self_conditioning else 0.0)
-    data = Surroundings((int(height), int(width)), n_bins, [float(z) for z in centres])
+    data = DataSpec(
+        (int(height), int(width)), n_bins, [float(z) for z in centres], quarter_turns=QUARTER_TURNS
+    )
     return ours, data, {"diffusion": diffusion, "training": training}
+
+
+def _resolved(value: Any, root: Mapping) -> Any:
+    """The configuration with its references (`${section.key}`) followed; one that leads nowhere stays as it is."""
+    if isinstance(value, Mapping):
+        return {key: _resolved(part, root) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_resolved(part, root) for part in value]
+    if isinstance(value, str) and (match := re.fullmatch(r"\$\{([\w.]+)\}", value)):
+        found: Any = root
+        for key in match[1].split("."):
+            if not isinstance(found, Mapping) or key not in found:
+                return value
+            found = found[key]
+        return value if found == value else _resolved(found, root)
+    return value
 
 
 def _refuse(fits: bool, key: str, found: Any, allowed: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +252,12 @@ def test_f9_a_network_that_sees_priors_is_not_trained_without_them(study_values,
 
 def test_every_conditioning_at_once_trains_and_samples(study_values, tmp_path):
     """Null token, acquisition, augmentation, learned weights and the frequency term, with guidance when sampling."""
+    root = tmp_path / "bids"
+    shutil.copytree(study_values["data"]["root"], root)
+    for image in sorted(root.glob("sub-*/anat/*_FLAIR.nii.gz")):
+        name, number = image.name.split("_")[0], int(image.name[4:6])
+        image.rename(image.with_name(f"{name}_acq-{'T2sel' if number % 2 else 'tse'}_FLAIR.nii.gz"))
+    study_values["data"]["root"] = str(root)
     study_values["model"] = {**study_values["model"], "null_token": True, "acquisition": True}
     study_values["training"] |= {"condition_dropout": 0.2, "augmentation": {"probability": 0.5}}
     loss = {"uncertainty": "groups", "focal_frequency": {"weight": 0.5, "patches": 2}, "min_snr_gamma": 5}
@@ -266,7 +273,29 @@ def test_every_conditioning_at_once_trains_and_samples(study_values, tmp_path):
     assert {"loss_focal_frequency", "log_variance_0", "log_variance_1"} <= set(history[0])
     manifest = read_table(paths.samples_stem("base", 0, 0).with_suffix(".tsv"))
     assert {row["guidance"] for row in manifest} == {"1.5"}
-    assert len({row["acquisition"] for row in manifest}) == 1  # the tiny dataset has one
+    assert {row["acquisition"] for row in manifest} <= {"T2sel", "tse"}
+    assert {(row["guidance_low"], row["guidance_high"]) for row in manifest} == {("0.1", "10")}
+
+
+def test_acquisition_labels_want_every_slice_s_and_two_at_least(study_values, tmp_path, capsys):
+    study_values["model"] = {**study_values["model"], "acquisition": True}
+    config = tmp_path / "acquisition.json"
+    config.write_text(json.dumps(study_values))
+    prepare(config)
+    assert call("train", config, "--fold", "0") == 2
+    message = capsys.readouterr().err
+    assert "model.acquisition" in message and "n/a" in message
+
+
+def test_a_checkpoint_decides_what_it_can_be_asked(study_values, trained, tmp_path, capsys):
+    """The study's model section does not matter to a checkpoint of its own; the checkpoint's does."""
+    study_values["generation"] |= {"guidance": 2.0}
+    config = tmp_path / "guided.json"
+    config.write_text(json.dumps(study_values))
+    arguments = ["--ckpt", str(trained), "--out_dir", str(tmp_path / "out"), "--zbin", "0"]
+    assert call("generate", config, *arguments) == 2
+    assert "was trained without model.null_token" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_terminated_training_goes_on_where_it_stopped(study_values, tmp_path):

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from slimdiff.cli import importing
+from slimdiff.files import sha256
 from slimdiff.model.build import load_model
 from slimdiff.model.conditioning import Condition
 
@@ -42,7 +43,10 @@ def reference(tmp_path_factory):
     done = subprocess.run([*command, "slim-diff==1.0.0", "-d", str(folder)], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"slim-diff 1.0.0 cannot be fetched: {done.stderr.strip()[-200:]}")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+    archive = next(folder.glob("*.whl"))
+    # Its code is about to run here.
+    assert sha256(archive) == "de6dfe1ab3d6056ca0d35daa82d787a8612e1b7344470f33728cf61bbc5704ad"
+    with zipfile.ZipFile(archive) as wheel:
         wheel.extractall(folder)
     modules = {}
     for name, path in (("zpos", "embeddings/zpos.py"), ("encoder", "components/anatomical_encoder.py")):
@@ -160,7 +164,8 @@ def test_an_imported_network_answers_as_the_reference(reference, tmp_path, kind,
     arguments = ["--ckpt", str(checkpoint), "--out", str(tmp_path / "model.safetensors")]
     maps = np.random.default_rng(0).random((N_BINS, SIZE, SIZE)) > 0.5
     if "prior" in options:
-        np.savez(tmp_path / "priors.npz", priors=maps)
+        # Ours stand upright, theirs a quarter turn clockwise from it.
+        np.savez(tmp_path / "priors.npz", priors=np.rot90(maps, 1, axes=(1, 2)))
         arguments += ["--priors", str(tmp_path / "priors.npz")]
     assert importing(arguments) == 0
     ours, card = load_model(tmp_path / "model.safetensors", torch.device("cpu"))

@@ -5,10 +5,10 @@ import torch
 
 from slimdiff.config.model import ModelConfig
 from slimdiff.data.store import SliceStore
-from slimdiff.model.build import Surroundings
+from slimdiff.model.build import DataSpec
 
 CPU = torch.device("cpu")
-SURROUNDINGS = Surroundings(size=(8, 8), n_bins=3, bin_centres=[0.5, 1.5, 2.5])
+DATA_SPEC = DataSpec(size=(8, 8), n_bins=3, bin_centres=[0.5, 1.5, 2.5])
 MODEL = ModelConfig(channels=(16,), res_blocks=1, attention=(False,), head_channels=16, norm_groups=8)
 PARTICIPANTS = ["sub-0", "sub-1", "sub-2"]
 

@@ -37,7 +37,8 @@ class DataConfig(Section):
     groups: tuple[str, ...] = ()
     """Only subjects of these groups take part (as participants.tsv names them); empty: all."""
     two_dimensional: Literal["exclude", "include"] = "exclude"
-    """`bids`: whether images whose sidecar says `MRAcquisitionType` 2D (thick slices) take part."""
+    """`bids`: whether images whose own sidecar (the JSON beside them) says `MRAcquisitionType` 2D (thick slices) take
+    part."""
     exclude: dict[str, str] = Field(default_factory=dict)
     """participant_id: reason. Excluded subjects stay in participants.tsv with their reason."""
     phantom: PhantomConfig = PhantomConfig()

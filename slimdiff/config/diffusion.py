@@ -16,7 +16,7 @@ class FocalFrequencyConfig(Section):
     """How much more the frequencies that are far off weigh (reference: 1.2-1.35)."""
     patches: PositiveInt = 1
     """Pieces along each side whose spectra are taken apart (reference: 2)."""
-    below: Fraction = 1.0
+    below: Annotated[Fraction, Field(gt=0)] = 1.0
     """Only for training times below this share of T; an epsilon network has no useful x0 estimate above 0.8."""
 
 
@@ -27,7 +27,7 @@ class PerceptualConfig(Section):
     """Weight of the term; 0: off (reference: 0.1)."""
     net: Literal["vgg", "alex"] = "vgg"
     """Backbone (reference: vgg)."""
-    below: Fraction = 0.5
+    below: Annotated[Fraction, Field(gt=0)] = 0.5
     """Only for training times below this share of T (reference: 0.5)."""
 
 

@@ -44,6 +44,16 @@ class GenerationConfig(Section):
     """float32 keeps samples independent of the batch bit for bit on CPU."""
 
     @model_validator(mode="after")
+    def _has_effect(self):
+        if self.guidance_interval and self.guidance == 1:
+            raise ValueError("guidance_interval has no effect with guidance 1")
+        if self.sampler == "ddim_ref" and self.spacing != "time":
+            raise ValueError(f"spacing {self.spacing} has no effect with sampler ddim_ref, which has its own")
+        if self.sampler == "dpmpp_2m" and self.eta:
+            raise ValueError(f"eta {self.eta} has no effect with sampler dpmpp_2m; ddim takes it")
+        return self
+
+    @model_validator(mode="after")
     def _rising(self):
         if self.guidance_interval and not self.guidance_interval[0] < self.guidance_interval[1]:
             low, high = self.guidance_interval

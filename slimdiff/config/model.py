@@ -42,7 +42,7 @@ class ModelConfig(Section):
     encoded squares of 8 px."""
     acquisition: bool = False
     """Whether the network is told with which protocol a slice was acquired (without it, class and scanner are one
-    where they go together in the data)."""
+    where they go together in the data); wants every slice's protocol, and two at least."""
     null_token: bool = False
     """Whether position and class can be withheld: needed for guidance, with `training.condition_dropout`."""
 

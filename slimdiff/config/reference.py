@@ -17,8 +17,8 @@ REFERENCE = Path("config/README.md")
 INTRODUCTION = """# Configuration
 
 A study is one YAML file: `snakemake --cores all --configfile my_study.yaml`. Every key is below with its default; only
-what differs has to be written. The defaults are the paper's values. Unknown keys, wrong types and impossible values
-stop the run before its first job, with the key, what was found and what is allowed.
+what differs has to be written. The defaults are the paper's values unless the key says otherwise. Unknown keys, wrong
+types and impossible values stop the run before its first job, with the key, what was found and what is allowed.
 
 - `demo.yaml` the default: a phantom cohort, minutes on two CPU cores.
 - `open_ms.yaml` an example of real volumes given by a table of paths.
@@ -50,8 +50,9 @@ after an update force a stage by name, for example `snakemake --cores all --forc
 
 REFERENCE_MODES = """## The reference's loss modes
 
-Its eight named modes (`loss.mode` of slim-diff) are combinations of the keys of `diffusion`. Where it weighs lesion
-pixels, its mean does not divide by the sum of the weights; ours does, so only the ratio of lesion to background counts.
+Its eight named modes (`loss.mode`; the pMF modes are in its public repository, not in slim-diff 1.0.0) are combinations
+of the keys of `diffusion`, here with its own defaults. Where it weighs lesion pixels, its mean does not divide by the
+sum of the weights; ours does, so only the ratio of lesion to background counts.
 
 | its mode | here |
 |---|---|
@@ -59,8 +60,8 @@ pixels, its mean does not divide by the sum of the weights; ours does, so only t
 
 Its focal frequency loss takes `alpha` 1.2-1.35 and `patches: 2`. With `uncertainty`, `each` learns a weight for every
 term (its `uncertainty_weighting`), `groups` one for image and mask together and one for every further term (its
-`group_uncertainty_weighting`); `none` is the plain sum. Its pMF modes with LPIPS learn a weight for every term unless
-that is switched off.
+`group_uncertainty_weighting`); `none` is the plain sum, which it has where both are switched off. Its logarithm of the
+frequency weights and its initial log variances have no counterpart.
 """
 
 MODES = {
@@ -72,8 +73,11 @@ MODES = {
     "mse_lp_norm_ffl_groups": {
         "loss": {"p_image": 1.5, "p_mask": 1.5, "uncertainty": "groups", "focal_frequency": {"weight": 1.0}}
     },
-    "pmf_x0_loss": {"prediction": "x0", "loss": {"p_image": 1.5, "p_mask": 1.5}},
-    "pmf_v_loss": {"prediction": "x0", "loss": {"space": "v", "p_image": 2.0, "p_mask": 2.0}},
+    "pmf_x0_loss": {"prediction": "x0", "loss": {"p_image": 1.5, "p_mask": 1.5, "uncertainty": "each"}},
+    "pmf_v_loss": {
+        "prediction": "x0",
+        "loss": {"space": "v", "p_image": 2.0, "p_mask": 2.0, "uncertainty": "each"},
+    },
     "pmf_x0_loss_lpips": {
         "prediction": "x0",
         "loss": {"p_image": 1.5, "p_mask": 1.5, "uncertainty": "each", "perceptual": {"weight": 0.1}},

@@ -117,6 +117,24 @@ def check_fold_count(k: int, patients: int, controls: int) -> None:
         raise ConfigError(f"folds.k: {patients + controls} subjects in all; at least 2 are wanted")
 
 
+def check_acquisitions(study: Study, known: set[str]) -> None:
+    """Raise if a variant tells its network the acquisition, and the participants' do not allow it."""
+    listed = ", ".join(sorted(known))
+    for name in study.variants:
+        part = study.variant(name)
+        if not part.model.acquisition:
+            continue
+        if len(known) < 2 or "n/a" in known:
+            raise ConfigError(
+                f"variants.{name}: model.acquisition is true, but the participants' acquisitions are {listed}; every "
+                "one has to be known, and two at least are wanted"
+            )
+        if part.generation.acquisition not in {"mix", *known}:
+            raise ConfigError(
+                f"variants.{name}: generation.acquisition is {part.generation.acquisition!r}; mix, {listed} are allowed"
+            )
+
+
 def _check_variant(study: Study, name: str) -> None:
     height, width = study.preprocess.grid[1], study.preprocess.grid[0]
     if height % study.model.divisor or width % study.model.divisor:
@@ -159,6 +177,17 @@ def _check_variant(study: Study, name: str) -> None:
                 f"variants.{name}: diffusion.loss.{term}.below is {settings.below}, but the x0 estimate of an epsilon "
                 "network is of no use at high noise; at most 0.8"
             )
+    if study.diffusion.prediction == "epsilon" and loss.space in ("x0", "v") and loss.min_snr_gamma is None:
+        raise ConfigError(
+            f"variants.{name}: diffusion.loss.space is {loss.space}, where the error of an epsilon network grows "
+            "without bound with the noise; set min_snr_gamma, or take epsilon or target"
+        )
+    generation, timesteps = study.generation, study.diffusion.timesteps
+    if generation.sampler == "ddim_ref" and generation.evaluations > timesteps:
+        raise ConfigError(
+            f"variants.{name}: generation.evaluations is {generation.evaluations}, but ddim_ref takes its levels from "
+            f"diffusion.timesteps {timesteps}"
+        )
     patches = loss.focal_frequency.patches
     if loss.focal_frequency.weight and (height % patches or width % patches):
         raise ConfigError(
@@ -230,9 +259,10 @@ def study_from_mapping(values: Mapping, source: str = "config", complete: bool =
         raise ConfigError(f"{source}: {error}") from None
 
 
-def load_study(source: str | Path) -> Study:
+def load_study(source: str | Path, complete: bool = True) -> Study:
     """Read a study from a YAML or JSON file, or from JSON text that starts with a brace.
 
+    `complete` checks the sections of a file against each other; a rule's JSON text was checked as a whole.
     Raises ConfigError naming the file, the key, what was found and what is allowed.
     """
     text = str(source)
@@ -256,7 +286,7 @@ def load_study(source: str | Path) -> Study:
             raise ConfigError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path}: a mapping of sections is wanted, found {type(values).__name__}")
-    return study_from_mapping(values, str(path))
+    return study_from_mapping(values, str(path), complete)
 
 
 def _parse_json(text: str, source: str) -> Any:

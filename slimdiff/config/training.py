@@ -47,7 +47,7 @@ class TrainingConfig(Section):
     """Decay of the weights' moving average; early on it is min(decay, (1 + step) / (10 + step)) (paper: 0.999)."""
     self_conditioning: Fraction = 0.5
     """Probability, per sample, of seeing the previous estimate (paper: 0.5)."""
-    condition_dropout: Fraction = 0.0
+    condition_dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     """Probability, per sample, that position and class are withheld (with `model.null_token`; reference: 0.1)."""
     lesion_share: Fraction = 0.5
     """Share of lesion slices in a batch (paper: 0.5)."""

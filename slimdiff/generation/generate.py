@@ -1,6 +1,7 @@
 """Samples of one z-bin from a checkpoint (contract: `slimdiff.generation.samples`)."""
 
 import math
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -61,6 +62,11 @@ class Generator:
         self.schedule = make_schedule(self.card.diffusion["schedule"], self.card.diffusion["timesteps"])
         if config.sampler == "ddim_ref":
             self.sigmas = reference_sigmas(self.schedule, config.evaluations)
+            signal = 1 / math.sqrt(1 + self.sigmas[0] ** 2)
+            print(
+                f"ddim_ref: the chain starts from pure noise where sqrt(alpha_bar) is {signal:.3f}",
+                file=sys.stderr,
+            )
         else:
             self.sigmas = sampling_sigmas(self.schedule, config.evaluations, config.spacing)
         self._check(checkpoint)
@@ -112,7 +118,7 @@ class Generator:
 
         The batch size and the order of the requests change no sample: on a CPU bit for bit, on a GPU up to rounding.
         """
-        drawn = np.empty((len(requests), 2, *self.card.size), np.float16)
+        drawn = np.empty((len(requests), 2, *self.card.store_size), np.float16)
         done = 0
         with tqdm(total=len(requests), desc=progress or "sample", unit="sample", mininterval=2) as bar:
             for pairs in self._one_a_core(requests) if self.device.type == "cpu" else self._batches(requests):
@@ -165,7 +171,8 @@ class Generator:
         start = torch.from_numpy(normal(keys, 0, shape)).to(self.device) * math.sqrt(1 + self.sigmas[0] ** 2)
         options = {"eta": self.config.eta} if self.config.sampler != "dpmpp_2m" else {}
         x0 = SAMPLERS[self.config.sampler](denoiser, start, self.sigmas.tolist(), fresh, **options)
-        return x0.clamp(-1, 1).float().cpu().numpy().astype(np.float16)
+        drawn = x0.clamp(-1, 1).float().cpu().numpy().astype(np.float16)
+        return np.rot90(drawn, self.card.data.quarter_turns, axes=(2, 3))
 
     @torch.inference_mode()
     def _trial(self, precision: torch.dtype) -> None:
@@ -195,6 +202,8 @@ def write_bin(generator: Generator, requests: list[Request], stem: Path) -> None
             "spacing": "leading" if config.sampler == "ddim_ref" else config.spacing,
             "eta": 0.0 if config.sampler == "dpmpp_2m" else config.eta,
             "guidance": config.guidance,
+            "guidance_low": (config.guidance_interval or (0.0, math.inf))[0],
+            "guidance_high": (config.guidance_interval or (0.0, math.inf))[1],
             "precision": str(generator.precision).removeprefix("torch."),
             "tau": config.tau,
             "lesion_px": int((mask > config.tau).sum()),

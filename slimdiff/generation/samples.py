@@ -24,6 +24,8 @@ COLUMNS = (
     "spacing",
     "eta",
     "guidance",
+    "guidance_low",
+    "guidance_high",
     "precision",
     "tau",
     "lesion_px",

@@ -39,7 +39,7 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + hidden
 
 
-class Heads(nn.Module):
+class MultiHeadAttention(nn.Module):
     """Multi-head attention of tokens (B, N, width) on themselves or on a context (B, M, context width)."""
 
     def __init__(self, width: int, head_channels: int, context: int | None = None, bias: bool = True):
@@ -72,7 +72,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, head_channels: int, groups: int):
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
-        self.attend = Heads(channels, head_channels)
+        self.attend = MultiHeadAttention(channels, head_channels)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)
@@ -88,27 +88,27 @@ class CrossAttention(nn.Module):
     def __init__(self, channels: int, head_channels: int, groups: int, context: int):
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
-        self.inward = nn.Conv2d(channels, channels, 1)
+        self.project_in = nn.Conv2d(channels, channels, 1)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
-        self.attend = Heads(channels, head_channels, bias=False)
-        self.cross = Heads(channels, head_channels, context, bias=False)
-        self.gate = nn.Linear(channels, 8 * channels)
-        self.mix = nn.Linear(4 * channels, channels)
-        self.outward = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.outward.weight)
-        nn.init.zeros_(self.outward.bias)
+        self.attend = MultiHeadAttention(channels, head_channels, bias=False)
+        self.cross = MultiHeadAttention(channels, head_channels, context, bias=False)
+        self.feed_forward_in = nn.Linear(channels, 8 * channels)
+        self.feed_forward_out = nn.Linear(4 * channels, channels)
+        self.project_out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.project_out.weight)
+        nn.init.zeros_(self.project_out.bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if context is None:
             # Without it the layer would quietly attend to its own pixels (docs/method.md, F9).
             raise ValueError("cross-attention needs the encoded prior")
-        tokens = self.inward(self.norm(x)).flatten(2).transpose(1, 2)
+        tokens = self.project_in(self.norm(x)).flatten(2).transpose(1, 2)
         tokens = tokens + self.attend(self.norms[0](tokens))
         tokens = tokens + self.cross(self.norms[1](tokens), context)
         # GEGLU (Shazeer 2020).
-        values, gates = self.gate(self.norms[2](tokens)).chunk(2, dim=-1)
-        tokens = tokens + self.mix(values * F.gelu(gates))
-        return x + self.outward(tokens.transpose(1, 2).reshape(x.shape))
+        values, gates = self.feed_forward_in(self.norms[2](tokens)).chunk(2, dim=-1)
+        tokens = tokens + self.feed_forward_out(values * F.gelu(gates))
+        return x + self.project_out(tokens.transpose(1, 2).reshape(x.shape))
 
 
 class Upsample(nn.Module):

@@ -22,7 +22,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class DataSpec:
     """What a network has to know of its data."""
 
     size: tuple[int, int]
@@ -35,6 +35,8 @@ class Surroundings:
     """Training slices of every class (outer) and acquisition (inner)."""
     augmentations: int = 0
     """Number of augmentation labels; 0: trained without augmentation."""
+    quarter_turns: int = 0
+    """Counter-clockwise quarter turns that bring what the network draws into the orientation of the slice store."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class ModelCard:
     """Section `diffusion` of the study."""
     training: dict
     """Section `training` of the study."""
-    data: Surroundings
+    data: DataSpec
     spacing_mm: float
     z_range: tuple[int, int]
     study: str
@@ -61,15 +63,20 @@ class ModelCard:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of a slice, in px."""
+        """Height and width of a slice as the network sees it, in px."""
         return self.data.size
+
+    @property
+    def store_size(self) -> tuple[int, int]:
+        """Height and width of a slice in the store's orientation, in px."""
+        return self.data.size[::-1] if self.data.quarter_turns % 2 else self.data.size
 
     @property
     def n_bins(self) -> int:
         return self.data.n_bins
 
 
-def build_network(model: dict, data: Surroundings) -> JointUNet:
+def build_network(model: dict, data: DataSpec) -> JointUNet:
     """The network of a study's `model` section (as a mapping with nothing left open), without priors in it yet."""
     settings = {key: value for key, value in model.items() if key != "acquisition"}
     network = JointUNet(
@@ -118,7 +125,7 @@ def read_card(path: Path) -> ModelCard:
     values = json.loads(metadata["slimdiff"])
     if values.get("format") != FORMAT:
         raise ValueError(f"{path}: checkpoint format {values.get('format')}; this version reads {FORMAT}")
-    data = Surroundings(**{**values["data"], "size": tuple(values["data"]["size"])})
+    data = DataSpec(**{**values["data"], "size": tuple(values["data"]["size"])})
     return ModelCard(**{**values, "data": data, "z_range": tuple(values["z_range"])})
 
 

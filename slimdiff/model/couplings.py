@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimdiff.model.trunk import Decoder, Encoder, Middle, Shape
+from slimdiff.model.trunk import Decoder, Encoder, Middle, TrunkSpec
 
 
 class Shared(nn.Module):
@@ -24,27 +24,27 @@ class Shared(nn.Module):
         prior: whether there is a prior map.
     """
 
-    def __init__(self, shape: Shape, patch: int, maps: int, prior: bool):
+    def __init__(self, shape: TrunkSpec, patch: int, maps: int, prior: bool):
         super().__init__()
         self.patch = patch
         self.encoder = Encoder(shape, (2 * maps + prior) * patch**2)
         self.middle = self._middle(shape)
         self.decoder = Decoder(shape, self.encoder.skip_widths, 2 * patch**2)
 
-    def _middle(self, shape: Shape) -> nn.Module:
+    def _middle(self, shape: TrunkSpec) -> nn.Module:
         return Middle(shape, shape.channels[-1])
 
     def forward(
         self, known: Sequence[Tensor], prior: Tensor | None, embedding: Tensor, context: Tensor | None
     ) -> Tensor:
-        hidden, skips = self.encoder(_squares([*known, prior], self.patch), embedding, context)
+        hidden, skips = self.encoder(_space_to_depth([*known, prior], self.patch), embedding, context)
         return self.decoder(self.middle(hidden, embedding, context), skips, embedding, context)
 
 
 class ParallelMiddle(nn.Module):
     """Two paths of half the width, from 1x1 convolutions and merged by one, each two residual blocks deeper."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: TrunkSpec):
         super().__init__()
         width = shape.channels[-1]
         self.split = nn.ModuleList(nn.Conv2d(width, width // 2, 1) for _ in range(2))
@@ -62,14 +62,14 @@ class ParallelMiddle(nn.Module):
 class Decoupled(Shared):
     """One encoder and one decoder, the middle in two paths."""
 
-    def _middle(self, shape: Shape) -> nn.Module:
+    def _middle(self, shape: TrunkSpec) -> nn.Module:
         return ParallelMiddle(shape)
 
 
 class Independent(nn.Module):
     """Two U-Nets of one modality each; only the embedding of time and condition is shared."""
 
-    def __init__(self, shape: Shape, patch: int, maps: int, prior: bool):
+    def __init__(self, shape: TrunkSpec, patch: int, maps: int, prior: bool):
         super().__init__()
         self.patch = patch
         inputs = (maps + prior) * patch**2
@@ -79,7 +79,7 @@ class Independent(nn.Module):
             Decoder(shape, encoder.skip_widths, patch**2) for encoder in self.encoders
         )
 
-    def _middle(self, shape: Shape) -> nn.Module:
+    def _middle(self, shape: TrunkSpec) -> nn.Module:
         return nn.ModuleList(Middle(shape, shape.channels[-1]) for _ in range(2))
 
     def _join(self, hidden: list[Tensor], embedding: Tensor, context: Tensor | None) -> list[Tensor]:
@@ -91,7 +91,7 @@ class Independent(nn.Module):
         hidden, skips = [], []
         for modality, encoder in enumerate(self.encoders):
             own = [x[:, modality : modality + 1] for x in known]
-            deepest, kept = encoder(_squares([*own, prior], self.patch), embedding, context)
+            deepest, kept = encoder(_space_to_depth([*own, prior], self.patch), embedding, context)
             hidden.append(deepest)
             skips.append(kept)
         hidden = self._join(hidden, embedding, context)
@@ -105,14 +105,14 @@ class Independent(nn.Module):
 class Bottleneck(Independent):
     """Two encoders and two decoders around one middle of the joint width."""
 
-    def _middle(self, shape: Shape) -> nn.Module:
+    def _middle(self, shape: TrunkSpec) -> nn.Module:
         return Middle(shape, 2 * shape.channels[-1])
 
     def _join(self, hidden: list[Tensor], embedding: Tensor, context: Tensor | None) -> list[Tensor]:
         return list(self.middle(torch.cat(hidden, dim=1), embedding, context).chunk(2, dim=1))
 
 
-def _squares(maps: Sequence[Tensor | None], patch: int) -> Tensor:
+def _space_to_depth(maps: Sequence[Tensor | None], patch: int) -> Tensor:
     stacked = torch.cat([x for x in maps if x is not None], dim=1)
     return F.pixel_unshuffle(stacked, patch) if patch > 1 else stacked
 

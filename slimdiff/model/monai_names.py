@@ -21,13 +21,13 @@ _HEADS = {"to_q": "query", "to_k": "key", "to_v": "value", "out_proj": "out"}
 _ATTENTION = {
     "norm": "norm",
     **{f"attn.{theirs}": f"attend.{ours}" for theirs, ours in _HEADS.items()},
-    "proj_in.conv": "inward",
+    "proj_in.conv": "project_in",
     **{f"transformer_blocks.0.attn1.{theirs}": f"attend.{ours}" for theirs, ours in _HEADS.items()},
     **{f"transformer_blocks.0.attn2.{theirs}": f"cross.{ours}" for theirs, ours in _HEADS.items()},
     **{f"transformer_blocks.0.norm{i + 1}": f"norms.{i}" for i in range(3)},
-    "transformer_blocks.0.ff.linear1": "gate",
-    "transformer_blocks.0.ff.linear2": "mix",
-    "proj_out.conv": "outward",
+    "transformer_blocks.0.ff.linear1": "feed_forward_in",
+    "transformer_blocks.0.ff.linear2": "feed_forward_out",
+    "proj_out.conv": "project_out",
 }
 _WHOLE = {
     "conv_in.conv": "trunk.encoder.stem",

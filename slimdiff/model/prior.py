@@ -57,11 +57,13 @@ class PriorEncoder(nn.Module):
     def forward(self, prior: Tensor) -> Tensor:
         """(B, 1, H, W) -> (B, N, width)."""
         features = self.project(self.layers(prior))
-        places = places_2d(*features.shape[2:], features.shape[1], features.device)
+        places = sinusoidal_positions_2d(*features.shape[2:], features.shape[1], features.device)
         return features.flatten(2).transpose(1, 2) + places.to(features.dtype)
 
 
-def places_2d(height: int, width: int, channels: int, device: torch.device | str = "cpu") -> Tensor:
+def sinusoidal_positions_2d(
+    height: int, width: int, channels: int, device: torch.device | str = "cpu"
+) -> Tensor:
     """Sinusoidal positions of a grid, (height * width, channels): the first half tells the row, the second the column.
 
     Sines and cosines alternate, as in Vaswani et al. 2017.

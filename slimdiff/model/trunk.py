@@ -17,7 +17,7 @@ from slimdiff.model.blocks import (
 
 
 @dataclass(frozen=True)
-class Shape:
+class TrunkSpec:
     """What the parts of a trunk have in common."""
 
     channels: tuple[int, ...]
@@ -47,7 +47,7 @@ class Shape:
 class Encoder(nn.Module):
     """From the input to the deepest level; returns it with the skips, finest first."""
 
-    def __init__(self, shape: Shape, inputs: int):
+    def __init__(self, shape: TrunkSpec, inputs: int):
         super().__init__()
         width = shape.channels[0]
         self.stem = nn.Conv2d(inputs, width, 3, padding=1)
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
 class Middle(nn.Module):
     """Residual block, attention, `extra` residual blocks, residual block, all of one width."""
 
-    def __init__(self, shape: Shape, channels: int, extra: int = 0):
+    def __init__(self, shape: TrunkSpec, channels: int, extra: int = 0):
         super().__init__()
         self.before = shape.residual(channels, channels)
         self.attention = shape.attend(channels)
@@ -98,7 +98,7 @@ class Middle(nn.Module):
 class Decoder(nn.Module):
     """From the deepest level and the skips of an encoder to the output."""
 
-    def __init__(self, shape: Shape, skip_widths: list[int], outputs: int):
+    def __init__(self, shape: TrunkSpec, skip_widths: list[int], outputs: int):
         super().__init__()
         width, skips = shape.channels[-1], list(skip_widths)
         self.levels = nn.ModuleList()

@@ -10,7 +10,7 @@ from slimdiff.model.blocks import sinusoid
 from slimdiff.model.conditioning import Condition, Conditioning
 from slimdiff.model.couplings import COUPLINGS
 from slimdiff.model.prior import TOKEN_WIDTH, PriorEncoder, PriorMaps
-from slimdiff.model.trunk import Shape
+from slimdiff.model.trunk import TrunkSpec
 
 PRIORS = ("none", "concat", "cross_attention")
 
@@ -64,7 +64,7 @@ class JointUNet(nn.Module):
         self.condition = Conditioning(n_bins, bin_centres, width, null_token, acquisitions, augmentations)
         self.priors = PriorMaps(n_bins, size) if prior != "none" else None
         self.prior_encoder = PriorEncoder() if prior == "cross_attention" else None
-        shape = Shape(
+        shape = TrunkSpec(
             tuple(channels),
             res_blocks,
             tuple(attention),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from slimdiff.data.store import SliceStore
+from slimdiff.files import MISSING
 from slimdiff.model.conditioning import Condition
 
 
@@ -70,6 +71,15 @@ class TrainingSet:
         chosen = chosen[torch.randperm(size, generator=generator, device=self.x0.device)]
         condition = Condition(self.z_bin[chosen], self.label[chosen], self.acquisition[chosen])
         return Batch(self.x0[chosen], condition)
+
+    def check_acquisitions(self) -> None:
+        """Raise ValueError unless every slice's acquisition is known, and there are two at least to tell apart."""
+        names = self.acquisitions.tolist()
+        if len(names) < 2 or MISSING in names:
+            raise ValueError(
+                f"model.acquisition: the training slices have {', '.join(names)}; every slice's acquisition has to be "
+                "known, and two at least are wanted"
+            )
 
     def acquisition_counts(self) -> list[list[int]]:
         """Slices of every class (outer) and acquisition (inner)."""

@@ -30,7 +30,7 @@ class Draws:
     """int64 (B,)."""
     epsilon: Tensor
     """Standard normal (B, 2, H, W)."""
-    informed: int
+    self_conditioned: int
     """How many samples, the first of the batch (which is in random order), see a previous estimate."""
 
 
@@ -99,9 +99,9 @@ class Objective(nn.Module):
         time = draws.timestep.float()
         kind = self.config.prediction
         previous = None
-        if draws.informed:
+        if draws.self_conditioned:
             # Chen et al. 2022: the estimate carries no gradient. Only the informed samples are evaluated.
-            part = slice(0, draws.informed)
+            part = slice(0, draws.self_conditioned)
             with torch.no_grad():
                 output = network(x_t[part], time[part], batch.condition[part]).float()
                 estimate, _ = to_x0_epsilon(kind, output, x_t[part], signal[part], noise[part])

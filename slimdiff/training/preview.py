@@ -11,7 +11,7 @@ from slimdiff.devices import autocast
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.samplers import dpmpp_2m
 from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
-from slimdiff.model.build import Surroundings
+from slimdiff.model.build import DataSpec
 from slimdiff.model.conditioning import Condition
 from slimdiff.png import pair_sheet
 
@@ -23,7 +23,7 @@ BINS = 6
 def preview(
     network: nn.Module,
     weights: dict[str, Tensor],
-    data: Surroundings,
+    data: DataSpec,
     diffusion: DiffusionConfig,
     seed: int,
     precision: torch.dtype,

@@ -24,7 +24,7 @@ from slimdiff.config.model import ModelConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import autocast, pick_device, pick_precision
-from slimdiff.model.build import ModelCard, Surroundings, build_network, put_priors, save_model
+from slimdiff.model.build import DataSpec, ModelCard, build_network, put_priors, save_model
 from slimdiff.png import write_png
 from slimdiff.training.batches import TrainingSet
 from slimdiff.training.checkpoint import load_state, save_state
@@ -74,9 +74,11 @@ class Trainer:
         self.folder = folder
         self.device = pick_device(training.device)
         self.set = TrainingSet(store, participants, self.device, training.lesion_share)
+        if model.acquisition:
+            self.set.check_acquisitions()
         torch.manual_seed(training.seed)
         self.prepare = Preparation(self.set, training, store.spacing_mm, model.acquisition)
-        self.surroundings = Surroundings(
+        self.data_spec = DataSpec(
             size=store.size,
             n_bins=store.n_bins,
             bin_centres=store.facts["bin_centres"],
@@ -84,7 +86,7 @@ class Trainer:
             acquisition_counts=self.set.acquisition_counts() if model.acquisition else [],
             augmentations=self.prepare.labels,
         )
-        network = build_network(model.settings(), self.surroundings)
+        network = build_network(model.settings(), self.data_spec)
         put_priors(network, priors)
         self.network = network.to(self.device)
         self.ema = Ema(self.network, training.ema_decay)
@@ -144,18 +146,19 @@ class Trainer:
         since, started = self.step, time.perf_counter()
         while self.step < config.steps:
             self._advance()
+            row = None
+            if self.step % config.log_every == 0 or self.step == config.steps:
+                speed = (self.step - since) * config.batch_size / (time.perf_counter() - started)
+                rate = self._learning_rate(self.step - 1)
+                row = self.history.close_row(self.step, self.state_path, rate, speed)
+                since, started = self.step, time.perf_counter()
             if self._stop is not None:
                 # Before anything is printed: the signal may have closed the other end of the pipe.
                 self._save()
                 raise Interrupted(self._stop)
             bar.update()
-            if self.step % config.log_every == 0 or self.step == config.steps:
-                speed = (self.step - since) * config.batch_size / (time.perf_counter() - started)
-                row = self.history.close_row(
-                    self.step, self.state_path, self._learning_rate(self.step - 1), speed
-                )
+            if row:
                 bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_s=f"{row['images_per_s']:.0f}")
-                since, started = self.step, time.perf_counter()
             if self.step % config.save_every == 0 and self.step < config.steps:
                 self._save()
             if config.preview_every and self.step % config.preview_every == 0 and self.step < config.steps:
@@ -230,7 +233,7 @@ class Trainer:
             model=self.identity["model"],
             diffusion=self.identity["diffusion"],
             training=self.config.model_dump(mode="json"),
-            data=self.surroundings,
+            data=self.data_spec,
             spacing_mm=self.store.spacing_mm,
             z_range=tuple(facts["z_range"]),
             study=self.identity.get("study", ""),
@@ -254,7 +257,7 @@ class Trainer:
         sampled = preview(
             self.network,
             self._averaged(),
-            self.surroundings,
+            self.data_spec,
             self.diffusion,
             self.config.seed,
             self.precision,

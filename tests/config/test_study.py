@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from slimdiff.config import ConfigError, Study, load_study, stage_config, study_from_mapping
+from slimdiff.config import (
+    ConfigError,
+    Study,
+    check_acquisitions,
+    load_study,
+    stage_config,
+    study_from_mapping,
+)
 from slimdiff.config.base import Section
 from slimdiff.config.study import STAGE_SECTIONS
 
@@ -165,7 +172,10 @@ def test_numbers_are_finite(place, value):
             changed(FITTING, "generation.acquisition", "T2"),
             ("generation.acquisition", "T2", "model.acquisition"),
         ),
-        (changed(FITTING, "generation.guidance_interval", [5, 1]), ("generation", "5", "1", "smaller")),
+        (
+            changed(FITTING, "generation", {"guidance": 2, "guidance_interval": [5, 1]}),
+            ("generation", "5", "1", "smaller"),
+        ),
         (changed(FITTING, "model.coupling", "twin"), ("model.coupling", "twin", "bottleneck")),
         (changed(FITTING, "model.prior", "cross"), ("model.prior", "cross", "cross_attention")),
         (
@@ -176,6 +186,27 @@ def test_numbers_are_finite(place, value):
         (
             {**FITTING, "diffusion": {"prediction": "epsilon", "loss": {"focal_frequency": {"weight": 1}}}},
             ("focal_frequency.below", "epsilon", "0.8"),
+        ),
+        (
+            {**FITTING, "diffusion": {"prediction": "epsilon", "loss": {"space": "v"}}},
+            ("diffusion.loss.space", "v", "min_snr_gamma"),
+        ),
+        (
+            {
+                **FITTING,
+                "diffusion": {"timesteps": 100},
+                "generation": {"sampler": "ddim_ref", "evaluations": 101},
+            },
+            ("generation.evaluations", "101", "ddim_ref", "100"),
+        ),
+        (
+            changed(FITTING, "generation", {"sampler": "ddim_ref", "spacing": "log_snr"}),
+            ("generation", "log_snr", "ddim_ref"),
+        ),
+        (changed(FITTING, "generation.eta", 0.2), ("generation", "eta 0.2", "dpmpp_2m")),
+        (
+            changed(FITTING, "generation.guidance_interval", [1, 5]),
+            ("generation", "guidance_interval", "guidance 1"),
         ),
         (
             {**FITTING, "diffusion": {"loss": {"focal_frequency": {"weight": 1, "patches": 5}}}},
@@ -358,3 +389,14 @@ def test_a_coupling_alone_brings_its_own_widths():
     )
     assert given.model.settings()["channels"] == [24, 24, 24, 24]
     assert given.model.settings()["head_channels"] == 12
+
+
+def test_acquisitions_are_checked_against_the_participants():
+    variants = {"a": {}, "b": {"model": {"acquisition": True}, "generation": {"acquisition": "T2SEL"}}}
+    study = study_from_mapping(changed(FITTING, "variants", variants))
+    with pytest.raises(ConfigError, match=r"variants\.b.*T2SEL.*mix, T2sel, tse"):
+        check_acquisitions(study, {"T2sel", "tse"})
+    for known in ({"T2sel"}, {"T2sel", "n/a"}):
+        with pytest.raises(ConfigError, match=r"variants\.b: model\.acquisition.*two"):
+            check_acquisitions(study, known)
+    check_acquisitions(study_from_mapping(FITTING), {"n/a"})

@@ -1,6 +1,7 @@
 """Samples belong to themselves, not to their batch (docs/method.md, F4); their files say what they are."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -510,3 +511,17 @@ def test_a_network_that_is_not_told_has_no_acquisition_in_the_manifest(trained, 
     assert {(row["acquisition"], float(row["guidance"]), row["spacing"]) for row in rows} == {
         ("n/a", 1.0, "log_snr")
     }
+
+
+def test_a_network_that_sees_turned_slices_gives_upright_ones(trained, tmp_path):
+    """An imported network's slices lie a quarter turn from the store's."""
+    plain = generator_of(trained)
+    requests = mixed_requests(count=2)
+    images, masks = plain.draw(requests)
+    turned = generator_of(trained)
+    turned.card = replace(turned.card, data=replace(turned.card.data, quarter_turns=1))
+    again = turned.draw(requests)
+    for found, wanted in zip(again, (images, masks), strict=True):
+        # Counter-clockwise: what was the right edge is the top.
+        assert (found == wanted.transpose(0, 2, 1)[:, ::-1]).all()
+    assert not (images == images.transpose(0, 2, 1)[:, ::-1]).all()

@@ -10,16 +10,16 @@ from torch.nn import functional as F
 
 from slimdiff.config.model import ModelConfig
 from slimdiff.model.blocks import CrossAttention
-from slimdiff.model.build import ModelCard, Surroundings, build_network, load_model, put_priors, save_model
+from slimdiff.model.build import DataSpec, ModelCard, build_network, load_model, put_priors, save_model
 from slimdiff.model.conditioning import Condition, Conditioning
 from slimdiff.model.couplings import COUPLINGS, ParallelMiddle
-from slimdiff.model.prior import places_2d
-from slimdiff.model.trunk import Shape
+from slimdiff.model.prior import sinusoidal_positions_2d
+from slimdiff.model.trunk import TrunkSpec
 
 SMALL = ModelConfig(
     channels=(16, 32), res_blocks=1, attention=(False, True), head_channels=16, norm_groups=8
 ).settings()
-DATA = Surroundings(size=(16, 24), n_bins=3, bin_centres=[12.6, 16.0, 19.3])
+DATA = DataSpec(size=(16, 24), n_bins=3, bin_centres=[12.6, 16.0, 19.3])
 TWO_PROTOCOLS = replace(DATA, acquisitions=["one", "other"], acquisition_counts=[[1, 1], [1, 1]])
 SEEING = pytest.mark.parametrize("prior", ["concat", "cross_attention"])
 COUPLED = pytest.mark.parametrize("coupling", COUPLINGS)
@@ -239,22 +239,22 @@ def test_cross_attention_is_the_textbook_s():
     for b in range(2):
         normed = F.group_norm(x[b : b + 1], 4, layer.norm.weight, layer.norm.bias, eps=1e-6)[0]
         tokens = torch.stack([normed[:, i, j] for i in range(3) for j in range(5)])
-        tokens = tokens @ layer.inward.weight[:, :, 0, 0].T + layer.inward.bias
+        tokens = tokens @ layer.project_in.weight[:, :, 0, 0].T + layer.project_in.bias
         first, second, third = (
             lambda t, norm=norm: F.layer_norm(t, (16,), norm.weight, norm.bias) for norm in layer.norms
         )
         tokens = tokens + heads_of(layer.attend, first(tokens), first(tokens))
         tokens = tokens + heads_of(layer.cross, second(tokens), context[b])
-        wide = layer.gate(third(tokens))
-        tokens = tokens + layer.mix(wide[:, :64] * F.gelu(wide[:, 64:]))
-        out = tokens @ layer.outward.weight[:, :, 0, 0].T + layer.outward.bias
+        wide = layer.feed_forward_in(third(tokens))
+        tokens = tokens + layer.feed_forward_out(wide[:, :64] * F.gelu(wide[:, 64:]))
+        out = tokens @ layer.project_out.weight[:, :, 0, 0].T + layer.project_out.bias
         for n, (i, j) in enumerate((i, j) for i in range(3) for j in range(5)):
             torch.testing.assert_close(found[b, :, i, j], x[b, :, i, j] + out[n], rtol=1e-4, atol=1e-5)
 
 
 def test_places_are_the_sinusoids_of_row_and_column():
     height, width, channels = 3, 4, 8
-    found = places_2d(height, width, channels)
+    found = sinusoidal_positions_2d(height, width, channels)
     assert found.shape == (height * width, channels)
     for row in range(height):
         for column in range(width):
@@ -272,7 +272,7 @@ def test_places_tell_the_parts_of_an_even_prior_apart():
     network = small(prior="cross_attention", priors=np.ones((3, 16, 24), bool))
     full = torch.ones(1, 1, 16, 24)
     encoder = network.prior_encoder
-    places = places_2d(2, 3, 256)
+    places = sinusoidal_positions_2d(2, 3, 256)
     features = encoder.project(encoder.layers(full)).flatten(2).transpose(1, 2)
     torch.testing.assert_close(encoder(full), features + places)
     assert torch.pdist(places).min() > 0.1
@@ -375,7 +375,7 @@ def test_two_encoders_share_no_weight(coupling):
 
 def a_parallel_middle():
     torch.manual_seed(0)
-    shape = Shape((16, 32), 1, (False, True), head_channels=16, norm_groups=8, embedding=64)
+    shape = TrunkSpec((16, 32), 1, (False, True), head_channels=16, norm_groups=8, embedding=64)
     middle = ParallelMiddle(shape)
     randomise(middle)
     return middle, torch.randn(2, 32, 4, 6), torch.randn(2, 64)
@@ -429,7 +429,7 @@ def test_decoupled_merges_what_both_paths_say():
     ],
 )
 def test_paper_size_has_the_paper_s_parameters(coupling, wanted, tolerance):
-    data = Surroundings(size=(160, 160), n_bins=30, bin_centres=[float(b) for b in range(30)])
+    data = DataSpec(size=(160, 160), n_bins=30, bin_centres=[float(b) for b in range(30)])
     with torch.device("meta"):
         network = build_network(ModelConfig(coupling=coupling).settings(), data)
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -438,7 +438,7 @@ def test_paper_size_has_the_paper_s_parameters(coupling, wanted, tolerance):
 
 def test_without_self_conditioning_only_the_stem_is_smaller():
     """Two input channels of 64 filters of 3 x 3."""
-    data = Surroundings(size=(160, 160), n_bins=30, bin_centres=[float(b) for b in range(30)])
+    data = DataSpec(size=(160, 160), n_bins=30, bin_centres=[float(b) for b in range(30)])
     with torch.device("meta"):
         network = build_network(ModelConfig(self_conditioning=False).settings(), data)
     assert sum(parameter.numel() for parameter in network.parameters()) == 26_894_210 - 2 * 64 * 9

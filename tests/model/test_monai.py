@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from slimdiff.config.model import ModelConfig
-from slimdiff.model.build import Surroundings, build_network
+from slimdiff.model.build import DataSpec, build_network
 from slimdiff.model.conditioning import Condition
 from slimdiff.model.monai_names import from_monai
 from slimdiff.model.prior import TOKEN_WIDTH
@@ -81,7 +81,7 @@ def pair(shape: dict, self_conditioning: bool, seed: int, cross: bool = False):
         self_conditioning=self_conditioning, prior="cross_attention" if cross else "none", **settings
     )
     centres = [10.0 + 3 * b for b in range(N_BINS)]
-    ours = build_network(model.settings(), Surroundings(shape["size"], N_BINS, centres))
+    ours = build_network(model.settings(), DataSpec(shape["size"], N_BINS, centres))
     weights = from_monai(
         {name: value for name, value in monai.state_dict().items() if "class_embedding" not in name}
     )
@@ -158,7 +158,7 @@ def test_the_paper_s_network_is_monai_s_parameter_by_parameter():
             norm_num_groups=32,
             num_class_embeds=60,
         )
-        ours = build_network(ModelConfig().settings(), Surroundings((160, 160), 30, [0.0] * 30))
+        ours = build_network(ModelConfig().settings(), DataSpec((160, 160), 30, [0.0] * 30))
     theirs = from_monai({n: p for n, p in monai.named_parameters() if "class_embedding" not in n})
     own = {name: p for name, p in ours.named_parameters() if not name.startswith("condition.")}
     assert {name: p.shape for name, p in theirs.items()} == {name: p.shape for name, p in own.items()}

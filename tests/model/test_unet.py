@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from slimdiff.config.model import ModelConfig
 from slimdiff.model.blocks import SelfAttention, sinusoid
-from slimdiff.model.build import ModelCard, Surroundings, build_network, load_model, read_card, save_model
+from slimdiff.model.build import DataSpec, ModelCard, build_network, load_model, read_card, save_model
 from slimdiff.model.conditioning import Condition
 
 SMALL = ModelConfig(
     channels=(16, 32), res_blocks=1, attention=(False, True), head_channels=16, norm_groups=8
 ).settings()
-DATA = Surroundings(size=(16, 24), n_bins=3, bin_centres=[12.6, 16.0, 19.3])
+DATA = DataSpec(size=(16, 24), n_bins=3, bin_centres=[12.6, 16.0, 19.3])
 
 
 def small(seed=0, **changes):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from slimdiff.config import study_from_mapping
 from slimdiff.data.phantom import write_cohort
@@ -73,6 +72,5 @@ def test_the_loss_after_300_steps_is_under_half_of_the_first_20(
     rows = read_table(tmp_path / "history.tsv")
     for term in ("loss", "loss_image", "loss_mask"):
         losses = [float(row[term]) for row in rows]
+        assert np.isfinite(losses).all(), term
         assert losses[-1] < 0.5 * losses[0], term
-    assert np.isfinite(losses).all()
-    assert torch.get_num_threads() == 1

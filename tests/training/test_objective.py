@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_training import CPU, MODEL, SURROUNDINGS
+from tiny_training import CPU, DATA_SPEC, MODEL
 
 from slimdiff.config.diffusion import DiffusionConfig, FocalFrequencyConfig, LossConfig, PerceptualConfig
 from slimdiff.devices import autocast
@@ -41,7 +41,7 @@ def test_the_objective_is_noise_prediction_and_lp(kind, weight):
     config = DiffusionConfig(prediction=kind, loss=LossConfig(lesion_weight_mask=weight))
     objective, batch, spy = Objective(config, 0.0), a_batch(), Spy()
     draws = objective.draw(batch, step_generator(0, 0, CPU))
-    assert draws.informed == 0
+    assert draws.self_conditioned == 0
     found = objective(spy, batch, draws)
     wanted = torch.zeros(2, dtype=torch.float64)
     for b in range(len(batch.x0)):
@@ -63,7 +63,7 @@ def test_informed_samples_see_their_clamped_estimate_without_gradient():
     with torch.no_grad():
         spy.scale.fill_(2.0)
     draws = objective.draw(batch, step_generator(0, 0, CPU))
-    assert draws.informed == 3
+    assert draws.self_conditioned == 3
     objective(spy, batch, draws).sum().backward()
     first, second = spy.calls
     assert (first["grad"], second["grad"]) == (False, True)
@@ -78,7 +78,7 @@ def test_informed_samples_see_their_clamped_estimate_without_gradient():
 @pytest.mark.parametrize("probability", [0.0, 0.3, 0.5, 1.0])
 def test_the_share_of_informed_samples_is_the_probability(probability):
     objective, batch = Objective(DiffusionConfig(), probability), a_batch(3)
-    informed = [objective.draw(batch, step_generator(0, step, CPU)).informed for step in range(500)]
+    informed = [objective.draw(batch, step_generator(0, step, CPU)).self_conditioned for step in range(500)]
     assert np.mean(informed) / 3 == pytest.approx(probability, abs=4 * 0.5 / math.sqrt(3 * 500))
 
 
@@ -93,7 +93,7 @@ def test_all_times_are_trained():
 def test_bfloat16_keeps_every_gradient_after_the_pass_without_gradient():
     """Autocast caches the cast weights; casts made without gradient must not reach the pass that trains."""
     torch.manual_seed(0)
-    network = build_network(MODEL.settings(), SURROUNDINGS)
+    network = build_network(MODEL.settings(), DATA_SPEC)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.05)
@@ -123,7 +123,7 @@ TIMES = [5, 120, 400, 600, 800, 950]
 
 def draws_at(times, batch):
     epsilon = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(1))
-    return Draws(torch.tensor(times), epsilon, informed=0)
+    return Draws(torch.tensor(times), epsilon, self_conditioned=0)
 
 
 def levels(t):
@@ -190,7 +190,7 @@ def test_every_space_of_every_prediction_is_the_loop(kind, space, more):
     alone = []
     for i in range(len(TIMES)):
         one = slice(i, i + 1)
-        part = Draws(draws.timestep[one], draws.epsilon[one], informed=0)
+        part = Draws(draws.timestep[one], draws.epsilon[one], self_conditioned=0)
         alone.append(objective(Spy(), Batch(batch.x0[one], batch.condition[one]), part))
     torch.testing.assert_close(torch.stack(alone).double(), wanted, rtol=2e-4, atol=0)
     together = objective(Spy(), batch, draws)

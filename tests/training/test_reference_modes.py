@@ -50,7 +50,7 @@ def wanted(mode: str) -> float:
     s = np.array(LOG_VARIANCES)
     if mode.endswith("ffl_groups"):
         groups = np.array([terms[0] + terms[1], terms[2]])
-    elif mode == "mse_channels" or "lpips" in mode:
+    elif mode == "mse_channels" or mode.startswith("pmf"):
         groups = np.array(terms)
     else:
         return sum(terms)

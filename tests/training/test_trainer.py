@@ -8,10 +8,10 @@ import signal
 import numpy as np
 import pytest
 import torch
-from tiny_training import CPU, MODEL, PARTICIPANTS, SURROUNDINGS, tiny_store
+from tiny_training import CPU, DATA_SPEC, MODEL, PARTICIPANTS, tiny_store
 
-from slimdiff.config.diffusion import DiffusionConfig, LossConfig
-from slimdiff.config.training import TrainingConfig
+from slimdiff.config.diffusion import DiffusionConfig, FocalFrequencyConfig, LossConfig
+from slimdiff.config.training import AugmentationConfig, TrainingConfig
 from slimdiff.data.folds import read_folds
 from slimdiff.files import read_table
 from slimdiff.model.build import build_network, load_model
@@ -34,7 +34,15 @@ TRAINING = TrainingConfig(
 
 @pytest.fixture
 def make(tmp_path):
-    def trainer(folder="run", diffusion=None, model=MODEL, store=None, participants=PARTICIPANTS, **changes):
+    def trainer(
+        folder="run",
+        diffusion=None,
+        model=MODEL,
+        store=None,
+        participants=PARTICIPANTS,
+        priors=None,
+        **changes,
+    ):
         return Trainer(
             model,
             diffusion or DiffusionConfig(),
@@ -43,6 +51,7 @@ def make(tmp_path):
             participants,
             tmp_path / folder,
             {"study": "tiny", "variant": "base", "fold": 0},
+            priors,
         )
 
     return trainer
@@ -138,6 +147,46 @@ def test_f5_a_run_that_broke_off_ends_as_if_it_had_not(make, tmp_path, log_every
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
+# Everything that draws or learns beside the network itself.
+EVERYTHING = {
+    "model": MODEL.model_copy(update={"prior": "concat", "null_token": True, "acquisition": True}),
+    "diffusion": DiffusionConfig(
+        loss=LossConfig(
+            uncertainty="each", focal_frequency=FocalFrequencyConfig(weight=0.5), min_snr_gamma=5.0
+        )
+    ),
+    "priors": np.tril(np.ones((3, 8, 8), bool)),
+    "augmentation": AugmentationConfig(probability=0.5),
+    "condition_dropout": 0.3,
+    "lesion_share": 0.4,
+}
+
+
+def test_f5_a_run_with_everything_on_resumes_bit_for_bit(make, tmp_path):
+    make("whole", **EVERYTHING).run()
+    broken = make("broken", **EVERYTHING)
+    fail_at(broken, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        broken.run()
+    make("broken", **EVERYTHING).run()
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    rows = read_table(tmp_path / "broken" / "history.tsv")
+    learned = [float(rows[-1][f"log_variance_{term}"]) for term in range(3)]
+    assert all(abs(value) > 1e-4 for value in learned)
+    network, card = load_model(tmp_path / "broken" / "model.safetensors", CPU)
+    assert (network.priors.maps.numpy() == EVERYTHING["priors"]).all()
+    assert card.data.acquisitions == ["T2sel", "tse3dvfl"]
+
+
+def test_a_state_of_other_priors_is_refused(make):
+    broken = make(**EVERYTHING)
+    fail_at(broken, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        broken.run()
+    with pytest.raises(StateMismatch, match="priors"):
+        make(**{**EVERYTHING, "priors": np.ones((3, 8, 8), bool)}).run()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_f5_a_signal_saves_the_step_it_arrives_at(make, tmp_path, number):
     make("whole").run()
@@ -174,6 +223,15 @@ def test_a_finished_run_leaves_no_state(make, tmp_path):
             ("diffusion.loss.p_image", "1.5", "2.0"),
         ),
         ({"model": MODEL.model_copy(update={"res_blocks": 2})}, ("model.res_blocks",)),
+        ({"model": MODEL.model_copy(update={"coupling": "independent"})}, ("model.coupling", "shared")),
+        (
+            {"diffusion": DiffusionConfig(loss=LossConfig(uncertainty="groups"))},
+            ("diffusion.loss.uncertainty", "none", "groups"),
+        ),
+        (
+            {"augmentation": AugmentationConfig(probability=0.2)},
+            ("training.augmentation.probability", "0.0", "0.2"),
+        ),
     ],
 )
 def test_a_state_of_another_run_is_refused_by_what_differs(make, tmp_path, changes, named):
@@ -220,7 +278,7 @@ def test_no_steps_write_the_untrained_network(make, tmp_path):
     make(steps=0).run()
     saved, card = weights_of(tmp_path / "run")
     torch.manual_seed(TRAINING.seed)
-    fresh = dict(build_network(MODEL.settings(), SURROUNDINGS).named_parameters())
+    fresh = dict(build_network(MODEL.settings(), DATA_SPEC).named_parameters())
     assert all(torch.equal(saved[name], fresh[name]) for name in fresh)
     assert card.step == 0
     assert read_table(tmp_path / "run" / "history.tsv") == []

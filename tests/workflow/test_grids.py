@@ -100,6 +100,7 @@ def test_the_paper_s_grid_is_what_the_paper_says():
         cells.add((part.diffusion.prediction, loss.p_image))
     assert cells == {(kind, p) for kind in ("x0", "v", "epsilon") for p in (1.5, 2.0, 2.5)}
     assert study.preprocess.grid == (160, 160, 160)
+    assert study.preprocess.percentiles_over == "volume"
 
 
 def test_thick_slices_and_other_groups_stay_in_the_table_with_their_reason(made):

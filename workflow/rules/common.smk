@@ -10,7 +10,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from slimdiff.config import ConfigError, check_fold_count, stage_config, study_from_mapping
+from slimdiff.config import ConfigError, check_acquisitions, check_fold_count, stage_config, study_from_mapping
 from slimdiff.data.folds import check_split
 from slimdiff.data.sources import DataError, discover
 from slimdiff.report.names import TABLES, figure_names
@@ -25,6 +25,7 @@ try:
     else:
         patients = sum(row.is_patient for row in PARTICIPANTS.values())
         check_fold_count(STUDY.folds.k, patients, len(PARTICIPANTS) - patients)
+    check_acquisitions(STUDY, {row.acquisition for row in PARTICIPANTS.values()})
 except (ConfigError, DataError) as error:
     raise WorkflowError(str(error))
 
