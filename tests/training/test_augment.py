@@ -185,7 +185,7 @@ def trained(tmp_path_factory):
         channels=(32, 48), res_blocks=1, attention=(False, True), head_channels=16, norm_groups=8
     )
     training = TrainingConfig(
-        steps=1200,
+        steps=1000,
         batch_size=12,
         learning_rate=2e-3,
         warmup_steps=50,
@@ -242,7 +242,7 @@ def test_no_augmentation_shows_in_samples(trained):
     for what in ("angle", "size"):
         far = trained_on[what].std() / data[what].std()
         assert far > 3, what
-        assert samples[what].std() < 0.5 * trained_on[what].std(), what
+        assert samples[what].std() < 1.5 * data[what].std(), what
         assert abs(samples[what].mean() - data[what].mean()) < 0.35 * trained_on[what].std(), what
 
 

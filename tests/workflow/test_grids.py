@@ -121,9 +121,9 @@ def test_priors_come_before_a_training_that_looks_at_them(made):
     """Asked for one model only: its priors are made if its network sees them, and not otherwise."""
     config = ROOT / "config" / "ablations.yaml"
     counts = {}
-    for variant in ("base", "prior_concat", "prior_cross_attention"):
+    for variant in ("base", "prior_cross_attention"):
         target = f"results/ablations/models/{variant}/fold-0/model.safetensors"
         done = snakemake(target, "--dry-run", "--configfile", str(config), folder=made)
         assert done.returncode == 0, done.stderr
         counts[variant] = job_counts(done.stdout).get("priors", 0)
-    assert counts == {"base": 0, "prior_concat": 1, "prior_cross_attention": 1}
+    assert counts == {"base": 0, "prior_cross_attention": 1}
