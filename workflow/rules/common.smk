@@ -10,7 +10,13 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from slimdiff.config import ConfigError, check_acquisitions, check_fold_count, stage_config, study_from_mapping
+from slimdiff.config import (
+    ConfigError,
+    check_acquisitions,
+    check_fold_count,
+    stage_config,
+    study_from_mapping,
+)
 from slimdiff.data.folds import check_split
 from slimdiff.data.sources import DataError, discover
 from slimdiff.report.names import TABLES, figure_names
