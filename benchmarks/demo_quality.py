@@ -30,10 +30,10 @@ def untrained_kid(study, variant: str, fold: int, extractor: str) -> float:
     """KID against the held-out slices of samples from the fold's network as it was before the first step."""
     card = read_card(study.paths.model(variant, fold) / "model.safetensors")
     torch.manual_seed(card.training["seed"])
-    network = build_network(card.model, card.n_bins, card.bin_centres)
+    network = build_network(card.model, card.data)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "untrained.safetensors"
-        save_model(checkpoint, dict(network.named_parameters()), replace(card, step=0))
+        save_model(checkpoint, network.state_dict(), replace(card, step=0))
         generator = Generator(checkpoint, study.variant(variant).generation)
         requests = [
             request
