@@ -6,17 +6,12 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_networks import DATA, SMALL, card_of
 from torch.nn import functional as F
 
-from slimdiff.config.model import ModelConfig
 from slimdiff.model.blocks import SelfAttention, sinusoid
-from slimdiff.model.build import DataSpec, ModelCard, build_network, load_model, read_card, save_model
+from slimdiff.model.build import build_network, load_model, read_card, save_model
 from slimdiff.model.conditioning import Condition
-
-SMALL = ModelConfig(
-    channels=(16, 32), res_blocks=1, attention=(False, True), head_channels=16, norm_groups=8
-).settings()
-DATA = DataSpec(size=(16, 24), n_bins=3, bin_centres=[12.6, 16.0, 19.3])
 
 
 def small(seed=0, **changes):
@@ -152,21 +147,7 @@ def test_attention_is_the_textbook_s():
     torch.testing.assert_close(layer(x), wanted, rtol=1e-4, atol=1e-5)
 
 
-CARD = ModelCard(
-    model=json.loads(json.dumps(SMALL)),
-    diffusion={"prediction": "x0"},
-    training={},
-    data=DATA,
-    spacing_mm=6.0,
-    z_range=(11, 20),
-    study="tiny",
-    variant="base",
-    fold=1,
-    step=7,
-    data_hash="abc",
-    precision="float32",
-    versions={"torch": torch.__version__},
-)
+CARD = card_of(SMALL)
 
 
 @torch.no_grad()

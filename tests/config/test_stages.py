@@ -1,0 +1,73 @@
+"""A stage gets its own part of a study, and nothing else."""
+
+import pytest
+
+from slimdiff.config import (
+    Study,
+    load_study,
+    stage_config,
+    study_from_mapping,
+)
+from slimdiff.config.base import Section
+from slimdiff.config.study import STAGE_SECTIONS
+
+FITTING = {"preprocess": {"grid": [32, 32, 32]}, "slices": {"z_range": [5, 20], "n_bins": 4}}
+
+
+# One change in every section, away from the defaults and valid.
+CHANGES = {
+    "data": {"phantom": {"seed": 5}},
+    "preprocess": {"percentiles": [1.0, 99.0]},
+    "slices": {"min_tissue": 0.1},
+    "folds": {"seed": 4},
+    "priors": {"threshold": 0.3},
+    "model": {"res_blocks": 1},
+    "diffusion": {"prediction": "v"},
+    "training": {"steps": 7},
+    "generation": {"seed": 3},
+    "evaluation": {"tau": 0.1},
+    "report": {"dpi": 90},
+}
+
+
+@pytest.mark.parametrize("section", CHANGES)
+@pytest.mark.parametrize("stage", STAGE_SECTIONS)
+def test_a_stage_sees_its_own_sections_only(stage, section):
+    before = study_from_mapping(FITTING)
+    merged = {**FITTING, section: {**FITTING.get(section, {}), **CHANGES[section]}}
+    after = study_from_mapping(merged)
+    same = stage_config(before, stage) == stage_config(after, stage)
+    assert same == (section not in STAGE_SECTIONS[stage])
+
+
+def test_every_section_belongs_to_a_stage():
+    sections = {
+        name
+        for name, field in Study.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+    assert sections == set(CHANGES)
+    assert sections == {section for part in STAGE_SECTIONS.values() for section in part}
+
+
+@pytest.mark.parametrize("stage", STAGE_SECTIONS)
+def test_inline_json_of_a_stage_gives_the_stage_back(stage):
+    values = {**FITTING, "variants": {"base": {}, "v": {"diffusion": {"prediction": "v"}}}}
+    study = study_from_mapping({**values, "training": {"steps": 9}, "generation": {"seed": 1}})
+    again = load_study(stage_config(study, stage))
+    for section in set(STAGE_SECTIONS[stage]):
+        assert getattr(again, section) == getattr(study, section)
+    assert again.paths == study.paths
+
+
+def test_inline_json_of_a_variant_has_its_overrides_resolved():
+    variants = {"base": {}, "v": {"diffusion": {"prediction": "v"}}, "w": {"model": {"res_blocks": 1}}}
+    study = study_from_mapping({**FITTING, "variants": variants})
+    again = load_study(stage_config(study, "train", "v"))
+    assert list(again.variants) == ["v"]
+    assert again.variant("v").diffusion == study.variant("v").diffusion
+    # A change in one variant concerns no other.
+    variants = {**variants, "w": {"model": {"res_blocks": 3}}}
+    later = study_from_mapping({**FITTING, "variants": variants})
+    assert stage_config(later, "train", "v") == stage_config(study, "train", "v")
+    assert stage_config(later, "train", "w") != stage_config(study, "train", "w")

@@ -1,0 +1,148 @@
+"""How image and mask are coupled, and what that costs."""
+
+import pytest
+import torch
+from tiny_networks import COUPLED, differ, inputs, randomise, small, three_maps
+from torch.nn import functional as F
+
+from slimdiff.config.model import ModelConfig
+from slimdiff.model.build import DataSpec, build_network
+from slimdiff.model.couplings import ParallelMiddle
+from slimdiff.model.trunk import TrunkSpec
+
+
+def crossings(network):
+    """Whether an output changes with the other modality's noisy map, and with its previous estimate."""
+    x, time, told = inputs()
+    previous = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
+    base = network(x, time, told, previous)
+    found = []
+    for own, other in ((0, 1), (1, 0)):
+        noisy, estimate = x.clone(), previous.clone()
+        noisy[:, other] += 1
+        estimate[:, other] -= 1
+        for changed in (network(noisy, time, told, previous), network(x, time, told, estimate)):
+            # Its own output always follows.
+            assert differ(changed[:, other], base[:, other])
+            if torch.equal(changed[:, own], base[:, own]):
+                found.append(False)
+            else:
+                assert differ(changed[:, own], base[:, own])
+                found.append(True)
+    return found
+
+
+@torch.no_grad()
+@COUPLED
+@pytest.mark.parametrize("prior", ["none", "concat", "cross_attention"])
+def test_image_and_mask_see_each_other_except_in_independent(coupling, prior):
+    network = small(coupling=coupling, prior=prior, priors=three_maps())
+    assert crossings(network) == [coupling != "independent"] * 4
+
+
+class Passing(torch.nn.Module):
+    def forward(self, hidden, embedding, context):
+        return hidden
+
+
+@torch.no_grad()
+def test_bottleneck_couples_in_its_middle_only():
+    network = small(coupling="bottleneck")
+    network.trunk.middle = Passing()
+    assert crossings(network) == [False] * 4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("coupling", ["independent", "bottleneck"])
+def test_two_encoders_share_no_weight(coupling):
+    network = small(coupling=coupling)
+    base = network(*inputs())
+    for modality in (0, 1):
+        decoder = network.trunk.decoders[modality]
+        kept = decoder.head.bias.clone()
+        decoder.head.bias += 1
+        found = network(*inputs()) - base
+        decoder.head.bias.copy_(kept)
+        assert torch.equal(found[:, 1 - modality], torch.zeros(3, 16, 24))
+        torch.testing.assert_close(found[:, modality], torch.ones(3, 16, 24))
+        # The modality's map enters its own encoder and no other.
+        other = network.trunk.encoders[1 - modality]
+        seen = []
+        hook = other.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(given[0]))
+        x, *rest = inputs()
+        network(x, *rest)
+        x[:, modality] += 1
+        network(x, *rest)
+        hook.remove()
+        assert torch.equal(*seen)
+
+
+def a_parallel_middle():
+    torch.manual_seed(0)
+    shape = TrunkSpec((16, 32), 1, (False, True), head_channels=16, norm_groups=8, embedding=64)
+    middle = ParallelMiddle(shape)
+    randomise(middle)
+    return middle, torch.randn(2, 32, 4, 6), torch.randn(2, 64)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cut", [0, 1])
+def test_decoupled_s_two_paths_do_not_see_each_other(cut):
+    """With a merge that copies, a path's half of the output changes with that path alone."""
+    middle, hidden, embedding = a_parallel_middle()
+    middle.merge.weight.copy_(torch.eye(32)[:, :, None, None])
+    middle.merge.bias.zero_()
+    base = middle(hidden, embedding, None)
+    middle.split[cut].weight.zero_()
+    for parameter in middle.paths[cut].parameters():
+        parameter.zero_()
+    found = middle(hidden, embedding, None)
+    halves = [slice(0, 16), slice(16, 32)]
+    assert torch.equal(found[:, halves[1 - cut]], base[:, halves[1 - cut]])
+    # A cut path carries what its split adds, and nothing of the input.
+    wanted = middle.split[cut].bias[None, :, None, None].expand(2, 16, 4, 6)
+    torch.testing.assert_close(found[:, halves[cut]], wanted)
+    moved = middle(hidden + 1, embedding, None)
+    torch.testing.assert_close(moved[:, halves[cut]], wanted)
+    assert differ(moved[:, halves[1 - cut]], base[:, halves[1 - cut]])
+
+
+@torch.no_grad()
+def test_decoupled_merges_what_both_paths_say():
+    middle, hidden, embedding = a_parallel_middle()
+    halves = [
+        path(F.conv2d(hidden, split.weight, split.bias), embedding, None)
+        for split, path in zip(middle.split, middle.paths, strict=True)
+    ]
+    weight = middle.merge.weight[:, :, 0, 0]
+    wanted = sum(
+        torch.einsum("oc,bchw->bohw", weight[:, 16 * i : 16 * (i + 1)], half) for i, half in enumerate(halves)
+    )
+    torch.testing.assert_close(
+        middle(hidden, embedding, None), wanted + middle.merge.bias[None, :, None, None], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("coupling", "wanted", "tolerance"),
+    [
+        ("shared", 26_894_210, 0),
+        ("decoupled", 27_029_378, 0),
+        ("independent", 27_012_626, 0.01),
+        ("bottleneck", 26_352_482, 0.01),
+    ],
+)
+def test_paper_size_has_the_paper_s_parameters(coupling, wanted, tolerance):
+    data = DataSpec(size=(160, 160), n_bins=30, bin_centres=[float(b) for b in range(30)])
+    with torch.device("meta"):
+        network = build_network(ModelConfig(coupling=coupling).settings(), data)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert count == pytest.approx(wanted, rel=tolerance, abs=0)
+
+
+def test_without_self_conditioning_only_the_stem_is_smaller():
+    """Two input channels of 64 filters of 3 x 3."""
+    data = DataSpec(size=(160, 160), n_bins=30, bin_centres=[float(b) for b in range(30)])
+    with torch.device("meta"):
+        network = build_network(ModelConfig(self_conditioning=False).settings(), data)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 26_894_210 - 2 * 64 * 9
