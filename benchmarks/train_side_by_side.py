@@ -29,10 +29,10 @@ def measure(config: str, seconds: float) -> float:
         sections = (study.model, study.diffusion, study.training)
         trainer = Trainer(*sections, store, participants, Path(folder), {})
         for _ in range(WARM_UP_STEPS):
-            trainer._advance()
+            trainer.advance()
         steps, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
-            trainer._advance()
+            trainer.advance()
             steps += 1
         return steps * study.training.batch_size / (time.perf_counter() - start)
 

@@ -1,5 +1,7 @@
 """Which device and precision a stage runs in."""
 
+import resource
+import sys
 import time
 from collections.abc import Callable
 
@@ -45,6 +47,21 @@ def _timed(step: Callable[[torch.dtype], None], dtype: torch.dtype, device: torc
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory taken so far, in MB: of the GPU on CUDA, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    # Linux counts kibibytes, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed: CUDA has a class for it, the CPU and MPS only a text."""
+    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 def autocast(device: torch.device, dtype: torch.dtype):

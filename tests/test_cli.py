@@ -312,11 +312,11 @@ def test_a_terminated_training_goes_on_where_it_stopped(study_values, tmp_path):
     script = (
         "import sys, torch; torch.set_num_threads(1)\n"
         "from slimdiff.training.trainer import Trainer\n"
-        "advance = Trainer._advance\n"
+        "advance = Trainer.advance\n"
         "def told(self):\n"
         "    if self.step == 10: print('ready', flush=True); import time; time.sleep(2)\n"
         "    return advance(self)\n"
-        "Trainer._advance = told\n"
+        "Trainer.advance = told\n"
         "from slimdiff.cli import train\n"
         "sys.exit(train(sys.argv[1:]))\n"
     )

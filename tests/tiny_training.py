@@ -3,14 +3,29 @@
 import numpy as np
 import torch
 
+from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.model import ModelConfig
+from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
-from slimdiff.model.build import DataSpec
+from slimdiff.files import read_table
+from slimdiff.model.build import DataSpec, load_model
+from slimdiff.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 DATA_SPEC = DataSpec(size=(8, 8), n_bins=3, bin_centres=[0.5, 1.5, 2.5])
 MODEL = ModelConfig(channels=(16,), res_blocks=1, attention=(False,), head_channels=16, norm_groups=8)
 PARTICIPANTS = ["sub-0", "sub-1", "sub-2"]
+TRAINING = TrainingConfig(
+    steps=12,
+    batch_size=4,
+    learning_rate=2e-3,
+    ema_decay=0.9,
+    log_every=2,
+    save_every=3,
+    preview_every=0,
+    device="cpu",
+    precision="float32",
+)
 
 
 def tiny_store(tmp_path, count=24, side=8) -> SliceStore:
@@ -32,3 +47,48 @@ def tiny_store(tmp_path, count=24, side=8) -> SliceStore:
     names = np.array([f"sub-{i % 4}" for i in np.arange(count) // 6])
     acquisition = np.where(np.arange(count) % 4 == 0, "T2sel", "tse3dvfl")
     return SliceStore(tmp_path, images, masks, names, bins.copy(), bins, label, acquisition, facts)
+
+
+def trainer_in(folder, **changes):
+    return Trainer(
+        MODEL,
+        DiffusionConfig(),
+        TRAINING.model_copy(update=changes),
+        tiny_store(folder.parent),
+        PARTICIPANTS,
+        folder,
+        {"study": "tiny", "variant": "base", "fold": 0},
+    )
+
+
+def weights_of(folder):
+    network, card = load_model(folder / "model.safetensors", CPU)
+    return dict(network.named_parameters()), card
+
+
+MEASURED = ("images_per_s", "memory_mb")
+
+
+def assert_same_run(one, two):
+    """Weights and history, bit for bit; only speed and memory may differ."""
+    first, first_card = weights_of(one)
+    second, second_card = weights_of(two)
+    assert first_card == second_card
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    rows = [
+        [{k: v for k, v in row.items() if k not in MEASURED} for row in read_table(folder / "history.tsv")]
+        for folder in (one, two)
+    ]
+    assert rows[0] == rows[1]
+
+
+def fail_at(trainer, step, act):
+    advance = trainer.advance
+
+    def watched():
+        if trainer.step == step:
+            act()
+        return advance()
+
+    trainer.advance = watched

@@ -170,6 +170,11 @@ def _check_variant(study: Study, name: str) -> None:
             raise ConfigError(
                 f"variants.{name}: {by} is {_value(study, by)}, but {key} is {_value(study, key)}; set both or neither"
             )
+    if training.accumulate > training.batch_size:
+        raise ConfigError(
+            f"variants.{name}: training.accumulate is {training.accumulate}, but training.batch_size is "
+            f"{training.batch_size}; a part has one slice at least"
+        )
     for term in ("focal_frequency", "perceptual"):
         settings = getattr(loss, term)
         if settings.weight and study.diffusion.prediction == "epsilon" and settings.below > 0.8:

@@ -33,6 +33,9 @@ class TrainingConfig(Section):
     """Optimiser steps; 0 writes the untrained network (a control)."""
     batch_size: PositiveInt = 16
     """Slices a step (paper: 16-32)."""
+    accumulate: PositiveInt = 1
+    """Parts a batch is taken in, one after the other, where memory does not hold it whole: the same step up to
+    rounding, but terms with `below` are means over each part."""
     learning_rate: Positive = 1e-4
     """AdamW's peak learning rate (paper: 1e-4)."""
     final_learning_rate: NonNegative = 1e-6

@@ -19,6 +19,9 @@ class Batch:
     """(B, 2, H, W): image and mask in [-1, 1]."""
     condition: Condition
 
+    def __getitem__(self, rows: slice) -> "Batch":
+        return Batch(self.x0[rows], self.condition[rows])
+
 
 class TrainingSet:
     """All slices of some participants on the device; batches are drawn there, half of them with lesion.
@@ -40,6 +43,9 @@ class TrainingSet:
         images = torch.from_numpy(store.images[rows].astype(np.float32))
         masks = torch.from_numpy(store.masks[rows].astype(np.float32)) * 2 - 1
         self.x0 = torch.stack([images, masks], dim=1).to(device)
+        self._names = [
+            f"{name} z={z}" for name, z in zip(store.participant[rows], store.z[rows], strict=True)
+        ]
         self.z_bin = torch.from_numpy(store.z_bin[rows]).to(device)
         self.label = torch.from_numpy(store.label[rows]).to(device)
         self.acquisitions, acquisition = np.unique(store.acquisition[rows], return_inverse=True)
@@ -55,6 +61,10 @@ class TrainingSet:
 
         Where the share is no whole number of slices, chance decides the last one.
         """
+        return self.take(self.choose(size, lesion_share, generator))
+
+    def choose(self, size: int, lesion_share: float, generator: torch.Generator) -> Tensor:
+        """The rows (size,) of such a batch."""
         exact = size * lesion_share
         lesions = int(exact)
         if exact != lesions:
@@ -68,9 +78,16 @@ class TrainingSet:
             self._pick(self.without, size - lesions, generator),
         ]
         chosen = torch.cat(parts)
-        chosen = chosen[torch.randperm(size, generator=generator, device=self.x0.device)]
-        condition = Condition(self.z_bin[chosen], self.label[chosen], self.acquisition[chosen])
-        return Batch(self.x0[chosen], condition)
+        return chosen[torch.randperm(size, generator=generator, device=self.x0.device)]
+
+    def take(self, rows: Tensor) -> Batch:
+        """The batch of these rows."""
+        condition = Condition(self.z_bin[rows], self.label[rows], self.acquisition[rows])
+        return Batch(self.x0[rows], condition)
+
+    def names(self, rows: Tensor) -> list[str]:
+        """Participant and slice of these rows, as the slice store names them."""
+        return [self._names[row] for row in rows.tolist()]
 
     def check_acquisitions(self) -> None:
         """Raise ValueError unless every slice's acquisition is known, and there are two at least to tell apart."""

@@ -4,6 +4,8 @@ An engine deletes the declared outputs of a failed job; `state/last.pt` survives
 """
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -11,14 +13,32 @@ import torch
 from slimdiff.files import replacing
 
 
+class StateNotSaved(RuntimeError):
+    """A resume state that the disk did not take; the one before it is untouched."""
+
+
 class StateMismatch(ValueError):
     """A resume state that belongs to another configuration or other data."""
 
 
 def save_state(path: Path, state: dict, identity: dict) -> None:
-    """Write tensors and numbers with the identity of the run they belong to."""
-    with replacing(path) as temporary:
-        torch.save({"identity": json.dumps(identity, sort_keys=True), **state}, temporary)
+    """Write tensors and numbers with the identity of the run they belong to; raises StateNotSaved."""
+    # What a killed process left half-written.
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        leftover.unlink(missing_ok=True)
+    try:
+        with replacing(path) as temporary:
+            torch.save({"identity": json.dumps(identity, sort_keys=True), **state}, temporary)
+            # Whole on the disk before it takes the place of the state before it.
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise StateNotSaved(
+            f"{path}: the state of step {state['step']} could not be written ({str(error).splitlines()[0]}; "
+            f"{free:.0f} MB free); the state before it is {'kept' if path.is_file() else 'none'}. Make room and run "
+            "it again to go on"
+        ) from error
 
 
 def load_state(path: Path, identity: dict, device: torch.device) -> dict:

@@ -1,6 +1,6 @@
 """history.tsv: what a training went through, a row every `log_every` steps."""
 
-import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,46 +9,84 @@ from torch import Tensor
 from slimdiff.files import write_table
 from slimdiff.training.objective import Objective
 
+NOISE_BINS = 4
+NOISE_COLUMNS = tuple(f"loss_{c}_noise_{b}" for c in ("image", "mask") for b in range(1, NOISE_BINS + 1))
+"""Losses of each channel by quarter of the noise levels' time, 1 the least noisy."""
+
 
 class TrainingFailed(RuntimeError):
     """Training cannot go on; the message says at which step and what is kept."""
+
+
+def losses_by_noise(samples: Tensor, timestep: Tensor, timesteps: int) -> Tensor:
+    """Sums of the samples' losses and their number by noise level, made on the device: (3, NOISE_BINS).
+
+    Args:
+        samples: loss of each sample's image and mask, (B, 2).
+        timestep: int64 (B,), of 0 ... timesteps - 1.
+    """
+    in_bin = torch.nn.functional.one_hot(timestep * NOISE_BINS // timesteps, NOISE_BINS).to(samples.dtype)
+    return torch.cat([samples, torch.ones_like(samples[:, :1])], dim=1).T @ in_bin
 
 
 class History:
     """Means since the row before of total loss, its terms and gradient norm; learned weights as they stand.
 
     Steps are noted on the device. The host waits for it where a row is closed or a state saved, and nowhere else.
+
+    Args:
+        objective: whose terms are noted.
+        slices: names the slices of a step's batch, for the message about one that failed.
     """
 
-    def __init__(self, objective: Objective):
+    def __init__(self, objective: Objective, slices: Callable[[int], list[str]]):
         self.objective = objective
+        self.slices = slices
         self.rows: list[dict] = []
         self.pending: list[Tensor] = []
 
-    def note(self, total: Tensor, terms: Tensor, norm: Tensor) -> None:
-        """Keep the values of one step."""
-        self.pending.append(torch.cat([total.detach().view(1), terms.detach(), norm.detach().view(1)]))
+    def note(self, total: Tensor, terms: Tensor, norm: Tensor, by_noise: Tensor) -> None:
+        """Keep the values of one step; `by_noise` as `losses_by_noise` gives it."""
+        values = [total.detach().view(1), terms.detach(), norm.detach().view(1), by_noise.flatten()]
+        self.pending.append(torch.cat(values))
 
-    def means(self, step: int, kept: Path) -> dict[str, float]:
-        """Means of the pending steps; raises TrainingFailed if one is no number, naming the state that is kept."""
-        names = ("loss", *(f"loss_{term}" for term in self.objective.terms), "gradient_norm")
-        values = torch.stack(self.pending).mean(0).tolist()
-        means = dict(zip(names, values, strict=True))
-        if not all(math.isfinite(value) for value in values):
-            listed = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
-            raise TrainingFailed(
-                f"{listed} within the {len(self.pending)} steps before step {step}; "
-                f"state of an earlier step: {kept if kept.is_file() else 'none'}"
+    def check(self, step: int, kept: Path) -> Tensor:
+        """The pending steps' values up to step number `step`, (n, ...) on the host.
+
+        Raises TrainingFailed where one is no number, naming its step, its slices and the state that is kept.
+        """
+        values = torch.stack(self.pending).cpu()
+        spoilt = (~values.isfinite()).any(dim=1).nonzero()
+        if len(spoilt):
+            first = int(spoilt[0])
+            failed = step - len(values) + first
+            listed = ", ".join(
+                f"{name} {value:.4g}"
+                for name, value in zip(self._names(), values[first].tolist(), strict=False)
             )
-        return means
+            raise TrainingFailed(
+                f"{listed} at step {failed}, whose batch was {', '.join(self.slices(failed))}; "
+                f"state of an earlier step: {kept if kept.is_file() else 'none'}. Look at these slices; a lower "
+                "training.learning_rate or gradient_clip, or precision: float32, may help"
+            )
+        return values
 
-    def close_row(self, step: int, kept: Path, learning_rate: float, images_per_s: float) -> dict:
-        """Turn the pending steps into a row."""
+    def close_row(
+        self, step: int, kept: Path, learning_rate: float, images_per_s: float, memory_mb: float
+    ) -> dict:
+        """Turn the pending steps into a row; raises TrainingFailed as `check` does."""
+        values = self.check(step, kept)
+        names = self._names()
+        image, mask, count = values[:, len(names) :].sum(dim=0).view(3, NOISE_BINS)
+        # A bin that no sample fell into is n/a.
+        by_noise = torch.cat([image / count, mask / count]).tolist()
         row = {
             "step": step,
-            **self.means(step, kept),
+            **dict(zip(names, values[:, : len(names)].mean(dim=0).tolist(), strict=True)),
+            **dict(zip(NOISE_COLUMNS, by_noise, strict=True)),
             "learning_rate": learning_rate,
             "images_per_s": images_per_s,
+            "memory_mb": memory_mb,
             **{f"log_variance_{group}": value for group, value in enumerate(self._log_variances())},
         }
         self.rows.append(row)
@@ -57,10 +95,12 @@ class History:
 
     def write(self, path: Path) -> None:
         """Write the table; a training without steps has no rows."""
-        terms = [f"loss_{term}" for term in self.objective.terms]
         weights = [f"log_variance_{group}" for group in range(len(self._log_variances()))]
-        columns = ("step", "loss", *terms, "gradient_norm", "learning_rate", "images_per_s", *weights)
-        write_table(path, self.rows, columns)
+        measured = ("learning_rate", "images_per_s", "memory_mb")
+        write_table(path, self.rows, ("step", *self._names(), *NOISE_COLUMNS, *measured, *weights))
+
+    def _names(self) -> list[str]:
+        return ["loss", *(f"loss_{term}" for term in self.objective.terms), "gradient_norm"]
 
     def _log_variances(self) -> list[float]:
         uncertainty = self.objective.uncertainty

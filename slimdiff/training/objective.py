@@ -33,6 +33,10 @@ class Draws:
     self_conditioned: int
     """How many samples, the first of the batch (which is in random order), see a previous estimate."""
 
+    def __getitem__(self, rows: slice) -> "Draws":
+        informed = len(range(self.self_conditioned)[rows])
+        return Draws(self.timestep[rows], self.epsilon[rows], informed)
+
 
 class Objective(nn.Module):
     """Loss of a network on a batch (docs/method.md): raw terms, and their sum as the study weighs them.
@@ -93,6 +97,10 @@ class Objective(nn.Module):
 
     def forward(self, network: nn.Module, batch: Batch, draws: Draws) -> Tensor:
         """Raw terms, float32 (len(self.terms),), each a mean over the batch."""
+        return self.measure(network, batch, draws)[0]
+
+    def measure(self, network: nn.Module, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor]:
+        """The same, and the loss of every sample and channel, (B, 2), without its gradient."""
         signal = self.signal[draws.timestep].view(-1, 1, 1, 1)
         noise = self.noise[draws.timestep].view(-1, 1, 1, 1)
         x_t = signal * batch.x0 + noise * draws.epsilon
@@ -126,7 +134,7 @@ class Objective(nn.Module):
             estimate = torch.where(concerned.view(-1, 1, 1, 1), x0[:, :1], image)
             distances = torch.where(concerned, distance(estimate, image), 0)
             terms.append(distances.sum(dim=0, keepdim=True) / concerned.sum().clamp_min(1))
-        return torch.cat(terms)
+        return torch.cat(terms), pixels.detach()
 
     def total(self, terms: Tensor) -> Tensor:
         """What is minimised: the weighted sum of the terms, or Kendall's."""

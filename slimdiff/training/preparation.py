@@ -34,6 +34,11 @@ class Preparation:
         """How many augmentation labels the network is told."""
         return len(LABELS) if self.augment else 0
 
+    def slices(self, step: int) -> list[str]:
+        """Names of the slices of a step's batch."""
+        generator = step_generator(self.config.seed, step, self.set.x0.device)
+        return self.set.names(self.set.choose(self.config.batch_size, self.config.lesion_share, generator))
+
     def __call__(self, step: int, objective: Objective, network: JointUNet) -> tuple[Batch, Draws]:
         """The batch and the objective's draws of a step."""
         device = self.set.x0.device

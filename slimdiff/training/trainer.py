@@ -23,19 +23,19 @@ from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.model import ModelConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
-from slimdiff.devices import autocast, pick_device, pick_precision
+from slimdiff.devices import autocast, is_out_of_memory, peak_memory_mb, pick_device, pick_precision
 from slimdiff.model.build import DataSpec, ModelCard, build_network, put_priors, save_model
 from slimdiff.png import write_png
-from slimdiff.training.batches import TrainingSet
+from slimdiff.training.batches import Batch, TrainingSet
 from slimdiff.training.checkpoint import load_state, save_state
 from slimdiff.training.ema import Ema
-from slimdiff.training.history import History
-from slimdiff.training.objective import Objective, Perceptual
+from slimdiff.training.history import History, TrainingFailed, losses_by_noise
+from slimdiff.training.objective import Draws, Objective, Perceptual
 from slimdiff.training.preparation import Preparation
 from slimdiff.training.preview import preview
 
 # A resume state does not depend on these.
-NOT_LEARNT = {"log_every", "save_every", "preview_every", "device"}
+NOT_LEARNT = {"log_every", "save_every", "preview_every", "device", "accumulate"}
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Trainer:
         }
         self.store = store
         self.step = 0
-        self.history = History(self.objective)
+        self.history = History(self.objective, self.prepare.slices)
         self.precision = torch.float32
         self._stop: int | None = None
 
@@ -145,12 +145,13 @@ class Trainer:
         bar = tqdm(total=config.steps, initial=self.step, desc="train", unit="step", mininterval=2)
         since, started = self.step, time.perf_counter()
         while self.step < config.steps:
-            self._advance()
+            self.advance()
             row = None
             if self.step % config.log_every == 0 or self.step == config.steps:
                 speed = (self.step - since) * config.batch_size / (time.perf_counter() - started)
                 rate = self._learning_rate(self.step - 1)
-                row = self.history.close_row(self.step, self.state_path, rate, speed)
+                memory = peak_memory_mb(self.device)
+                row = self.history.close_row(self.step, self.state_path, rate, speed, memory)
                 since, started = self.step, time.perf_counter()
             if self._stop is not None:
                 # Before anything is printed: the signal may have closed the other end of the pipe.
@@ -166,27 +167,56 @@ class Trainer:
                 started = time.perf_counter() if since == self.step else started
         bar.close()
 
-    def _advance(self) -> None:
-        """One optimiser step."""
-        total, terms = self._losses(self.step, self.precision)
+    def advance(self) -> None:
+        """One optimiser step; raises TrainingFailed where the device's memory does not hold its batch."""
+        self.optimiser.zero_grad(set_to_none=True)
+        try:
+            total, terms, by_noise = self._gradients(self.step, self.precision)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingFailed(self._too_large(error)) from error
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate(self.step)
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self.optimiser.step()
         self.ema.update(self.step)
         self.step += 1
-        self.history.note(total, terms, norm)
+        self.history.note(total, terms, norm, by_noise)
 
-    def _losses(self, step: int, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _gradients(self, step: int, precision: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Leave the gradients of a step's batch, taken in `accumulate` parts; returns total, terms, losses by noise."""
         batch, draws = self.prepare(step, self.objective, self.network)
+        parts = self.config.accumulate
+        sums: list[Tensor] = []
+        for part in range(parts):
+            # Every so-manieth sample: the informed ones, which come first, are spread over the parts.
+            rows = slice(part, None, parts)
+            share = len(batch.x0[rows]) / len(batch.x0)
+            total, terms, by_noise = self._losses(batch[rows], draws[rows], precision)
+            (total * share).backward()
+            found = [total.detach() * share, terms.detach() * share, by_noise]
+            sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+        return sums[0], sums[1], sums[2]
+
+    def _losses(self, batch: Batch, draws: Draws, precision: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         with autocast(self.device, precision):
-            terms = self.objective(self.network, batch, draws)
-        return self.objective.total(terms), terms
+            terms, samples = self.objective.measure(self.network, batch, draws)
+        by_noise = losses_by_noise(samples, draws.timestep, self.diffusion.timesteps)
+        return self.objective.total(terms), terms, by_noise
+
+    def _too_large(self, error: RuntimeError) -> str:
+        config, (height, width) = self.config, self.data_spec.size
+        kept = self.state_path if self.state_path.is_file() else "none"
+        return (
+            f"out of memory on {self.device} at step {self.step} with training.batch_size {config.batch_size} in "
+            f"{config.accumulate} part(s) of slices of {width} x {height} px: set training.accumulate to "
+            f"{2 * config.accumulate} or more (the same batch in more parts), or a smaller batch_size; state of an "
+            f"earlier step: {kept} ({str(error).splitlines()[0]})"
+        )
 
     def _trial(self, precision: torch.dtype) -> None:
-        self._losses(0, precision)[0].backward()
+        self._gradients(0, precision)
         self.optimiser.zero_grad(set_to_none=True)
 
     def _learning_rate(self, step: int) -> float:
@@ -203,7 +233,7 @@ class Trainer:
     def _save(self) -> None:
         if self.history.pending:
             # Weights that are no numbers would replace the last good state.
-            self.history.means(self.step, self.state_path)
+            self.history.check(self.step, self.state_path)
         state = {
             "step": self.step,
             "network": self.network.state_dict(),

@@ -3,33 +3,33 @@
 import json
 import math
 import os
+import re
 import signal
 
 import numpy as np
 import pytest
 import torch
-from tiny_training import CPU, DATA_SPEC, MODEL, PARTICIPANTS, tiny_store
+from tiny_training import (
+    CPU,
+    DATA_SPEC,
+    MODEL,
+    PARTICIPANTS,
+    TRAINING,
+    assert_same_run,
+    fail_at,
+    tiny_store,
+    weights_of,
+)
 
 from slimdiff.config.diffusion import DiffusionConfig, FocalFrequencyConfig, LossConfig
-from slimdiff.config.training import AugmentationConfig, TrainingConfig
+from slimdiff.config.training import AugmentationConfig
 from slimdiff.data.folds import read_folds
 from slimdiff.files import read_table
 from slimdiff.model.build import build_network, load_model
+from slimdiff.training.batches import step_generator
 from slimdiff.training.checkpoint import StateMismatch, load_state, save_state
 from slimdiff.training.history import TrainingFailed
 from slimdiff.training.trainer import Interrupted, Trainer
-
-TRAINING = TrainingConfig(
-    steps=12,
-    batch_size=4,
-    learning_rate=2e-3,
-    ema_decay=0.9,
-    log_every=2,
-    save_every=3,
-    preview_every=0,
-    device="cpu",
-    precision="float32",
-)
 
 
 @pytest.fixture
@@ -55,25 +55,6 @@ def make(tmp_path):
         )
 
     return trainer
-
-
-def weights_of(folder):
-    network, card = load_model(folder / "model.safetensors", CPU)
-    return dict(network.named_parameters()), card
-
-
-def assert_same_run(one, two):
-    """Weights and history, bit for bit; only the speed may differ."""
-    first, first_card = weights_of(one)
-    second, second_card = weights_of(two)
-    assert first_card == second_card
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
-    rows = [
-        [{k: v for k, v in row.items() if k != "images_per_s"} for row in read_table(folder / "history.tsv")]
-        for folder in (one, two)
-    ]
-    assert rows[0] == rows[1]
 
 
 def test_no_slice_of_val_or_test_participants_is_trained_on(prepared, store, tmp_path):
@@ -115,17 +96,6 @@ def test_the_same_seed_gives_the_same_model(make, tmp_path):
     make("c", seed=1).run()
     heads = [weights_of(tmp_path / run)[0]["trunk.decoder.head.weight"] for run in "ac"]
     assert not torch.equal(*heads)
-
-
-def fail_at(trainer, step, act):
-    advance = trainer._advance
-
-    def watched():
-        if trainer.step == step:
-            act()
-        return advance()
-
-    trainer._advance = watched
 
 
 @pytest.mark.parametrize(("log_every", "save_every"), [(2, 4), (4, 3), (5, 2)])
@@ -288,12 +258,20 @@ def test_no_steps_write_the_untrained_network(make, tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(make, tmp_path, log_every, save_every):
     trainer = make(log_every=log_every, save_every=save_every)
     losses = trainer._losses
-    spoilt = lambda step: math.nan if step >= 4 else 1  # noqa: E731
-    trainer._losses = lambda step, precision: [loss * spoilt(step) for loss in losses(step, precision)]
+
+    def spoilt(batch, draws, precision):
+        total, terms, by_noise = losses(batch, draws, precision)
+        factor = math.nan if trainer.step >= 4 else 1
+        return total * factor, terms * factor, by_noise
+
+    trainer._losses = spoilt
     with pytest.raises(TrainingFailed) as caught:
         trainer.run()
-    assert "nan" in str(caught.value)
-    assert "step" in str(caught.value)
+    assert "loss nan" in str(caught.value)
+    assert "at step 4, whose batch was sub-" in str(caught.value)
+    drawn = trainer.prepare.set.draw(4, 0.5, step_generator(0, 4, CPU)).condition.z_bin.tolist()
+    named = [int(text) for text in re.findall(r"sub-[012] z=(\d)", str(caught.value))]
+    assert named == drawn  # a slice's z is its bin in this store
     assert not (tmp_path / "run" / "model.safetensors").exists()
     state = load_state(trainer.state_path, trainer.identity, CPU)
     assert state["step"] <= 4
@@ -318,11 +296,11 @@ def test_the_step_is_clipped_adamw(make, tmp_path):
     """One step against AdamW written out: the first step moves every weight by lr * sign-like."""
     trainer = make(steps=1, gradient_clip=1e-3, weight_decay=0.1, learning_rate=0.01)
     before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
-    total, _ = trainer._losses(0, torch.float32)
+    total, _, _ = trainer._losses(*trainer.prepare(0, trainer.objective, trainer.network), torch.float32)
     gradients = torch.autograd.grad(total, list(trainer.network.parameters()), allow_unused=True)
     norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients if g is not None))
     assert norm > 1e-3
-    trainer._advance()
+    trainer.advance()
     for (name, parameter), gradient in zip(trainer.network.named_parameters(), gradients, strict=True):
         g = gradient * (1e-3 / norm)
         wanted = before[name] * (1 - 0.01 * 0.1) - 0.01 * g / (g.abs() + 1e-8)

@@ -1,6 +1,7 @@
 """What the engine would do: the jobs of an untouched clone, and what a changed section makes again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,45 @@ def test_a_failing_job_leaves_no_half_written_file_and_keeps_the_rest(finished, 
     assert store.read_bytes() == before
     again = snakemake("--cores", "2", "--configfile", str(write_study(tmp_path)), folder=folder)
     assert again.returncode == 0, again.stderr
+
+
+KILL_ONCE = """
+# Read by every Python of the run: the first training is killed at its 8th step, the next goes on.
+import os, signal, sys
+from pathlib import Path
+
+if any(word.endswith("slimdiff-train") for word in sys.orig_argv):
+    from slimdiff.training.trainer import Trainer
+
+    advance, marker = Trainer.advance, Path(os.environ["SLIMDIFF_TEST_MARKER"])
+
+    def once(self):
+        if self.step == 8 and not marker.exists():
+            marker.write_text("killed")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return advance(self)
+
+    Trainer.advance = once
+"""
+
+
+def test_f13_a_killed_training_is_retried_from_its_state(finished, tmp_path, monkeypatch):
+    """Through the engine: killed with -9, its outputs deleted, tried again, and bit-equal to an untouched run."""
+    training = {"steps": 12, "save_every": 3, "log_every": 2}
+    models = []
+    for name, hook in (("whole", ""), ("killed", KILL_ONCE)):
+        folder = tmp_path / name
+        shutil.copytree(finished[0], folder)
+        (tmp_path / "hook" / name).mkdir(parents=True)
+        (tmp_path / "hook" / name / "sitecustomize.py").write_text(hook)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hook" / name))
+        monkeypatch.setenv("SLIMDIFF_TEST_MARKER", str(tmp_path / "marker"))
+        config = write_study(folder, training=training)
+        target = "results/tiny/models/base/fold-0/model.safetensors"
+        done = snakemake(target, "--cores", "1", "--retries", "1", "--configfile", str(config), folder=folder)
+        assert done.returncode == 0, done.stderr
+        models.append((folder / target).read_bytes())
+        log = (folder / "results/tiny/logs/train/base_fold-0.log").read_text()
+    assert (tmp_path / "marker").exists()
+    assert "going on from step 6 of 12" in log
+    assert models[0] == models[1]

@@ -1,0 +1,278 @@
+"""slimdiff's side of a comparison. Started by `sides.Side`.
+
+Options: work (train, sample or limits), device, precision (float32 or bfloat16), size, batch, compile.
+"""
+
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from sides import Wire, device_name, options, peak_memory_mb
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from slimdiff.config.diffusion import DiffusionConfig
+from slimdiff.config.generation import GenerationConfig
+from slimdiff.config.model import ModelConfig
+from slimdiff.config.training import TrainingConfig
+from slimdiff.data.store import SliceStore
+from slimdiff.devices import autocast
+from slimdiff.generation.generate import Generator, Request
+from slimdiff.model.build import DataSpec, ModelCard, build_network, save_model
+from slimdiff.model.conditioning import Condition
+from slimdiff.training.trainer import Trainer
+
+N_BINS = 30
+CENTRES = [35.0 + 2.7 * b for b in range(N_BINS)]
+# Dense bfloat16 TFLOP/s as published; other cards, other types and processors are measured with a matrix product.
+PUBLISHED = {"H200": 990, "H100 PCIe": 756, "H100 NVL": 835, "H100": 990, "A100": 312, "L40S": 362}
+
+
+def synchronised(device: str) -> float:
+    """The time, once the device is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def best_of(call: Callable[[], object], device: str, repeats: int, at_least: float = 0.0) -> float:
+    """Seconds of the fastest call; the first, untimed, warms up. Goes on until `at_least` seconds have been timed."""
+    call()
+    best, total = float("inf"), 0.0
+    while repeats > 0 or total < at_least:
+        start = synchronised(device)
+        call()
+        seconds = synchronised(device) - start
+        best, total, repeats = min(best, seconds), total + seconds, repeats - 1
+    return best
+
+
+def synthetic_store(size: int, count: int = 64) -> SliceStore:
+    """Noise with a square lesion in every other slice, in memory."""
+    rng = np.random.default_rng(0)
+    label = np.arange(count) % 2
+    masks = np.zeros((count, size, size), np.uint8)
+    masks[label == 1, size // 4 : size // 3, size // 4 : size // 3] = 1
+    images = rng.uniform(-1, 1, masks.shape).astype(np.float16)
+    bins, names = np.arange(count) % N_BINS, np.full(count, "sub-0")
+    hashes = dict.fromkeys(("images", "masks", "slices"), "0" * 64)
+    facts = {
+        "n_bins": N_BINS,
+        "spacing_mm": 1.25,
+        "z_range": [34, 115],
+        "bin_centres": CENTRES,
+        "sha256": hashes,
+    }
+    return SliceStore(
+        Path(), images, masks, names, bins.copy(), bins, label, np.full(count, "n/a"), facts
+    )
+
+
+def inputs(batch: int, size: int, device: str) -> tuple:
+    """What a network is asked: noisy pairs, times, condition, previous estimate."""
+    x = torch.randn(batch, 2, size, size, device=device)
+    index = torch.zeros(batch, dtype=torch.long, device=device)
+    return x, index + 500.0, Condition(index, index), torch.randn_like(x)
+
+
+def train(wire: Wire, device: str, precision: str, size: int, batch: int, compile: str) -> None:
+    """`steps`: whole optimiser steps; `what: outside`: how much of a step is not the network; `what: syncs`."""
+    config = TrainingConfig(batch_size=batch, device=device, precision=precision, compile=compile)
+    store = synthetic_store(size)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(ModelConfig(), DiffusionConfig(), config, store, ["sub-0"], Path(folder), {})
+        trainer.precision = getattr(torch, precision)
+        for question in wire.questions():
+            if question.get("what") == "outside":
+                wire.answer(network_seconds=_network_seconds(trainer, size, batch))
+            elif question.get("what") == "syncs":
+                wire.answer(syncs=_synchronisations(trainer))
+            else:
+                start = synchronised(device)
+                for _ in range(question["steps"]):
+                    trainer.advance()
+                seconds = synchronised(device) - start
+                wire.answer(seconds=seconds, memory_mb=peak_memory_mb(torch, device))
+
+
+def _network_seconds(trainer: Trainer, size: int, batch: int) -> float:
+    """The network's own share of a step: half a batch without gradient, then the batch with it."""
+    device = trainer.device
+    asked = inputs(batch, size, device.type)
+    half = [part[: batch // 2] for part in asked]
+
+    def work():
+        with autocast(device, trainer.precision):
+            if batch > 1:
+                with torch.no_grad():
+                    trainer.network(*half)
+            out = trainer.network(*asked)
+        out.float().sum().backward()
+
+    return best_of(work, device.type, 5)
+
+
+def _synchronisations(trainer: Trainer) -> int:
+    """How often a step makes the host wait for the card."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        trainer.advance()
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in seen)
+
+
+def sample(wire: Wire, device: str, precision: str, size: int, batch: int, compile: str) -> None:
+    """`what: evaluation`: the network alone; `what: sample`: whole samples at default settings."""
+    model = ModelConfig().settings()
+    data = DataSpec((size, size), N_BINS, CENTRES)
+    card = ModelCard(
+        model=model,
+        diffusion=DiffusionConfig().model_dump(mode="json"),
+        training={},
+        data=data,
+        spacing_mm=1.25,
+        z_range=(34, 115),
+        study="benchmark",
+        variant="base",
+        fold=0,
+        step=0,
+        data_hash="",
+        precision=precision,
+        versions={},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "model.safetensors"
+        save_model(checkpoint, build_network(model, data).state_dict(), card)
+        generator = Generator(
+            checkpoint, GenerationConfig(device=device, precision=precision, batch_size=batch)
+        )
+    for question in wire.questions():
+        count, repeats = question["batch"], question["repeats"]
+        if question["what"] == "evaluation":
+            asked = inputs(count, size, device)
+
+            @torch.inference_mode()
+            def evaluate(asked=asked):
+                with autocast(generator.device, generator.precision):
+                    generator.network(*asked)
+
+            seconds = best_of(evaluate, device, repeats)
+        else:
+            requests = [Request(str(i), i % N_BINS, i % 2, 0, i) for i in range(count)]
+            start = synchronised(device)
+            generator.draw(requests)
+            seconds = (synchronised(device) - start) / count
+        wire.answer(
+            seconds=seconds,
+            memory_mb=peak_memory_mb(torch, device),
+            evaluations=len(generator.sigmas) - 1,
+        )
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts the convolutions of what runs under it, by shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: Counter = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution.default:
+            x, weight, _, stride, padding = args[:5]
+            key = (tuple(x.shape), tuple(weight.shape), tuple(stride), tuple(padding))
+            self.seen[key] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def convolution_seconds(device: str, dtype: torch.dtype, size: int, batch: int) -> tuple[float, float]:
+    """Seconds that the network's convolutions alone take, forward and backward, each at its fastest."""
+    with torch.device("meta"):
+        network = build_network(ModelConfig().settings(), DataSpec((size, size), N_BINS, CENTRES))
+        with Convolutions() as convolutions, torch.no_grad():
+            network(*inputs(batch, size, "meta"))
+    forward = backward = 0.0
+    for (shape, kernel, stride, padding), times in convolutions.seen.items():
+        x, weight = (
+            torch.randn(dims, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+            for dims in (shape, kernel)
+        )
+        bias = torch.randn(kernel[0], device=device, dtype=dtype)
+
+        def ahead(x=x, weight=weight, bias=bias, stride=stride, padding=padding):
+            with torch.inference_mode():
+                return F.conv2d(x, weight, bias, stride, padding)
+
+        gradient = torch.randn_like(ahead())
+        # The first convolution's input is data.
+        wanted = [shape[1] > 4, True, True]
+
+        def back(x=x, weight=weight, stride=stride, padding=padding, gradient=gradient, wanted=wanted):
+            torch.ops.aten.convolution_backward(
+                gradient, x, weight, [len(weight)], stride, padding, [1, 1], False, [0, 0], 1, wanted
+            )
+
+        forward += times * best_of(ahead, device, 3, 0.15)
+        backward += times * best_of(back, device, 3, 0.15)
+    return forward, backward
+
+
+def peak_tflops(device: str, dtype: torch.dtype) -> tuple[float, str]:
+    """What the device can do at most in matrix products, and where the number is from."""
+    if device == "cuda" and dtype == torch.bfloat16:
+        name = torch.cuda.get_device_name()
+        for card, published in PUBLISHED.items():
+            if all(word in name for word in card.split()):
+                return float(published), "published dense"
+    side = 8192 if device == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / best_of(lambda: a @ b, device, 5) / 1e12, f"measured matmul {side}"
+
+
+def evaluation_gflop(size: int) -> float:
+    """Arithmetic of one evaluation of one slice; a multiplication and its addition count as two."""
+    with torch.device("meta"):
+        network = build_network(ModelConfig().settings(), DataSpec((size, size), N_BINS, CENTRES))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(*inputs(1, size, "meta"))
+    return counter.get_total_flops() / 1e9
+
+
+def limits(wire: Wire, device: str, precision: str, size: int, batch: int, compile: str) -> None:
+    """What the device allows: its peak, and the network's convolutions alone."""
+    dtype = getattr(torch, precision)
+    for question in wire.questions():
+        peak, source = peak_tflops(device, dtype)
+        forward, backward = convolution_seconds(device, dtype, size, question["batch"])
+        wire.answer(
+            peak_tflops=peak,
+            peak_from=source,
+            forward=forward,
+            backward=backward,
+            gflop=evaluation_gflop(size),
+            device=device_name(torch, device),
+            torch=torch.__version__,
+        )
+
+
+def main() -> None:
+    """Answer until no more is asked."""
+    warnings.filterwarnings("ignore")
+    wire, given = Wire(), options()
+    work = {"train": train, "sample": sample, "limits": limits}[given.pop("work")]
+    try:
+        work(wire, **given)
+    except Exception as error:
+        traceback.print_exc()
+        wire.answer(failed=f"slimdiff: {str(error).splitlines()[0] if str(error) else repr(error)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The reference's own code (PyPI slim-diff 1.0.0) in a virtual environment of its own, with this interpreter's torch.
+
+python benchmarks/reference.py makes it and prints its interpreter.
+"""
+
+import argparse
+import hashlib
+import os
+import site
+import subprocess
+import sys
+import sysconfig
+from importlib.metadata import version
+from pathlib import Path
+
+WHEEL = "slim-diff==1.0.0 --hash=sha256:de6dfe1ab3d6056ca0d35daa82d787a8612e1b7344470f33728cf61bbc5704ad"
+# What the two modules that are driven import, of which some may be here already.
+IMPORTED = [
+    "pytorch-lightning>=2.6,<3",
+    "monai==1.6.0",
+    "omegaconf>=2.3",
+    "einops",
+    "lpips",
+    "matplotlib",
+    "nibabel",
+    "pandas",
+    "scikit-image",
+    "scipy",
+    "torchmetrics",
+    "tqdm",
+]
+CHECK = "import src.diffusion.training.lit_modules, src.diffusion.training.callbacks.epoch_callbacks"
+
+
+class NoReference(Exception):
+    """The reference cannot be had here; the message says why."""
+
+
+def reference_python(wheels: Path | None = None) -> str:
+    """The interpreter that can import the reference, made where it is not there yet.
+
+    Args:
+        wheels: folder of wheels to install from, where there is no package index.
+    """
+    here = [path for path in (*site.getsitepackages(), sysconfig.get_path("purelib")) if Path(path).is_dir()]
+    key = hashlib.sha256("\n".join([sys.version, version("torch"), WHEEL, *here]).encode()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "slimdiff" / f"reference-venv-{key}"
+    python = folder / "bin" / "python"
+    if (folder / "complete").is_file():
+        return str(python)
+    print(f"the reference's environment: {folder}", file=sys.stderr)
+    _run([sys.executable, "-m", "venv", "--without-pip", "--clear", str(folder)])
+    shared = subprocess.run(
+        [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    Path(shared, "shared.pth").write_text("\n".join(dict.fromkeys(here)) + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    pip += ["--disable-pip-version-check", "--no-warn-conflicts"]
+    if wheels:
+        pip += ["--no-index", "--find-links", str(wheels)]
+    # Both sides run on one torch: another is never fetched.
+    pins = folder / "pins.txt"
+    pins.write_text(f"torch=={version('torch')}\n")
+    _run([*pip, "--constraint", str(pins), *IMPORTED])
+    # Its code is about to run here.
+    wheel = folder / "wheel.txt"
+    wheel.write_text(WHEEL + "\n")
+    _run([*pip, "--no-deps", "--only-binary", ":all:", "--require-hashes", "--requirement", str(wheel)])
+    _run([str(python), "-W", "ignore", "-c", CHECK])
+    (folder / "complete").touch()
+    return str(python)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise NoReference(f"{' '.join(command[:6])} ...: {(done.stderr or done.stdout).strip()[-400:]}")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The benchmarks' options about the reference."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--reference-python", metavar="PATH", help="an interpreter that imports the reference")
+    which.add_argument("--no-reference", action="store_true", help="measure slimdiff alone")
+    parser.add_argument("--wheels", type=Path, help="folder with the reference's wheels, without an index")
+
+
+def chosen_python(options: argparse.Namespace) -> str | None:
+    """The reference's interpreter as the options say, or None, said aloud."""
+    if options.no_reference:
+        return None
+    if options.reference_python:
+        return options.reference_python
+    try:
+        return reference_python(options.wheels)
+    except (NoReference, OSError) as error:
+        sys.exit(f"the reference cannot be had: {error}\n--no-reference measures slimdiff alone")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--wheels", type=Path, help="folder of wheels, where there is no package index")
+    print(reference_python(parser.parse_args().wheels))

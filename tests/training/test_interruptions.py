@@ -1,0 +1,158 @@
+"""What a training survives: a kill at any moment, a full disk, too little memory."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import CPU, assert_same_run, fail_at, trainer_in, weights_of
+
+from slimdiff.files import read_table
+from slimdiff.training.checkpoint import StateNotSaved, load_state
+from slimdiff.training.history import NOISE_BINS, TrainingFailed, losses_by_noise
+
+# `moment` of a run that is to be killed: before a step, or while the n-th state is being written.
+KILLED = """
+import os, signal, sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from tiny_training import trainer_in
+import slimdiff.training.checkpoint as checkpoint
+from slimdiff.training.trainer import Trainer
+
+what, when = {moment!r}
+kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+if what == "step":
+    advance = Trainer.advance
+    Trainer.advance = lambda self: kill() if self.step == when else advance(self)
+else:
+    saved, save = [], checkpoint.torch.save
+    def half(state, path):
+        save(state, path)
+        saved.append(path)
+        if len(saved) == when:
+            with open(path, "rb+") as stream:
+                stream.truncate(os.path.getsize(path) // 2)
+            kill()
+    checkpoint.torch.save = half
+trainer_in(Path({folder!r})).run()
+"""
+
+
+def run_until_killed(folder, moment) -> None:
+    here = Path(__file__).parent
+    script = KILLED.format(paths=[str(here.parent)], moment=moment, folder=str(folder))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == -9, done.stderr
+
+
+@pytest.mark.parametrize(
+    "moments", [[("step", 1)], [("step", 7)], [("step", 5), ("step", 11)], [("save", 2)]]
+)
+def test_f5_a_killed_run_ends_as_if_it_had_not_been(tmp_path, moments):
+    trainer_in(tmp_path / "whole").run()
+    folder = tmp_path / "killed"
+    for moment in moments:
+        run_until_killed(folder, moment)
+        assert not (folder / "model.safetensors").exists()
+    trainer_in(folder).run()
+    assert_same_run(tmp_path / "whole", folder)
+    # What the kill left half-written is gone.
+    assert list((folder / "state").iterdir()) == []
+
+
+def test_a_full_disk_loses_no_earlier_state(tmp_path):
+    trainer_in(tmp_path / "whole").run()
+    trainer = trainer_in(tmp_path / "run")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill():
+        # Writing beyond so many bytes fails, as it does on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+
+    fail_at(trainer, 4, fill)
+    try:
+        with pytest.raises(StateNotSaved) as caught:
+            trainer.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert re.search(
+        r"last\.pt: the state of step 6 could not be written .* MB free.*kept", str(caught.value)
+    )
+    assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == ["last.pt"]
+    assert load_state(trainer.state_path, trainer.identity, CPU)["step"] == 3
+    trainer_in(tmp_path / "run").run()
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_too_little_memory_names_the_batch_and_what_to_do(tmp_path):
+    trainer = trainer_in(tmp_path / "run", accumulate=2)
+
+    def hog(*_):
+        # The allocator's own answer to a tensor of an exabyte.
+        torch.empty(2**58, dtype=torch.float32)
+
+    hook = None
+
+    def fill():
+        nonlocal hook
+        hook = trainer.network.register_forward_pre_hook(hog)
+
+    fail_at(trainer, 5, fill)
+    with pytest.raises(TrainingFailed) as caught:
+        trainer.run()
+    message = str(caught.value)
+    for part in ("out of memory on cpu at step 5", "training.batch_size 4 in 2 part(s)", "8 x 8 px"):
+        assert part in message
+    assert "set training.accumulate to 4" in message and "last.pt" in message
+    assert load_state(trainer.state_path, trainer.identity, CPU)["step"] == 3
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_a_batch_in_parts_is_the_same_step(tmp_path, parts):
+    """Up to rounding; parts of unequal size too, and as many samples see a previous estimate."""
+    trainer_in(tmp_path / "whole").run()
+    trainer_in(tmp_path / "parts", accumulate=parts).run()
+    whole, divided = (weights_of(tmp_path / name)[0] for name in ("whole", "parts"))
+    start = {name: value for name, value in trainer_in(tmp_path / "new").network.named_parameters()}
+    apart = max((whole[name] - divided[name]).abs().max().item() for name in whole)
+    moved = max((whole[name] - start[name]).abs().max().item() for name in whole)
+    assert apart < 0.02 * moved
+    rows = [read_table(tmp_path / name / "history.tsv") for name in ("whole", "parts")]
+    for one, other in zip(*rows, strict=True):
+        for column in ("loss", "loss_image", "loss_mask", "loss_image_noise_2", "gradient_norm"):
+            if one[column] == "n/a":
+                assert other[column] == "n/a"
+                continue
+            assert float(other[column]) == pytest.approx(float(one[column]), rel=1e-3), column
+
+
+def test_losses_by_noise_level_are_the_means_of_their_samples():
+    samples = torch.tensor([[1.0, 10.0], [3.0, 30.0], [5.0, 50.0], [7.0, 70.0]])
+    found = losses_by_noise(samples, torch.tensor([0, 249, 250, 999]), 1000)
+    assert found.shape == (3, NOISE_BINS)
+    assert found.tolist() == [[4, 5, 0, 7], [40, 50, 0, 70], [2, 1, 0, 1]]
+
+
+def test_the_noise_columns_add_up_to_the_loss(tmp_path):
+    """Weighed by how many samples fell into each: one row a step, all four samples of which are known."""
+    trainer_in(tmp_path / "run", log_every=1).run()
+    trainer = trainer_in(tmp_path / "again")
+    for step, row in enumerate(read_table(tmp_path / "run" / "history.tsv")):
+        _, draws = trainer.prepare(step, trainer.objective, trainer.network)
+        for channel in ("image", "mask"):
+            total = 0.0
+            for level in range(NOISE_BINS):
+                members = (
+                    ((draws.timestep >= 250 * level) & (draws.timestep < 250 * (level + 1))).sum().item()
+                )
+                cell = row[f"loss_{channel}_noise_{level + 1}"]
+                assert (cell == "n/a") == (members == 0)
+                total += members * float(cell) if members else 0.0
+            assert total / 4 == pytest.approx(float(row[f"loss_{channel}"]), rel=1e-5)
+        assert float(row["memory_mb"]) > 50
