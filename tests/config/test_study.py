@@ -210,6 +210,10 @@ def test_numbers_are_finite(place, value):
             {**FITTING, "diffusion": {"loss": {"focal_frequency": {"weight": 1, "patches": 5}}}},
             ("focal_frequency.patches", "32 x 32", "5"),
         ),
+        (
+            changed(FITTING, "training", {"batch_size": 4, "accumulate": 5}),
+            ("training.accumulate is 5", "training.batch_size is 4"),
+        ),
     ],
 )
 def test_impossible_combinations_are_refused(values, wanted):
