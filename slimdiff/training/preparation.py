@@ -36,12 +36,12 @@ class Preparation:
 
     def slices(self, step: int) -> list[str]:
         """Names of the slices of a step's batch."""
-        generator = step_generator(self.config.seed, step, self.set.x0.device)
+        generator = step_generator(self.config.seed, step, self.set.device)
         return self.set.names(self.set.choose(self.config.batch_size, self.config.lesion_share, generator))
 
     def __call__(self, step: int, objective: Objective, network: JointUNet) -> tuple[Batch, Draws]:
         """The batch and the objective's draws of a step."""
-        device = self.set.x0.device
+        device = self.set.device
         generator = step_generator(self.config.seed, step, device)
         batch = self.set.draw(self.config.batch_size, self.config.lesion_share, generator)
         draws = objective.draw(batch, generator)

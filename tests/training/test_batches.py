@@ -12,6 +12,10 @@ from slimdiff.training.batches import TrainingSet, step_generator
 from slimdiff.training.objective import Objective
 
 
+def everything(training_set):
+    return training_set.take(torch.arange(len(training_set))).x0
+
+
 @pytest.mark.parametrize(
     ("size", "share", "lesions"), [(16, 0.5, 8), (16, 0.25, 4), (6, 0.0, 0), (6, 1.0, 6)]
 )
@@ -46,7 +50,7 @@ def test_position_in_the_batch_tells_nothing(tmp_path):
 
 def test_every_slice_is_drawn_as_often(tmp_path):
     training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
-    keys = {row.numpy().tobytes(): i for i, row in enumerate(training_set.x0)}
+    keys = {row.numpy().tobytes(): i for i, row in enumerate(everything(training_set))}
     counts = np.zeros(len(training_set))
     for step in range(400):
         for row in training_set.draw(8, 0.5, step_generator(2, step, CPU)).x0:
@@ -79,8 +83,12 @@ def test_pairs_are_the_store_s_slices(tmp_path):
     store = tiny_store(tmp_path)
     training_set = TrainingSet(store, ["sub-1"], CPU)
     rows = np.flatnonzero(store.participant == "sub-1")
-    np.testing.assert_array_equal(training_set.x0[:, 0].numpy(), store.images[rows].astype(np.float32))
-    np.testing.assert_array_equal(training_set.x0[:, 1].numpy(), np.where(store.masks[rows] == 1, 1.0, -1.0))
+    np.testing.assert_array_equal(
+        everything(training_set)[:, 0].numpy(), store.images[rows].astype(np.float32)
+    )
+    np.testing.assert_array_equal(
+        everything(training_set)[:, 1].numpy(), np.where(store.masks[rows] == 1, 1.0, -1.0)
+    )
     assert training_set.z_bin.tolist() == store.z_bin[rows].tolist()
     with pytest.raises(ValueError, match="no slice"):
         TrainingSet(store, ["sub-9"], CPU)
