@@ -1,6 +1,6 @@
 """slimdiff's side of a comparison. Started by `sides.Side`.
 
-Options: work (train, sample or limits), device, precision (float32 or bfloat16), size, batch, compile.
+Options: work (train, sample or limits), device, precision (float32 or bfloat16), size, batch.
 """
 
 import tempfile
@@ -70,9 +70,7 @@ def synthetic_store(size: int, count: int = 64) -> SliceStore:
         "bin_centres": CENTRES,
         "sha256": hashes,
     }
-    return SliceStore(
-        Path(), images, masks, names, bins.copy(), bins, label, np.full(count, "n/a"), facts
-    )
+    return SliceStore(Path(), images, masks, names, bins.copy(), bins, label, np.full(count, "n/a"), facts)
 
 
 def inputs(batch: int, size: int, device: str) -> tuple:
@@ -82,9 +80,9 @@ def inputs(batch: int, size: int, device: str) -> tuple:
     return x, index + 500.0, Condition(index, index), torch.randn_like(x)
 
 
-def train(wire: Wire, device: str, precision: str, size: int, batch: int, compile: str) -> None:
+def train(wire: Wire, device: str, precision: str, size: int, batch: int) -> None:
     """`steps`: whole optimiser steps; `what: outside`: how much of a step is not the network; `what: syncs`."""
-    config = TrainingConfig(batch_size=batch, device=device, precision=precision, compile=compile)
+    config = TrainingConfig(batch_size=batch, device=device, precision=precision)
     store = synthetic_store(size)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(ModelConfig(), DiffusionConfig(), config, store, ["sub-0"], Path(folder), {})
@@ -129,7 +127,7 @@ def _synchronisations(trainer: Trainer) -> int:
     return sum("synchronizing" in str(warning.message) for warning in seen)
 
 
-def sample(wire: Wire, device: str, precision: str, size: int, batch: int, compile: str) -> None:
+def sample(wire: Wire, device: str, precision: str, size: int, batch: int) -> None:
     """`what: evaluation`: the network alone; `what: sample`: whole samples at default settings."""
     model = ModelConfig().settings()
     data = DataSpec((size, size), N_BINS, CENTRES)
@@ -245,7 +243,7 @@ def evaluation_gflop(size: int) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def limits(wire: Wire, device: str, precision: str, size: int, batch: int, compile: str) -> None:
+def limits(wire: Wire, device: str, precision: str, size: int, batch: int) -> None:
     """What the device allows: its peak, and the network's convolutions alone."""
     dtype = getattr(torch, precision)
     for question in wire.questions():

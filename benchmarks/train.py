@@ -27,7 +27,6 @@ COLUMNS = [
     "share_of_roof",
     "outside_network",
     "host_syncs_per_step",
-    "compile",
     "gflop_per_image",
     "peak_tflop_per_s",
     "peak_from",
@@ -43,22 +42,16 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
     """The rows of one precision and batch size."""
     facts = {"precision": common["precision"], "batch": common["batch"], "threads": options.threads}
     facts |= {"date": today(), "torch": torch.__version__}
-    limits = Side(
-        sys.executable, "our_side.py", options.threads, work="limits", compile=options.compile, **common
-    )
+    limits = Side(sys.executable, "our_side.py", options.threads, work="limits", **common)
     limit = limits.ask(batch=common["batch"])
     limits.close()
-    sides = {
-        "slimdiff": Side(
-            sys.executable, "our_side.py", options.threads, work="train", compile=options.compile, **common
-        )
-    }
+    sides = {"slimdiff": Side(sys.executable, "our_side.py", options.threads, work="train", **common)}
     if reference:
         sides["reference"] = Side(reference, "reference_side.py", options.threads, work="train", **common)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     memory, notes = {}, {}
     for turn in range(options.rounds + 1):
-        # The first warms up, and compiles.
+        # The first warms up.
         steps = options.steps if turn else 1
         for name, side in list(sides.items()):
             try:
@@ -101,7 +94,6 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
         rows.append(row)
     if "slimdiff" in sides and seconds["slimdiff"]:
         ours = rows[0]
-        ours["compile"] = options.compile
         if seconds.get("reference"):
             ours["times_reference"] = min(seconds["reference"]) / min(seconds["slimdiff"])
         network = sides["slimdiff"].ask(what="outside")["network_seconds"]
@@ -123,7 +115,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
     parser.add_argument("--steps", type=int, help="optimiser steps a turn; default: 2; on CUDA 20")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto", help="training.compile")
     parser.add_argument("--out", type=Path, help="also write the table here")
     add_options(parser)
     options = parser.parse_args()

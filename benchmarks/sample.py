@@ -1,0 +1,155 @@
+"""Sampling beside the reference's, in turns: python benchmarks/sample.py [--out sample.tsv]
+
+`evaluation`: one run of the paper's network at 160 x 160, alone and for a batch. `sample`: a whole one at each side's
+default settings: here 25 evaluations of DPM-Solver++(2M) (on a CPU samples side by side, one a core), there 300 of
+DDIM, of which its own sampler runs a few and the rest is counted at the same price (`--full`: all are run).
+The roof is what the network's convolutions alone would allow, one by one at their fastest: everything else is free.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from reference import add_options, chosen_python
+from sides import Side, SideFailed, today, write_table
+
+COLUMNS = [
+    "side",
+    "precision",
+    "work",
+    "batch",
+    "seconds",
+    "per_s",
+    "times_reference",
+    "peak_memory_mb",
+    "tflop_per_s",
+    "share_of_peak",
+    "roof_seconds",
+    "share_of_roof",
+    "outside_network",
+    "gflop",
+    "peak_tflop_per_s",
+    "peak_from",
+    "device",
+    "threads",
+    "torch",
+    "date",
+    "note",
+]
+REFERENCE_STEPS = 300
+
+
+def compare(reference: str | None, common: dict, options: argparse.Namespace) -> list[dict]:
+    """The rows of one precision and batch size."""
+    batch, on_cpu = common["batch"], common["device"] == "cpu"
+    facts = {"precision": common["precision"], "threads": options.threads}
+    facts |= {"date": today(), "torch": torch.__version__}
+    works = [("evaluation", count) for count in dict.fromkeys((1, batch))]
+    # On a CPU each side draws in its own way: ours one a core, theirs alone, which is its cheapest there.
+    works.append(("sample", options.threads if on_cpu else batch))
+    limits = Side(sys.executable, "our_side.py", options.threads, work="limits", **common)
+    limit = {count: limits.ask(batch=count) for _, count in works}
+    limits.close()
+    sides = {"slimdiff": Side(sys.executable, "our_side.py", options.threads, work="sample", **common)}
+    if reference:
+        sides["reference"] = Side(reference, "reference_side.py", options.threads, work="sample", **common)
+    rows = []
+    for what, count in works:
+        best: dict[str, float] = {}
+        answers, notes = {}, {}
+        for turn in range(options.rounds):
+            for name, side in list(sides.items()):
+                asked, repeats = count, options.repeats
+                if what == "sample" and name == "reference":
+                    asked = 1 if on_cpu else count
+                    repeats = REFERENCE_STEPS if options.full else options.reference_steps
+                    notes[name] = f"{REFERENCE_STEPS} evaluations of DDIM, {repeats} of them run"
+                    notes[name] += f", batch {asked}"
+                try:
+                    answer = side.ask(what=what, batch=asked, repeats=repeats)
+                except SideFailed as failure:
+                    notes[name] = str(failure)
+                    del sides[name]
+                    continue
+                seconds = answer["seconds"]
+                if what == "sample" and name == "reference":
+                    seconds *= REFERENCE_STEPS / asked
+                elif what == "sample":
+                    notes[name] = f"{answer['evaluations']} evaluations of DPM-Solver++(2M)"
+                best[name] = min(best.get(name, seconds), seconds)
+                answers[name] = answer
+                print(f"round {turn + 1} {what} {count} {name}: {seconds:.3f} s", file=sys.stderr)
+        for name in dict.fromkeys((*best, *notes)):
+            row = {"side": name, **facts, "work": what, "batch": count, "note": notes.get(name, "")}
+            row["device"] = limit[count]["device"]
+            if name in best:
+                runs = 1 if what == "evaluation" else answers[name].get("evaluations", REFERENCE_STEPS)
+                slices = count if what == "evaluation" else 1
+                row |= _figures(best[name], runs, slices, count, limit[count])
+                row["peak_memory_mb"] = answers[name]["memory_mb"]
+            rows.append(row)
+        if {"slimdiff", "reference"} <= set(best):
+            row = next(row for row in reversed(rows) if row["side"] == "slimdiff")
+            row["times_reference"] = best["reference"] / best["slimdiff"]
+        if what == "sample" and not on_cpu and "slimdiff" in best:
+            # Nothing runs side by side on a card: what its evaluations do not take is not the network's.
+            alone = next(r for r in rows if r["side"] == "slimdiff" and r["batch"] == count)
+            row = next(row for row in reversed(rows) if row["side"] == "slimdiff")
+            network = alone["seconds"] * answers["slimdiff"]["evaluations"] / count
+            row["outside_network"] = max(0.0, 1 - network / best["slimdiff"])
+    for side in sides.values():
+        side.close()
+    return rows
+
+
+def _figures(seconds: float, runs: int, slices: int, count: int, limit: dict) -> dict:
+    gflop = runs * slices * limit["gflop"]
+    roof = runs * slices * limit["forward"] / count
+    return {
+        "seconds": seconds,
+        "per_s": slices / seconds,
+        "gflop": gflop,
+        "tflop_per_s": gflop / seconds / 1e3,
+        "peak_tflop_per_s": limit["peak_tflops"],
+        "peak_from": limit["peak_from"],
+        "share_of_peak": gflop / seconds / 1e3 / limit["peak_tflops"],
+        "roof_seconds": roof,
+        "share_of_roof": roof / seconds,
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--batch", nargs="+", type=int, help="default: 4; on CUDA 32 64 128")
+    parser.add_argument("--size", type=int, default=160, help="side of a slice, in px")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
+    parser.add_argument("--repeats", type=int, help="evaluations a turn; default: 3; on CUDA 20")
+    parser.add_argument("--reference-steps", type=int, help="steps of its sampler; default: 8; on CUDA 20")
+    parser.add_argument("--full", action="store_true", help="run all steps of the reference's sampler")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, help="also write the table here")
+    add_options(parser)
+    options = parser.parse_args()
+    on_cpu = options.device == "cpu"
+    options.repeats = options.repeats or (3 if on_cpu else 20)
+    options.reference_steps = options.reference_steps or (8 if on_cpu else 20)
+    reference = chosen_python(options)
+    rows = []
+    for precision in options.precision:
+        for batch in options.batch or ([4] if on_cpu else [32, 64, 128]):
+            common = {
+                "device": options.device,
+                "precision": precision,
+                "size": options.size,
+                "batch": batch,
+            }
+            rows += compare(reference, common, options)
+    write_table(rows, COLUMNS, options.out)
+
+
+if __name__ == "__main__":
+    main()
