@@ -101,7 +101,17 @@ def chosen_python(options: argparse.Namespace) -> str | None:
         sys.exit(f"the reference cannot be had: {error}\n--no-reference measures slimdiff alone")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Make the environment, or say what pip is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wheels", type=Path, help="folder of wheels, where there is no package index")
-    print(reference_python(parser.parse_args().wheels))
+    parser.add_argument("--requirement", action="store_true", help="print the wheel and its hash instead")
+    options = parser.parse_args()
+    try:
+        print(WHEEL if options.requirement else reference_python(options.wheels))
+    except NoReference as error:
+        sys.exit(f"the reference cannot be had: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -102,21 +102,25 @@ class Turns(pl.Callback):
     def __init__(self, wire: Wire, device: str):
         self.wire, self.device = wire, device
         self.questions = wire.questions()
-        self.left, self.started = 0, None
+        self.steps, self.left, self.started = 0, 0, None
 
     def on_train_batch_start(self, trainer, module, batch, index):
         if self.left == 0:
             if self.started is not None:
                 seconds = synchronised(self.device) - self.started
+                if self.device == "cuda":
+                    torch.cuda.empty_cache()
                 self.wire.answer(seconds=seconds, memory_mb=peak_memory_mb(torch, self.device))
             question = next(self.questions, None)
             if question is None:
                 # Lightning looks at the return value, and ends the epoch.
                 trainer.should_stop = True
                 return -1
-            self.left = question["steps"]
+            # On a card an untimed step takes back the memory that was given back between the turns.
+            self.steps, self.left = question["steps"], question["steps"] + (self.device == "cuda")
             # Its own draw is a coin a batch: told which way it falls, both are timed as often.
             module._self_cond_prob = float(question["informed"])
+        if self.left == self.steps:
             self.started = synchronised(self.device)
         self.left -= 1
         return None

@@ -49,8 +49,6 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
     # On a CPU each side draws in its own way: ours one a core, theirs alone, which is its cheapest there.
     works.append(("sample", options.threads if on_cpu else batch))
     limits = Side(sys.executable, "our_side.py", options.threads, work="limits", **common)
-    limit = {count: limits.ask(batch=count) for _, count in works}
-    limits.close()
     sides = {"slimdiff": Side(sys.executable, "our_side.py", options.threads, work="sample", **common)}
     if reference:
         sides["reference"] = Side(reference, "reference_side.py", options.threads, work="sample", **common)
@@ -59,6 +57,7 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
         best: dict[str, float] = {}
         answers, notes = {}, {}
         for turn in range(options.rounds):
+            limit = limits.ask(batch=count)
             for name, side in list(sides.items()):
                 asked, repeats = count, options.repeats
                 if what == "sample" and name == "reference":
@@ -82,11 +81,11 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
                 print(f"round {turn + 1} {what} {count} {name}: {seconds:.3f} s", file=sys.stderr)
         for name in dict.fromkeys((*best, *notes)):
             row = {"side": name, **facts, "work": what, "batch": count, "note": notes.get(name, "")}
-            row["device"] = limit[count]["device"]
+            row["device"] = limit["device"]
             if name in best:
                 runs = 1 if what == "evaluation" else answers[name].get("evaluations", REFERENCE_STEPS)
                 slices = count if what == "evaluation" else 1
-                row |= _figures(best[name], runs, slices, count, limit[count])
+                row |= _figures(best[name], runs, slices, count, limit)
                 row["peak_memory_mb"] = answers[name]["memory_mb"]
             rows.append(row)
         if {"slimdiff", "reference"} <= set(best):
@@ -98,7 +97,7 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
             row = next(row for row in reversed(rows) if row["side"] == "slimdiff")
             network = alone["seconds"] * answers["slimdiff"]["evaluations"] / count
             row["outside_network"] = max(0.0, 1 - network / best["slimdiff"])
-    for side in sides.values():
+    for side in (limits, *sides.values()):
         side.close()
     return rows
 
@@ -147,7 +146,10 @@ def main() -> None:
                 "size": options.size,
                 "batch": batch,
             }
-            rows += compare(reference, common, options)
+            try:
+                rows += compare(reference, common, options)
+            except SideFailed as failure:
+                sys.exit(f"{precision}, batch {batch}: {failure}")
     write_table(rows, COLUMNS, options.out)
 
 

@@ -43,8 +43,6 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
     facts = {"precision": common["precision"], "batch": common["batch"], "threads": options.threads}
     facts |= {"date": today(), "torch": torch.__version__}
     limits = Side(sys.executable, "our_side.py", options.threads, work="limits", **common)
-    limit = limits.ask(batch=common["batch"])
-    limits.close()
     sides = {"slimdiff": Side(sys.executable, "our_side.py", options.threads, work="train", **common)}
     if reference:
         sides["reference"] = Side(reference, "reference_side.py", options.threads, work="train", **common)
@@ -53,6 +51,7 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
     for turn in range(options.rounds + 1):
         # The first warms up.
         steps = options.steps if turn else 1
+        limit = limits.ask(batch=common["batch"])
         for name, side in list(sides.items()):
             try:
                 if name == "slimdiff":
@@ -71,6 +70,7 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
             if turn:
                 seconds[name].append(found)
                 print(f"round {turn} {facts['precision']} {name}: {found:.3f} s a step", file=sys.stderr)
+    limits.close()
     # A training image is half an evaluation to inform it, one forward and two backward.
     gflop = 3.5 * limit["gflop"]
     roof = common["batch"] / (1.5 * limit["forward"] + limit["backward"])
@@ -130,7 +130,10 @@ def main() -> None:
                 "size": options.size,
                 "batch": batch,
             }
-            rows += compare(reference, common, options)
+            try:
+                rows += compare(reference, common, options)
+            except SideFailed as failure:
+                sys.exit(f"{precision}, batch {batch}: {failure}")
     write_table(rows, COLUMNS, options.out)
 
 
