@@ -1,5 +1,6 @@
 """Which device and precision a stage runs in."""
 
+import ctypes
 import resource
 import sys
 import time
@@ -8,28 +9,50 @@ from collections.abc import Callable
 import torch
 
 
-def pick_device(wanted: str) -> torch.device:
-    """`auto`: CUDA, else MPS, else CPU. Raises RuntimeError where the wanted device is absent."""
-    if wanted == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present[wanted]:
+def pick_device(wanted: str, index: int = 0) -> torch.device:
+    """`auto`: CUDA, else MPS, else CPU; of several cards the one with this index. Raises RuntimeError where there is
+    none such."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = next(name for name in present if present[name]) if wanted == "auto" else wanted
+    if not present[name]:
         raise RuntimeError(f"device {wanted}: this machine has none; auto takes what there is")
-    return torch.device(wanted)
+    if name == "cpu":
+        keep_freed_memory()
+    if name == "cuda":
+        if index >= torch.cuda.device_count():
+            raise RuntimeError(
+                f"process {index + 1} has no card: this machine has {torch.cuda.device_count()}"
+            )
+        torch.cuda.set_device(index)
+    return torch.device(name, index) if name == "cuda" else torch.device(name)
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep what it frees: glibc gives every large block back, and the system clears its pages anew at
+    the next tensor, which is a fifth of a training step (docs/performance.md). Does nothing with other C libraries."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in ((_TRIM_THRESHOLD, 2**31 - 1), (_MMAP_MAX, 0), (_ARENA_MAX, 1)):
+            mallopt(option, value)
+
+
+# Of malloc.h.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def pick_precision(
     wanted: str, device: torch.device, step: Callable[[torch.dtype], None], repeats: int = 3
 ) -> torch.dtype:
-    """The autocast type: as wanted, or for `auto` bfloat16 only where `step` is faster in it by a fifth: less than
-    that is within the noise of a shared machine, and runs would differ.
+    """The autocast type: as wanted, or for `auto` bfloat16 on a card that has it, elsewhere only where `step` is faster
+    in it by a fifth: less than that is within the noise of a shared machine, and runs would differ.
 
     step(dtype) runs one unit of the stage's work without changing its state.
     """
     if wanted != "auto":
         return getattr(torch, wanted)
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         try:

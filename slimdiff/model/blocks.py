@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slimdiff.model.group_norm import group_norm_bfloat16
+
 NORM_EPS = 1e-6
 
 
@@ -17,15 +19,27 @@ def sinusoid(positions: Tensor, width: int, max_period: float = 10_000.0) -> Ten
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+class GroupNorm(nn.GroupNorm):
+    """With statistics in float32 and the result in the input's type, whatever autocast does."""
+
+    def __init__(self, groups: int, channels: int):
+        super().__init__(groups, channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.dim() == 4:
+            return group_norm_bfloat16(x, self.weight, self.bias, self.num_groups, self.eps)
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
 class ResidualBlock(nn.Module):
     """GroupNorm-SiLU-conv twice, the embedding added in between, a skip around both."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, groups: int):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, inputs, eps=NORM_EPS)
+        self.norm1 = GroupNorm(groups, inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.embed = nn.Linear(embedding, outputs)
-        self.norm2 = nn.GroupNorm(groups, outputs, eps=NORM_EPS)
+        self.norm2 = GroupNorm(groups, outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
         # A block that starts as its skip lets depth be added without a worse start (Ho et al. 2020).
@@ -56,7 +70,17 @@ class MultiHeadAttention(nn.Module):
             layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for layer, x in ((self.query, tokens), (self.key, source), (self.value, source))
         )
-        return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        # A CPU's fused kernel gains nothing from bfloat16, its matrix products do (docs/performance.md).
+        plain = query.device.type == "cpu" and query.dtype == torch.bfloat16
+        attend = plain_attention if plain else F.scaled_dot_product_attention
+        return self.out(attend(query, key, value).transpose(1, 2).flatten(2))
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key' / sqrt(C)) value as two products, all in the arguments' type; (B, heads, N, C) each."""
+    with torch.autocast(query.device.type, enabled=False):
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        return scores.softmax(dim=-1) @ value
 
 
 class NoAttention(nn.Module):
@@ -71,7 +95,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int, groups: int):
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
+        self.norm = GroupNorm(groups, channels)
         self.attend = MultiHeadAttention(channels, head_channels)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -87,7 +111,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int, groups: int, context: int):
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
+        self.norm = GroupNorm(groups, channels)
         self.project_in = nn.Conv2d(channels, channels, 1)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
         self.attend = MultiHeadAttention(channels, head_channels, bias=False)
@@ -119,4 +143,9 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        # Both at once are a transposed convolution: its 4 x 4 kernel holds the sums of the 3 x 3 one over squares
+        # of two by two, and an output pixel takes 4 products a channel instead of 9.
+        kernel = F.pad(self.conv.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))
+        kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
+        kernel = kernel[..., 1:] + kernel[..., :-1]
+        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)

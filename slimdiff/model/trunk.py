@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimdiff.model.blocks import (
-    NORM_EPS,
     CrossAttention,
+    GroupNorm,
     NoAttention,
     ResidualBlock,
     SelfAttention,
@@ -112,7 +112,7 @@ class Decoder(nn.Module):
             if level > 0:
                 stage["resample"] = Upsample(width)
             self.levels.append(stage)
-        self.norm = nn.GroupNorm(shape.norm_groups, width, eps=NORM_EPS)
+        self.norm = GroupNorm(shape.norm_groups, width)
         self.head = nn.Conv2d(width, outputs, 3, padding=1)
         # Starting from zero output, the first gradients already point at the data (Ho et al. 2020).
         nn.init.zeros_(self.head.weight)
