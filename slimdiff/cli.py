@@ -124,29 +124,70 @@ def _priors(options: argparse.Namespace, study: Study) -> None:
 
 def _train(options: argparse.Namespace, study: Study) -> None:
     """Train one variant on one fold (or all of both), going on from a saved state."""
+    from slimdiff.training.processes import Processes, launch
+
+    if options.processes > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        arguments = [f"--{name}={value}" for name, value in vars(options).items() if value is not None]
+        if status := launch(options.processes, ["train", *arguments]):
+            raise SystemExit(status)
+        return
+
     from slimdiff.data.folds import read_folds
     from slimdiff.data.store import SliceStore
+    from slimdiff.devices import pick_device
     from slimdiff.training.trainer import Interrupted, Trainer
 
     store = SliceStore.open(study.paths.store)
-    for variant, fold in _cells(options, study):
-        part = study.variant(variant)
-        trainer = Trainer(
-            part.model,
-            part.diffusion,
-            part.training,
-            store,
-            read_folds(study.paths.folds, fold)["train"],
-            study.paths.model(variant, fold),
-            identity={"study": study.study, "variant": variant, "fold": fold},
-            priors=_priors_of(part, fold),
-            perceptual=_perceptual_of(part),
-        )
-        try:
+    device = pick_device(study.training.device)
+    processes = Processes.join("nccl" if device.type == "cuda" else "gloo")
+    try:
+        for variant, fold in _cells(options, study):
+            part, parts = study.variant(variant), read_folds(study.paths.folds, fold)
+            trainer = Trainer(
+                part.model,
+                part.diffusion,
+                part.training,
+                store,
+                parts["train"],
+                study.paths.model(variant, fold),
+                identity={"study": study.study, "variant": variant, "fold": fold},
+                priors=_priors_of(part, fold),
+                perceptual=_perceptual_of(part),
+                watched=parts["val"],
+                judge=_judge_of(part, store, parts) if processes.first else None,
+                processes=processes,
+            )
             trainer.run()
-        except Interrupted as stop:
-            print(f"slimdiff-train: stopped at step {trainer.step}; run it again to go on", file=sys.stderr)
-            raise SystemExit(128 + stop.signum) from None
+    except Interrupted as stop:
+        print(f"slimdiff-train: stopped at step {trainer.step}; run it again to go on", file=sys.stderr)
+        raise SystemExit(128 + stop.signum) from None
+    finally:
+        processes.leave()
+
+
+def _judge_of(study: Study, store, parts: dict[str, list[str]]):
+    """What judges the samples of a training's rounds of watching; None where nothing can, which is said."""
+    settings = study.training.validation
+    if not (settings.every and settings.samples and study.training.steps):
+        return None
+    if not parts["val"]:
+        print("no rounds of watching: this fold has no validation subject", file=sys.stderr)
+        return None
+    from slimdiff.devices import pick_device
+    from slimdiff.evaluation.monitor import Monitor
+    from slimdiff.weights import WeightsUnavailable
+
+    cache, device = study.paths.root / "metrics" / "features", pick_device(study.training.device)
+    try:
+        return Monitor(
+            store, parts["train"], parts["val"], settings.extractor, device, cache, study.training.seed
+        )
+    except WeightsUnavailable as error:
+        if settings.decides:
+            # Never chosen by something else than was asked for.
+            raise
+        print(f"rounds of watching without KID and memorisation ratio: {error}", file=sys.stderr)
+        return None
 
 
 def _priors_of(study: Study, fold: int):
@@ -270,7 +311,11 @@ preprocess = _command(_preprocess, participant={"help": "one participant (defaul
 kfold = _command(_kfold)
 cache = _command(_cache)
 priors = _command(_priors, fold={"type": int, "help": "one fold (default: all)"})
-train = _command(_train, **_cell_options())
+train = _command(
+    _train,
+    **_cell_options(),
+    processes={"type": int, "default": 1, "help": "processes (GPUs) of this machine that train it together"},
+)
 generate = _command(
     _generate,
     **_cell_options(),

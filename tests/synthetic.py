@@ -83,6 +83,8 @@ def study_mapping(bids_root: Path, results: Path) -> dict:
             "log_every": 2,
             "save_every": 3,
             "preview_every": 0,
+            "tensorboard": False,
+            "validation": {"samples": 0},
             "device": "cpu",
             "precision": "float32",
         },

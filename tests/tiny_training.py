@@ -23,6 +23,7 @@ TRAINING = TrainingConfig(
     log_every=2,
     save_every=3,
     preview_every=0,
+    tensorboard=False,
     device="cpu",
     precision="float32",
 )
@@ -49,15 +50,18 @@ def tiny_store(tmp_path, count=24, side=8) -> SliceStore:
     return SliceStore(tmp_path, images, masks, names, bins.copy(), bins, label, acquisition, facts)
 
 
-def trainer_in(folder, **changes):
+def trainer_in(folder, diffusion=None, processes=None, watched=(), judge=None, **changes):
     return Trainer(
         MODEL,
-        DiffusionConfig(),
+        diffusion or DiffusionConfig(),
         TRAINING.model_copy(update=changes),
         tiny_store(folder.parent),
         PARTICIPANTS,
         folder,
         {"study": "tiny", "variant": "base", "fold": 0},
+        processes=processes,
+        watched=watched,
+        judge=judge,
     )
 
 
@@ -69,10 +73,13 @@ def weights_of(folder):
 MEASURED = ("images_per_s", "memory_mb")
 
 
-def assert_same_run(one, two):
-    """Weights and history, bit for bit; only speed and memory may differ."""
+def assert_same_run(one, two, but=frozenset()):
+    """Weights and history, bit for bit; only speed and memory, and the settings in `but`, may differ."""
     first, first_card = weights_of(one)
     second, second_card = weights_of(two)
+    for card in (first_card, second_card):
+        for key in but:
+            card.training.pop(key)
     assert first_card == second_card
     for name in first:
         assert torch.equal(first[name], second[name]), name

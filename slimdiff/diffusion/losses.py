@@ -32,8 +32,7 @@ def lp_per_channel(
 def lesion_weights(x0: Tensor, image: float, mask: float) -> Tensor:
     """Pixel weights (B, 2, H, W): `image` and `mask` on lesion pixels of that channel, 1 elsewhere."""
     lesion = (x0[:, 1:2] > 0).float()
-    extra = torch.tensor([image - 1, mask - 1], dtype=torch.float32, device=x0.device)
-    return 1 + lesion * extra.view(1, 2, 1, 1)
+    return torch.cat([1 + lesion * (image - 1), 1 + lesion * (mask - 1)], dim=1)
 
 
 def focal_frequency(prediction: Tensor, wanted: Tensor, alpha: float, patches: int = 1) -> Tensor:

@@ -59,6 +59,8 @@ class ModelCard:
     data_hash: str
     precision: str
     versions: dict
+    ema_decay: float | None = None
+    """Decay of the moving average that the weights are; None where it is not known."""
     format: int = FORMAT
 
     @property

@@ -7,7 +7,7 @@ slices is explained by the labels and does not show in samples.
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimdiff.config.training import AugmentationConfig
@@ -26,7 +26,7 @@ LABELS = (
 """Each in [-1, 1], as a share of its largest value; flip 0 or 1."""
 
 
-class Augment:
+class Augment(nn.Module):
     """Flips, moves and re-shades the slices of a batch.
 
     Args:
@@ -35,8 +35,13 @@ class Augment:
     """
 
     def __init__(self, config: AugmentationConfig, spacing_mm: float):
+        super().__init__()
         self.config = config
         self.spacing_mm = spacing_mm
+        extents = [config.flip, config.max_rotation_deg, config.max_scale]
+        extents += [config.max_shift_mm] * 2 + [config.max_log_gamma] + [config.max_bias] * 3
+        # An extent of 0 switches a part off; its label is then 0 too.
+        self.register_buffer("allowed", torch.tensor(extents, dtype=torch.float32) > 0, persistent=False)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Labels of `count` samples, (count, len(LABELS)) on the generator's device."""
@@ -44,14 +49,10 @@ class Augment:
         # Four coins a sample: flip, move, gamma, bias.
         on = (torch.rand((count, 4), generator=generator, device=device) < p).float()
         size = torch.rand((count, len(LABELS)), generator=generator, device=device) * 2 - 1
-        config = self.config
-        extents = [config.flip, config.max_rotation_deg, config.max_scale]
-        extents += [config.max_shift_mm] * 2 + [config.max_log_gamma] + [config.max_bias] * 3
-        allowed = torch.tensor(extents, dtype=torch.float32, device=device)
-        # An extent of 0 switches a part off; its label is then 0 too.
-        labels = torch.where(allowed > 0, size, 0)
-        labels[:, 0] = float(config.flip)
-        return labels * on[:, [0, 1, 1, 1, 1, 2, 3, 3, 3]]
+        labels = torch.where(self.allowed, size, 0)
+        labels[:, 0] = float(self.config.flip)
+        flip, move, gamma, bias = on.split(1, dim=1)
+        return labels * torch.cat([flip, move.expand(-1, 4), gamma, bias.expand(-1, 3)], dim=1)
 
     def apply(
         self, x0: Tensor, labels: Tensor, prior: Tensor | None = None
@@ -85,14 +86,13 @@ class Augment:
         scale = 1 + labels[:, 2] * config.max_scale
         shift = labels[:, 3:5] * (config.max_shift_mm / self.spacing_mm)
         cos, sin = angle.cos() / scale, angle.sin() / scale
-        # Where each output pixel comes from, in px about the centre: undo shift, scale and rotation, flip.
-        matrix = torch.stack(
-            [torch.stack([flip * cos, flip * sin], dim=1), torch.stack([-sin, cos], dim=1)], dim=1
-        )
-        offset = -(matrix @ shift[:, :, None])
-        # affine_grid counts in half sides.
-        half = torch.tensor([width / 2, height / 2], device=maps.device)
-        theta = torch.cat([matrix * half / half[:, None], offset / half[:, None]], dim=2)
+        # Where each output pixel comes from, in px about the centre: undo shift, scale and rotation, flip. The grid
+        # counts in half sides.
+        from_x = flip * torch.stack([cos, sin * (height / width)])
+        from_y = torch.stack([-sin * (width / height), cos])
+        shift_x, shift_y = shift[:, 0] * (2 / width), shift[:, 1] * (2 / height)
+        rows = [torch.stack([a, b, -(a * shift_x + b * shift_y)], dim=1) for a, b in (from_x, from_y)]
+        theta = torch.stack(rows, dim=1)
         grid = F.affine_grid(theta, [len(maps), 1, height, width], align_corners=False)
         # Outside lies background, -1.
         moved = F.grid_sample(maps + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1

@@ -1,5 +1,6 @@
-"""The training set on the device, and the batches drawn from it."""
+"""The training set, and the batches drawn from it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 from slimdiff.data.store import SliceStore
 from slimdiff.files import MISSING
 from slimdiff.model.conditioning import Condition
+from slimdiff.training.residence import place, to_device
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,26 @@ class Batch:
 
 
 class TrainingSet:
-    """All slices of some participants on the device; batches are drawn there, half of them with lesion.
+    """All slices of some participants; half of those of a batch have a lesion.
 
-    What is drawn at a step depends on the seed and the step alone, so a resumed run draws the same.
+    Which slices a step takes is chosen on the host, from the seed and the step alone: every device, every process and
+    a resumed run choose the same, and slices can be read before their step.
+
+    Args:
+        store: the slices.
+        participants: whose.
+        device: where batches are made.
+        lesion_share: share of lesion slices that will be asked for.
+        where: `auto`, `device` or `disk` (`training.slices_on`).
     """
 
     def __init__(
-        self, store: SliceStore, participants: list[str], device: torch.device, lesion_share: float = 0.0
+        self,
+        store: SliceStore,
+        participants: list[str],
+        device: torch.device,
+        lesion_share: float = 0.0,
+        where: str = "device",
     ):
         rows = store.rows_of(participants)
         if not len(rows):
@@ -41,55 +56,47 @@ class TrainingSet:
                 f"training.lesion_share is {lesion_share}; see slices.min_lesion_mm2 and folds"
             )
         self.device = device
-        # As the store has them: 3 bytes a pixel instead of the 8 that a batch takes.
-        self.images = torch.from_numpy(np.ascontiguousarray(store.images[rows])).to(device)
-        self.masks = torch.from_numpy(np.ascontiguousarray(store.masks[rows])).to(device)
+        self.slices = place(store, rows, device, where)
         self._names = [
             f"{name} z={z}" for name, z in zip(store.participant[rows], store.z[rows], strict=True)
         ]
-        self.z_bin = torch.from_numpy(store.z_bin[rows]).to(device)
-        self.label = torch.from_numpy(store.label[rows]).to(device)
+        self.z_bin = store.z_bin[rows].astype(np.int64)
+        self.label = store.label[rows].astype(np.int64)
         self.acquisitions, acquisition = np.unique(store.acquisition[rows], return_inverse=True)
-        self.acquisition = torch.from_numpy(acquisition.astype(np.int64)).to(device)
-        self.with_lesion = torch.from_numpy(np.flatnonzero(store.label[rows] == 1)).to(device)
-        self.without = torch.from_numpy(np.flatnonzero(store.label[rows] == 0)).to(device)
+        self.acquisition = acquisition.astype(np.int64)
+        self.with_lesion, self.without = np.flatnonzero(self.label == 1), np.flatnonzero(self.label == 0)
+        self._facts = torch.from_numpy(np.stack([self.z_bin, self.label, self.acquisition])).to(device)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.label)
 
-    def draw(self, size: int, lesion_share: float, generator: torch.Generator) -> Batch:
-        """A batch of `size` slices with replacement, `lesion_share` of them with lesion, in random order.
+    def choose(self, size: int, lesion_share: float, chances: np.random.Generator) -> np.ndarray:
+        """Rows (size,) with replacement, `lesion_share` of them with lesion, in random order.
 
         Where the share is no whole number of slices, chance decides the last one.
         """
-        return self.take(self.choose(size, lesion_share, generator))
-
-    def choose(self, size: int, lesion_share: float, generator: torch.Generator) -> Tensor:
-        """The rows (size,) of such a batch."""
-        exact = size * lesion_share
-        lesions = int(exact)
-        if exact != lesions:
-            lesions += int(torch.rand((), generator=generator, device=self.device) < exact - lesions)
+        lesions = int(size * lesion_share + chances.random())
         if not len(self.with_lesion):
             lesions = 0
         elif not len(self.without):
             lesions = size
         parts = [
-            self._pick(self.with_lesion, lesions, generator),
-            self._pick(self.without, size - lesions, generator),
+            rows[chances.integers(len(rows), size=count)]
+            for rows, count in ((self.with_lesion, lesions), (self.without, size - lesions))
+            if count
         ]
-        chosen = torch.cat(parts)
-        return chosen[torch.randperm(size, generator=generator, device=self.device)]
+        return chances.permutation(np.concatenate(parts))
 
-    def take(self, rows: Tensor) -> Batch:
-        """The batch of these rows."""
-        condition = Condition(self.z_bin[rows], self.label[rows], self.acquisition[rows])
-        x0 = torch.stack([self.images[rows].float(), self.masks[rows].float() * 2 - 1], dim=1)
-        return Batch(x0, condition)
+    def take(self, step: int, rows_at: Callable[[int], np.ndarray]) -> Batch:
+        """The batch of the rows of a step; `rows_at` tells them of any step."""
+        images, masks = self.slices.read(step, rows_at)
+        z_bin, label, acquisition = self._facts[:, to_device(rows_at(step), self.device)]
+        x0 = torch.stack([images.float(), masks.float() * 2 - 1], dim=1)
+        return Batch(x0, Condition(z_bin, label, acquisition))
 
-    def names(self, rows: Tensor) -> list[str]:
+    def names(self, rows: np.ndarray) -> list[str]:
         """Participant and slice of these rows, as the slice store names them."""
-        return [self._names[row] for row in rows.tolist()]
+        return [self._names[row] for row in rows]
 
     def check_acquisitions(self) -> None:
         """Raise ValueError unless every slice's acquisition is known, and there are two at least to tell apart."""
@@ -102,19 +109,18 @@ class TrainingSet:
 
     def acquisition_counts(self) -> list[list[int]]:
         """Slices of every class (outer) and acquisition (inner)."""
-        counts = torch.zeros((2, len(self.acquisitions)), dtype=torch.int64)
-        for label, acquisition in zip(self.label.tolist(), self.acquisition.tolist(), strict=True):
-            counts[label, acquisition] += 1
+        counts = np.zeros((2, len(self.acquisitions)), dtype=np.int64)
+        np.add.at(counts, (self.label, self.acquisition), 1)
         return counts.tolist()
 
-    def _pick(self, rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        if count == 0:
-            return rows[:0]
-        return rows[torch.randint(len(rows), (count,), generator=generator, device=self.device)]
+
+def step_chances(seed: int, step: int) -> np.random.Generator:
+    """The random stream of a training step's choices on the host."""
+    return np.random.default_rng([seed, step, 1])
 
 
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """The random stream of one training step."""
+    """The random stream of a training step on the device."""
     entropy = np.random.SeedSequence([seed, step]).generate_state(2, np.uint32)
     generator = torch.Generator(device=device)
     return generator.manual_seed(int(entropy[0]) << 31 | int(entropy[1]) >> 1)

@@ -37,25 +37,41 @@ class History:
     Args:
         objective: whose terms are noted.
         slices: names the slices of a step's batch, for the message about one that failed.
+        gather: brings noted values to the host, summed over the processes that share a batch.
     """
 
-    def __init__(self, objective: Objective, slices: Callable[[int], list[str]]):
+    def __init__(
+        self,
+        objective: Objective,
+        slices: Callable[[int], list[str]],
+        gather: Callable[[Tensor], Tensor] = Tensor.cpu,
+    ):
         self.objective = objective
         self.slices = slices
+        self.gather = gather
         self.rows: list[dict] = []
-        self.pending: list[Tensor] = []
+        self._noted: list[Tensor] = []
+        self._gathered: list[Tensor] = []
+
+    @property
+    def steps(self) -> int:
+        """Steps since the row before."""
+        return len(self._gathered) + len(self._noted)
 
     def note(self, total: Tensor, terms: Tensor, norm: Tensor, by_noise: Tensor) -> None:
-        """Keep the values of one step; `by_noise` as `losses_by_noise` gives it."""
+        """Keep the values of one step, of this process's samples; `by_noise` as `losses_by_noise` gives it."""
         values = [total.detach().view(1), terms.detach(), norm.detach().view(1), by_noise.flatten()]
-        self.pending.append(torch.cat(values))
+        self._noted.append(torch.cat(values))
 
     def check(self, step: int, kept: Path) -> Tensor:
-        """The pending steps' values up to step number `step`, (n, ...) on the host.
+        """The values of the steps since the row before, up to step number `step`, (n, ...) on the host.
 
         Raises TrainingFailed where one is no number, naming its step, its slices and the state that is kept.
         """
-        values = torch.stack(self.pending).cpu()
+        if self._noted:
+            self._gathered += self.gather(torch.stack(self._noted))
+            self._noted.clear()
+        values = torch.stack(self._gathered)
         spoilt = (~values.isfinite()).any(dim=1).nonzero()
         if len(spoilt):
             first = int(spoilt[0])
@@ -74,7 +90,7 @@ class History:
     def close_row(
         self, step: int, kept: Path, learning_rate: float, images_per_s: float, memory_mb: float
     ) -> dict:
-        """Turn the pending steps into a row; raises TrainingFailed as `check` does."""
+        """Turn the steps since the row before into a row; raises TrainingFailed as `check` does."""
         values = self.check(step, kept)
         names = self._names()
         image, mask, count = values[:, len(names) :].sum(dim=0).view(3, NOISE_BINS)
@@ -90,8 +106,16 @@ class History:
             **{f"log_variance_{group}": value for group, value in enumerate(self._log_variances())},
         }
         self.rows.append(row)
-        self.pending.clear()
+        self._gathered.clear()
         return row
+
+    def state(self) -> dict:
+        """What a resumed run has to know; after `check`."""
+        return {"rows": self.rows, "gathered": self._gathered}
+
+    def restore(self, state: dict) -> None:
+        """Go on from `state`."""
+        self.rows, self._gathered = state["rows"], [values.cpu() for values in state["gathered"]]
 
     def write(self, path: Path) -> None:
         """Write the table; a training without steps has no rows."""

@@ -24,7 +24,7 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Draws:
-    """The random part of a step."""
+    """The random part of a step, or of a part of its batch."""
 
     timestep: Tensor
     """int64 (B,)."""
@@ -32,10 +32,23 @@ class Draws:
     """Standard normal (B, 2, H, W)."""
     self_conditioned: int
     """How many samples, the first of the batch (which is in random order), see a previous estimate."""
+    share: float = 1.0
+    """Share of the whole batch; the loss of a part times its share adds up to the loss of the batch."""
+    concerned: Tensor | None = None
+    """How many samples of the whole batch each term with `below` looks at, (n,); None: this is the whole batch."""
+
+    def __len__(self) -> int:
+        return len(self.timestep)
 
     def __getitem__(self, rows: slice) -> "Draws":
-        informed = len(range(self.self_conditioned)[rows])
-        return Draws(self.timestep[rows], self.epsilon[rows], informed)
+        timestep = self.timestep[rows]
+        return Draws(
+            timestep,
+            self.epsilon[rows],
+            len(range(self.self_conditioned)[rows]),
+            self.share * len(timestep) / len(self),
+            self.concerned,
+        )
 
 
 class Objective(nn.Module):
@@ -75,6 +88,9 @@ class Objective(nn.Module):
             weight, below = config.loss.perceptual.weight, config.loss.perceptual.below
             self.further["perceptual"] = (weight, below, perceptual)
         self.terms = ("image", "mask", *self.further)
+        self.register_buffer(
+            "below", torch.tensor([below for _, below, _ in self.further.values()]), persistent=False
+        )
         weights = [1.0, 1.0, *(weight for weight, _, _ in self.further.values())]
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
         groups = {
@@ -84,19 +100,28 @@ class Objective(nn.Module):
         }[config.loss.uncertainty]
         self.uncertainty = Uncertainty(groups) if groups else None
 
-    def draw(self, batch: Batch, generator: torch.Generator) -> Draws:
-        """Times, noise, and how many samples are informed: p * B, the fraction decided by chance."""
-        count, device = len(batch.x0), batch.x0.device
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, chance: float) -> Draws:
+        """Times, noise, and how many samples are informed: p * count, the fraction decided by chance.
+
+        Args:
+            count: samples of the whole batch.
+            size: height and width of a slice, in px.
+            generator: of times and noise, on the device.
+            chance: in [0, 1), drawn on the host, which has to know the number.
+        """
+        device = generator.device
         timestep = torch.randint(self.config.timesteps, (count,), generator=generator, device=device)
-        epsilon = torch.randn(batch.x0.shape, generator=generator, device=device)
-        exact = self.self_conditioning * count
-        informed = int(exact)
-        if exact != informed:
-            informed += int(torch.rand((), generator=generator, device=device) < exact - informed)
-        return Draws(timestep, epsilon, informed)
+        epsilon = torch.randn((count, 2, *size), generator=generator, device=device)
+        informed = int(self.self_conditioning * count + chance)
+        return Draws(timestep, epsilon, informed, concerned=self._concerned(timestep).sum(dim=1))
+
+    def _concerned(self, timestep: Tensor) -> Tensor:
+        """Which samples each term with `below` looks at, bool (n, B)."""
+        return timestep < self.below[:, None] * self.config.timesteps
 
     def forward(self, network: nn.Module, batch: Batch, draws: Draws) -> Tensor:
-        """Raw terms, float32 (len(self.terms),), each a mean over the batch."""
+        """Raw terms, float32 (len(self.terms),), each a mean over the batch; those of parts, times the parts' shares,
+        add up to the whole batch's."""
         return self.measure(network, batch, draws)[0]
 
     def measure(self, network: nn.Module, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -127,13 +152,14 @@ class Objective(nn.Module):
         if loss.min_snr_gamma is not None:
             pixels = pixels * min_snr_weight(self.space, signal, noise, loss.min_snr_gamma).view(-1, 1)
         terms = [pixels.mean(dim=0)]
-        for _, below, distance in self.further.values():
-            concerned = draws.timestep < below * self.config.timesteps
+        image = batch.x0[:, :1]
+        looked_at = self._concerned(draws.timestep)
+        of_all = looked_at.sum(dim=1) if draws.concerned is None else draws.concerned
+        for (_, _, distance), concerned, count in zip(self.further.values(), looked_at, of_all, strict=True):
             # The others compare the slice with itself, which costs no look at the device's values.
-            image = batch.x0[:, :1]
             estimate = torch.where(concerned.view(-1, 1, 1, 1), x0[:, :1], image)
             distances = torch.where(concerned, distance(estimate, image), 0)
-            terms.append(distances.sum(dim=0, keepdim=True) / concerned.sum().clamp_min(1))
+            terms.append(distances.sum(dim=0, keepdim=True) / (count.clamp_min(1) * draws.share))
         return torch.cat(terms), pixels.detach()
 
     def total(self, terms: Tensor) -> Tensor:

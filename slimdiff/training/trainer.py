@@ -1,41 +1,44 @@
 """The training loop of one variant and fold.
 
-Writes `models/{variant}/fold-{k}/model.safetensors` (EMA weights and model card), `history.tsv`, `previews/*.png`;
-resume state in `state/` beside them.
+Writes `models/{variant}/fold-{k}/model.safetensors` (averaged weights and model card), `history.tsv`,
+`validation.tsv`, `previews/*.png`, `ema-*.safetensors` for further averages; resume state in `state/` beside them.
 """
 
 import hashlib
 import math
-import platform
 import signal
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-import slimdiff
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.model import ModelConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
-from slimdiff.devices import autocast, is_out_of_memory, peak_memory_mb, pick_device, pick_precision
-from slimdiff.model.build import DataSpec, ModelCard, build_network, put_priors, save_model
-from slimdiff.png import write_png
-from slimdiff.training.batches import Batch, TrainingSet
+from slimdiff.devices import is_out_of_memory, peak_memory_mb, pick_device, pick_precision
+from slimdiff.model.build import DataSpec, build_network, put_priors
+from slimdiff.training.batches import TrainingSet
 from slimdiff.training.checkpoint import load_state, save_state
 from slimdiff.training.ema import Ema
-from slimdiff.training.history import History, TrainingFailed, losses_by_noise
-from slimdiff.training.objective import Draws, Objective, Perceptual
+from slimdiff.training.history import History, TrainingFailed
+from slimdiff.training.objective import Objective, Perceptual
+from slimdiff.training.outputs import Outputs
 from slimdiff.training.preparation import Preparation
-from slimdiff.training.preview import preview
+from slimdiff.training.preview import Sketch
+from slimdiff.training.processes import STOP_SIGNALS, Processes
+from slimdiff.training.step import Gradients, Loss
+from slimdiff.training.validation import Judge, Validation, reason_to_stop
 
 # A resume state does not depend on these.
-NOT_LEARNT = {"log_every", "save_every", "preview_every", "device", "accumulate"}
+NOT_LEARNT = {"log_every", "save_every", "preview_every", "device", "accumulate", "compile", "slices_on"}
+NOT_LEARNT |= {"tensorboard", "wandb_project"}
 
 
 @dataclass
@@ -56,6 +59,9 @@ class Trainer:
         identity: study, variant and fold.
         priors: z-bin priors of the fold, bool (n_bins, H, W), wanted where `model.prior` is on.
         perceptual: the distance behind `diffusion.loss.perceptual`, wanted where its weight is not 0.
+        watched: the fold's validation subjects; without any there are no rounds of watching.
+        judge: of the samples of such a round; None: rounds have losses only.
+        processes: that train together; by default this one alone.
     """
 
     def __init__(
@@ -69,15 +75,25 @@ class Trainer:
         identity: dict,
         priors: np.ndarray | None = None,
         perceptual: Perceptual | None = None,
+        watched: Sequence[str] = (),
+        judge: Judge | None = None,
+        processes: Processes | None = None,
     ):
-        self.config = training
+        self.config, self.diffusion, self.store = training, diffusion, store
         self.folder = folder
-        self.device = pick_device(training.device)
-        self.set = TrainingSet(store, participants, self.device, training.lesion_share)
+        self.processes = processes or Processes()
+        if training.batch_size < training.accumulate * self.processes.count:
+            raise ValueError(
+                f"training.batch_size {training.batch_size}: {self.processes.count} processes with "
+                f"training.accumulate {training.accumulate} want at least one slice each"
+            )
+        self.device = pick_device(training.device, self.processes.local_rank)
+        self.set = TrainingSet(store, participants, self.device, training.lesion_share, training.slices_on)
         if model.acquisition:
             self.set.check_acquisitions()
         torch.manual_seed(training.seed)
-        self.prepare = Preparation(self.set, training, store.spacing_mm, model.acquisition)
+        own = (self.processes.rank, self.processes.count)
+        self.prepare = Preparation(self.set, training, store.spacing_mm, model.acquisition, *own)
         self.data_spec = DataSpec(
             size=store.size,
             n_bins=store.n_bins,
@@ -89,9 +105,12 @@ class Trainer:
         network = build_network(model.settings(), self.data_spec)
         put_priors(network, priors)
         self.network = network.to(self.device)
-        self.ema = Ema(self.network, training.ema_decay)
-        self.diffusion = diffusion
+        decays = dict.fromkeys((training.ema_decay, *training.further_ema_decays))
+        self.emas = [Ema(self.network, decay) for decay in decays]
         self.objective = Objective(diffusion, training.self_conditioning, perceptual).to(self.device)
+        compiled = self.device.type == "cuda" if training.compile is None else training.compile
+        self.loss = Loss(self.network, self.objective, self.device, compiled)
+        self.gradients = Gradients(self.loss, self.processes, training.accumulate)
         groups = [{"params": list(self.network.parameters())}]
         if self.objective.uncertainty is not None:
             groups.append({"params": list(self.objective.parameters()), "weight_decay": 0.0})
@@ -101,77 +120,148 @@ class Trainer:
             weight_decay=training.weight_decay,
             fused=self.device.type != "mps",
         )
-        learnt = training.model_dump(mode="json", exclude=NOT_LEARNT)
         self.identity = {
             "model": model.settings(),
             "diffusion": diffusion.model_dump(mode="json"),
-            "training": learnt,
+            "training": _learnt(training),
             "data_hash": store.data_hash,
             "participants": sorted(participants),
             "priors": None if network.priors is None else hashlib.sha256(priors.tobytes()).hexdigest()[:16],
             **identity,
         }
-        self.store = store
         self.step = 0
-        self.history = History(self.objective, self.prepare.slices)
-        self.precision = torch.float32
+        self.history = History(self.objective, self.prepare.slices, self.processes.sum)
+        self.sketch = Sketch(self.network, diffusion, store.size, training.seed)
+        self.validation: Validation | None = None
+        if self.processes.first and watched and training.validation.every and training.steps:
+            told = self.data_spec.acquisitions
+            self.validation = Validation(
+                training, store, list(watched), self.objective, self.sketch, self.device, told, judge
+            )
+        self.outputs = Outputs(self)
         self._stop: int | None = None
+        self._resting = 0.0
 
     @property
     def state_path(self) -> Path:
         return self.folder / "state" / "last.pt"
 
+    @property
+    def precision(self) -> torch.dtype:
+        """The autocast type of a step."""
+        return self.loss.precision
+
+    @precision.setter
+    def precision(self, precision: torch.dtype) -> None:
+        self.loss.precision = precision
+
     def run(self) -> None:
-        """Train to the configured step and write the model."""
-        config = self.config
+        """Train to the configured step, or until a round of watching says stop, and write the model."""
         if self.state_path.is_file():
             self._restore()
-        elif config.steps:
-            self.precision = pick_precision(config.precision, self.device, self._trial)
-            print(f"precision: {str(self.precision).removeprefix('torch.')}", file=sys.stderr)
-        handlers = {number: signal.signal(number, self._ask_to_stop) for number in _SIGNALS}
+        elif self.config.steps:
+            self._choose_precision()
+        if self.processes.first:
+            self.outputs.open()
+        handlers = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
         try:
             self._loop()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        self._preview("final")
-        self.history.write(self.folder / "history.tsv")
-        save_model(self.folder / "model.safetensors", self._averaged(), self._card())
-        self.state_path.unlink(missing_ok=True)
+        if self.processes.first:
+            self.outputs.write()
+            self.state_path.unlink(missing_ok=True)
+        # Nobody leaves before the model is there.
+        self.processes.largest(0)
+
+    def _choose_precision(self) -> None:
+        config = self.config
+        if config.precision == "auto" and self.processes.count > 1 and self.device.type == "cpu":
+            # Each would time for itself.
+            self.precision = torch.float32
+        else:
+            self.precision = pick_precision(config.precision, self.device, self._trial)
+        if self.processes.first:
+            print(f"precision: {str(self.precision).removeprefix('torch.')}", file=sys.stderr)
 
     def _loop(self) -> None:
         config = self.config
-        bar = tqdm(total=config.steps, initial=self.step, desc="train", unit="step", mininterval=2)
-        since, started = self.step, time.perf_counter()
-        while self.step < config.steps:
+        quiet = not self.processes.first
+        bar = tqdm(
+            total=config.steps, initial=self.step, desc="train", unit="step", mininterval=2, disable=quiet
+        )
+        since, started, self._resting = self.step, time.perf_counter(), 0.0
+        # What an interruption kept from being done after the step that the state is of.
+        ended = bool(self.step) and self._look(again=True)
+        while self.step < config.steps and not ended:
             self.advance()
             row = None
             if self.step % config.log_every == 0 or self.step == config.steps:
-                speed = (self.step - since) * config.batch_size / (time.perf_counter() - started)
-                rate = self._learning_rate(self.step - 1)
-                memory = peak_memory_mb(self.device)
-                row = self.history.close_row(self.step, self.state_path, rate, speed, memory)
-                since, started = self.step, time.perf_counter()
-            if self._stop is not None:
+                busy = time.perf_counter() - started - self._resting
+                row = self._close_row((self.step - since) * config.batch_size / busy)
+                since, started, self._resting = self.step, time.perf_counter(), 0.0
+            if stop := self.processes.largest(self._stop or 0):
                 # Before anything is printed: the signal may have closed the other end of the pipe.
                 self._save()
-                raise Interrupted(self._stop)
+                self.outputs.close()
+                raise Interrupted(stop)
             bar.update()
             if row:
                 bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_s=f"{row['images_per_s']:.0f}")
-            if self.step % config.save_every == 0 and self.step < config.steps:
-                self._save()
-            if config.preview_every and self.step % config.preview_every == 0 and self.step < config.steps:
-                self._preview(f"step-{self.step:07d}")
-                started = time.perf_counter() if since == self.step else started
+            with self._rest():
+                ended = self._look()
+                if self.step % config.save_every == 0 and self.step < config.steps and not ended:
+                    self._save()
+        if self.history.steps:
+            busy = time.perf_counter() - started - self._resting
+            self._close_row((self.step - since) * config.batch_size / busy)
         bar.close()
+
+    def _close_row(self, images_per_s: float) -> dict:
+        rate, memory = self._learning_rate(self.step - 1), peak_memory_mb(self.device)
+        row = self.history.close_row(self.step, self.state_path, rate, images_per_s, memory)
+        self.outputs.numbers(row, "train")
+        return row
+
+    @contextmanager
+    def _rest(self) -> Iterator[None]:
+        """Time that is not the steps'."""
+        start = time.perf_counter()
+        yield
+        self._resting += time.perf_counter() - start
+
+    def _look(self, again: bool = False) -> bool:
+        """The round of watching and the preview that are due after this step; whether the training should end.
+
+        again: what was done before the interruption is not done twice.
+        """
+        config, last = self.config, self.step == self.config.steps
+        every = config.validation.every
+        due, reason = bool(every) and (self.step % every == 0 or last), None
+        if due and self.history.steps:
+            self.history.check(self.step, self.state_path)
+        if due and self.validation and not self.validation.seen(self.step):
+            averages = {ema.decay: ema.weights() for ema in self.emas}
+            for row in self.validation.round(self.step, self.network, averages, self.precision):
+                self.outputs.numbers(row, f"validation/ema_{row['ema_decay']:g}")
+            reason = None if last else reason_to_stop(self.validation.rows, config.validation)
+            if reason:
+                print(f"stopped early after step {self.step}: {reason}", file=sys.stderr)
+        if (
+            config.preview_every
+            and self.step % config.preview_every == 0
+            and not last
+            and self.processes.first
+        ):
+            self.outputs.preview(f"step-{self.step:07d}", self.emas[0].weights(), unless_there=again)
+        return due and bool(self.processes.largest(int(bool(reason))))
 
     def advance(self) -> None:
         """One optimiser step; raises TrainingFailed where the device's memory does not hold its batch."""
         self.optimiser.zero_grad(set_to_none=True)
         try:
-            total, terms, by_noise = self._gradients(self.step, self.precision)
+            total, terms, by_noise = self.gradients(*self.prepare(self.step, self.objective, self.network))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -180,30 +270,11 @@ class Trainer:
             group["lr"] = self._learning_rate(self.step)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self.optimiser.step()
-        self.ema.update(self.step)
+        for ema in self.emas:
+            ema.update(self.step)
         self.step += 1
-        self.history.note(total, terms, norm, by_noise)
-
-    def _gradients(self, step: int, precision: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """Leave the gradients of a step's batch, taken in `accumulate` parts; returns total, terms, losses by noise."""
-        batch, draws = self.prepare(step, self.objective, self.network)
-        parts = self.config.accumulate
-        sums: list[Tensor] = []
-        for part in range(parts):
-            # Every so-manieth sample: the informed ones, which come first, are spread over the parts.
-            rows = slice(part, None, parts)
-            share = len(batch.x0[rows]) / len(batch.x0)
-            total, terms, by_noise = self._losses(batch[rows], draws[rows], precision)
-            (total * share).backward()
-            found = [total.detach() * share, terms.detach() * share, by_noise]
-            sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
-        return sums[0], sums[1], sums[2]
-
-    def _losses(self, batch: Batch, draws: Draws, precision: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        with autocast(self.device, precision):
-            terms, samples = self.objective.measure(self.network, batch, draws)
-        by_noise = losses_by_noise(samples, draws.timestep, self.diffusion.timesteps)
-        return self.objective.total(terms), terms, by_noise
+        # The norm is the same everywhere, the others are sums over processes.
+        self.history.note(total, terms, norm / self.processes.count, by_noise)
 
     def _too_large(self, error: RuntimeError) -> str:
         config, (height, width) = self.config, self.data_spec.size
@@ -216,7 +287,8 @@ class Trainer:
         )
 
     def _trial(self, precision: torch.dtype) -> None:
-        self._gradients(0, precision)
+        self.precision = precision
+        self.gradients(*self.prepare(0, self.objective, self.network))
         self.optimiser.zero_grad(set_to_none=True)
 
     def _learning_rate(self, step: int) -> float:
@@ -231,17 +303,19 @@ class Trainer:
         self._stop = signum
 
     def _save(self) -> None:
-        if self.history.pending:
+        if self.history.steps:
             # Weights that are no numbers would replace the last good state.
             self.history.check(self.step, self.state_path)
+        if not self.processes.first:
+            return
         state = {
             "step": self.step,
             "network": self.network.state_dict(),
-            "ema": self.ema.weights(),
+            "ema": [ema.weights() for ema in self.emas],
             "objective": self.objective.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "history": self.history.rows,
-            "pending": self.history.pending,
+            "history": self.history.state(),
+            "validation": self.validation.state() if self.validation else None,
             "precision": str(self.precision).removeprefix("torch."),
         }
         save_state(self.state_path, state, self.identity)
@@ -249,50 +323,22 @@ class Trainer:
     def _restore(self) -> None:
         state = load_state(self.state_path, self.identity, self.device)
         self.network.load_state_dict(state["network"])
-        self.ema.load(state["ema"])
+        for ema, weights in zip(self.emas, state["ema"], strict=True):
+            ema.load(weights)
         self.objective.load_state_dict(state["objective"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
-        self.history.rows, self.history.pending = state["history"], state["pending"]
+        self.history.restore(state["history"])
+        if self.validation and state["validation"]:
+            self.validation.restore(state["validation"])
         self.precision = getattr(torch, state["precision"])
-        print(f"going on from step {self.step} of {self.config.steps} ({self.state_path})", file=sys.stderr)
-
-    def _card(self) -> ModelCard:
-        facts = self.store.facts
-        return ModelCard(
-            model=self.identity["model"],
-            diffusion=self.identity["diffusion"],
-            training=self.config.model_dump(mode="json"),
-            data=self.data_spec,
-            spacing_mm=self.store.spacing_mm,
-            z_range=tuple(facts["z_range"]),
-            study=self.identity.get("study", ""),
-            variant=self.identity.get("variant", ""),
-            fold=self.identity.get("fold", 0),
-            step=self.step,
-            data_hash=self.store.data_hash,
-            precision=str(self.precision).removeprefix("torch."),
-            versions={
-                "slimdiff": slimdiff.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-        )
-
-    def _averaged(self) -> dict[str, Tensor]:
-        """EMA weights, and what the network keeps beside its weights."""
-        return {**self.network.state_dict(), **self.ema.weights()}
-
-    def _preview(self, name: str) -> None:
-        sampled = preview(
-            self.network,
-            self._averaged(),
-            self.data_spec,
-            self.diffusion,
-            self.config.seed,
-            self.precision,
-        )
-        write_png(self.folder / "previews" / f"{name}.png", sampled)
+        if self.processes.first:
+            print(
+                f"going on from step {self.step} of {self.config.steps} ({self.state_path})", file=sys.stderr
+            )
 
 
-_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+def _learnt(config: TrainingConfig) -> dict:
+    """What of the section decides which weights come out."""
+    unimportant = NOT_LEARNT if config.validation.decides else NOT_LEARNT | {"validation"}
+    return config.model_dump(mode="json", exclude=unimportant)

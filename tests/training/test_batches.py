@@ -8,12 +8,16 @@ import torch
 from tiny_training import CPU, PARTICIPANTS, tiny_store
 
 from slimdiff.config.diffusion import DiffusionConfig
-from slimdiff.training.batches import TrainingSet, step_generator
+from slimdiff.training.batches import TrainingSet, step_chances, step_generator
 from slimdiff.training.objective import Objective
 
 
 def everything(training_set):
-    return training_set.take(torch.arange(len(training_set))).x0
+    return training_set.take(0, lambda step: np.arange(len(training_set))).x0
+
+
+def drawn(training_set, size, share, seed, step):
+    return training_set.take(step, lambda one: training_set.choose(size, share, step_chances(seed, one)))
 
 
 @pytest.mark.parametrize(
@@ -22,7 +26,7 @@ def everything(training_set):
 def test_the_wanted_share_of_a_batch_has_a_lesion(tmp_path, size, share, lesions):
     training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
     for step in range(20):
-        batch = training_set.draw(size, share, step_generator(0, step, CPU))
+        batch = drawn(training_set, size, share, 0, step)
         assert batch.condition.label.sum() == lesions
         assert ((batch.x0[:, 1] > 0).flatten(1).any(1) == (batch.condition.label == 1)).all()
 
@@ -32,8 +36,7 @@ def test_a_share_that_is_no_whole_number_holds_on_average(tmp_path, size, share)
     training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
     draws = 600
     total = sum(
-        training_set.draw(size, share, step_generator(0, step, CPU)).condition.label.sum().item()
-        for step in range(draws)
+        drawn(training_set, size, share, 0, step).condition.label.sum().item() for step in range(draws)
     )
     error = 4 * math.sqrt(0.25 * draws)
     assert abs(total - size * share * draws) < error
@@ -42,9 +45,7 @@ def test_a_share_that_is_no_whole_number_holds_on_average(tmp_path, size, share)
 def test_position_in_the_batch_tells_nothing(tmp_path):
     """The first samples see their previous estimate, so they must not be the lesion slices."""
     training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
-    labels = torch.stack(
-        [training_set.draw(8, 0.5, step_generator(1, step, CPU)).condition.label for step in range(800)]
-    )
+    labels = torch.stack([drawn(training_set, 8, 0.5, 1, step).condition.label for step in range(800)])
     assert (labels.double().mean(0) - 0.5).abs().max() < 4 * 0.5 / math.sqrt(800)
 
 
@@ -53,7 +54,7 @@ def test_every_slice_is_drawn_as_often(tmp_path):
     keys = {row.numpy().tobytes(): i for i, row in enumerate(everything(training_set))}
     counts = np.zeros(len(training_set))
     for step in range(400):
-        for row in training_set.draw(8, 0.5, step_generator(2, step, CPU)).x0:
+        for row in drawn(training_set, 8, 0.5, 2, step).x0:
             counts[keys[row.numpy().tobytes()]] += 1
     expected = counts.sum() / len(counts)
     assert ((counts - expected) ** 2 / expected).sum() < 17 + 5 * math.sqrt(2 * 17)  # chi-square
@@ -61,22 +62,21 @@ def test_every_slice_is_drawn_as_often(tmp_path):
 
 def test_batches_depend_on_seed_and_step_alone(tmp_path):
     training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
-    objective = Objective(DiffusionConfig(), 0.5, CPU)
+    objective = Objective(DiffusionConfig(), 0.5)
 
-    def drawn(seed, step):
-        generator = step_generator(seed, step, CPU)
-        batch = training_set.draw(6, 0.5, generator)
-        draws = objective.draw(batch, generator)
+    def all_of(seed, step):
+        batch = drawn(training_set, 6, 0.5, seed, step)
+        draws = objective.draw(6, (8, 8), step_generator(seed, step, CPU), 0.5)
         return torch.cat([batch.x0.flatten(), draws.epsilon.flatten(), draws.timestep.float()])
 
-    later = drawn(3, 7)
+    later = all_of(3, 7)
     torch.manual_seed(99)
     torch.rand(50)
-    assert torch.equal(drawn(3, 7), later)
-    assert not torch.equal(drawn(3, 8), later)
-    assert not torch.equal(drawn(4, 7), later)
+    assert torch.equal(all_of(3, 7), later)
+    assert not torch.equal(all_of(3, 8), later)
+    assert not torch.equal(all_of(4, 7), later)
     # Neighbouring seeds and steps are other streams: (seed, step) is no sum.
-    assert not torch.equal(drawn(4, 6), later)
+    assert not torch.equal(all_of(4, 6), later)
 
 
 def test_pairs_are_the_store_s_slices(tmp_path):

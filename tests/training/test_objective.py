@@ -40,7 +40,7 @@ def a_batch(count=6):
 def test_the_objective_is_noise_prediction_and_lp(kind, weight):
     config = DiffusionConfig(prediction=kind, loss=LossConfig(lesion_weight_mask=weight))
     objective, batch, spy = Objective(config, 0.0), a_batch(), Spy()
-    draws = objective.draw(batch, step_generator(0, 0, CPU))
+    draws = objective.draw(6, (4, 4), step_generator(0, 0, CPU), 0.5)
     assert draws.self_conditioned == 0
     found = objective(spy, batch, draws)
     wanted = torch.zeros(2, dtype=torch.float64)
@@ -62,7 +62,7 @@ def test_informed_samples_see_their_clamped_estimate_without_gradient():
     objective, batch, spy = Objective(DiffusionConfig(), 0.5), a_batch(), Spy()
     with torch.no_grad():
         spy.scale.fill_(2.0)
-    draws = objective.draw(batch, step_generator(0, 0, CPU))
+    draws = objective.draw(6, (4, 4), step_generator(0, 0, CPU), 0.5)
     assert draws.self_conditioned == 3
     objective(spy, batch, draws).sum().backward()
     first, second = spy.calls
@@ -77,14 +77,15 @@ def test_informed_samples_see_their_clamped_estimate_without_gradient():
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 0.5, 1.0])
 def test_the_share_of_informed_samples_is_the_probability(probability):
-    objective, batch = Objective(DiffusionConfig(), probability), a_batch(3)
-    informed = [objective.draw(batch, step_generator(0, step, CPU)).self_conditioned for step in range(500)]
+    objective, generator = Objective(DiffusionConfig(), probability), step_generator(0, 0, CPU)
+    chances = np.random.default_rng(0).random(500)
+    informed = [objective.draw(3, (4, 4), generator, chance).self_conditioned for chance in chances]
     assert np.mean(informed) / 3 == pytest.approx(probability, abs=4 * 0.5 / math.sqrt(3 * 500))
 
 
 def test_all_times_are_trained():
-    objective, batch = Objective(DiffusionConfig(timesteps=10), 0.5), a_batch()
-    times = torch.cat([objective.draw(batch, step_generator(0, s, CPU)).timestep for s in range(300)])
+    objective = Objective(DiffusionConfig(timesteps=10), 0.5)
+    times = torch.cat([objective.draw(6, (4, 4), step_generator(0, s, CPU), 0).timestep for s in range(300)])
     counts = torch.bincount(times, minlength=10)
     assert len(counts) == 10
     assert (counts - 180).abs().max() < 5 * math.sqrt(180)
@@ -103,7 +104,7 @@ def test_bfloat16_keeps_every_gradient_after_the_pass_without_gradient():
         torch.rand((4, 2, 8, 8), generator=generator),
         Condition(torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 0, 1])),
     )
-    draws = objective.draw(batch, generator)
+    draws = objective.draw(4, (8, 8), generator, 0.5)
     gradients = []
     for precision in (torch.float32, torch.bfloat16):
         network.zero_grad(set_to_none=True)

@@ -26,7 +26,6 @@ from slimdiff.config.training import AugmentationConfig
 from slimdiff.data.folds import read_folds
 from slimdiff.files import read_table
 from slimdiff.model.build import build_network, load_model
-from slimdiff.training.batches import step_generator
 from slimdiff.training.checkpoint import StateMismatch, load_state, save_state
 from slimdiff.training.history import TrainingFailed
 from slimdiff.training.trainer import Interrupted, Trainer
@@ -69,7 +68,7 @@ def test_no_slice_of_val_or_test_participants_is_trained_on(prepared, store, tmp
             tmp_path,
             {"fold": fold},
         )
-        trained = {row.numpy().tobytes() for row in trainer.set.images}
+        trained = {row.numpy().tobytes() for row in trainer.set.slices.images}
         for i, name in enumerate(store.participant):
             key = store.images[i].tobytes()
             assert (key in trained) == (name in parts["train"])
@@ -79,7 +78,7 @@ def test_f6_the_checkpoint_s_weights_are_the_ema_weights(make, tmp_path):
     trainer = make()
     trainer.run()
     saved, card = weights_of(tmp_path / "run")
-    averages = trainer.ema.weights()
+    averages = trainer.emas[0].weights()
     raw = dict(trainer.network.named_parameters())
     assert set(saved) == set(averages)
     assert all(torch.equal(saved[name], averages[name]) for name in saved)
@@ -257,19 +256,23 @@ def test_no_steps_write_the_untrained_network(make, tmp_path):
 @pytest.mark.parametrize(("log_every", "save_every"), [(2, 3), (10, 2), (12, 3)])
 def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(make, tmp_path, log_every, save_every):
     trainer = make(log_every=log_every, save_every=save_every)
-    losses = trainer._losses
+    gradients = trainer.gradients
 
-    def spoilt(batch, draws, precision):
-        total, terms, by_noise = losses(batch, draws, precision)
-        factor = math.nan if trainer.step >= 4 else 1
-        return total * factor, terms * factor, by_noise
+    def spoilt(batch, draws):
+        total, terms, by_noise = gradients(batch, draws)
+        if trainer.step < 4:
+            return total, terms, by_noise
+        for parameter in trainer.network.parameters():
+            parameter.grad *= math.nan
+        return total * math.nan, terms * math.nan, by_noise
 
-    trainer._losses = spoilt
+    trainer.gradients = spoilt
     with pytest.raises(TrainingFailed) as caught:
         trainer.run()
     assert "loss nan" in str(caught.value)
     assert "at step 4, whose batch was sub-" in str(caught.value)
-    drawn = trainer.prepare.set.draw(4, 0.5, step_generator(0, 4, CPU)).condition.z_bin.tolist()
+    batch, _ = trainer.prepare(4, trainer.objective, trainer.network)
+    drawn = batch.condition.z_bin.tolist()
     named = [int(text) for text in re.findall(r"sub-[012] z=(\d)", str(caught.value))]
     assert named == drawn  # a slice's z is its bin in this store
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -296,7 +299,7 @@ def test_the_step_is_clipped_adamw(make, tmp_path):
     """One step against AdamW written out: the first step moves every weight by lr * sign-like."""
     trainer = make(steps=1, gradient_clip=1e-3, weight_decay=0.1, learning_rate=0.01)
     before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
-    total, _, _ = trainer._losses(*trainer.prepare(0, trainer.objective, trainer.network), torch.float32)
+    total, _, _ = trainer.loss(*trainer.prepare(0, trainer.objective, trainer.network))
     gradients = torch.autograd.grad(total, list(trainer.network.parameters()), allow_unused=True)
     norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients if g is not None))
     assert norm > 1e-3

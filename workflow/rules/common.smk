@@ -102,7 +102,7 @@ def prior_files(variant, fold):
 def model_files(variant, fold):
     """What a training leaves."""
     folder = PATHS.model(variant, fold)
-    return [str(folder / name) for name in ("model.safetensors", "history.tsv")]
+    return [str(folder / name) for name in ("model.safetensors", "history.tsv", "validation.tsv")]
 
 
 def sample_files(variant, fold):

@@ -10,6 +10,7 @@ rule train:
         # The resume state lies in state/ beside them: outputs of a failed job are deleted.
         model=PATHS.model("{variant}", "{fold}") / "model.safetensors",
         history=PATHS.model("{variant}", "{fold}") / "history.tsv",
+        validation=PATHS.model("{variant}", "{fold}") / "validation.tsv",
         preview=report(
             PATHS.model("{variant}", "{fold}") / "previews" / "final.png",
             category=f"2 Training{CATEGORY_NOTICE}",
@@ -33,7 +34,7 @@ rule train:
         "train {wildcards.variant}, fold {wildcards.fold}"
     shell:
         "slimdiff-train --config {params.config:q} --variant {wildcards.variant} --fold {wildcards.fold} "
-        "2>&1 | tee -i {log:q}"
+        "--processes {resources.gpu} 2>&1 | tee -i {log:q}"
 
 
 rule trained:

@@ -1,0 +1,73 @@
+"""KID and memorisation ratio of a training's own samples: what its rounds of watching are judged by.
+
+Needs torch and numpy only, as the features do. Nothing of the held-out test subjects is looked at.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from slimdiff import weights
+from slimdiff.data.store import SliceStore
+from slimdiff.evaluation.features import FeatureCache, extract
+from slimdiff.evaluation.image import kid
+from slimdiff.evaluation.memorisation import memorisation, nearest
+from slimdiff.evaluation.ranges import to_uint8
+
+SUBSETS = 100
+
+
+class Monitor:
+    """Judges samples by the validation subjects' slices, and by the training slices.
+
+    Args:
+        store: the slices.
+        train, val: participants of the fold.
+        extractor: whose features are compared.
+        device: where it runs.
+        cache: folder in which features of real slices are kept.
+        seed: of the subsets.
+
+    Raises:
+        WeightsUnavailable: the extractor's weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        store: SliceStore,
+        train: list[str],
+        val: list[str],
+        extractor: str,
+        device: torch.device,
+        cache: Path,
+        seed: int,
+    ):
+        # Before the first step, not at the first round.
+        weights.load(extractor)
+        self.extractor, self.device, self.seed = extractor, device, seed
+        features, bins = [], []
+        for participants in (train, val):
+            rows = store.rows_of(participants)
+            images = to_uint8(np.asarray(store.images[rows]))
+            features.append(FeatureCache(cache).extract(images, extractor, device=device, progress=False))
+            bins.append(store.z_bin[rows])
+        (self.train, self.val), (self.train_bin, self.val_bin) = features, bins
+        subjects = store.participant[store.rows_of(val)]
+        distance, _ = nearest(self.val, self.train, self.val_bin, self.train_bin)
+        self._ratio = lambda of_samples: memorisation(of_samples, distance, subjects, seed).ratio
+
+    def __call__(self, images: np.ndarray, z_bin: np.ndarray) -> dict[str, float]:
+        """KID against the validation slices, and R: how far samples are from the training slices of their z-bin, as a
+        multiple of how far the validation slices are.
+
+        Args:
+            images: (N, H, W) in [-1, 1].
+            z_bin: (N,).
+        """
+        features = extract(to_uint8(images), self.extractor, device=self.device, progress=False)
+        distance, _ = nearest(features, self.train, z_bin, self.train_bin)
+        return {
+            "kid": kid(self.val, features, self.seed, SUBSETS).value,
+            "memorisation_ratio": self._ratio(distance),
+        }

@@ -1,0 +1,121 @@
+"""Several processes train as one does: gloo on two processes of this machine, started by torchrun."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_training import trainer_in, weights_of
+
+from slimdiff import cli
+from slimdiff.config import load_study
+from slimdiff.files import read_table
+from slimdiff.training.processes import Processes
+from slimdiff.training.trainer import Trainer
+
+HERE = Path(__file__).parent
+SCRIPT = """
+import os, sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from slimdiff.config.diffusion import DiffusionConfig, FocalFrequencyConfig, LossConfig
+from slimdiff.training.processes import Processes
+from tiny_training import trainer_in
+loss = LossConfig(uncertainty="each", focal_frequency=FocalFrequencyConfig(weight=0.5, below=0.4))
+processes = Processes.join("gloo")
+trainer = trainer_in(Path(sys.argv[1]), DiffusionConfig(loss=loss), processes, {settings})
+trainer.run()
+processes.leave()
+"""
+
+
+def run_script(folder, processes, **settings):
+    settings = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    script = folder.parent / f"{folder.name}.py"
+    script.write_text(SCRIPT.format(paths=[str(HERE.parent)], settings=settings))
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(script), str(folder)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return read_table(folder / "history.tsv")
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 5, "accumulate": 2, "log_every": 3}])
+def test_two_processes_follow_the_loss_curve_of_one(tmp_path, settings):
+    """The same global batch, terms over part of the samples and learned weights too; uneven parts in the second."""
+    one, two = (run_script(tmp_path / str(count), count, **settings) for count in (1, 2))
+    assert len(one) == len(two) == 12 // settings.get("log_every", 2)
+    columns = [key for key in one[0] if key not in ("images_per_s", "memory_mb")]
+    assert "loss_focal_frequency" in columns and "log_variance_2" in columns
+    for first, second in zip(one, two, strict=True):
+        for column in columns:
+            if first[column] == "n/a":
+                assert second[column] == "n/a"
+            else:
+                assert float(second[column]) == pytest.approx(float(first[column]), rel=1e-5, abs=1e-5), (
+                    column
+                )
+    assert [float(row["loss"]) for row in one] != [float(one[0]["loss"])] * len(one)
+    a, b = (weights_of(tmp_path / str(count))[0] for count in (1, 2))
+    assert max((a[name] - b[name]).abs().max().item() for name in a) < 1e-4
+
+
+def test_a_batch_too_small_for_the_processes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="4: 2 processes with training.accumulate 3"):
+        trainer_in(tmp_path / "run", processes=Processes(0, 2), accumulate=3)
+
+
+@pytest.fixture
+def study_on_disk(prepared, tmp_path):
+    """The prepared study's configuration, with a training long enough to be stopped; models of its own."""
+    values = json.loads(prepared.model_dump_json(exclude_defaults=True))
+    values["training"] |= {"steps": 4000, "save_every": 50, "log_every": 10}
+    values["results_dir"] = str(tmp_path / "results")
+    root = tmp_path / "results" / prepared.study
+    root.mkdir(parents=True)
+    for name in ("slices", "folds.tsv"):
+        (root / name).symlink_to(prepared.paths.root / name)
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_the_command_starts_processes_stops_them_together_and_goes_on(study_on_disk, monkeypatch):
+    """A signal reaches all of them at one step; the state is taken up by a single process."""
+    study = load_study(study_on_disk)
+    folder = study.paths.model("base", 0)
+    command = [sys.executable, "-m", "slimdiff", "train", f"--config={study_on_disk}", "--fold=0"]
+    child = subprocess.Popen(
+        [*command, "--processes=2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    for _ in range(1200):
+        if (folder / "state" / "last.pt").is_file() or child.poll() is not None:
+            break
+        time.sleep(0.1)
+    child.send_signal(signal.SIGUSR1)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 128 + signal.SIGUSR1, said
+    stopped = [line for line in said.splitlines() if "stopped at step" in line]
+    # Both processes, the same step.
+    assert len(stopped) == 2 and len(set(stopped)) == 1, said
+    step = int(stopped[0].split("step ")[1].split(";")[0])
+    assert step >= 50 and not (folder / "model.safetensors").exists()
+
+    def stop_at_once(self):
+        raise MemoryError(self.step)
+
+    monkeypatch.setattr(Trainer, "advance", stop_at_once)
+    with pytest.raises(MemoryError) as caught:
+        cli.train(["--config", str(study_on_disk), "--fold", "0"])
+    assert caught.value.args == (step,)
