@@ -2,7 +2,8 @@
 # Both benchmarks on a CUDA card, without a network: bash benchmarks/gpu.sh [wheels] [out]
 # The machine has torch >= 2.8, numpy, scipy, pandas and safetensors; `wheels` is the folder that
 # benchmarks/pack_wheels.sh made, `out` (default: $OUT, else results/gpu) takes train.tsv, sample.tsv and versions.txt.
-# WORK="train" or "sample" runs one of them, BATCH="32 64" chooses batch sizes.
+# WORK="train" or "sample" runs one of them, BATCH="32 64" chooses batch sizes; DEVICE=cpu OPTIONS="--size 32" tries the
+# script out where there is no card.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 wheels=${1:-data/wheels}
@@ -27,6 +28,6 @@ fi
     nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv || true
 } | tee "$out/versions.txt"
 for name in "${work[@]}"; do
-    $python "benchmarks/$name.py" --device cuda --precision bfloat16 --batch "${batch[@]}" "${reference[@]}" \
-        --out "$out/$name.tsv"
+    $python "benchmarks/$name.py" --device "${DEVICE:-cuda}" --precision bfloat16 --batch "${batch[@]}" \
+        "${reference[@]}" ${OPTIONS:-} --out "$out/$name.tsv"
 done

@@ -1,6 +1,6 @@
 """slimdiff's side of a comparison. Started by `sides.Side`.
 
-Options: work (train, sample or limits), device, precision (float32 or bfloat16), size, batch.
+Options: work (train, sample or limits), device, precision (float32 or bfloat16), size, batch, compiled.
 """
 
 import tempfile
@@ -79,9 +79,11 @@ def inputs(batch: int, size: int, device: str) -> tuple:
     return x, index + 500.0, Condition(index, index), torch.randn_like(x)
 
 
-def train(wire: Wire, device: str, precision: str, size: int, batch: int) -> None:
+def train(wire: Wire, device: str, precision: str, size: int, batch: int, compiled: bool = False) -> None:
     """`steps`: whole optimiser steps; `what: outside`: how much of a step is not the network; `what: syncs`."""
-    config = TrainingConfig(batch_size=batch, device=device, precision=precision)
+    config = TrainingConfig(
+        batch_size=batch, device=device, precision=precision, compile=compiled, tensorboard=False
+    )
     store = synthetic_store(size)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(ModelConfig(), DiffusionConfig(), config, store, ["sub-0"], Path(folder), {})
@@ -114,8 +116,8 @@ def _network_seconds(trainer: Trainer, size: int, batch: int) -> float:
         with autocast(device, trainer.precision):
             if batch > 1:
                 with torch.no_grad():
-                    trainer.network(*half)
-            out = trainer.network(*asked)
+                    trainer.loss.evaluate(*half)
+            out = trainer.loss.evaluate(*asked)
         out.float().sum().backward()
 
     return best_of(work, device.type, 5 if device.type == "cuda" else 2)
@@ -131,7 +133,7 @@ def _synchronisations(trainer: Trainer) -> int:
     return sum("synchronizing" in str(warning.message) for warning in seen)
 
 
-def sample(wire: Wire, device: str, precision: str, size: int, batch: int) -> None:
+def sample(wire: Wire, device: str, precision: str, size: int, batch: int, compiled: bool = False) -> None:
     """`what: evaluation`: the network alone; `what: sample`: whole samples at default settings."""
     model = ModelConfig().settings()
     data = DataSpec((size, size), N_BINS, CENTRES)
@@ -153,9 +155,10 @@ def sample(wire: Wire, device: str, precision: str, size: int, batch: int) -> No
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "model.safetensors"
         save_model(checkpoint, build_network(model, data).state_dict(), card)
-        generator = Generator(
-            checkpoint, GenerationConfig(device=device, precision=precision, batch_size=batch)
-        )
+        settings = GenerationConfig(device=device, precision=precision, batch_size=batch, compile=False)
+        generator = Generator(checkpoint, settings)
+    if compiled:
+        generator.evaluate = torch.compile(generator.network.forward, dynamic=False)
     for question in wire.questions():
         count, repeats = question["batch"], question["repeats"]
         if question["what"] == "evaluation":
@@ -164,7 +167,7 @@ def sample(wire: Wire, device: str, precision: str, size: int, batch: int) -> No
             @torch.inference_mode()
             def evaluate(asked=asked):
                 with autocast(generator.device, generator.precision):
-                    generator.network(*asked)
+                    generator.evaluate(*asked)
 
             seconds = best_of(evaluate, device, repeats)
         else:
@@ -248,7 +251,7 @@ def evaluation_gflop(size: int) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def limits(wire: Wire, device: str, precision: str, size: int, batch: int) -> None:
+def limits(wire: Wire, device: str, precision: str, size: int, batch: int, compiled: bool = False) -> None:
     """What the device allows: its peak, and the network's convolutions alone. Every answer is the best so far."""
     dtype = getattr(torch, precision)
     peak, source, gflop = 0.0, "", evaluation_gflop(size)

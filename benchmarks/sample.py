@@ -48,8 +48,12 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
     works = [("evaluation", count) for count in dict.fromkeys((1, batch))]
     # On a CPU each side draws in its own way: ours one a core, theirs alone, which is its cheapest there.
     works.append(("sample", options.threads if on_cpu else batch))
-    limits = Side(sys.executable, "our_side.py", options.threads, work="limits", **common)
-    sides = {"slimdiff": Side(sys.executable, "our_side.py", options.threads, work="sample", **common)}
+    limits = Side(sys.executable, "our_side.py", options.threads, work="limits", compiled=False, **common)
+    sides = {
+        "slimdiff": Side(
+            sys.executable, "our_side.py", options.threads, work="sample", compiled=options.compile, **common
+        )
+    }
     if reference:
         sides["reference"] = Side(reference, "reference_side.py", options.threads, work="sample", **common)
     rows = []
@@ -129,11 +133,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, help="evaluations a turn; default: 3; on CUDA 20")
     parser.add_argument("--reference-steps", type=int, help="steps of its sampler; default: 8; on CUDA 20")
     parser.add_argument("--full", action="store_true", help="run all steps of the reference's sampler")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="torch.compile on our side; default: on CUDA"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="also write the table here")
     add_options(parser)
     options = parser.parse_args()
     on_cpu = options.device == "cpu"
+    options.compile = not on_cpu if options.compile is None else options.compile
     options.repeats = options.repeats or (3 if on_cpu else 20)
     options.reference_steps = options.reference_steps or (8 if on_cpu else 20)
     reference = chosen_python(options)

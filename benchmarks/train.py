@@ -42,8 +42,12 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
     """The rows of one precision and batch size."""
     facts = {"precision": common["precision"], "batch": common["batch"], "threads": options.threads}
     facts |= {"date": today(), "torch": torch.__version__}
-    limits = Side(sys.executable, "our_side.py", options.threads, work="limits", **common)
-    sides = {"slimdiff": Side(sys.executable, "our_side.py", options.threads, work="train", **common)}
+    limits = Side(sys.executable, "our_side.py", options.threads, work="limits", compiled=False, **common)
+    sides = {
+        "slimdiff": Side(
+            sys.executable, "our_side.py", options.threads, work="train", compiled=options.compile, **common
+        )
+    }
     if reference:
         sides["reference"] = Side(reference, "reference_side.py", options.threads, work="train", **common)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -114,11 +118,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=160, help="side of a slice, in px")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
     parser.add_argument("--steps", type=int, help="optimiser steps a turn; default: 2; on CUDA 20")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="torch.compile on our side; default: on CUDA"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="also write the table here")
     add_options(parser)
     options = parser.parse_args()
     on_cpu = options.device == "cpu"
+    options.compile = not on_cpu if options.compile is None else options.compile
     options.steps = options.steps or (2 if on_cpu else 20)
     reference = chosen_python(options)
     rows = []

@@ -135,7 +135,8 @@ def _train(options: argparse.Namespace, study: Study) -> None:
     from slimdiff.data.folds import read_folds
     from slimdiff.data.store import SliceStore
     from slimdiff.devices import pick_device
-    from slimdiff.training.trainer import Interrupted, Trainer
+    from slimdiff.training.failures import Interrupted
+    from slimdiff.training.trainer import Trainer
 
     store = SliceStore.open(study.paths.store)
     device = pick_device(study.training.device)

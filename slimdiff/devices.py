@@ -1,6 +1,7 @@
 """Which device and precision a stage runs in."""
 
 import ctypes
+import os
 import resource
 import sys
 import time
@@ -9,9 +10,9 @@ from collections.abc import Callable
 import torch
 
 
-def pick_device(wanted: str, index: int = 0) -> torch.device:
-    """`auto`: CUDA, else MPS, else CPU; of several cards the one with this index. Raises RuntimeError where there is
-    none such."""
+def pick_device(wanted: str) -> torch.device:
+    """`auto`: CUDA, else MPS, else CPU; under torchrun every process has a card of its own. Raises RuntimeError where
+    there is none such."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = next(name for name in present if present[name]) if wanted == "auto" else wanted
     if not present[name]:

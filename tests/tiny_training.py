@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from slimdiff.config.diffusion import DiffusionConfig
+from slimdiff.config.diffusion import DiffusionConfig, FocalFrequencyConfig, LossConfig
 from slimdiff.config.model import ModelConfig
-from slimdiff.config.training import TrainingConfig
+from slimdiff.config.training import AugmentationConfig, TrainingConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.files import read_table
 from slimdiff.model.build import DataSpec, load_model
@@ -27,6 +27,20 @@ TRAINING = TrainingConfig(
     device="cpu",
     precision="float32",
 )
+
+# Everything that draws or learns beside the network itself.
+EVERYTHING = {
+    "model": MODEL.model_copy(update={"prior": "concat", "null_token": True, "acquisition": True}),
+    "diffusion": DiffusionConfig(
+        loss=LossConfig(
+            uncertainty="each", focal_frequency=FocalFrequencyConfig(weight=0.5), min_snr_gamma=5.0
+        )
+    ),
+    "priors": np.tril(np.ones((3, 8, 8), bool)),
+    "augmentation": AugmentationConfig(probability=0.5),
+    "condition_dropout": 0.3,
+    "lesion_share": 0.4,
+}
 
 
 def tiny_store(tmp_path, count=24, side=8) -> SliceStore:

@@ -32,6 +32,9 @@ class GenerationConfig(Section):
     """Independent repetitions of the whole set."""
     batch_size: PositiveInt = 32
     """Samples a network evaluation on a GPU; on a CPU every sample is drawn alone, one a core, which keeps its bits."""
+    compile: bool | None = None
+    """Whether the network goes through torch.compile (a minute at the start, then faster evaluations); `null`: on CUDA
+    where 5,000 samples or more are drawn at once."""
     seed: Seed = 0
     """Study seed of the per-sample noise streams."""
     variant_in_key: bool = False

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,9 @@ from slimdiff.generation.noise import normal, stream_key, uniform
 from slimdiff.generation.samples import write_samples
 from slimdiff.model.build import load_model
 from slimdiff.model.conditioning import Condition
+
+WORTH_COMPILING = 5000
+"""Samples from which on the minute that torch.compile takes should come back on a card (not measured yet)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Generator:
         else:
             self.sigmas = sampling_sigmas(self.schedule, config.evaluations, config.spacing)
         self._check(checkpoint)
+        self.evaluate: Callable = self.network
         self.precision = pick_precision(config.precision, self.device, self._trial)
 
     def _check(self, checkpoint: Path) -> None:
@@ -120,6 +124,9 @@ class Generator:
         """
         drawn = np.empty((len(requests), 2, *self.card.store_size), np.float16)
         done = 0
+        worth = self.device.type == "cuda" and len(requests) >= WORTH_COMPILING
+        if self.evaluate is self.network and (worth if self.config.compile is None else self.config.compile):
+            self.evaluate = torch.compile(self.network.forward, dynamic=False)
         with tqdm(total=len(requests), desc=progress or "sample", unit="sample", mininterval=2) as bar:
             for pairs in self._one_a_core(requests) if self.device.type == "cpu" else self._batches(requests):
                 drawn[done : done + len(pairs)] = pairs
@@ -128,8 +135,12 @@ class Generator:
         return drawn[:, 0], drawn[:, 1]
 
     def _batches(self, requests: list[Request]) -> Iterator[np.ndarray]:
-        size = self.config.batch_size
-        return (self._draw_batch(requests[start : start + size]) for start in range(0, len(requests), size))
+        size = min(self.config.batch_size, len(requests))
+        for start in range(0, len(requests), size):
+            batch = requests[start : start + size]
+            # Always the same shape: another one would be compiled anew.
+            full = batch + batch[-1:] * (size - len(batch))
+            yield self._draw_batch(full)[: len(batch)]
 
     def _one_a_core(self, requests: list[Request]) -> Iterator[np.ndarray]:
         # Convolutions and norms choose their summation order by batch size and thread count, so a sample keeps its
@@ -154,7 +165,7 @@ class Generator:
         def told(what: Condition):
             def evaluate(x, timestep, previous):
                 with autocast(self.device, self.precision):
-                    return self.network(x, timestep, what, previous)
+                    return self.evaluate(x, timestep, what, previous)
 
             return evaluate
 

@@ -18,51 +18,76 @@ BY_BIN = ("kid", "lpips", "lesion_area", "lesion_share_class1", "lesion_share_cl
 FAR = 2.5  # an anchor so many times beyond the data is named at the edge instead of squeezing them
 
 
-def training(histories: dict[tuple[str, int], dict[str, list[float]]], title: str) -> Figure:
-    """Loss of each channel on a log scale; learning rate and speed small beneath.
+Curves = dict[tuple[str, int], dict[str, list[float]]]
+"""(variant, fold) to the columns of a table."""
 
-    histories: (variant, fold) to the columns of history.tsv.
+
+def training(histories: Curves, rounds: Curves, title: str) -> Figure:
+    """Loss of each channel on a log scale, in training as lines and on validation subjects as points; beneath, small,
+    what the validation rounds' samples were judged by, learning rate and speed.
+
+    Args:
+        histories: columns of history.tsv.
+        rounds: columns of validation.tsv.
     """
     variants = list(dict.fromkeys(variant for variant, _ in histories))
     folds = sorted({fold for _, fold in histories})
+    watched = any(columns["step"] for columns in rounds.values())
     handles = [Line2D([], [], color=colour(i), label=variant) for i, variant in enumerate(variants)]
     handles += [Line2D([], [], color=QUIET, linestyle=dash(fold), label=f"fold {fold}") for fold in folds]
+    if watched:
+        handles.append(
+            Line2D([], [], color=QUIET, linestyle="", marker="o", markersize=4, label="validation")
+        )
     note = "every point is the mean since the one before; losses of different losses or predictions do not compare"
-    figure = new_plot(10, 4.6, title, handles, note)
-    grid = figure.add_gridspec(2, 2, height_ratios=(2.6, 1))
-    panels = {
-        "loss_image": ("Loss, image channel", grid[0, 0]),
-        "loss_mask": ("Loss, mask channel", grid[0, 1]),
-        "learning_rate": ("Learning rate", grid[1, 0]),
-        "images_per_s": ("Training images per second", grid[1, 1]),
+    figure = new_plot(10, 4.8, title, handles, note)
+    grid = figure.add_gridspec(2, 4, height_ratios=(2.4, 1))
+    losses = {
+        "loss_image": ("Loss, image channel", grid[0, :2]),
+        "loss_mask": ("Loss, mask channel", grid[0, 2:]),
     }
-    for name, (text, place) in panels.items():
-        axes = figure.add_subplot(place)
-        axes.set_title(text)
-        minor = not name.startswith("loss")
-        for (variant, fold), columns in histories.items():
-            axes.plot(
-                columns["step"],
-                columns[name],
-                color=colour(variants.index(variant)),
-                linestyle=dash(fold),
-                linewidth=0.8 if minor else 1.2,
-                alpha=0.7 if minor else 1,
-            )
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if minor:
-            axes.set_xlabel("step")
-            axes.set_ylim(bottom=0)
-        else:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.tick_params(axis="y", which="minor", length=0)
-        axes.grid(axis="y")
+    for name, (text, place) in losses.items():
+        axes = _training_panel(figure, place, text, histories, name, variants, linewidth=1.2)
+        _plot_curves(axes, rounds, name, variants, linewidth=0, marker="o", markersize=3.5)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(axis="y", which="minor", length=0)
         if not any(columns["step"] for columns in histories.values()):
             axes.text(0.5, 0.5, "n/a: no step was trained", transform=axes.transAxes, ha="center")
+    minor = {
+        "kid": ("KID, validation", rounds),
+        "memorisation_ratio": ("R, validation", rounds),
+        "learning_rate": ("Learning rate", histories),
+        "images_per_s": ("Images per second", histories),
+    }
+    for column, (name, (text, source)) in enumerate(minor.items()):
+        points = {"marker": "o", "markersize": 3} if source is rounds else {"alpha": 0.7}
+        axes = _training_panel(figure, grid[1, column], text, source, name, variants, linewidth=0.8, **points)
+        axes.set_xlabel("step")
+        axes.set_ylim(bottom=0)
+        if not any(np.isfinite(columns[name]).any() for columns in source.values()):
+            axes.text(0.5, 0.5, "n/a", transform=axes.transAxes, ha="center", va="center")
+            axes.set_yticks([])
     return figure
+
+
+def _training_panel(
+    figure: Figure, place, text: str, source: Curves, name: str, variants: list[str], **line
+) -> Axes:
+    axes = figure.add_subplot(place)
+    axes.set_title(text)
+    _plot_curves(axes, source, name, variants, **line)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.grid(axis="y")
+    return axes
+
+
+def _plot_curves(axes: Axes, source: Curves, name: str, variants: list[str], **line) -> None:
+    for (variant, fold), columns in source.items():
+        style = {"color": colour(variants.index(variant)), "linestyle": dash(fold), **line}
+        axes.plot(columns["step"], columns[name], **style)
 
 
 def by_variant(rows: Sequence[Result], variants: Sequence[str], folds: int, title: str) -> Figure:

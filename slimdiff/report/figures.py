@@ -8,7 +8,7 @@ from slimdiff.data.sources import read_participants
 from slimdiff.data.store import SliceStore
 from slimdiff.generation.samples import read_samples
 from slimdiff.report import curves, nearest, pictures
-from slimdiff.report.results import all_metrics, read_history, read_neighbours
+from slimdiff.report.results import all_metrics, read_history, read_neighbours, read_rounds
 from slimdiff.report.style import look, save
 
 SHOWN_FOLD = 0
@@ -25,7 +25,8 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
     with look():
         write(pictures.cohort(store, read_participants(paths.participants), report.dpi), "data.png")
         histories = {(v, k): read_history(paths, v, k) for v in variants for k in range(folds)}
-        write(curves.training(histories, "Training"), "training.svg")
+        rounds = {(v, k): read_rounds(paths, v, k) for v in variants for k in range(folds)}
+        write(curves.training(histories, rounds, "Training"), "training.svg")
         rows = all_metrics(paths, variants, folds)
         write(
             curves.by_variant(rows, variants, folds, "Metrics of every variant and fold"),

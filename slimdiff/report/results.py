@@ -148,3 +148,11 @@ def read_history(paths: StudyPaths, variant: str, fold: int) -> dict[str, list[f
     rows = read_table(paths.model(variant, fold) / "history.tsv", ("step", "loss_image", "loss_mask"))
     names = ("step", "loss_image", "loss_mask", "learning_rate", "images_per_s")
     return {name: [number(row.get(name, MISSING)) for row in rows] for name in names}
+
+
+def read_rounds(paths: StudyPaths, variant: str, fold: int) -> dict[str, list[float]]:
+    """Columns of `validation.tsv` as numbers, of the first moving average; empty where nothing was watched."""
+    names = ("step", "loss_image", "loss_mask", "kid", "memorisation_ratio")
+    rows = read_table(paths.model(variant, fold) / "validation.tsv", ("ema_decay", *names))
+    rows = [row for row in rows if row["ema_decay"] == rows[0]["ema_decay"]]
+    return {name: [number(row[name]) for row in rows] for name in names}

@@ -89,8 +89,14 @@ class TrainingSet:
 
     def take(self, step: int, rows_at: Callable[[int], np.ndarray]) -> Batch:
         """The batch of the rows of a step; `rows_at` tells them of any step."""
-        images, masks = self.slices.read(step, rows_at)
-        z_bin, label, acquisition = self._facts[:, to_device(rows_at(step), self.device)]
+        return self._batch(rows_at(step), *self.slices.read(step, rows_at))
+
+    def at(self, rows: np.ndarray) -> Batch:
+        """The batch of these rows."""
+        return self._batch(rows, *self.slices.at(rows))
+
+    def _batch(self, rows: np.ndarray, images: Tensor, masks: Tensor) -> Batch:
+        z_bin, label, acquisition = self._facts[:, to_device(rows, self.device)]
         x0 = torch.stack([images.float(), masks.float() * 2 - 1], dim=1)
         return Batch(x0, Condition(z_bin, label, acquisition))
 

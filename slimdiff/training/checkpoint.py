@@ -10,7 +10,12 @@ from pathlib import Path
 
 import torch
 
+from slimdiff.config.training import TrainingConfig
 from slimdiff.files import replacing
+
+# What a training learns does not depend on these, or up to rounding only.
+NOT_LEARNT = {"log_every", "save_every", "preview_every", "device", "accumulate", "compile", "slices_on"}
+NOT_LEARNT |= {"tensorboard", "wandb_project"}
 
 
 class StateNotSaved(RuntimeError):
@@ -19,6 +24,12 @@ class StateNotSaved(RuntimeError):
 
 class StateMismatch(ValueError):
     """A resume state that belongs to another configuration or other data."""
+
+
+def learnt(config: TrainingConfig) -> dict:
+    """What of the section decides which weights come out: a part of the run's identity."""
+    unimportant = NOT_LEARNT if config.validation.decides else NOT_LEARNT | {"validation"}
+    return config.model_dump(mode="json", exclude=unimportant)
 
 
 def save_state(path: Path, state: dict, identity: dict) -> None:

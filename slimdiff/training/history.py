@@ -7,15 +7,12 @@ import torch
 from torch import Tensor
 
 from slimdiff.files import write_table
+from slimdiff.training.failures import TrainingFailed
 from slimdiff.training.objective import Objective
 
 NOISE_BINS = 4
 NOISE_COLUMNS = tuple(f"loss_{c}_noise_{b}" for c in ("image", "mask") for b in range(1, NOISE_BINS + 1))
 """Losses of each channel by quarter of the noise levels' time, 1 the least noisy."""
-
-
-class TrainingFailed(RuntimeError):
-    """Training cannot go on; the message says at which step and what is kept."""
 
 
 def losses_by_noise(samples: Tensor, timestep: Tensor, timesteps: int) -> Tensor:
@@ -25,7 +22,9 @@ def losses_by_noise(samples: Tensor, timestep: Tensor, timesteps: int) -> Tensor
         samples: loss of each sample's image and mask, (B, 2).
         timestep: int64 (B,), of 0 ... timesteps - 1.
     """
-    in_bin = torch.nn.functional.one_hot(timestep * NOISE_BINS // timesteps, NOISE_BINS).to(samples.dtype)
+    # Not one_hot, which looks at the values on the host.
+    levels = torch.arange(NOISE_BINS, device=timestep.device)
+    in_bin = (timestep[:, None] * NOISE_BINS // timesteps == levels).to(samples.dtype)
     return torch.cat([samples, torch.ones_like(samples[:, :1])], dim=1).T @ in_bin
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from typing import TYPE_CHECKING
 
 import torch
@@ -75,9 +76,11 @@ class Outputs:
         first, *further = trainer.emas
         step, decay, weights = trainer.step, first.decay, first.weights()
         best = trainer.validation.best if trainer.validation else None
-        if trainer.config.validation.select == "kid" and best is not None:
+        if best is not None and trainer.config.validation.select == "kid":
             step, decay = best.step, best.ema_decay
             weights = {name: value.to(trainer.device) for name, value in best.weights.items()}
+        elif trainer.config.validation.select == "kid":
+            print("no round of watching has a KID to choose by: the last weights are taken", file=sys.stderr)
         self.preview("final", weights)
         self.close()
         trainer.history.write(folder / "history.tsv")

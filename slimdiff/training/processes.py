@@ -22,7 +22,6 @@ class Processes:
 
     rank: int = 0
     count: int = 1
-    local_rank: int = 0
     hosts: dist.ProcessGroup | None = None
     """A group of the hosts, whose messages do not make them wait for their devices."""
 
@@ -32,12 +31,8 @@ class Processes:
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
         dist.init_process_group(backend, timeout=PATIENCE)
-        return cls(
-            dist.get_rank(),
-            dist.get_world_size(),
-            int(os.environ["LOCAL_RANK"]),
-            dist.new_group(backend="gloo", timeout=PATIENCE),
-        )
+        hosts = dist.new_group(backend="gloo", timeout=PATIENCE)
+        return cls(dist.get_rank(), dist.get_world_size(), hosts)
 
     @property
     def first(self) -> bool:

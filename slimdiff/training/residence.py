@@ -23,10 +23,14 @@ class OnDevice:
         self.images = torch.from_numpy(np.ascontiguousarray(store.images[rows])).to(device)
         self.masks = torch.from_numpy(np.ascontiguousarray(store.masks[rows])).to(device)
 
-    def read(self, step: int, rows_at: Callable[[int], np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Images float16 and masks uint8, (B, H, W) each, of a step."""
-        index = to_device(rows_at(step), self.device)
+    def at(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Images float16 and masks uint8, (B, H, W) each, of these rows of the set."""
+        index = to_device(rows, self.device)
         return self.images[index], self.masks[index]
+
+    def read(self, step: int, rows_at: Callable[[int], np.ndarray]) -> tuple[Tensor, Tensor]:
+        """The same of a step's rows."""
+        return self.at(rows_at(step))
 
 
 class OnDisk:
@@ -43,15 +47,23 @@ class OnDisk:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="slices")
         self.coming: dict[int, Future] = {}
 
+    def at(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Images float16 and masks uint8, (B, H, W) each, of these rows of the set."""
+        return self._on_device(self._load(rows))
+
     def read(self, step: int, rows_at: Callable[[int], np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Images float16 and masks uint8, (B, H, W) each, of a step; those of the steps after it are asked for."""
+        """The same of a step's rows; those of the steps after it are asked for. One `rows_at` for all steps."""
         wanted = range(step, step + READ_AHEAD + 1)
         for one in wanted:
             if one not in self.coming:
                 self.coming[one] = self.thread.submit(self._load, rows_at(one))
         # What a run that jumped no longer needs.
         self.coming = {one: future for one, future in self.coming.items() if one in wanted}
-        return tuple(part.to(self.device, non_blocking=True) for part in self.coming.pop(step).result())
+        return self._on_device(self.coming.pop(step).result())
+
+    def _on_device(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        images, masks = (part.to(self.device, non_blocking=True) for part in parts)
+        return images, masks
 
     def _load(self, rows: np.ndarray) -> list[Tensor]:
         chosen = self.rows[rows]

@@ -5,13 +5,11 @@ Writes `models/{variant}/fold-{k}/model.safetensors` (averaged weights and model
 """
 
 import hashlib
-import math
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,27 +23,18 @@ from slimdiff.data.store import SliceStore
 from slimdiff.devices import is_out_of_memory, peak_memory_mb, pick_device, pick_precision
 from slimdiff.model.build import DataSpec, build_network, put_priors
 from slimdiff.training.batches import TrainingSet
-from slimdiff.training.checkpoint import load_state, save_state
+from slimdiff.training.checkpoint import learnt, load_state, save_state
 from slimdiff.training.ema import Ema
-from slimdiff.training.history import History, TrainingFailed
+from slimdiff.training.failures import Interrupted, out_of_memory
+from slimdiff.training.history import History
 from slimdiff.training.objective import Objective, Perceptual
 from slimdiff.training.outputs import Outputs
 from slimdiff.training.preparation import Preparation
 from slimdiff.training.preview import Sketch
 from slimdiff.training.processes import STOP_SIGNALS, Processes
+from slimdiff.training.rate import learning_rate
 from slimdiff.training.step import Gradients, Loss
 from slimdiff.training.validation import Judge, Validation, reason_to_stop
-
-# A resume state does not depend on these.
-NOT_LEARNT = {"log_every", "save_every", "preview_every", "device", "accumulate", "compile", "slices_on"}
-NOT_LEARNT |= {"tensorboard", "wandb_project"}
-
-
-@dataclass
-class Interrupted(Exception):
-    """A signal asked the run to stop; its state has been written."""
-
-    signum: int
 
 
 class Trainer:
@@ -87,7 +76,7 @@ class Trainer:
                 f"training.batch_size {training.batch_size}: {self.processes.count} processes with "
                 f"training.accumulate {training.accumulate} want at least one slice each"
             )
-        self.device = pick_device(training.device, self.processes.local_rank)
+        self.device = pick_device(training.device)
         self.set = TrainingSet(store, participants, self.device, training.lesion_share, training.slices_on)
         if model.acquisition:
             self.set.check_acquisitions()
@@ -111,19 +100,11 @@ class Trainer:
         compiled = self.device.type == "cuda" if training.compile is None else training.compile
         self.loss = Loss(self.network, self.objective, self.device, compiled)
         self.gradients = Gradients(self.loss, self.processes, training.accumulate)
-        groups = [{"params": list(self.network.parameters())}]
-        if self.objective.uncertainty is not None:
-            groups.append({"params": list(self.objective.parameters()), "weight_decay": 0.0})
-        self.optimiser = torch.optim.AdamW(
-            groups,
-            lr=training.learning_rate,
-            weight_decay=training.weight_decay,
-            fused=self.device.type != "mps",
-        )
+        self.optimiser = self._adamw()
         self.identity = {
             "model": model.settings(),
             "diffusion": diffusion.model_dump(mode="json"),
-            "training": _learnt(training),
+            "training": learnt(training),
             "data_hash": store.data_hash,
             "participants": sorted(participants),
             "priors": None if network.priors is None else hashlib.sha256(priors.tobytes()).hexdigest()[:16],
@@ -141,6 +122,14 @@ class Trainer:
         self.outputs = Outputs(self)
         self._stop: int | None = None
         self._resting = 0.0
+
+    def _adamw(self) -> torch.optim.AdamW:
+        config = self.config
+        groups = [{"params": list(self.network.parameters())}]
+        if self.objective.uncertainty is not None:
+            groups.append({"params": list(self.objective.parameters()), "weight_decay": 0.0})
+        settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+        return torch.optim.AdamW(groups, **settings, fused=self.device.type != "mps")
 
     @property
     def state_path(self) -> Path:
@@ -219,7 +208,7 @@ class Trainer:
         bar.close()
 
     def _close_row(self, images_per_s: float) -> dict:
-        rate, memory = self._learning_rate(self.step - 1), peak_memory_mb(self.device)
+        rate, memory = learning_rate(self.config, self.step - 1), peak_memory_mb(self.device)
         row = self.history.close_row(self.step, self.state_path, rate, images_per_s, memory)
         self.outputs.numbers(row, "train")
         return row
@@ -265,9 +254,9 @@ class Trainer:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise TrainingFailed(self._too_large(error)) from error
+            raise out_of_memory(self, error) from error
         for group in self.optimiser.param_groups:
-            group["lr"] = self._learning_rate(self.step)
+            group["lr"] = learning_rate(self.config, self.step)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self.optimiser.step()
         for ema in self.emas:
@@ -276,28 +265,10 @@ class Trainer:
         # The norm is the same everywhere, the others are sums over processes.
         self.history.note(total, terms, norm / self.processes.count, by_noise)
 
-    def _too_large(self, error: RuntimeError) -> str:
-        config, (height, width) = self.config, self.data_spec.size
-        kept = self.state_path if self.state_path.is_file() else "none"
-        return (
-            f"out of memory on {self.device} at step {self.step} with training.batch_size {config.batch_size} in "
-            f"{config.accumulate} part(s) of slices of {width} x {height} px: set training.accumulate to "
-            f"{2 * config.accumulate} or more (the same batch in more parts), or a smaller batch_size; state of an "
-            f"earlier step: {kept} ({str(error).splitlines()[0]})"
-        )
-
     def _trial(self, precision: torch.dtype) -> None:
         self.precision = precision
         self.gradients(*self.prepare(0, self.objective, self.network))
         self.optimiser.zero_grad(set_to_none=True)
-
-    def _learning_rate(self, step: int) -> float:
-        config = self.config
-        if step < config.warmup_steps:
-            return config.learning_rate * (step + 1) / config.warmup_steps
-        share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * share))
-        return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
 
     def _ask_to_stop(self, signum: int, frame) -> None:
         self._stop = signum
@@ -336,9 +307,3 @@ class Trainer:
             print(
                 f"going on from step {self.step} of {self.config.steps} ({self.state_path})", file=sys.stderr
             )
-
-
-def _learnt(config: TrainingConfig) -> dict:
-    """What of the section decides which weights come out."""
-    unimportant = NOT_LEARNT if config.validation.decides else NOT_LEARNT | {"validation"}
-    return config.model_dump(mode="json", exclude=unimportant)

@@ -78,7 +78,7 @@ class Validation:
         # With the positions and classes of the validation slices, so that KID compares like with like.
         wanted = settings.samples if judge else 0
         drawn = chances.choice(order, wanted, replace=wanted > len(order))
-        self.condition = self._told(known.take(0, lambda step: drawn).condition, known, acquisitions)
+        self.condition = self._told(known.at(drawn).condition, known, acquisitions)
         self.z_bin = known.z_bin[drawn]
 
     def _fixed(
@@ -92,7 +92,7 @@ class Validation:
         batches = []
         for start in range(0, len(rows), self.config.batch_size):
             part = slice(start, start + self.config.batch_size)
-            batch = known.take(start, lambda step, part=part: rows[part])
+            batch = known.at(rows[part])
             epsilon = torch.randn(batch.x0.shape, generator=generator)
             informed = round(self.config.self_conditioning * len(batch.x0))
             draws = Draws(times[part].to(self.device), epsilon.to(self.device), informed)

@@ -96,6 +96,19 @@ def finished(prepared, trained, tmp_path_factory):
                 for step in (2, 4, 6)
             ]
             write_table(folder / "history.tsv", history, list(history[0]))
+            rounds = [
+                {
+                    "step": step,
+                    "ema_decay": decay,
+                    "loss_image": decay / step,
+                    "loss_mask": 0.2 / step,
+                    "kid": 3 / step,
+                    "memorisation_ratio": 1.5,
+                }
+                for step in (3, 6)
+                for decay in (0.9, 0.5)
+            ]
+            write_table(folder / "validation.tsv", rounds, list(rounds[0]))
             for z_bin in range(store.n_bins):
                 images = rng.uniform(-1, 1, (4, *store.size)).astype(np.float16)
                 masks = np.full_like(images, -1)

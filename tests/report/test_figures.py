@@ -11,7 +11,7 @@ from slimdiff.data.sources import Participant, read_participants
 from slimdiff.generation.samples import read_samples
 from slimdiff.report import curves, figures, nearest, pictures
 from slimdiff.report.names import figure_names
-from slimdiff.report.results import all_metrics, read_history, read_neighbours
+from slimdiff.report.results import all_metrics, read_history, read_neighbours, read_rounds
 from slimdiff.report.style import look, save
 
 DPI = 80
@@ -140,15 +140,39 @@ def test_metrics_along_z_leave_a_gap_with_its_reason(finished):
     np.testing.assert_allclose(values[0][1:], 0.0213)
 
 
-def test_training_is_logarithmic_and_an_untrained_model_is_named(finished):
-    histories = {("base", fold): read_history(finished.paths, "base", fold) for fold in range(2)}
+def test_training_shows_both_losses_and_what_was_watched(finished):
+    cells = [("base", fold) for fold in range(2)]
+    histories, rounds = (
+        {cell: read(finished.paths, *cell) for cell in cells} for read in (read_history, read_rounds)
+    )
+    with look():
+        figure = curves.training(histories, rounds, "Training")
+    assert [axes.get_yscale() for axes in figure.axes] == [
+        "log",
+        "log",
+        "linear",
+        "linear",
+        "linear",
+        "linear",
+    ]
+    trained, watched = figure.axes[0].lines[:2], figure.axes[0].lines[2:]
+    assert [line.get_ydata()[-1] for line in trained] == pytest.approx([1 / 6, 1 / 6])
+    # Of the two averages the first.
+    assert [list(line.get_ydata()) for line in watched] == [pytest.approx([0.3, 0.15])] * 2
+    kid = next(axes for axes in figure.axes if axes.get_title(loc="left") == "KID, validation")
+    assert list(kid.lines[0].get_xdata()) == [3, 6] and list(kid.lines[0].get_ydata()) == [1, 0.5]
+
+
+def test_an_untrained_model_is_named_and_nothing_watched_is_no_error(finished):
+    histories = {("base", 0): read_history(finished.paths, "base", 0)}
+    rounds = {("base", 0): {name: [] for name in read_rounds(finished.paths, "base", 0)}}
     empty = {("base", 0): {name: [] for name in histories["base", 0]}}
     with look():
-        figure = curves.training(histories, "Training")
-        bare = curves.training(empty, "Training")
-    assert [axes.get_yscale() for axes in figure.axes] == ["log", "log", "linear", "linear"]
-    assert [line.get_ydata()[-1] for line in figure.axes[1].lines] == pytest.approx([0.1 / 6, 0.1 / 6])
+        bare = curves.training(empty, rounds, "Training")
+        unwatched = curves.training(histories, rounds, "Training")
     assert "n/a: no step was trained" in words(bare)
+    assert words(unwatched).count("n/a") == 2
+    assert not any(text == "validation" for text in words(unwatched))
 
 
 def test_every_figure_is_written_and_bears_the_notice(finished, monkeypatch):

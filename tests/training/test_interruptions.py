@@ -13,7 +13,8 @@ from tiny_training import CPU, assert_same_run, fail_at, trainer_in, weights_of
 
 from slimdiff.files import read_table
 from slimdiff.training.checkpoint import StateNotSaved, load_state
-from slimdiff.training.history import NOISE_BINS, TrainingFailed, losses_by_noise
+from slimdiff.training.failures import TrainingFailed
+from slimdiff.training.history import NOISE_BINS, losses_by_noise
 
 # `moment` of a run that is to be killed: before a step, or while the n-th state is being written.
 KILLED = """

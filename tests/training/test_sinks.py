@@ -10,8 +10,8 @@ import pytest
 from tiny_training import assert_same_run, fail_at, trainer_in, weights_of
 
 from slimdiff.files import read_table
+from slimdiff.training.failures import Interrupted
 from slimdiff.training.sinks import Sinks
-from slimdiff.training.trainer import Interrupted
 
 
 def scalars(folder):

@@ -12,6 +12,7 @@ import torch
 from tiny_training import (
     CPU,
     DATA_SPEC,
+    EVERYTHING,
     MODEL,
     PARTICIPANTS,
     TRAINING,
@@ -21,14 +22,14 @@ from tiny_training import (
     weights_of,
 )
 
-from slimdiff.config.diffusion import DiffusionConfig, FocalFrequencyConfig, LossConfig
+from slimdiff.config.diffusion import DiffusionConfig, LossConfig
 from slimdiff.config.training import AugmentationConfig
 from slimdiff.data.folds import read_folds
 from slimdiff.files import read_table
 from slimdiff.model.build import build_network, load_model
 from slimdiff.training.checkpoint import StateMismatch, load_state, save_state
-from slimdiff.training.history import TrainingFailed
-from slimdiff.training.trainer import Interrupted, Trainer
+from slimdiff.training.failures import Interrupted, TrainingFailed
+from slimdiff.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -114,21 +115,6 @@ def test_f5_a_run_that_broke_off_ends_as_if_it_had_not(make, tmp_path, log_every
     again.run()
     assert again.step == 12
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
-
-
-# Everything that draws or learns beside the network itself.
-EVERYTHING = {
-    "model": MODEL.model_copy(update={"prior": "concat", "null_token": True, "acquisition": True}),
-    "diffusion": DiffusionConfig(
-        loss=LossConfig(
-            uncertainty="each", focal_frequency=FocalFrequencyConfig(weight=0.5), min_snr_gamma=5.0
-        )
-    ),
-    "priors": np.tril(np.ones((3, 8, 8), bool)),
-    "augmentation": AugmentationConfig(probability=0.5),
-    "condition_dropout": 0.3,
-    "lesion_share": 0.4,
-}
 
 
 def test_f5_a_run_with_everything_on_resumes_bit_for_bit(make, tmp_path):

@@ -12,7 +12,7 @@ from tiny_training import CPU, PARTICIPANTS, assert_same_run, fail_at, tiny_stor
 from slimdiff.config.training import ValidationConfig
 from slimdiff.files import read_table
 from slimdiff.model.build import load_model
-from slimdiff.training.trainer import Interrupted
+from slimdiff.training.failures import Interrupted
 from slimdiff.training.validation import NOISE_BINS, lowest_kid, reason_to_stop
 
 WATCHED = ["sub-3"]
@@ -49,15 +49,17 @@ def test_the_same_weights_give_the_same_numbers_whatever_was_drawn_before(tmp_pa
     assert other.validation.round(1, other.network, before, torch.float32) == second
 
 
-def test_the_losses_are_the_objective_s_on_val_slices_at_stratified_times(tmp_path):
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_the_losses_are_the_objective_s_on_val_slices_at_stratified_times(tmp_path, batch_size):
     """Against one sample at a time, with the slices found again in the store by their bytes."""
-    trainer = trainer_in(tmp_path / "run", **EVERY_4)
+    trainer = trainer_in(tmp_path / "run", batch_size=batch_size, **EVERY_4)
     store, validation = tiny_store(tmp_path), trainer.validation
     row = validation.round(0, trainer.network, {0.9: trainer.emas[0].weights()}, torch.float32)[0]
     times, losses, seen = [], [], []
     for batch, draws in validation.batches:
         for i in range(len(batch.x0)):
             one = slice(i, i + 1)
+            assert draws.self_conditioned == round(len(batch.x0) / 2)
             _, found = trainer.objective.measure(trainer.network, batch[one], draws[one])
             losses.append(found[0].tolist())
             times.append(int(draws.timestep[i]))
@@ -232,8 +234,9 @@ def test_rules_without_samples_to_judge_are_refused():
         ValidationConfig(**settings)
 
 
-def test_without_validation_subjects_nothing_is_watched(tmp_path):
+def test_without_validation_subjects_nothing_is_watched_and_the_last_weights_are_taken_aloud(tmp_path, capsys):
     trainer = trainer_in(tmp_path / "run", validation=ValidationConfig(select="kid"))
     trainer.run()
     assert weights_of(tmp_path / "run")[1].step == 12
+    assert "no round of watching has a KID to choose by: the last weights are taken" in capsys.readouterr().err
     assert set(PARTICIPANTS).isdisjoint(WATCHED)

@@ -50,6 +50,17 @@ def test_an_untouched_clone_lists_every_job(tmp_path):
     assert not list((tmp_path / "results").glob("**/*.tsv"))
 
 
+@pytest.mark.parametrize(
+    ("device", "settings", "processes"), [("auto", [], 1), ("cpu", [], 0), ("auto", ["train:gpu=2"], 2)]
+)
+def test_a_training_has_as_many_processes_as_gpus(tmp_path, device, settings, processes):
+    study = write_study(tmp_path, training={"device": device})
+    arguments = ["--set-resources", *settings] if settings else []
+    done = snakemake("--dry-run", "--printshellcmds", "--configfile", str(study), *arguments, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"--processes {processes} 2>&1") == 2
+
+
 # Section: a change of one key, and the rules that it makes again.
 CHANGES = {
     "report": ({"dpi": 90}, {"figures", "tables", "provenance"}),

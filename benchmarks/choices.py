@@ -1,0 +1,121 @@
+"""What each choice of the network's code is worth on a CPU: python benchmarks/choices.py [--work train] [--out FILE]
+
+A forward and backward pass (or an evaluation) of the paper's network at 160 x 160 as it is, and with one choice taken
+back, in turns in one process; the best of the rounds counts. Kept memory cannot be taken back in a process, so that
+row compares two. TSV: seconds an image without the choice, with it, and their ratio.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from our_side import CENTRES, N_BINS, inputs
+from sides import write_table
+from torch.nn import functional as F
+
+from slimdiff.config.model import ModelConfig
+from slimdiff.devices import autocast, keep_freed_memory
+from slimdiff.model import blocks
+from slimdiff.model.build import DataSpec, build_network
+
+
+def upsample_then_convolve(layer, x):
+    return layer.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def norm_in_float32(x, weight, bias, groups, eps):
+    return F.group_norm(x.float(), groups, weight, bias, eps).to(x.dtype)
+
+
+# Choice: what stands in its place without it, and whether it concerns bfloat16 only.
+TAKEN_BACK: dict[str, tuple[Callable, bool]] = {
+    "upsampling as one transposed convolution": (
+        lambda: patch.object(blocks.Upsample, "forward", upsample_then_convolve),
+        False,
+    ),
+    "bfloat16 attention as plain products": (
+        lambda: patch.object(blocks, "plain_attention", F.scaled_dot_product_attention),
+        True,
+    ),
+    "own gradient of bfloat16 group norms": (
+        lambda: patch.object(blocks, "group_norm_bfloat16", norm_in_float32),
+        True,
+    ),
+}
+
+
+def measure(contexts: dict[str, Callable], options: argparse.Namespace) -> dict[str, float]:
+    """Seconds an image in each context, the best of rounds taken in turns."""
+    data = DataSpec((options.size, options.size), N_BINS, CENTRES)
+    network = build_network(ModelConfig().settings(), data)
+    asked, precision = inputs(options.batch, options.size, "cpu"), getattr(torch, options.precision)
+
+    def work() -> None:
+        with torch.set_grad_enabled(options.work == "train"), autocast(torch.device("cpu"), precision):
+            out = network(*asked)
+        if options.work == "train":
+            out.float().square().mean().backward()
+            network.zero_grad(set_to_none=True)
+
+    best = dict.fromkeys(contexts, float("inf"))
+    for _ in range(options.rounds + 1):
+        # The first warms up.
+        for name, context in contexts.items():
+            with context():
+                start = time.perf_counter()
+                work()
+                seconds = time.perf_counter() - start
+            best[name] = min(best[name], seconds / options.batch)
+    return best
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--work", choices=("train", "evaluation"), default="train")
+    parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=160, help="side of a slice, in px")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--out", type=Path, help="also write the table here")
+    parser.add_argument("--give-back", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    precisions, rows = options.precision, []
+    if not options.give_back:
+        keep_freed_memory()
+    for precision in precisions:
+        options.precision = precision
+        contexts = {"as it is": nullcontext}
+        if options.give_back:
+            print(measure(contexts, options)["as it is"])
+            return
+        for name, (context, half_only) in TAKEN_BACK.items():
+            if precision == "bfloat16" or not half_only:
+                contexts[name] = context
+        found = measure(contexts, options)
+        command = [sys.executable, __file__, "--give-back", "--work", options.work, "--precision", precision]
+        command += [
+            "--batch",
+            str(options.batch),
+            "--size",
+            str(options.size),
+            "--rounds",
+            str(options.rounds),
+        ]
+        child = subprocess.run(command, capture_output=True, text=True, check=True)
+        found["freed memory kept"] = float(child.stdout)
+        own = found.pop("as it is")
+        for name, seconds in found.items():
+            facts = {"work": options.work, "precision": precision, "choice": name}
+            rows.append({**facts, "without": seconds, "with": own, "ratio": seconds / own})
+    write_table(rows, ["work", "precision", "choice", "without", "with", "ratio"], options.out)
+
+
+if __name__ == "__main__":
+    main()
