@@ -145,7 +145,7 @@ def main() -> None:
     options.repeats = options.repeats or (3 if on_cpu else 20)
     options.reference_steps = options.reference_steps or (8 if on_cpu else 20)
     reference = chosen_python(options)
-    rows = []
+    rows, failed = [], 0
     for precision in options.precision:
         for batch in options.batch or ([4] if on_cpu else [32, 64, 128]):
             common = {
@@ -157,8 +157,13 @@ def main() -> None:
             try:
                 rows += compare(reference, common, options)
             except SideFailed as failure:
-                sys.exit(f"{precision}, batch {batch}: {failure}")
+                print(f"{precision}, batch {batch}: {failure}", file=sys.stderr)
+                failed = 1
+                rows.append(
+                    {"side": "slimdiff", "precision": precision, "batch": batch, "note": str(failure)}
+                )
     write_table(rows, COLUMNS, options.out)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

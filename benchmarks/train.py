@@ -129,7 +129,7 @@ def main() -> None:
     options.compile = not on_cpu if options.compile is None else options.compile
     options.steps = options.steps or (2 if on_cpu else 20)
     reference = chosen_python(options)
-    rows = []
+    rows, failed = [], 0
     for precision in options.precision:
         for batch in options.batch or ([4] if on_cpu else [32, 64, 128]):
             common = {
@@ -141,8 +141,13 @@ def main() -> None:
             try:
                 rows += compare(reference, common, options)
             except SideFailed as failure:
-                sys.exit(f"{precision}, batch {batch}: {failure}")
+                print(f"{precision}, batch {batch}: {failure}", file=sys.stderr)
+                failed = 1
+                rows.append(
+                    {"side": "slimdiff", "precision": precision, "batch": batch, "note": str(failure)}
+                )
     write_table(rows, COLUMNS, options.out)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -141,9 +141,9 @@ def _train(options: argparse.Namespace, study: Study) -> None:
     store = SliceStore.open(study.paths.store)
     device = pick_device(study.training.device)
     processes = Processes.join("nccl" if device.type == "cuda" else "gloo")
-    try:
-        for variant, fold in _cells(options, study):
-            part, parts = study.variant(variant), read_folds(study.paths.folds, fold)
+    for variant, fold in _cells(options, study):
+        part, parts = study.variant(variant), read_folds(study.paths.folds, fold)
+        try:
             trainer = Trainer(
                 part.model,
                 part.diffusion,
@@ -159,20 +159,31 @@ def _train(options: argparse.Namespace, study: Study) -> None:
                 processes=processes,
             )
             trainer.run()
-    except Interrupted as stop:
-        print(f"slimdiff-train: stopped at step {trainer.step}; run it again to go on", file=sys.stderr)
-        raise SystemExit(128 + stop.signum) from None
-    finally:
-        processes.leave()
+        except Interrupted as stop:
+            print(f"slimdiff-train: stopped at step {trainer.step}; run it again to go on", file=sys.stderr)
+            processes.leave()
+            raise SystemExit(128 + stop.signum) from None
+        except Exception as error:
+            if processes.count > 1:
+                # Where only one fails the others wait for it, and a farewell would wait for them: torchrun ends them.
+                print(f"slimdiff-train: error: {error}", file=sys.stderr, flush=True)
+                os._exit(2)
+            raise
+        # The next one wants the memory.
+        del trainer
+    processes.leave()
 
 
 def _judge_of(study: Study, store, parts: dict[str, list[str]]):
     """What judges the samples of a training's rounds of watching; None where nothing can, which is said."""
     settings = study.training.validation
-    if not (settings.every and settings.samples and study.training.steps):
+    if not (settings.every and study.training.steps):
         return None
     if not parts["val"]:
-        print("no rounds of watching: this fold has no validation subject", file=sys.stderr)
+        idle = "; patience, lowest_ratio and select have no effect" if settings.decides else ""
+        print(f"no rounds of watching: this fold has no validation subject{idle}", file=sys.stderr)
+        return None
+    if not settings.samples:
         return None
     from slimdiff.devices import pick_device
     from slimdiff.evaluation.monitor import Monitor
@@ -181,7 +192,14 @@ def _judge_of(study: Study, store, parts: dict[str, list[str]]):
     cache, device = study.paths.root / "metrics" / "features", pick_device(study.training.device)
     try:
         return Monitor(
-            store, parts["train"], parts["val"], settings.extractor, device, cache, study.training.seed
+            store,
+            parts["train"],
+            parts["val"],
+            settings.extractor,
+            device,
+            cache,
+            study.training.seed,
+            known_acquisitions=study.model.acquisition,
         )
     except WeightsUnavailable as error:
         if settings.decides:

@@ -19,13 +19,15 @@ def pick_device(wanted: str) -> torch.device:
         raise RuntimeError(f"device {wanted}: this machine has none; auto takes what there is")
     if name == "cpu":
         keep_freed_memory()
-    if name == "cuda":
-        if index >= torch.cuda.device_count():
-            raise RuntimeError(
-                f"process {index + 1} has no card: this machine has {torch.cuda.device_count()}"
-            )
-        torch.cuda.set_device(index)
-    return torch.device(name, index) if name == "cuda" else torch.device(name)
+    if name != "cuda":
+        return torch.device(name)
+    index, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if index >= count:
+        raise RuntimeError(
+            f"process {index + 1} has no card: this machine has {count}; start {count} processes"
+        )
+    torch.cuda.set_device(index)
+    return torch.device(name, index)
 
 
 def keep_freed_memory() -> None:
@@ -66,11 +68,19 @@ def pick_precision(
 
 
 def _timed(step: Callable[[torch.dtype], None], dtype: torch.dtype, device: torch.device) -> float:
+    synchronise(device)
     start = time.perf_counter()
     step(dtype)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronise(device)
     return time.perf_counter() - start
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def peak_memory_mb(device: torch.device) -> float:

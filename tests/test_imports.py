@@ -65,10 +65,12 @@ import importlib, sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {{"nibabel", "torchio", "scipy", "skimage", "pandas", "matplotlib", "seaborn",
-                                  "snakemake", "torchvision", "torch_fidelity", "lpips", "nilearn", "yaml", "PIL"}}:
+                                  "snakemake", "torchvision", "torch_fidelity", "lpips", "nilearn", "yaml", "PIL",
+                                  "tensorboard", "wandb"}}:
             raise ImportError("refused: " + name)
 sys.meta_path.insert(0, Refuse())
-for module in {modules!r} + ["slimdiff.data.store", "slimdiff.data.folds", "slimdiff.cli"]:
+further = ["slimdiff.data.store", "slimdiff.data.folds", "slimdiff.cli", "slimdiff.evaluation.monitor"]
+for module in {modules!r} + further:
     importlib.import_module(module)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

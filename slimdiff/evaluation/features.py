@@ -183,7 +183,10 @@ def _network(extractor: str, device: str) -> Callable[[torch.Tensor], torch.Tens
 
 def _inception(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
     # imported here: it brings torchvision along, which a bare training node need not have
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise weights.WeightsUnavailable(f"inception needs the package torch-fidelity: {error}") from error
 
     file = weights.path("inception")
     network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file)).to(

@@ -16,6 +16,7 @@ from slimdiff.evaluation.memorisation import memorisation, nearest
 from slimdiff.evaluation.ranges import to_uint8
 
 SUBSETS = 100
+BLOCK = 512
 
 
 class Monitor:
@@ -28,6 +29,8 @@ class Monitor:
         device: where it runs.
         cache: folder in which features of real slices are kept.
         seed: of the subsets.
+        known_acquisitions: leave out validation slices of acquisitions that are not trained on: a network that is
+            told the acquisition cannot draw such.
 
     Raises:
         WeightsUnavailable: the extractor's weights cannot be had.
@@ -42,18 +45,21 @@ class Monitor:
         device: torch.device,
         cache: Path,
         seed: int,
+        known_acquisitions: bool = False,
     ):
         # Before the first step, not at the first round.
         weights.load(extractor)
         self.extractor, self.device, self.seed = extractor, device, seed
-        features, bins = [], []
-        for participants in (train, val):
-            rows = store.rows_of(participants)
-            images = to_uint8(np.asarray(store.images[rows]))
-            features.append(FeatureCache(cache).extract(images, extractor, device=device, progress=False))
-            bins.append(store.z_bin[rows])
-        (self.train, self.val), (self.train_bin, self.val_bin) = features, bins
-        subjects = store.participant[store.rows_of(val)]
+        of_train, of_val = store.rows_of(train), store.rows_of(val)
+        if known_acquisitions:
+            of_val = of_val[np.isin(store.acquisition[of_val], store.acquisition[of_train])]
+        settings = {"device": device, "progress": False}
+        self.train, self.val = (
+            FeatureCache(cache).extract(_grey(store, rows), extractor, **settings)
+            for rows in (of_train, of_val)
+        )
+        self.train_bin, self.val_bin = store.z_bin[of_train], store.z_bin[of_val]
+        subjects = store.participant[of_val]
         distance, _ = nearest(self.val, self.train, self.val_bin, self.train_bin)
         self._ratio = lambda of_samples: memorisation(of_samples, distance, subjects, seed).ratio
 
@@ -71,3 +77,12 @@ class Monitor:
             "kid": kid(self.val, features, self.seed, SUBSETS).value,
             "memorisation_ratio": self._ratio(distance),
         }
+
+
+def _grey(store: SliceStore, rows: np.ndarray) -> np.ndarray:
+    """The slices of these rows as uint8; block by block, because the way there takes many times their size."""
+    blocks = [
+        to_uint8(np.asarray(store.images[rows[start : start + BLOCK]]))
+        for start in range(0, len(rows), BLOCK)
+    ]
+    return np.concatenate(blocks) if blocks else np.empty((0, *store.size), np.uint8)

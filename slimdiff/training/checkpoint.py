@@ -37,9 +37,11 @@ def save_state(path: Path, state: dict, identity: dict) -> None:
     # What a killed process left half-written.
     for leftover in path.parent.glob(f".{path.name}.*"):
         leftover.unlink(missing_ok=True)
+    # First off the device: what fails from here on is the writing.
+    content = {"identity": json.dumps(identity, sort_keys=True), **_on_host(state)}
     try:
         with replacing(path) as temporary:
-            torch.save({"identity": json.dumps(identity, sort_keys=True), **state}, temporary)
+            torch.save(content, temporary)
             # Whole on the disk before it takes the place of the state before it.
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
@@ -50,6 +52,14 @@ def save_state(path: Path, state: dict, identity: dict) -> None:
             f"{free:.0f} MB free); the state before it is {'kept' if path.is_file() else 'none'}. Make room and run "
             "it again to go on"
         ) from error
+
+
+def _on_host(value):
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_host(part) for key, part in value.items()}
+    return [_on_host(part) for part in value] if isinstance(value, list) else value
 
 
 def load_state(path: Path, identity: dict, device: torch.device) -> dict:

@@ -75,7 +75,10 @@ def launch(processes: int, arguments: list[str]) -> int:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", "-m", "slimdiff", *arguments]
     threads = max(1, torch.get_num_threads() // processes)
-    child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    # A step may have to end and a state to be written before torchrun kills what it has asked to stop.
+    environment.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
+    child = subprocess.Popen(command, env=environment)
     stopped_by: list[int] = []
 
     def hand_on(signum: int, frame) -> None:
@@ -89,7 +92,7 @@ def launch(processes: int, arguments: list[str]) -> int:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    return 128 + stopped_by[0] if stopped_by else status
+    return 128 + stopped_by[0] if stopped_by and status else status
 
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]

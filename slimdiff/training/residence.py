@@ -13,6 +13,8 @@ from slimdiff.data.store import SliceStore
 READ_AHEAD = 3
 """Steps whose slices are being read while one is computed."""
 SHARE_OF_FREE_MEMORY = 0.5
+BLOCK = 512
+"""Slices copied to the device at a time."""
 
 
 class OnDevice:
@@ -20,8 +22,14 @@ class OnDevice:
 
     def __init__(self, store: SliceStore, rows: np.ndarray, device: torch.device):
         self.device = device
-        self.images = torch.from_numpy(np.ascontiguousarray(store.images[rows])).to(device)
-        self.masks = torch.from_numpy(np.ascontiguousarray(store.masks[rows])).to(device)
+        shape = (len(rows), *store.size)
+        self.images = torch.empty(shape, dtype=torch.float16, device=device)
+        self.masks = torch.empty(shape, dtype=torch.uint8, device=device)
+        # Block by block, so that the host never holds all of a store that the device does.
+        for start in range(0, len(rows), BLOCK):
+            block = slice(start, start + BLOCK)
+            self.images[block] = torch.from_numpy(np.ascontiguousarray(store.images[rows[block]])).to(device)
+            self.masks[block] = torch.from_numpy(np.ascontiguousarray(store.masks[rows[block]])).to(device)
 
     def at(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images float16 and masks uint8, (B, H, W) each, of these rows of the set."""

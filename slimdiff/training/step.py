@@ -27,6 +27,11 @@ class Loss(nn.Module):
         self.network, self.objective, self.device = network, objective, device
         self.precision = torch.float32
         # Of the function, so that the weights keep their names. Shapes are few and fixed: batch, and its informed part.
+        if compiled:
+            # Another network of this process has its own graphs, and their number has a limit.
+            torch._dynamo.reset()
+            # Cut where DDP's buckets end, a graph would have to know which of the two passes it is in.
+            torch._dynamo.config.optimize_ddp = False
         self.evaluate: Callable = torch.compile(network.forward, dynamic=False) if compiled else network
 
     def forward(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:

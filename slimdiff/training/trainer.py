@@ -5,6 +5,7 @@ Writes `models/{variant}/fold-{k}/model.safetensors` (averaged weights and model
 """
 
 import hashlib
+import math
 import signal
 import sys
 import time
@@ -14,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.model import ModelConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
-from slimdiff.devices import is_out_of_memory, peak_memory_mb, pick_device, pick_precision
+from slimdiff.devices import is_out_of_memory, peak_memory_mb, pick_device, pick_precision, synchronise
 from slimdiff.model.build import DataSpec, build_network, put_priors
 from slimdiff.training.batches import TrainingSet
 from slimdiff.training.checkpoint import learnt, load_state, save_state
@@ -150,19 +152,20 @@ class Trainer:
             self._restore()
         elif self.config.steps:
             self._choose_precision()
-        if self.processes.first:
-            self.outputs.open()
         handlers = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
         try:
+            if self.processes.first:
+                self.outputs.open()
             self._loop()
+            # A signal from here on comes too late to stop anything.
+            if self.processes.first:
+                self.outputs.write()
+                self.state_path.unlink(missing_ok=True)
+            # Nobody leaves before the model is there.
+            self.processes.largest(0)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        if self.processes.first:
-            self.outputs.write()
-            self.state_path.unlink(missing_ok=True)
-        # Nobody leaves before the model is there.
-        self.processes.largest(0)
 
     def _choose_precision(self) -> None:
         config = self.config
@@ -180,15 +183,14 @@ class Trainer:
         bar = tqdm(
             total=config.steps, initial=self.step, desc="train", unit="step", mininterval=2, disable=quiet
         )
-        since, started, self._resting = self.step, time.perf_counter(), 0.0
         # What an interruption kept from being done after the step that the state is of.
         ended = bool(self.step) and self._look(again=True)
+        since, started, self._resting = self.step, time.perf_counter(), 0.0
         while self.step < config.steps and not ended:
             self.advance()
             row = None
             if self.step % config.log_every == 0 or self.step == config.steps:
-                busy = time.perf_counter() - started - self._resting
-                row = self._close_row((self.step - since) * config.batch_size / busy)
+                row = self._close_row(since, started)
                 since, started, self._resting = self.step, time.perf_counter(), 0.0
             if stop := self.processes.largest(self._stop or 0):
                 # Before anything is printed: the signal may have closed the other end of the pipe.
@@ -198,16 +200,22 @@ class Trainer:
             bar.update()
             if row:
                 bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_s=f"{row['images_per_s']:.0f}")
-            with self._rest():
-                ended = self._look()
-                if self.step % config.save_every == 0 and self.step < config.steps and not ended:
-                    self._save()
+            saves = self.step % config.save_every == 0 and self.step < config.steps
+            if saves or self._due() or self._previews():
+                with self._rest():
+                    ended = self._look()
+                    if saves and not ended:
+                        self._save()
         if self.history.steps:
-            busy = time.perf_counter() - started - self._resting
-            self._close_row((self.step - since) * config.batch_size / busy)
+            self._close_row(since, started)
         bar.close()
 
-    def _close_row(self, images_per_s: float) -> dict:
+    def _close_row(self, since: int, started: float) -> dict:
+        """Turn the steps since the row before, at step `since` and time `started`, into a row."""
+        # Waits for the device, whose work belongs to the time.
+        self.history.check(self.step, self.state_path)
+        busy = time.perf_counter() - started - self._resting
+        images_per_s = (self.step - since) * self.config.batch_size / busy if self.step > since else math.nan
         rate, memory = learning_rate(self.config, self.step - 1), peak_memory_mb(self.device)
         row = self.history.close_row(self.step, self.state_path, rate, images_per_s, memory)
         self.outputs.numbers(row, "train")
@@ -216,54 +224,63 @@ class Trainer:
     @contextmanager
     def _rest(self) -> Iterator[None]:
         """Time that is not the steps'."""
+        # What they left to be done is theirs.
+        synchronise(self.device)
         start = time.perf_counter()
         yield
         self._resting += time.perf_counter() - start
+
+    def _due(self) -> bool:
+        """Whether a round of watching is due after this step."""
+        every = self.config.validation.every
+        return bool(every) and (self.step % every == 0 or self.step == self.config.steps)
+
+    def _previews(self) -> bool:
+        """Whether a preview is due after this step; the last one is the outputs'."""
+        every = self.config.preview_every
+        return bool(every) and self.step % every == 0 and self.step < self.config.steps
 
     def _look(self, again: bool = False) -> bool:
         """The round of watching and the preview that are due after this step; whether the training should end.
 
         again: what was done before the interruption is not done twice.
         """
-        config, last = self.config, self.step == self.config.steps
-        every = config.validation.every
-        due, reason = bool(every) and (self.step % every == 0 or last), None
+        due, reason = self._due(), None
         if due and self.history.steps:
             self.history.check(self.step, self.state_path)
         if due and self.validation and not self.validation.seen(self.step):
             averages = {ema.decay: ema.weights() for ema in self.emas}
             for row in self.validation.round(self.step, self.network, averages, self.precision):
                 self.outputs.numbers(row, f"validation/ema_{row['ema_decay']:g}")
-            reason = None if last else reason_to_stop(self.validation.rows, config.validation)
-            if reason:
+            reason = reason_to_stop(self.validation.rows, self.config.validation)
+            if reason and self.step < self.config.steps:
                 print(f"stopped early after step {self.step}: {reason}", file=sys.stderr)
-        if (
-            config.preview_every
-            and self.step % config.preview_every == 0
-            and not last
-            and self.processes.first
-        ):
+        if self._previews() and self.processes.first:
             self.outputs.preview(f"step-{self.step:07d}", self.emas[0].weights(), unless_there=again)
         return due and bool(self.processes.largest(int(bool(reason))))
 
     def advance(self) -> None:
         """One optimiser step; raises TrainingFailed where the device's memory does not hold its batch."""
-        self.optimiser.zero_grad(set_to_none=True)
         try:
-            total, terms, by_noise = self.gradients(*self.prepare(self.step, self.objective, self.network))
+            total, terms, by_noise, norm = self._advance()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise out_of_memory(self, error) from error
+        self.step += 1
+        # The norm is the same everywhere, the others are sums over processes.
+        self.history.note(total, terms, norm / self.processes.count, by_noise)
+
+    def _advance(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self.optimiser.zero_grad(set_to_none=True)
+        total, terms, by_noise = self.gradients(*self.prepare(self.step, self.objective, self.network))
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self.optimiser.step()
         for ema in self.emas:
             ema.update(self.step)
-        self.step += 1
-        # The norm is the same everywhere, the others are sums over processes.
-        self.history.note(total, terms, norm / self.processes.count, by_noise)
+        return total, terms, by_noise, norm
 
     def _trial(self, precision: torch.dtype) -> None:
         self.precision = precision

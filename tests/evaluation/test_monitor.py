@@ -15,7 +15,10 @@ from slimdiff.evaluation.image import kid
 from slimdiff.evaluation.monitor import Monitor
 from slimdiff.evaluation.ranges import to_uint8
 from slimdiff.files import read_table
-from slimdiff.model.build import read_card
+from slimdiff.model.build import load_model
+from slimdiff.training.objective import Objective
+from slimdiff.training.preview import Sketch
+from slimdiff.training.validation import Validation
 
 CPU = torch.device("cpu")
 
@@ -99,7 +102,7 @@ def study_on_disk(prepared, tmp_path):
     return write
 
 
-def test_the_command_watches_with_it(alexnet_weights, study_on_disk):
+def test_the_command_watches_with_it(alexnet_weights, study_on_disk, tmp_path):
     path = study_on_disk(select="kid")
     assert cli.train(["--config", str(path), "--fold", "0"]) == 0
     study = load_study(path)
@@ -107,11 +110,19 @@ def test_the_command_watches_with_it(alexnet_weights, study_on_disk):
     rows = read_table(folder / "validation.tsv")
     assert [row["step"] for row in rows] == ["3", "6"]
     assert all(float(row["kid"]) > 0 and float(row["memorisation_ratio"]) > 0 for row in rows)
-    # The numbers can be had again from the model that was written.
     best = min(rows, key=lambda row: float(row["kid"]))
-    assert read_card(folder / "model.safetensors").step == int(best["step"])
+    network, card = load_model(folder / "model.safetensors", CPU)
+    assert card.step == int(best["step"])
+    # The number can be had again from the model that was written: samples drawn and judged anew.
     parts, store = read_folds(study.paths.folds, 0), SliceStore.open(study.paths.store)
-    assert parts["val"] and len(store.rows_of(parts["val"])) >= 10
+    part = study.variant("base")
+    judge = Monitor(store, parts["train"], parts["val"], "alexnet", CPU, tmp_path / "features", 0)
+    sketch = Sketch(network, part.diffusion, store.size, part.training.seed)
+    objective = Objective(part.diffusion, part.training.self_conditioning)
+    again = Validation(part.training, store, parts["val"], objective, sketch, CPU, [], judge)
+    row = again.round(card.step, network, {0.9: dict(network.named_parameters())}, torch.float32)[0]
+    for name in ("kid", "memorisation_ratio", "loss_image"):
+        assert row[name] == pytest.approx(float(best[name]), rel=1e-5)
 
 
 def test_without_weights_it_is_off_and_says_so_unless_it_decides(study_on_disk, monkeypatch, capsys):

@@ -23,18 +23,31 @@ import os, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from slimdiff.config.diffusion import DiffusionConfig, FocalFrequencyConfig, LossConfig
+from slimdiff.config.training import ValidationConfig
 from slimdiff.training.processes import Processes
-from tiny_training import trainer_in
-loss = LossConfig(uncertainty="each", focal_frequency=FocalFrequencyConfig(weight=0.5, below=0.4))
+from slimdiff.training.trainer import Trainer
+from tiny_training import EVERYTHING, MODEL, PARTICIPANTS, TRAINING, tiny_store
+
 processes = Processes.join("gloo")
-trainer = trainer_in(Path(sys.argv[1]), DiffusionConfig(loss=loss), processes, {settings})
+folder, kids = Path(sys.argv[1]), iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+settings = {settings!r}
+extra = EVERYTHING if settings.pop("everything", False) else dict()
+model, diffusion, priors = (extra.get(key) for key in ("model", "diffusion", "priors"))
+loss = LossConfig(uncertainty="each", focal_frequency=FocalFrequencyConfig(weight=0.5, below=0.4))
+training = {{key: value for key, value in extra.items() if key not in ("model", "diffusion", "priors")}} | settings
+if "validation" in training:
+    training["validation"] = ValidationConfig(**training["validation"])
+trainer = Trainer(
+    model or MODEL, diffusion or DiffusionConfig(loss=loss), TRAINING.model_copy(update=training),
+    tiny_store(folder.parent), PARTICIPANTS, folder, dict(study="tiny", variant="base", fold=0), priors,
+    watched=["sub-3"], judge=lambda images, z_bin: dict(kid=next(kids), memorisation_ratio=1.0), processes=processes,
+)
 trainer.run()
 processes.leave()
 """
 
 
 def run_script(folder, processes, **settings):
-    settings = ", ".join(f"{key}={value!r}" for key, value in settings.items())
     script = folder.parent / f"{folder.name}.py"
     script.write_text(SCRIPT.format(paths=[str(HERE.parent)], settings=settings))
     command = [sys.executable]
@@ -48,11 +61,29 @@ def run_script(folder, processes, **settings):
     return read_table(folder / "history.tsv")
 
 
-@pytest.mark.parametrize("settings", [{}, {"batch_size": 5, "accumulate": 2, "log_every": 3}])
-def test_two_processes_follow_the_loss_curve_of_one(tmp_path, settings):
-    """The same global batch, terms over part of the samples and learned weights too; uneven parts in the second."""
+# Stops after step 8 by patience; the best is the round after step 4.
+WATCHED = {
+    "validation": {"every": 2, "slices": 5, "samples": 6, "evaluations": 3, "patience": 2, "select": "kid"},
+    "preview_every": 4,
+    "save_every": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
+        ({}, 6),
+        # Uneven parts.
+        ({"batch_size": 5, "accumulate": 2, "log_every": 3}, 4),
+        ({"everything": True, "self_conditioning": 0.3}, 6),
+        (WATCHED, 4),
+    ],
+)
+def test_two_processes_follow_the_loss_curve_of_one(tmp_path, settings, rows):
+    """The same global batch: terms over part of the samples, learned weights, everything that draws, and rounds that
+    end the training and choose its weights."""
     one, two = (run_script(tmp_path / str(count), count, **settings) for count in (1, 2))
-    assert len(one) == len(two) == 12 // settings.get("log_every", 2)
+    assert len(one) == len(two) == rows
     columns = [key for key in one[0] if key not in ("images_per_s", "memory_mb")]
     assert "loss_focal_frequency" in columns and "log_variance_2" in columns
     for first, second in zip(one, two, strict=True):
@@ -64,8 +95,12 @@ def test_two_processes_follow_the_loss_curve_of_one(tmp_path, settings):
                     column
                 )
     assert [float(row["loss"]) for row in one] != [float(one[0]["loss"])] * len(one)
-    a, b = (weights_of(tmp_path / str(count))[0] for count in (1, 2))
+    (a, first), (b, second) = (weights_of(tmp_path / str(count)) for count in (1, 2))
     assert max((a[name] - b[name]).abs().max().item() for name in a) < 1e-4
+    assert first.step == second.step == (4 if settings is WATCHED else 12)
+    tables = [read_table(tmp_path / str(count) / "validation.tsv") for count in (1, 2)]
+    assert [row["step"] for row in tables[0]] == [row["step"] for row in tables[1]]
+    assert len(tables[0]) == (4 if settings is WATCHED else 1)
 
 
 def test_a_batch_too_small_for_the_processes_is_refused(tmp_path):
@@ -119,3 +154,27 @@ def test_the_command_starts_processes_stops_them_together_and_goes_on(study_on_d
     with pytest.raises(MemoryError) as caught:
         cli.train(["--config", str(study_on_disk), "--fold", "0"])
     assert caught.value.args == (step,)
+
+
+def test_where_one_process_fails_all_end(study_on_disk, tmp_path):
+    """The first alone cannot write its state; the other would wait for it."""
+    study = load_study(study_on_disk)
+    state = study.paths.model("base", 0) / "state"
+    state.parent.mkdir(parents=True)
+    # A file where the folder should be.
+    state.write_text("")
+    command = [
+        sys.executable,
+        "-m",
+        "slimdiff",
+        "train",
+        f"--config={study_on_disk}",
+        "--fold=0",
+        "--processes=2",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode not in (0, None)
+    assert f"slimdiff-train: error: {state}" in done.stderr or "File exists" in done.stderr
+    assert not (state.parent / "model.safetensors").exists()

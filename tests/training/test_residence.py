@@ -1,11 +1,12 @@
 """Where the training slices lie changes no batch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from tiny_training import CPU, PARTICIPANTS, assert_same_run, tiny_store, trainer_in
 
-from slimdiff.data.store import SliceStore
 from slimdiff.training import residence
 from slimdiff.training.batches import TrainingSet, step_chances
 from slimdiff.training.residence import READ_AHEAD, OnDevice, OnDisk, place
@@ -41,14 +42,34 @@ def test_the_next_steps_slices_are_asked_for_before_their_step(tmp_path):
     assert loaded == [rows_at(step).tolist() for step in range(7, 8 + READ_AHEAD)]
 
 
-def test_a_store_on_disk_is_not_read_into_memory(tmp_path, store, prepared):
-    """The real store is memory-mapped, and only the rows of a batch are touched."""
-    assert isinstance(store, SliceStore) and isinstance(store.images, np.memmap)
-    names = sorted(set(store.participant))
-    kept = place(store, store.rows_of(names), CPU, "disk")
-    images, _ = kept.read(0, lambda step: np.array([3, 3, 0]))
-    assert isinstance(kept.store.images, np.memmap)
-    np.testing.assert_array_equal(images.numpy(), store.images[[3, 3, 0]])
+class Touched:
+    """A memory-mapped array that notes which rows are read."""
+
+    def __init__(self, array):
+        assert isinstance(array, np.memmap)
+        self.array, self.rows = array, []
+
+    def __getitem__(self, rows):
+        self.rows += rows.tolist()
+        return self.array[rows]
+
+
+def test_of_a_store_on_disk_only_the_rows_of_a_batch_are_read(store):
+    rows = store.rows_of(sorted(set(store.participant)))
+    images, masks = Touched(store.images), Touched(store.masks)
+    kept = place(dataclasses.replace(store, images=images, masks=masks), rows, CPU, "disk")
+    found, _ = kept.at(np.array([3, 3, 0]))
+    assert images.rows == masks.rows == [3, 3, 0]
+    np.testing.assert_array_equal(found.numpy(), store.images[[3, 3, 0]])
+
+
+def test_a_store_of_many_blocks_is_whole_on_the_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(residence, "BLOCK", 5)
+    store = tiny_store(tmp_path)
+    rows = store.rows_of(PARTICIPANTS)
+    kept = OnDevice(store, rows, CPU)
+    np.testing.assert_array_equal(kept.images.numpy(), store.images[rows])
+    np.testing.assert_array_equal(kept.masks.numpy(), store.masks[rows])
 
 
 @pytest.mark.parametrize(("free", "wanted"), [(1.0, OnDisk), (1e12, OnDevice)])

@@ -24,9 +24,8 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
-        boolean = any(
-            getattr(part, "dtype", None) == torch.bool for part in (args[1] if name == "index" else ())
-        )
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        boolean = any(getattr(part, "dtype", None) == torch.bool for part in indices)
         if name in WAITING or boolean:
             self.seen.append(name)
         return function(*args, **(kwargs or {}))
@@ -55,8 +54,7 @@ def test_no_step_asks_for_a_value_of_the_device(tmp_path, settings):
     # It does see them where a row is closed.
     with Watch() as watch:
         trainer.history.close_row(3, tmp_path, 1e-3, 1.0, 1.0)
-        trainer.network.trunk.decoder.head.weight.sum().item()
-    assert watch.seen[-1] == "_local_scalar_dense"
+    assert "nonzero" in watch.seen
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile wants a C++ compiler on a CPU")
@@ -81,6 +79,7 @@ def test_on_a_card_no_step_synchronises_and_the_loss_falls(tmp_path, compiled):
     trainer = trainer_in(
         tmp_path / "run", device="cuda", precision="bfloat16", compile=compiled, steps=200, batch_size=8
     )
+    trainer.precision = torch.bfloat16
     for _ in range(5):
         trainer.advance()
     torch.cuda.set_sync_debug_mode("error")

@@ -282,19 +282,35 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine(make, tmp_path):
 
 
 def test_the_step_is_clipped_adamw(make, tmp_path):
-    """One step against AdamW written out: the first step moves every weight by lr * sign-like."""
-    trainer = make(steps=1, gradient_clip=1e-3, weight_decay=0.1, learning_rate=0.01)
-    before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
-    total, _, _ = trainer.loss(*trainer.prepare(0, trainer.objective, trainer.network))
-    gradients = torch.autograd.grad(total, list(trainer.network.parameters()), allow_unused=True)
-    norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients if g is not None))
-    assert norm > 1e-3
-    trainer.advance()
-    for (name, parameter), gradient in zip(trainer.network.named_parameters(), gradients, strict=True):
-        g = gradient * (1e-3 / norm)
-        wanted = before[name] * (1 - 0.01 * 0.1) - 0.01 * g / (g.abs() + 1e-8)
-        clear = g.abs() > 1e-6  # where the norm's own 1e-6 does not show
-        torch.testing.assert_close(parameter.detach()[clear], wanted[clear], rtol=1e-3, atol=1e-4)
+    """Three steps against AdamW written out in float64. The first is clipped by a hundred, the others by less: moments
+    of unclipped gradients would have other ratios. The decay is large enough to be seen."""
+    clip, decay, rate = 0.05, 3.0, 0.01
+    trainer = make(steps=1000, gradient_clip=clip, weight_decay=decay, learning_rate=rate)
+    parameters = dict(trainer.network.named_parameters())
+    expected = {name: p.detach().double() for name, p in parameters.items()}
+    first, second = ({name: torch.zeros_like(p) for name, p in expected.items()} for _ in range(2))
+    norms = []
+    for step in range(3):
+        total, _, _ = trainer.loss(*trainer.prepare(step, trainer.objective, trainer.network))
+        gradients = torch.autograd.grad(total * (100 if step == 0 else 1), list(parameters.values()))
+        norms.append(math.sqrt(sum(g.double().square().sum().item() for g in gradients)))
+        lr = 1e-6 + (rate - 1e-6) * (1 + math.cos(math.pi * step / 1000)) / 2
+        for (name, value), g in zip(expected.items(), gradients, strict=True):
+            g = g.double() * clip / (norms[-1] + 1e-6)
+            first[name] = 0.9 * first[name] + 0.1 * g
+            second[name] = 0.999 * second[name] + 0.001 * g**2
+            m, v = first[name] / (1 - 0.9 ** (step + 1)), second[name] / (1 - 0.999 ** (step + 1))
+            expected[name] = value * (1 - lr * decay) - lr * m / (v.sqrt() + 1e-8)
+        trainer.advance()
+        after = math.sqrt(sum(p.grad.double().square().sum().item() for p in parameters.values()))
+        assert after == pytest.approx(clip, rel=1e-4)
+        # Where a gradient is rounding alone, so is the direction of its step.
+        clear = {name: (second[name].sqrt() > 1e-7) for name in expected}
+        for name, value in expected.items():
+            found = parameters[name].detach().double()
+            torch.testing.assert_close(found[clear[name]], value[clear[name]], rtol=1e-4, atol=2e-5)
+            expected[name] = found
+    assert norms[0] > 100 * clip and min(norms) > clip
 
 
 def test_previews_appear_and_change_nothing(make, tmp_path):

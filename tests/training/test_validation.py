@@ -234,9 +234,13 @@ def test_rules_without_samples_to_judge_are_refused():
         ValidationConfig(**settings)
 
 
-def test_without_validation_subjects_nothing_is_watched_and_the_last_weights_are_taken_aloud(tmp_path, capsys):
+def test_without_validation_subjects_nothing_is_watched_and_the_last_weights_are_taken_aloud(
+    tmp_path, capsys
+):
     trainer = trainer_in(tmp_path / "run", validation=ValidationConfig(select="kid"))
     trainer.run()
     assert weights_of(tmp_path / "run")[1].step == 12
-    assert "no round of watching has a KID to choose by: the last weights are taken" in capsys.readouterr().err
+    assert (
+        "no round of watching has a KID to choose by: the last weights are taken" in capsys.readouterr().err
+    )
     assert set(PARTICIPANTS).isdisjoint(WATCHED)

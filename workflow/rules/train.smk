@@ -26,7 +26,8 @@ rule train:
     threads: TRAINING_THREADS
     resources:
         gpu=gpus("training"),
-        mem_mb=4000,
+        # The slices pass through each process's memory on their way to its GPU.
+        mem_mb=lambda wildcards, resources: 6000 * max(1, resources.gpu),
         runtime=1440,
     params:
         config=part("train"),
