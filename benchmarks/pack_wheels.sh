@@ -14,7 +14,7 @@ limit_mib=64
 alone=(contourpy cycler einops filelock fonttools fsspec imageio kiwisolver lazy-loader lightning-utilities lpips
     matplotlib monai==1.6.0 networkx nibabel packaging pillow pyparsing python-dateutil pytorch-lightning scikit-image
     six tifffile torchmetrics importlib-resources)
-with_dependencies=(omegaconf pydantic tqdm)
+with_dependencies=(aiohttp omegaconf pydantic tqdm)
 
 mkdir -p "$folder"
 get=(python3 -m pip download --quiet --disable-pip-version-check --only-binary :all: --dest "$folder"

@@ -20,7 +20,6 @@ IMPORTED = [
     "monai==1.6.0",
     "omegaconf>=2.3",
     "einops",
-    "lpips",
     "matplotlib",
     "nibabel",
     "pandas",
@@ -29,6 +28,8 @@ IMPORTED = [
     "torchmetrics",
     "tqdm",
 ]
+# Wants torchvision, which need not be there for what is driven.
+ALONE = ["lpips"]
 CHECK = "import src.diffusion.training.lit_modules, src.diffusion.training.callbacks.epoch_callbacks"
 
 
@@ -66,6 +67,7 @@ def reference_python(wheels: Path | None = None) -> str:
     pins = folder / "pins.txt"
     pins.write_text(f"torch=={version('torch')}\n")
     _run([*pip, "--constraint", str(pins), *IMPORTED])
+    _run([*pip, "--no-deps", *ALONE])
     # Its code is about to run here.
     wheel = folder / "wheel.txt"
     wheel.write_text(WHEEL + "\n")

@@ -43,6 +43,7 @@ variants:
 |---|---|
 {stages}
 
+How a training is logged, saved and watched stands in `training` too, so a change there trains anew; set it before.
 `slices.n_bins` also tells which files the samples lie in. Code inside the package is no trigger of the workflow engine:
 after an update force a stage by name, for example `snakemake --cores all --forcerun metrics`.
 """
