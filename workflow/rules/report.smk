@@ -20,7 +20,9 @@ rule figures:
         participants=PATHS.participants,
         store=STORE_FILES,
         folds=PATHS.folds,
-        histories=[str(PATHS.model(*cell) / name) for cell in CELLS for name in ("history.tsv", "validation.tsv")],
+        histories=[
+            str(PATHS.model(*cell) / name) for cell in CELLS for name in ("history.tsv", "validation.tsv")
+        ],
         samples=[path for cell in CELLS for path in sample_files(*cell)],
         metrics=CELL_METRICS,
     output:
