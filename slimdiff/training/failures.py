@@ -1,12 +1,11 @@
 """How a training ends before its time."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from slimdiff.training.trainer import Trainer
+import torch
+
+from slimdiff.config.training import TrainingConfig
 
 
 class TrainingFailed(RuntimeError):
@@ -20,18 +19,26 @@ class Interrupted(Exception):
     signum: int
 
 
-def out_of_memory(trainer: Trainer, error: RuntimeError) -> TrainingFailed:
-    """What is raised where the device's memory does not hold a batch."""
-    config, (height, width) = trainer.config, trainer.data_spec.size
-    kept = trainer.state_path if trainer.state_path.is_file() else "none"
-    parts = min(2 * config.accumulate, config.batch_size // trainer.processes.count)
+def out_of_memory(
+    error: RuntimeError,
+    config: TrainingConfig,
+    size: tuple[int, int],
+    device: torch.device,
+    step: int,
+    processes: int,
+    state: Path,
+) -> TrainingFailed:
+    """What is raised where the device's memory does not hold a batch of slices of `size` (height, width) px."""
+    height, width = size
+    kept = state if state.is_file() else "none"
+    parts = min(2 * config.accumulate, config.batch_size // processes)
     advice = (
         f"set training.accumulate to {parts} or more (the same batch in more parts), or a smaller batch_size"
     )
     if parts <= config.accumulate:
         advice = "a part is one slice already; take a smaller network, or a device with more memory"
     return TrainingFailed(
-        f"out of memory on {trainer.device} at step {trainer.step} with training.batch_size {config.batch_size} in "
+        f"out of memory on {device} at step {step} with training.batch_size {config.batch_size} in "
         f"{config.accumulate} part(s) of slices of {width} x {height} px: {advice}; state of an earlier step: {kept} "
         f"({str(error).splitlines()[0]})"
     )

@@ -1,53 +1,68 @@
 """What a training leaves beside its model, and on the way to it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import slimdiff
+from slimdiff.config.training import TrainingConfig
+from slimdiff.data.store import SliceStore
 from slimdiff.files import write_table
-from slimdiff.model.build import ModelCard, save_model
+from slimdiff.model.build import DataSpec, ModelCard, save_model
 from slimdiff.png import write_png
-from slimdiff.training import validation
-from slimdiff.training.preview import preview
+from slimdiff.training.ema import Ema
+from slimdiff.training.history import History
+from slimdiff.training.preview import Sketch, preview
 from slimdiff.training.sinks import Sinks
-
-if TYPE_CHECKING:
-    from slimdiff.training.trainer import Trainer
+from slimdiff.training.validation import COLUMNS, Validation
 
 
 class Outputs:
-    """Writes what the trainer has: numbers as they come, previews, and at the end weights and tables.
+    """Numbers as they come, previews, and at the end weights and tables.
+
+    Of several processes only the first opens its outputs and writes.
 
     Args:
-        trainer: whose they are; of several processes the first opens its outputs, and the others write nothing.
+        folder: of the model.
+        config: section `training`.
+        identity: study, variant, fold and sections of the run.
+        store: the slices.
+        data: what the network knows of them.
+        sketch: draws the previews.
     """
 
-    def __init__(self, trainer: Trainer):
-        self.trainer = trainer
+    def __init__(
+        self,
+        folder: Path,
+        config: TrainingConfig,
+        identity: dict,
+        store: SliceStore,
+        data: DataSpec,
+        sketch: Sketch,
+    ):
+        self.folder, self.config, self.identity = folder, config, identity
+        self.store, self.data, self.sketch = store, data, sketch
         self.sinks: Sinks | None = None
 
-    def open(self) -> None:
-        """From here on numbers and pictures also go where the study wants them."""
-        trainer, config = self.trainer, self.trainer.config
-        identity = json.dumps(trainer.identity, sort_keys=True)
-        names = [str(trainer.identity.get(key, "")) for key in ("study", "variant", "fold")]
+    def open(self, step: int) -> None:
+        """From here, after so many steps, numbers and pictures also go where the study wants them."""
+        config = self.config
+        key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
+        names = [str(self.identity.get(part, "")) for part in ("study", "variant", "fold")]
         self.sinks = Sinks(
-            trainer.folder,
+            self.folder,
             # Rows up to the state's own step are there already.
-            trainer.step + 1 if trainer.step else 0,
+            step + 1 if step else 0,
             config.tensorboard and bool(config.steps),
             config.wandb_project if config.steps else None,
             name="/".join(names),
-            key=hashlib.sha256(identity.encode()).hexdigest()[:16],
-            config=trainer.identity,
+            key=key,
+            config=self.identity,
         )
 
     def numbers(self, row: dict, group: str) -> None:
@@ -55,67 +70,80 @@ class Outputs:
         if self.sinks:
             self.sinks.numbers(row["step"], row, group)
 
-    def preview(self, name: str, weights: dict[str, Tensor], unless_there: bool = False) -> None:
-        """Samples of the network with these weights, from the same noise every time."""
-        trainer, path = self.trainer, self.trainer.folder / "previews" / f"{name}.png"
-        if unless_there and path.is_file():
+    def preview(
+        self, step: int, name: str, weights: dict[str, Tensor], precision: torch.dtype, anew: bool = True
+    ) -> None:
+        """Samples of the network with these weights, from the same noise every time; not `anew`: unless they are
+        there."""
+        path = self.folder / "previews" / f"{name}.png"
+        if path.is_file() and not anew:
             return
-        sheet = preview(trainer.sketch, weights, trainer.data_spec, trainer.precision)
+        sheet = preview(self.sketch, weights, self.data, precision)
         write_png(path, sheet)
         if self.sinks:
-            self.sinks.picture(trainer.step, "previews", sheet)
+            self.sinks.picture(step, "previews", sheet)
 
     def close(self) -> None:
         """Everything so far is written."""
         if self.sinks:
             self.sinks.close()
 
-    def write(self) -> None:
+    def write(
+        self,
+        step: int,
+        network: nn.Module,
+        emas: list[Ema],
+        history: History,
+        validation: Validation | None,
+        precision: torch.dtype,
+    ) -> None:
         """The last preview, the tables, further averages, and the model last."""
-        trainer, folder = self.trainer, self.trainer.folder
-        first, *further = trainer.emas
-        step, decay, weights = trainer.step, first.decay, first.weights()
-        best = trainer.validation.best if trainer.validation else None
-        if best is not None and trainer.config.validation.select == "kid":
-            step, decay = best.step, best.ema_decay
-            weights = {name: value.to(trainer.device) for name, value in best.weights.items()}
-        elif trainer.config.validation.select == "kid":
-            print("no round of watching has a KID to choose by: the last weights are taken", file=sys.stderr)
-        self.preview("final", weights)
+        first, *further = emas
+        chosen_step, decay, weights = step, first.decay, first.weights()
+        best = validation.best if validation else None
+        if self.config.validation.select == "kid":
+            if best is None:
+                print(
+                    "no round of watching has a KID to choose by: the last weights are taken", file=sys.stderr
+                )
+            else:
+                device = next(network.parameters()).device
+                chosen_step, decay = best.step, best.ema_decay
+                weights = {name: value.to(device) for name, value in best.weights.items()}
+        self.preview(step, "final", weights, precision)
         self.close()
-        trainer.history.write(folder / "history.tsv")
-        if trainer.validation:
-            trainer.validation.write(folder / "validation.tsv")
+        history.write(self.folder / "history.tsv")
+        if validation:
+            validation.write(self.folder / "validation.tsv")
         else:
-            write_table(folder / "validation.tsv", [], validation.COLUMNS)
+            write_table(self.folder / "validation.tsv", [], COLUMNS)
+        # What the network keeps beside its weights.
+        kept = network.state_dict()
         for ema in further:
-            card = self._card(trainer.step, ema.decay)
-            save_model(folder / f"ema-{ema.decay:g}.safetensors", self._whole(ema.weights()), card)
-        save_model(folder / "model.safetensors", self._whole(weights), self._card(step, decay))
+            path = self.folder / f"ema-{ema.decay:g}.safetensors"
+            save_model(path, {**kept, **ema.weights()}, self._card(step, ema.decay, precision))
+        card = self._card(chosen_step, decay, precision)
+        save_model(self.folder / "model.safetensors", {**kept, **weights}, card)
 
-    def _whole(self, averages: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Averaged weights, and what the network keeps beside its weights."""
-        return {**self.trainer.network.state_dict(), **averages}
-
-    def _card(self, step: int, decay: float) -> ModelCard:
-        trainer = self.trainer
+    def _card(self, step: int, decay: float, precision: torch.dtype) -> ModelCard:
+        versions = {
+            "slimdiff": slimdiff.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
         return ModelCard(
-            model=trainer.identity["model"],
-            diffusion=trainer.identity["diffusion"],
-            training=trainer.config.model_dump(mode="json"),
-            data=trainer.data_spec,
-            spacing_mm=trainer.store.spacing_mm,
-            z_range=tuple(trainer.store.facts["z_range"]),
-            study=trainer.identity.get("study", ""),
-            variant=trainer.identity.get("variant", ""),
-            fold=trainer.identity.get("fold", 0),
+            model=self.identity["model"],
+            diffusion=self.identity["diffusion"],
+            training=self.config.model_dump(mode="json"),
+            data=self.data,
+            spacing_mm=self.store.spacing_mm,
+            z_range=tuple(self.store.facts["z_range"]),
+            study=self.identity.get("study", ""),
+            variant=self.identity.get("variant", ""),
+            fold=self.identity.get("fold", 0),
             step=step,
-            data_hash=trainer.store.data_hash,
-            precision=str(trainer.precision).removeprefix("torch."),
-            versions={
-                "slimdiff": slimdiff.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            data_hash=self.store.data_hash,
+            precision=str(precision).removeprefix("torch."),
+            versions=versions,
             ema_decay=decay,
         )

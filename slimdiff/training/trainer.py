@@ -121,7 +121,7 @@ class Trainer:
             self.validation = Validation(
                 training, store, list(watched), self.objective, self.sketch, self.device, told, judge
             )
-        self.outputs = Outputs(self)
+        self.outputs = Outputs(folder, training, self.identity, store, self.data_spec, self.sketch)
         self._stop: int | None = None
         self._resting = 0.0
 
@@ -155,11 +155,12 @@ class Trainer:
         handlers = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
         try:
             if self.processes.first:
-                self.outputs.open()
+                self.outputs.open(self.step)
             self._loop()
             # A signal from here on comes too late to stop anything.
             if self.processes.first:
-                self.outputs.write()
+                parts = (self.network, self.emas, self.history, self.validation, self.precision)
+                self.outputs.write(self.step, *parts)
                 self.state_path.unlink(missing_ok=True)
             # Nobody leaves before the model is there.
             self.processes.largest(0)
@@ -256,7 +257,8 @@ class Trainer:
             if reason and self.step < self.config.steps:
                 print(f"stopped early after step {self.step}: {reason}", file=sys.stderr)
         if self._previews() and self.processes.first:
-            self.outputs.preview(f"step-{self.step:07d}", self.emas[0].weights(), unless_there=again)
+            name, weights = f"step-{self.step:07d}", self.emas[0].weights()
+            self.outputs.preview(self.step, name, weights, self.precision, anew=not again)
         return due and bool(self.processes.largest(int(bool(reason))))
 
     def advance(self) -> None:
@@ -266,7 +268,8 @@ class Trainer:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise out_of_memory(self, error) from error
+            where = (self.device, self.step, self.processes.count, self.state_path)
+            raise out_of_memory(error, self.config, self.data_spec.size, *where) from error
         self.step += 1
         # The norm is the same everywhere, the others are sums over processes.
         self.history.note(total, terms, norm / self.processes.count, by_noise)

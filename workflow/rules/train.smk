@@ -26,8 +26,7 @@ rule train:
     threads: TRAINING_THREADS
     resources:
         gpu=gpus("training"),
-        # The slices pass through each process's memory on their way to its GPU.
-        mem_mb=lambda wildcards, resources: 6000 * max(1, resources.gpu),
+        mem_mb=6000,
         runtime=1440,
     params:
         config=part("train"),
