@@ -87,6 +87,8 @@ def _training_panel(
 def _plot_curves(axes: Axes, source: Curves, name: str, variants: list[str], **line) -> None:
     for (variant, fold), columns in source.items():
         style = {"color": colour(variants.index(variant)), "linestyle": dash(fold), **line}
+        if "marker" in line:
+            style["marker"] = marker(fold)
         axes.plot(columns["step"], columns[name], **style)
 
 
