@@ -12,7 +12,7 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -99,6 +99,25 @@ def device_name(torch, device: str) -> str:
 
 def today() -> str:
     return datetime.date.today().isoformat()
+
+
+def compare_all(compare: Callable, reference: str | None, columns: list[str], options) -> int:
+    """The table of every precision and batch size; 1 where one of them could not be measured, which stands as a note.
+
+    compare(reference, what both sides are started with, options) gives the rows of one of them.
+    """
+    rows, failed = [], 0
+    for precision in options.precision:
+        for batch in options.batch or ([4] if options.device == "cpu" else [32, 64, 128]):
+            facts = {"precision": precision, "batch": batch}
+            try:
+                rows += compare(reference, {"device": options.device, "size": options.size, **facts}, options)
+            except SideFailed as failure:
+                print(f"{precision}, batch {batch}: {failure}", file=sys.stderr)
+                rows.append({"side": "slimdiff", **facts, "note": str(failure)})
+                failed = 1
+    write_table(rows, columns, options.out)
+    return failed
 
 
 def write_table(rows: list[dict], columns: list[str], path: Path | None) -> None:

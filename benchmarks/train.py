@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from reference import add_options, chosen_python
-from sides import Side, SideFailed, today, write_table
+from sides import Side, SideFailed, compare_all, today
 
 COLUMNS = [
     "side",
@@ -128,26 +128,7 @@ def main() -> None:
     on_cpu = options.device == "cpu"
     options.compile = not on_cpu if options.compile is None else options.compile
     options.steps = options.steps or (2 if on_cpu else 20)
-    reference = chosen_python(options)
-    rows, failed = [], 0
-    for precision in options.precision:
-        for batch in options.batch or ([4] if on_cpu else [32, 64, 128]):
-            common = {
-                "device": options.device,
-                "precision": precision,
-                "size": options.size,
-                "batch": batch,
-            }
-            try:
-                rows += compare(reference, common, options)
-            except SideFailed as failure:
-                print(f"{precision}, batch {batch}: {failure}", file=sys.stderr)
-                failed = 1
-                rows.append(
-                    {"side": "slimdiff", "precision": precision, "batch": batch, "note": str(failure)}
-                )
-    write_table(rows, COLUMNS, options.out)
-    sys.exit(failed)
+    sys.exit(compare_all(compare, chosen_python(options), COLUMNS, options))
 
 
 if __name__ == "__main__":
