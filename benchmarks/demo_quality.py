@@ -20,7 +20,8 @@ from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.features import FeatureCache, to_uint8
 from slimdiff.evaluation.image import kid
 from slimdiff.files import read_table, write_table
-from slimdiff.generation.generate import Generator, requests_of_bin
+from slimdiff.generation.generate import Generator
+from slimdiff.generation.requests import requests_of_bin
 from slimdiff.model.build import build_network, read_card, save_model
 
 COLUMNS = ("criterion", "fold", "value", "wanted", "met")

@@ -21,7 +21,7 @@ def _command(function: Callable, with_study: bool = True, **arguments: dict) -> 
 
     @functools.wraps(function)
     def main(argv: list[str] | None = None) -> int:
-        name = "slimdiff-" + function.__name__.strip("_")
+        name = "slimdiff-" + function.__name__.strip("_").replace("_", "-")
         parser = argparse.ArgumentParser(prog=name, description=function.__doc__)
         if with_study:
             parser.add_argument("--config", required=True, help="study: a YAML or JSON file, or JSON text")
@@ -30,9 +30,7 @@ def _command(function: Callable, with_study: bool = True, **arguments: dict) -> 
             parser.add_argument(key if options.get("positional") else f"--{key}", **settings)
         options = parser.parse_args(argv)
         try:
-            # A checkpoint says by itself what it is, whatever the study's sections of model and training say.
-            complete = getattr(options, "ckpt", None) is None
-            function(options, *([load_study(options.config, complete)] if with_study else []))
+            function(options, *([load_study(options.config)] if with_study else []))
         except (OSError, ValueError, RuntimeError) as error:
             print(f"{name}: error: {error}", file=sys.stderr)
             if os.environ.get("SLIMDIFF_DEBUG"):
@@ -41,6 +39,12 @@ def _command(function: Callable, with_study: bool = True, **arguments: dict) -> 
         return 0
 
     return main
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; a whole number from 1 on is wanted")
+    return int(text)
 
 
 def _phantom(options: argparse.Namespace, study: Study) -> None:
@@ -134,35 +138,21 @@ def _train(options: argparse.Namespace, study: Study) -> None:
 
     from slimdiff.train_cells import train_cells
 
-    train_cells(study, _cells(options, study))
+    train_cells(study, study.cells(options.variant, options.fold))
 
 
-def _cells(options: argparse.Namespace, study: Study) -> list[tuple[str, int]]:
-    variants = [options.variant] if options.variant else list(study.variants)
-    folds = [options.fold] if options.fold is not None else list(range(study.folds.k))
-    return [(variant, fold) for variant in variants for fold in folds]
+def _generate(options: argparse.Namespace) -> None:
+    """Draw samples: a study's, or from --ckpt into --out_dir, to --mask or into --region of --image, or again."""
+    from slimdiff.generate_cells import generate_cells
+
+    generate_cells(options)
 
 
-def _generate(options: argparse.Namespace, study: Study) -> None:
-    """Draw samples: of one variant, fold and z-bin of the study, or from --ckpt into --out_dir."""
-    from slimdiff.generation.generate import Generator, requests_of_bin, write_bin
+def _generate_spec(options: argparse.Namespace) -> None:
+    """Draw what a JSON specification asks for."""
+    from slimdiff.generation.spec import run_spec
 
-    if (options.ckpt is None) != (options.out_dir is None):
-        raise ValueError("--ckpt and --out_dir belong together")
-    for variant, fold in _cells(options, study) if options.ckpt is None else [(None, None)]:
-        checkpoint = (
-            Path(options.ckpt) if options.ckpt else study.paths.model(variant, fold) / "model.safetensors"
-        )
-        generator = Generator(checkpoint, study.variant(variant).generation if variant else study.generation)
-        card = generator.card
-        bins = range(card.n_bins) if options.zbin is None else [options.zbin]
-        for z_bin in bins:
-            if not 0 <= z_bin < card.n_bins:
-                raise ValueError(f"--zbin {z_bin}: {checkpoint} has z-bins 0 to {card.n_bins - 1}")
-            stem = study.paths.samples_stem(card.variant, card.fold, z_bin)
-            if options.out_dir:
-                stem = Path(options.out_dir) / stem.name
-            write_bin(generator, requests_of_bin(generator.config, card.fold, card.variant, z_bin), stem)
+    run_spec(Path(options.spec), options.validate_only, options.dry_run, options.verbose)
 
 
 def _metrics(options: argparse.Namespace, study: Study) -> None:
@@ -182,7 +172,7 @@ def _metrics(options: argparse.Namespace, study: Study) -> None:
         "image-metrics": ("image", "memorisation"),
         "mask-metrics": ("mask", "pair", "control"),
     }
-    for variant, fold in _cells(options, study):
+    for variant, fold in study.cells(options.variant, options.fold):
         evaluate_cell(study, variant, fold, axes[options.what])
 
 
@@ -201,6 +191,15 @@ def _figures(options: argparse.Namespace, study: Study) -> None:
         from slimdiff.report.provenance import write
 
         write(study, variants, folds)
+
+
+def _export(options: argparse.Namespace, study: Study) -> None:
+    """Write what segmentation tools read: BIDS derivatives, nnU-Net and MONAI datasets, PNG pairs."""
+    from slimdiff.export.export import export_study
+
+    variants = [options.variant] if options.variant else list(study.variants)
+    folds = range(study.folds.k) if options.fold is None else [options.fold]
+    export_study(study, variants, folds, options.format)
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -238,12 +237,40 @@ train = _command(
     **_cell_options(),
     processes={"type": int, "default": 1, "help": "processes (GPUs) of this machine that train it together"},
 )
+_file = {"metavar": "FILE"}
 generate = _command(
     _generate,
+    with_study=False,
+    config={"help": "study: a YAML or JSON file, or JSON text"},
     **_cell_options(),
-    zbin={"type": int, "help": "one z-bin (default: all)"},
-    ckpt={"help": "a model.safetensors of its own"},
-    out_dir={"help": "where its samples go"},
+    z_bins={"help": "z-bins, as 0,3,10-12 (default: all)"},
+    ckpt={**_file, "help": "a model.safetensors of its own, with --out_dir"},
+    out_dir={"metavar": "FOLDER", "help": "where its samples go"},
+    classes={"help": "0 (control), 1 (lesion), or 0,1 (default)"},
+    n_per_condition={
+        "type": _positive,
+        "metavar": "N",
+        "help": "samples of each z-bin and class, or of what is given",
+    },
+    seed={"type": int, "help": "of the noise (default: the study's)"},
+    device={"choices": ("auto", "cpu", "cuda", "mps"), "help": "(default: the study's)"},
+    priors={**_file, "help": "z-bin priors, where generation.background is prior"},
+    mask={**_file, "nargs": "+", "help": "your own masks (NIfTI, PNG): draw images to them"},
+    image={**_file, "help": "a slice or volume without lesion: draw one into --region"},
+    region={**_file, "help": "where in --image"},
+    **{"from-manifest": {**_file, "help": "a zbin-*.tsv: draw samples of it again, by --id, into --out_dir"}},
+    id={"nargs": "+", "help": "samples of the manifest"},
+)
+_switch = {"action": "store_true"}
+generate_spec = _command(
+    _generate_spec,
+    with_study=False,
+    spec={**_file, "required": True, "help": "the specification, a JSON file"},
+    **{
+        "validate-only": {**_switch, "help": "check it and what it names, and draw nothing"},
+        "dry-run": {**_switch, "help": "print what would be drawn"},
+        "verbose": {**_switch, "help": "say more"},
+    },
 )
 metrics = _command(
     _metrics,
@@ -264,6 +291,15 @@ figures = _command(
         "default": "all",
         "choices": ("all", "pictures", "tables", "provenance"),
         "help": "figures/, tables/, or provenance.json with its page",
+    },
+)
+export = _command(
+    _export,
+    **_cell_options(),
+    format={
+        "nargs": "+",
+        "choices": ("bids", "nnunet", "monai", "png"),
+        "help": "only these (default: export.formats)",
     },
 )
 importing = _command(

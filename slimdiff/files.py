@@ -49,10 +49,11 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
         writer.writerow(columns)
         for row in rows:
-            writer.writerow([_cell(row.get(column)) for column in columns])
+            writer.writerow([written(row.get(column)) for column in columns])
 
 
-def _cell(value: Any) -> Any:
+def written(value: Any) -> Any:
+    """A value as it stands in a table."""
     if value is None or value == "" or (isinstance(value, float) and value != value):
         return MISSING
     if isinstance(value, float):

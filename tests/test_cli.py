@@ -93,7 +93,7 @@ def test_stages_run_from_their_own_part_of_the_study(study_file):
         assert call(stage, stage_config(study, stage)) == 0
     assert call("train", stage_config(study, "train", "base"), "--variant", "base", "--fold", "1") == 0
     one = stage_config(study, "generate", "base")
-    assert call("generate", one, "--variant", "base", "--fold", "1", "--zbin", "2") == 0
+    assert call("generate", one, "--variant", "base", "--fold", "1", "--z_bins", "2") == 0
     assert written(study.paths.root / "samples") == {"base/fold-1/zbin-02.npz", "base/fold-1/zbin-02.tsv"}
     assert not study.paths.model("base", 0).exists()
     # One z-bin drawn alone is the same as within the whole.
@@ -128,7 +128,7 @@ def test_auto_range_uses_the_folds(study_values, tmp_path):
 
 def test_samples_of_a_checkpoint_of_its_own(study_file, trained, tmp_path):
     out = tmp_path / "mine"
-    assert call("generate", study_file, "--ckpt", str(trained), "--out_dir", str(out), "--zbin", "1") == 0
+    assert call("generate", study_file, "--ckpt", str(trained), "--out_dir", str(out), "--z_bins", "1") == 0
     assert written(out) == {"zbin-01.npz", "zbin-01.tsv"}
     assert len(read_samples(out).images) == 4
 
@@ -208,8 +208,8 @@ def test_errors_of_the_data_are_reported_and_nothing_is_left(study_values, tmp_p
         (["--ckpt", "{trained}"], "--out_dir"),
         (["--out_dir", "{out}"], "--ckpt"),
         (["--ckpt", "{out}/absent.safetensors", "--out_dir", "{out}"], "absent.safetensors"),
-        (["--ckpt", "{trained}", "--out_dir", "{out}", "--zbin", "3"], "0 to 2"),
-        (["--ckpt", "{trained}", "--out_dir", "{out}", "--zbin", "-1"], "0 to 2"),
+        (["--ckpt", "{trained}", "--out_dir", "{out}", "--z_bins", "3"], "0 to 2"),
+        (["--ckpt", "{trained}", "--out_dir", "{out}", "--z_bins", "-1"], "'-1' is neither"),
         (["--fold", "0"], "model.safetensors"),
         (["--variant", "absent"], "absent"),
     ],
@@ -247,7 +247,7 @@ def test_f9_a_network_that_sees_priors_is_not_trained_without_them(study_values,
     checkpoint = load_study(config).paths.model("base", 0) / "model.safetensors"
     network, _ = load_model(checkpoint, torch.device("cpu"))
     assert (network.priors.maps.numpy() == read_priors(load_study(config).paths.prior(0))).all()
-    assert call("generate", config, "--fold", "0", "--zbin", "1") == 0
+    assert call("generate", config, "--fold", "0", "--z_bins", "1") == 0
 
 
 def test_every_conditioning_at_once_trains_and_samples(study_values, tmp_path):
@@ -267,7 +267,7 @@ def test_every_conditioning_at_once_trains_and_samples(study_values, tmp_path):
     config.write_text(json.dumps(study_values))
     prepare(config)
     assert call("train", config, "--fold", "0") == 0
-    assert call("generate", config, "--fold", "0", "--zbin", "0") == 0
+    assert call("generate", config, "--fold", "0", "--z_bins", "0") == 0
     paths = load_study(config).paths
     history = read_table(paths.model("base", 0) / "history.tsv")
     assert {"loss_focal_frequency", "log_variance_0", "log_variance_1"} <= set(history[0])
@@ -292,7 +292,7 @@ def test_a_checkpoint_decides_what_it_can_be_asked(study_values, trained, tmp_pa
     study_values["generation"] |= {"guidance": 2.0}
     config = tmp_path / "guided.json"
     config.write_text(json.dumps(study_values))
-    arguments = ["--ckpt", str(trained), "--out_dir", str(tmp_path / "out"), "--zbin", "0"]
+    arguments = ["--ckpt", str(trained), "--out_dir", str(tmp_path / "out"), "--z_bins", "0"]
     assert call("generate", config, *arguments) == 2
     assert "was trained without model.null_token" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

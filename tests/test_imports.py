@@ -21,6 +21,7 @@ ALLOWED = {
     "training": {"training", "model", "diffusion", "config", "data", "files", "png", "devices"},
     "generation": {"generation", "model", "diffusion", "config", "files", "devices"},
     "evaluation": {"evaluation", "config", "data", "files", "generation", "weights", "pickled_arrays"},
+    "export": {"export", "config", "data", "files", "png", "evaluation", "report"},
 }
 
 
@@ -45,6 +46,15 @@ def test_evaluation_knows_only_the_sample_files_of_generation():
     for path in (PACKAGE / "evaluation").glob("*.py"):
         used = {name for name in imported(path) if name.startswith("slimdiff.generation")}
         assert all(name.startswith("slimdiff.generation.samples") for name in used), path.name
+
+
+def test_export_takes_only_the_rounding_and_the_drawing_of_others():
+    report = tuple(f"slimdiff.report.{module}" for module in ("page", "pictures", "style"))
+    for path in (PACKAGE / "export").glob("*.py"):
+        used = {
+            name for name in imported(path) if name.startswith(("slimdiff.evaluation", "slimdiff.report"))
+        }
+        assert all(name.startswith(("slimdiff.evaluation.ranges", *report)) for name in used), path.name
 
 
 def test_nothing_imports_the_commands():

@@ -3,10 +3,12 @@
 import numpy as np
 
 from slimdiff.config.generation import GenerationConfig
-from slimdiff.generation.generate import Generator, Request, requests_of_bin
+from slimdiff.generation.generate import Generator
+from slimdiff.generation.requests import Request, requests_of_bin
 
 CONFIG = GenerationConfig(evaluations=4, per_bin_and_class=2, batch_size=4, device="cpu")
 SAMPLERS = [{"sampler": "dpmpp_2m"}, {"sampler": "ddim", "eta": 0.2}, {"sampler": "ddim", "eta": 0.0}]
+EVERY_SAMPLER = [*SAMPLERS, *({"sampler": name} for name in ("dpmpp_2m_sde", "unipc", "ddpm"))]
 
 
 def generator_of(trained, **changes) -> Generator:

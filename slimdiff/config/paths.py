@@ -68,6 +68,10 @@ class StudyPaths:
     def tables(self) -> Path:
         return self.root / "tables"
 
+    def export(self, form: str, variant: str, fold: int | str) -> Path:
+        """`form` is bids, nnunet, monai or png."""
+        return self.root / "export" / form / variant / f"fold-{fold}"
+
     @property
     def provenance(self) -> Path:
         return self.root / "provenance.json"

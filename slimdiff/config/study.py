@@ -12,6 +12,7 @@ from slimdiff.config.base import Name, Section
 from slimdiff.config.data import DataConfig
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.evaluation import EvaluationConfig
+from slimdiff.config.export import MAX_NNUNET_ID, ExportConfig
 from slimdiff.config.folds import FoldsConfig
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.config.model import ModelConfig
@@ -37,6 +38,7 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "generate": ("generation",),
     "metrics": ("evaluation",),
     "figures": ("report",),
+    "export": ("preprocess", "export"),
 }
 
 
@@ -62,12 +64,18 @@ class Study(Section):
     generation: GenerationConfig = GenerationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
+    export: ExportConfig = ExportConfig()
     variants: dict[Name, dict[str, Any]] = Field(default_factory=lambda: {"base": {}}, min_length=1)
     """name: overrides of model, diffusion, training and generation. One model is trained a variant and fold."""
 
     @property
     def paths(self) -> StudyPaths:
         return StudyPaths.of(self.results_dir, self.study)
+
+    def cells(self, variant: str | None = None, fold: int | None = None) -> list[tuple[str, int]]:
+        """Every variant and fold, or those of one variant, one fold, or both."""
+        folds = range(self.folds.k) if fold is None else [fold]
+        return [(name, number) for name in ([variant] if variant else self.variants) for number in folds]
 
     def variant(self, name: str) -> "Study":
         """The study with one variant's overrides in place."""
@@ -105,6 +113,12 @@ def check_study(study: Study) -> None:
         )
     if study.data.source == "phantom":
         check_fold_count(study.folds.k, study.data.phantom.patients, study.data.phantom.controls)
+    cells = len(study.variants) * study.folds.k
+    if study.export.nnunet_first_id + cells - 1 > MAX_NNUNET_ID:
+        raise ConfigError(
+            f"export.nnunet_first_id: {cells} datasets from {study.export.nnunet_first_id} on end above "
+            f"{MAX_NNUNET_ID}; at most {MAX_NNUNET_ID - cells + 1} is allowed here"
+        )
     for name in study.variants:
         _check_variant(study.variant(name), name)
 
@@ -156,7 +170,12 @@ def _check_variant(study: Study, name: str) -> None:
             "model.self_conditioning",
         ),
         (training.condition_dropout > 0, model.null_token, "training.condition_dropout", "model.null_token"),
-        (study.generation.guidance != 1, model.null_token, "generation.guidance", "model.null_token"),
+        (
+            study.generation.guidance != 1 and study.generation.guide is None,
+            model.null_token,
+            "generation.guidance",
+            "model.null_token",
+        ),
         (
             study.generation.acquisition != "mix",
             model.acquisition,
@@ -188,6 +207,16 @@ def _check_variant(study: Study, name: str) -> None:
             "without bound with the noise; set min_snr_gamma, or take epsilon or target"
         )
     generation, timesteps = study.generation, study.diffusion.timesteps
+    if generation.guide is not None and generation.guide not in training.snapshots:
+        raise ConfigError(
+            f"variants.{name}: generation.guide is {generation.guide}, but training.snapshots is "
+            f"{list(training.snapshots)}; name a step that is kept"
+        )
+    late = [step for step in training.snapshots if step > training.steps]
+    if late:
+        raise ConfigError(
+            f"variants.{name}: training.snapshots: step {late[0]} is never reached, training.steps is {training.steps}"
+        )
     if generation.sampler == "ddim_ref" and generation.evaluations > timesteps:
         raise ConfigError(
             f"variants.{name}: generation.evaluations is {generation.evaluations}, but ddim_ref takes its levels from "

@@ -95,6 +95,9 @@ class TrainingConfig(Section):
     further_ema_decays: tuple[Decay, ...] = ()
     """More moving averages to keep beside it: each is watched too, can be chosen, and is written as
     `ema-{decay}.safetensors`."""
+    snapshots: tuple[PositiveInt, ...] = ()
+    """Steps after which the averaged weights are kept too, as `snapshot-{step}.safetensors`: guides for
+    `generation.guide`. No part of what is learnt."""
     self_conditioning: Fraction = 0.5
     """Probability, per sample, of seeing the previous estimate (paper: 0.5)."""
     condition_dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0

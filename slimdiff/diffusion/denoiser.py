@@ -44,3 +44,22 @@ class Denoiser:
             output = plain + self.scale * (output - plain)
         x0, _ = to_x0_epsilon(self.prediction, output, x_t, torch.tensor(signal), torch.tensor(noise))
         return x0.clamp(-1, 1) if self.clip else x0
+
+
+@dataclass(frozen=True)
+class Inpainted:
+    """A denoiser of pairs of which a part is known: there its estimate is the known value.
+
+    Every sampler then keeps that part of x at known + sigma times its noise, which is what the network saw of such a
+    part in training; the rest is drawn around it (the replacement of Song et al. 2021, section 5 and appendix I.2, in
+    coordinates in which no sampler has to know of it).
+    """
+
+    denoiser: Callable[[Tensor, float, Tensor | None], Tensor]
+    known: Tensor
+    """(B, 2, H, W) in [-1, 1]."""
+    where: Tensor
+    """bool (B, 2, H, W)."""
+
+    def __call__(self, x: Tensor, sigma: float, previous: Tensor | None) -> Tensor:
+        return torch.where(self.where, self.known, self.denoiser(x, sigma, previous))

@@ -4,12 +4,14 @@
 (plus the data, which is nothing beside it). `sigmas` falls and ends at 0. `noise(i)` gives the standard normal draw
 of step i, shaped like x, and is called only by stochastic samplers. `callback(i, x0)` sees every estimate.
 denoiser(x, sigma, previous) -> x0 estimate; the sampler feeds its last estimate back (Chen et al. 2022).
+Every sampler evaluates the denoiser once a step; the step to sigma 0 is the last estimate itself.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import numpy as np
 from torch import Tensor
 
 DenoiserFunction = Callable[[Tensor, float, Tensor | None], Tensor]
@@ -64,11 +66,114 @@ def dpmpp_2m(
         step = math.log(sigma / following)
         slope = previous
         if older is not None:
-            ratio = last_step / step
-            slope = previous + (previous - older) / (2 * ratio)
+            slope = previous + (previous - older) * (step / (2 * last_step))
         x = x * (following / sigma) + slope * (1 - following / sigma)
         last_step = step
     return x
 
 
-SAMPLERS = {"ddim": ddim, "ddim_ref": ddim, "dpmpp_2m": dpmpp_2m}
+def ddpm(
+    denoiser: DenoiserFunction,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    callback: Callback | None = None,
+) -> Tensor:
+    """DDPM (Ho et al. 2020, algorithm 2), with the posterior's own variance (eq. 7); between any two noise levels it is
+    DDIM with eta 1."""
+    return ddim(denoiser, x, sigmas, noise, callback, eta=1.0)
+
+
+def dpmpp_2m_sde(
+    denoiser: DenoiserFunction,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    callback: Callback | None = None,
+) -> Tensor:
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, appendix B): as `dpmpp_2m`, of the diffusion's reverse-time SDE."""
+    previous = older = None
+    last_step = 0.0
+    for i, (sigma, following) in enumerate(pairwise(sigmas)):
+        older, previous = previous, denoiser(x, sigma, previous)
+        if callback:
+            callback(i, previous)
+        if following == 0:
+            return previous
+        step = math.log(sigma / following)
+        slope = previous
+        if older is not None:
+            slope = previous + (previous - older) * (step / (2 * last_step))
+        # What is kept of the variance; the rest is drawn anew.
+        kept = (following / sigma) ** 2
+        x = x * kept + slope * (1 - kept) + noise(i) * (following * math.sqrt(1 - kept))
+        last_step = step
+    return x
+
+
+def unipc(
+    denoiser: DenoiserFunction,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    callback: Callback | None = None,
+    order: int = 2,
+) -> Tensor:
+    """UniPC (Zhao et al. 2023, algorithm 1, B(h) = e^h - 1, data prediction): a predictor of this order, corrected by
+    the estimate that the next step needs anyway, which gives one order more."""
+    known: list[tuple[float, Tensor]] = []
+    base = x
+    for i, (sigma, following) in enumerate(pairwise(sigmas)):
+        estimate = denoiser(x, sigma, known[-1][1] if known else None)
+        if callback:
+            callback(i, estimate)
+        if following == 0:
+            return estimate
+        if known:
+            x = _unified_step(base, known, sigma, estimate)
+        known = [*known, (sigma, estimate)][-order:]
+        base = x
+        x = _unified_step(base, known, following)
+    return x
+
+
+def _unified_step(x: Tensor, known: list[tuple[float, Tensor]], to: float, estimate: Tensor | None = None):
+    """From the last known noise level to `to` (Zhao et al. 2023, eq. 3 and 8): UniP from the known estimates, UniC with
+    the one at `to` too."""
+    sigma, newest = known[-1]
+    h = math.log(sigma / to)
+    # Where the other estimates lie, in steps from here.
+    places = [math.log(sigma / other) / h for other, _ in known[:-1]]
+    others = [of for _, of in known[:-1]]
+    if estimate is not None:
+        places, others = [*places, 1.0], [*others, estimate]
+    change = math.expm1(-h)
+    slope = newest
+    for weight, place, other in zip(_unified_weights(places, h), places, others, strict=True):
+        slope = slope + (other - newest) * (weight / place)
+    return x * (to / sigma) - slope * change
+
+
+def _unified_weights(places: list[float], h: float) -> list[float]:
+    """Weights of the differences: sum_m a_m r_m^(n-1) = n! phi_(n+1)(-h) (-h)^n / B(-h) for n = 1, 2, ..."""
+    if len(places) < 2:
+        # The paper's own choice, right to the same order.
+        return [0.5] * len(places)
+    wanted = []
+    phi, factorial = math.expm1(-h) / -h - 1, 1
+    for n in range(1, len(places) + 1):
+        wanted.append(phi * factorial / math.expm1(-h))
+        factorial *= n + 1
+        phi = phi / -h - 1 / factorial
+    powers = np.vander(places, increasing=True).T
+    return np.linalg.solve(powers, wanted).tolist()
+
+
+SAMPLERS = {
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "unipc": unipc,
+    "ddim": ddim,
+    "ddpm": ddpm,
+    "ddim_ref": ddim,
+}

@@ -61,33 +61,36 @@ def make_schedule(name: str, timesteps: int) -> Schedule:
     return Schedule(np.cumprod(1 - betas))
 
 
-def sampling_sigmas(schedule: Schedule, evaluations: int, spacing: str = "time") -> np.ndarray:
+def sampling_sigmas(schedule: Schedule, evaluations: int, spacing: str = "trailing") -> np.ndarray:
     """Noise levels of a chain: `evaluations` falling values, then 0; float64 (evaluations + 1,).
 
-    `time` spaces them evenly in training time (trailing: the first is the noisiest), `log_snr` evenly in log sigma.
+    `trailing` spaces them evenly in training time down from the noisiest, `leading` up from time 0 (see `leading`),
+    `log_snr` evenly in log sigma.
     Raises ValueError where the first level still has sqrt(alpha_bar) > 0.02: pure noise would be a wrong start.
     """
     if evaluations < 1:
         raise ValueError(f"{evaluations} evaluations; at least 1 is wanted")
     last = min(SIGMA_MAX, float(np.exp(schedule.log_sigma[-1])))
     t_max = float(schedule.time_at(np.array(last)))
-    if spacing == "time":
+    if spacing == "leading":
+        sigmas = leading(schedule, evaluations)[:-1]
+    elif spacing == "trailing":
         # With more evaluations than training times the steps shrink to end at time 0, so no level stands twice.
         step = min((t_max + 1) / evaluations, t_max / max(evaluations - 1, 1))
         sigmas = schedule.sigma_at(t_max - step * np.arange(evaluations))
     elif spacing == "log_snr":
         sigmas = np.exp(np.linspace(math.log(last), float(schedule.log_sigma[0]), evaluations))
     else:
-        raise ValueError(f"spacing {spacing!r}; time and log_snr are known")
+        raise ValueError(f"spacing {spacing!r}; trailing, leading and log_snr are known")
     check_start(sigmas[0])
     return np.append(sigmas, 0.0)
 
 
-def reference_sigmas(schedule: Schedule, evaluations: int) -> np.ndarray:
-    """Noise levels of the reference's DDIM (leading spacing: every T // evaluations-th training time from 0), then 0.
+def leading(schedule: Schedule, evaluations: int) -> np.ndarray:
+    """Noise levels of leading spacing, every T // evaluations-th training time from 0, then 0.
 
-    Its first level may lie where sqrt(alpha_bar) is 0.158 (300 of 1000) or 0.308 (400): the one chain that is let
-    through, to compare with printed numbers.
+    Unchecked, as the reference's DDIM takes them: its first level may lie where sqrt(alpha_bar) is 0.158 (300 of 1000)
+    or 0.308 (400). That one chain is let through, to compare with printed numbers.
     """
     if not 1 <= evaluations <= schedule.timesteps:
         raise ValueError(

@@ -1,10 +1,9 @@
-"""Samples of one z-bin from a checkpoint (contract: `slimdiff.generation.samples`)."""
+"""A checkpoint that draws samples."""
 
 import math
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,58 +12,44 @@ from tqdm import tqdm
 
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.devices import autocast, pick_device, pick_precision
-from slimdiff.diffusion.denoiser import Denoiser
+from slimdiff.diffusion.denoiser import Denoiser, Inpainted
 from slimdiff.diffusion.samplers import SAMPLERS
-from slimdiff.diffusion.schedule import make_schedule, reference_sigmas, sampling_sigmas
+from slimdiff.diffusion.schedule import leading, make_schedule, sampling_sigmas
 from slimdiff.files import MISSING, sha256
-from slimdiff.generation.noise import normal, stream_key, uniform
-from slimdiff.generation.samples import write_samples
+from slimdiff.generation.finishing import Finishing
+from slimdiff.generation.noise import normal, uniform
+from slimdiff.generation.requests import Request
 from slimdiff.model.build import load_model
 from slimdiff.model.conditioning import Condition
 
 WORTH_COMPILING = 5000
 """Samples from which on the minute that torch.compile takes should come back on a card (not measured yet)."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One sample to draw."""
-
-    key: str
-    z_bin: int
-    label: int
-    replica: int
-    index: int
-
-    @property
-    def id(self) -> str:
-        return f"zbin-{self.z_bin:02d}_class-{self.label}_replica-{self.replica}_{self.index:05d}"
-
-
-def requests_of_bin(config: GenerationConfig, fold: int, variant: str, z_bin: int) -> list[Request]:
-    """All samples of a z-bin: replicas x classes x per_bin_and_class."""
-    name = variant if config.variant_in_key else None
-    return [
-        Request(
-            stream_key(config.seed, fold, z_bin, label, replica, index, name), z_bin, label, replica, index
-        )
-        for replica in range(config.replicas)
-        for label in (0, 1)
-        for index in range(config.per_bin_and_class)
-    ]
+Known = tuple[np.ndarray, np.ndarray]
+"""What is given of each sample: values float (N, 2, H, W) in [-1, 1], and where they hold, bool alike."""
 
 
 class Generator:
-    """A checkpoint ready to draw samples."""
+    """A checkpoint ready to draw samples.
 
-    def __init__(self, checkpoint: Path, config: GenerationConfig):
-        self.config = config
+    Args:
+        checkpoint: `model.safetensors`; the guide that `config.guide` names lies beside it.
+        config: section `generation`.
+        priors: z-bin priors of the fold, bool (n_bins, H, W), wanted where `config.background` is prior.
+
+    Raises:
+        FileNotFoundError, ValueError: a checkpoint, a guide or priors that are missing or do not fit.
+    """
+
+    def __init__(self, checkpoint: Path, config: GenerationConfig, priors: np.ndarray | None = None):
+        self.config, self.checkpoint = config, Path(checkpoint)
         self.device = pick_device(config.device)
         self.network, self.card = load_model(checkpoint, self.device)
-        self.checkpoint_sha256 = sha256(checkpoint)
+        self.sha256 = {"checkpoint": sha256(checkpoint), "guide": MISSING}
+        self.guide = self._load_guide() if config.guidance != 1 and config.guide else None
+        self.finishing = Finishing(config, priors, self.card)
         self.schedule = make_schedule(self.card.diffusion["schedule"], self.card.diffusion["timesteps"])
         if config.sampler == "ddim_ref":
-            self.sigmas = reference_sigmas(self.schedule, config.evaluations)
+            self.sigmas = leading(self.schedule, config.evaluations)
             signal = 1 / math.sqrt(1 + self.sigmas[0] ** 2)
             print(
                 f"ddim_ref: the chain starts from pure noise where sqrt(alpha_bar) is {signal:.3f}",
@@ -72,21 +57,24 @@ class Generator:
             )
         else:
             self.sigmas = sampling_sigmas(self.schedule, config.evaluations, config.spacing)
-        self._check(checkpoint)
+        check_settings(config, self.card, checkpoint)
         self.evaluate: Callable = self.network
         self.precision = pick_precision(config.precision, self.device, self._trial)
 
-    def _check(self, checkpoint: Path) -> None:
-        names = self.card.data.acquisitions
-        if self.config.guidance != 1 and not self.card.model["null_token"]:
-            raise ValueError(
-                f"generation.guidance is {self.config.guidance}, but {checkpoint} was trained without model.null_token"
+    def _load_guide(self) -> Callable:
+        path = self.checkpoint.with_name(f"snapshot-{self.config.guide}.safetensors")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: generation.guide is {self.config.guide}, but the training kept no such snapshot; "
+                f"set training.snapshots: [{self.config.guide}] and train again"
             )
-        if self.config.acquisition != "mix" and self.config.acquisition not in names:
-            known = ", ".join(names) if names else "it was trained without model.acquisition"
+        guide, card = load_model(path, self.device)
+        if (card.model, card.diffusion, card.data) != (self.card.model, self.card.diffusion, self.card.data):
             raise ValueError(
-                f"generation.acquisition {self.config.acquisition!r}: {checkpoint} knows mix and these: {known}"
+                f"{path}: another network or other data than {self.checkpoint}; train both together"
             )
+        self.sha256["guide"] = sha256(path)
+        return guide
 
     def acquisitions(self, requests: list[Request]) -> list[str]:
         """The acquisition of each request, n/a where the network is not told: as configured, or by the sample's own
@@ -117,8 +105,11 @@ class Generator:
             acquisition,
         ).to(self.device)
 
-    def draw(self, requests: list[Request], progress: str = "") -> tuple[np.ndarray, np.ndarray]:
-        """Images and continuous masks of the requests, both float16 (N, H, W) in [-1, 1], in their order.
+    def draw(
+        self, requests: list[Request], progress: str = "", known: Known | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Images and masks of the requests, both float16 (N, H, W) in [-1, 1], in their order; what is `known` of them
+        is in them unchanged.
 
         The batch size and the order of the requests change no sample: on a CPU bit for bit, on a GPU up to rounding.
         """
@@ -127,63 +118,83 @@ class Generator:
         worth = self.device.type == "cuda" and len(requests) >= WORTH_COMPILING
         if self.evaluate is self.network and (worth if self.config.compile is None else self.config.compile):
             self.evaluate = torch.compile(self.network.forward, dynamic=False)
+        one_a_core = self.device.type == "cpu"
         with tqdm(total=len(requests), desc=progress or "sample", unit="sample", mininterval=2) as bar:
-            for pairs in self._one_a_core(requests) if self.device.type == "cpu" else self._batches(requests):
+            for pairs in (self._one_a_core if one_a_core else self._batches)(requests, known):
                 drawn[done : done + len(pairs)] = pairs
                 done += len(pairs)
                 bar.update(len(pairs))
-        return drawn[:, 0], drawn[:, 1]
+        finished = self.finishing(drawn, np.array([request.z_bin for request in requests], int), known)
+        return finished[:, 0], finished[:, 1]
 
-    def _batches(self, requests: list[Request]) -> Iterator[np.ndarray]:
+    def _batches(self, requests: list[Request], known: Known | None) -> Iterator[np.ndarray]:
         size = min(self.config.batch_size, len(requests))
-        for start in range(0, len(requests), size):
-            batch = requests[start : start + size]
+        for start in range(0, len(requests), max(size, 1)):
             # Always the same shape: another one would be compiled anew.
-            full = batch + batch[-1:] * (size - len(batch))
-            yield self._draw_batch(full)[: len(batch)]
+            rows = np.minimum(np.arange(start, start + size), len(requests) - 1)
+            yield self._draw_rows(requests, known, rows)[: len(requests) - start]
 
-    def _one_a_core(self, requests: list[Request]) -> Iterator[np.ndarray]:
+    def _one_a_core(self, requests: list[Request], known: Known | None) -> Iterator[np.ndarray]:
         # Convolutions and norms choose their summation order by batch size and thread count, so a sample keeps its
         # bits only alone on one thread (docs/method.md, F4): samples side by side instead of threads within one.
         threads = torch.get_num_threads()
         try:
             with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield from pool.map(lambda request: self._draw_batch([request]), requests)
+                rows = [np.array([row]) for row in range(len(requests))]
+                yield from pool.map(lambda row: self._draw_rows(requests, known, row), rows)
         finally:
             torch.set_num_threads(threads)
 
     @torch.inference_mode()
-    def _draw_batch(self, requests: list[Request]) -> np.ndarray:
-        keys = [request.key for request in requests]
-        condition = self._condition(requests)
+    def _draw_rows(self, requests: list[Request], known: Known | None, rows: np.ndarray) -> np.ndarray:
+        chosen = [requests[row] for row in rows]
+        keys = [request.key for request in chosen]
         shape = (2, *self.card.size)
 
         def fresh(step: int) -> torch.Tensor:
             # Draw 0 is the start; the sampler's own draws follow.
-            return torch.from_numpy(normal(keys, step + 1, shape)).to(self.device)
+            return normal(keys, step + 1, shape, self.device)
 
-        def told(what: Condition):
+        start = normal(keys, 0, shape, self.device)
+        x = start * math.sqrt(1 + self.sigmas[0] ** 2)
+        denoiser = self._denoiser(self._condition(chosen))
+        if known is not None:
+            values, where = (self._as_network_sees(part[rows]) for part in known)
+            values = values.float()
+            denoiser = Inpainted(denoiser, values, where)
+            x = torch.where(where, values + self.sigmas[0] * start, x)
+        options = {"eta": self.config.eta} if self.config.sampler in ("ddim", "ddim_ref") else {}
+        x0 = SAMPLERS[self.config.sampler](denoiser, x, self.sigmas.tolist(), fresh, **options)
+        drawn = x0.clamp(-1, 1).float().cpu().numpy().astype(np.float16)
+        return np.rot90(drawn, self.card.data.quarter_turns, axes=(2, 3))
+
+    def _as_network_sees(self, part: np.ndarray) -> torch.Tensor:
+        turned = np.rot90(part, -self.card.data.quarter_turns, axes=(2, 3))
+        return torch.from_numpy(np.ascontiguousarray(turned)).to(self.device)
+
+    def _denoiser(self, condition: Condition) -> Denoiser:
+        def told(network: Callable, what: Condition) -> Callable:
             def evaluate(x, timestep, previous):
                 with autocast(self.device, self.precision):
-                    return self.evaluate(x, timestep, what, previous)
+                    return network(x, timestep, what, previous)
 
             return evaluate
 
+        guide = None
+        if self.guide is not None:
+            guide = told(self.guide, condition)
+        elif self.config.guidance != 1:
+            guide = told(self.evaluate, condition.unconditional())
         low, high = self.config.guidance_interval or (0.0, math.inf)
-        denoiser = Denoiser(
-            told(condition),
+        return Denoiser(
+            told(self.evaluate, condition),
             self.schedule,
             self.card.diffusion["prediction"],
-            guide=told(condition.unconditional()) if self.config.guidance != 1 else None,
+            guide=guide,
             scale=self.config.guidance,
             low=low,
             high=high,
         )
-        start = torch.from_numpy(normal(keys, 0, shape)).to(self.device) * math.sqrt(1 + self.sigmas[0] ** 2)
-        options = {"eta": self.config.eta} if self.config.sampler != "dpmpp_2m" else {}
-        x0 = SAMPLERS[self.config.sampler](denoiser, start, self.sigmas.tolist(), fresh, **options)
-        drawn = x0.clamp(-1, 1).float().cpu().numpy().astype(np.float16)
-        return np.rot90(drawn, self.card.data.quarter_turns, axes=(2, 3))
 
     @torch.inference_mode()
     def _trial(self, precision: torch.dtype) -> None:
@@ -194,32 +205,15 @@ class Generator:
             self.network(x, condition.z_bin.float(), condition)
 
 
-def write_bin(generator: Generator, requests: list[Request], stem: Path) -> None:
-    """Draw the requests of one z-bin and write `{stem}.npz` and `{stem}.tsv`, the manifest last."""
-    config = generator.config
-    images, masks = generator.draw(requests, progress=stem.name)
-    acquisitions = generator.acquisitions(requests)
-    rows = [
-        {
-            "id": request.id,
-            "key": request.key,
-            "z_bin": request.z_bin,
-            "class": request.label,
-            "replica": request.replica,
-            "index": request.index,
-            "acquisition": acquisition,
-            "sampler": config.sampler,
-            "evaluations": config.evaluations,
-            "spacing": "leading" if config.sampler == "ddim_ref" else config.spacing,
-            "eta": 0.0 if config.sampler == "dpmpp_2m" else config.eta,
-            "guidance": config.guidance,
-            "guidance_low": (config.guidance_interval or (0.0, math.inf))[0],
-            "guidance_high": (config.guidance_interval or (0.0, math.inf))[1],
-            "precision": str(generator.precision).removeprefix("torch."),
-            "tau": config.tau,
-            "lesion_px": int((mask > config.tau).sum()),
-            "checkpoint_sha256": generator.checkpoint_sha256,
-        }
-        for request, mask, acquisition in zip(requests, masks, acquisitions, strict=True)
-    ]
-    write_samples(stem, images, masks, rows)
+def check_settings(config: GenerationConfig, card, checkpoint: Path) -> None:
+    """Raise ValueError where a checkpoint cannot do what is asked of it."""
+    names = card.data.acquisitions
+    if config.guidance != 1 and config.guide is None and not card.model["null_token"]:
+        raise ValueError(
+            f"generation.guidance is {config.guidance}, but {checkpoint} was trained without model.null_token"
+        )
+    if config.acquisition != "mix" and config.acquisition not in names:
+        known = ", ".join(names) if names else "it was trained without model.acquisition"
+        raise ValueError(
+            f"generation.acquisition {config.acquisition!r}: {checkpoint} knows mix and these: {known}"
+        )

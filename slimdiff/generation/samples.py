@@ -1,9 +1,12 @@
 """Sample files: what generation writes and evaluation, figures and export read. NumPy only.
 
-`zbin-{zz}.npz`: images, masks, float16 (N, H, W) in [-1, 1], the masks continuous (the store's own dtype, so that no
-rounding tells synthetic from real; docs/method.md, F12). `zbin-{zz}.tsv`, the manifest: one row a sample, same order.
+`zbin-{zz}.npz`: images, masks, float16 (N, H, W) in [-1, 1], the masks continuous unless `generation.binary` (the
+store's own dtype, so that no rounding tells synthetic from real; docs/method.md, F12). `zbin-{zz}.tsv`, the manifest:
+one row a sample, same order; a row says all that its sample was made from. A z-bin of which none is asked has both,
+empty.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,18 +29,33 @@ COLUMNS = (
     "guidance",
     "guidance_low",
     "guidance_high",
+    "guide",
     "precision",
+    "device",
     "tau",
+    "background",
+    "binary",
     "lesion_px",
+    "checkpoint",
     "checkpoint_sha256",
+    "guide_sha256",
+    "priors_sha256",
 )
+"""`checkpoint` is a path from the manifest's folder; `n/a` stands where something has no part in the sample."""
 
 
-def write_samples(stem: Path, images: np.ndarray, masks: np.ndarray, rows: list[dict]) -> None:
-    """Write `{stem}.npz` and then its manifest `{stem}.tsv`."""
+def write_samples(
+    stem: Path,
+    images: np.ndarray,
+    masks: np.ndarray,
+    rows: list[dict],
+    columns: Sequence[str] = COLUMNS,
+    **more,
+) -> None:
+    """Write `{stem}.npz`, with more arrays if there are any, and then its manifest `{stem}.tsv`."""
     with replacing(stem.with_suffix(".npz")) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, images=images, masks=masks)
-    write_table(stem.with_suffix(".tsv"), rows, COLUMNS)
+        np.savez(stream, images=images, masks=masks, **more)
+    write_table(stem.with_suffix(".tsv"), rows, columns)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from slimdiff.files import replacing
 
 # What a training learns does not depend on these, or up to rounding only.
 NOT_LEARNT = {"log_every", "save_every", "preview_every", "device", "accumulate", "compile", "slices_on"}
-NOT_LEARNT |= {"tensorboard", "wandb_project"}
+NOT_LEARNT |= {"tensorboard", "wandb_project", "snapshots"}
 
 
 class StateNotSaved(RuntimeError):

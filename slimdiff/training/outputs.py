@@ -125,6 +125,12 @@ class Outputs:
         card = self._card(chosen_step, decay, precision)
         save_model(self.folder / "model.safetensors", {**kept, **weights}, card)
 
+    def snapshot(self, step: int, network: nn.Module, ema: Ema, precision: torch.dtype) -> None:
+        """The averaged weights after this step, kept for later."""
+        path = self.folder / f"snapshot-{step}.safetensors"
+        weights = {**network.state_dict(), **ema.weights()}
+        save_model(path, weights, self._card(step, ema.decay, precision))
+
     def _card(self, step: int, decay: float, precision: torch.dtype) -> ModelCard:
         versions = {
             "slimdiff": slimdiff.__version__,

@@ -202,7 +202,7 @@ class Trainer:
             if row:
                 bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_s=f"{row['images_per_s']:.0f}")
             saves = self.step % config.save_every == 0 and self.step < config.steps
-            if saves or self._due() or self._previews():
+            if saves or self._due() or self._previews() or self.step in config.snapshots:
                 with self._rest():
                     ended = self._look()
                     if saves and not ended:
@@ -242,7 +242,7 @@ class Trainer:
         return bool(every) and self.step % every == 0 and self.step < self.config.steps
 
     def _look(self, again: bool = False) -> bool:
-        """The round of watching and the preview that are due after this step; whether the training should end.
+        """The round of watching, preview and snapshot that are due after this step; whether the training should end.
 
         again: what was done before the interruption is not done twice.
         """
@@ -259,6 +259,8 @@ class Trainer:
         if self._previews() and self.processes.first:
             name, weights = f"step-{self.step:07d}", self.emas[0].weights()
             self.outputs.preview(self.step, name, weights, self.precision, anew=not again)
+        if self.step in self.config.snapshots and self.processes.first:
+            self.outputs.snapshot(self.step, self.network, self.emas[0], self.precision)
         return due and bool(self.processes.largest(int(bool(reason))))
 
     def advance(self) -> None:

@@ -27,6 +27,7 @@ CHANGES = {
     "generation": {"seed": 3},
     "evaluation": {"tau": 0.1},
     "report": {"dpi": 90},
+    "export": {"tau": 0.1},
 }
 
 

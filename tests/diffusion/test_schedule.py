@@ -88,7 +88,7 @@ def test_time_and_sigma_are_inverse(name):
     np.testing.assert_allclose(schedule.sigma_at(np.arange(1000)), np.exp(schedule.log_sigma))
 
 
-@pytest.mark.parametrize("spacing", ["time", "log_snr"])
+@pytest.mark.parametrize("spacing", ["trailing", "log_snr"])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_f1_every_chain_starts_in_noise_and_ends_at_zero(name, spacing):
     schedule = make_schedule(name, 1000)
@@ -141,7 +141,7 @@ def test_f1_starts_with_signal_left_are_refused():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="cosine, linear and sigmoid"):
         make_schedule("cos", 1000)
-    with pytest.raises(ValueError, match="time and log_snr"):
+    with pytest.raises(ValueError, match="trailing, leading and log_snr"):
         sampling_sigmas(make_schedule("cosine", 1000), 10, "karras")
     with pytest.raises(ValueError, match="at least 1"):
         sampling_sigmas(make_schedule("cosine", 1000), 0)

@@ -11,7 +11,8 @@ from tiny_training import MODEL, PARTICIPANTS, tiny_store
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.files import read_table
-from slimdiff.generation.generate import Request, requests_of_bin, write_bin
+from slimdiff.generation.folder import fill
+from slimdiff.generation.requests import Request, requests_of_bin
 from slimdiff.generation.samples import COLUMNS, read_samples
 from slimdiff.training.trainer import Trainer
 
@@ -212,7 +213,7 @@ def test_ddim_ref_asks_the_network_at_its_own_times_and_is_ddim_otherwise(traine
 def test_the_manifest_names_acquisition_guidance_and_the_reference_s_spacing(told, tmp_path):
     generator = generator_of(told[0], sampler="ddim_ref", eta=0.2, guidance=2.5, per_bin_and_class=8)
     requests = requests_of_bin(generator.config, 0, "base", 1)
-    write_bin(generator, requests, tmp_path / "zbin-01")
+    fill(generator, None, tmp_path, [1])
     rows = read_table(tmp_path / "zbin-01.tsv", COLUMNS)
     assert {(row["sampler"], row["spacing"], float(row["eta"])) for row in rows} == {
         ("ddim_ref", "leading", 0.2)
@@ -231,7 +232,7 @@ def test_the_manifest_names_acquisition_guidance_and_the_reference_s_spacing(tol
 
 def test_a_network_that_is_not_told_has_no_acquisition_in_the_manifest(trained, tmp_path):
     generator = generator_of(trained, spacing="log_snr")
-    write_bin(generator, mixed_requests(count=2), tmp_path / "zbin-00")
+    fill(generator, None, tmp_path, [0])
     rows = read_table(tmp_path / "zbin-00.tsv", COLUMNS)
     assert {(row["acquisition"], float(row["guidance"]), row["spacing"]) for row in rows} == {
         ("n/a", 1.0, "log_snr")

@@ -1,21 +1,19 @@
 """Samples belong to themselves, not to their batch (docs/method.md, F4); their files say what they are."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
-from scipy import stats
-from tiny_sampling import CONFIG, SAMPLERS, assert_equal, generator_of, mixed_requests
+from tiny_sampling import CONFIG, EVERY_SAMPLER, assert_equal, generator_of, mixed_requests
 
 from slimdiff.files import read_table, sha256
-from slimdiff.generation.generate import Request, requests_of_bin, write_bin
+from slimdiff.generation.folder import fill
 from slimdiff.generation.noise import normal, stream_key
+from slimdiff.generation.requests import Request, requests_of_bin
 from slimdiff.generation.samples import COLUMNS, read_samples, write_samples
 from slimdiff.model.build import read_card, save_model
 
 
-@pytest.mark.parametrize("options", SAMPLERS, ids=["dpmpp_2m", "ddim-0.2", "ddim-0"])
+@pytest.mark.parametrize("options", EVERY_SAMPLER, ids=["2m", "ddim-0.2", "ddim-0", "sde", "unipc", "ddpm"])
 def test_f4_a_sample_does_not_depend_on_its_batch(trained, options):
     requests = mixed_requests()
     whole = generator_of(trained, batch_size=4, **options).draw(requests)
@@ -95,7 +93,7 @@ def test_the_chain_starts_from_the_sample_s_own_noise(trained):
     generator.draw(requests)
     # In the network's coordinates x_T is standard normal: the draw itself.
     wanted = normal([request.key for request in requests], 0, (2, 32, 32))
-    np.testing.assert_allclose(seen[0].numpy(), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(seen[0], wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_every_step_of_a_sample_has_a_draw_of_its_own(trained, monkeypatch):
@@ -103,9 +101,9 @@ def test_every_step_of_a_sample_has_a_draw_of_its_own(trained, monkeypatch):
 
     asked = []
 
-    def watched(keys, draw, shape):
+    def watched(keys, draw, shape, device):
         asked.append(draw)
-        return normal(keys, draw, shape)
+        return normal(keys, draw, shape, device)
 
     monkeypatch.setattr(generate, "normal", watched)
     generator_of(trained, sampler="ddim", eta=0.5).draw(mixed_requests(count=1))
@@ -169,51 +167,12 @@ def test_variants_share_their_noise_unless_told_otherwise():
     assert not {r.key for r in one} & {r.key for r in two}
 
 
-KEYS = [
-    stream_key(0, 0, z_bin, label, 0, index) for z_bin in range(4) for label in (0, 1) for index in range(8)
-]
-
-
-def test_noise_is_standard_normal():
-    noise = normal(KEYS, 0, (2, 24, 24)).astype(np.float64).ravel()
-    n = noise.size
-    assert abs(noise.mean()) < 4 / math.sqrt(n)
-    assert abs(noise.var() - 1) < 4 * math.sqrt(2 / n)
-    assert abs((noise**3).mean()) < 4 * math.sqrt(15 / n)
-    assert abs((noise**4).mean() - 3) < 4 * math.sqrt(96 / n)
-    assert stats.kstest(noise, "norm").pvalue > 1e-3
-
-
-def test_noise_of_keys_draws_and_pixels_is_independent():
-    draws = np.stack([normal(KEYS, draw, (2, 24, 24)) for draw in range(3)]).astype(np.float64)
-    streams = draws.reshape(3 * len(KEYS), -1)
-    n = streams.shape[1]
-    correlation = np.corrcoef(streams)
-    off = correlation[~np.eye(len(correlation), dtype=bool)]
-    # The largest of m normal values of spread 1 / sqrt(n) stays under about sqrt(2 log m) of them.
-    assert np.abs(off).max() < 1.3 * math.sqrt(2 * math.log(off.size) / n)
-    assert off.std() == pytest.approx(1 / math.sqrt(n), rel=0.05)
-    # Neither shifted copies nor repeated values.
-    assert len(np.unique(streams)) > 0.99 * streams.size
-    neighbours = (streams[:, 1:] * streams[:, :-1]).mean()
-    assert abs(neighbours) < 4 / math.sqrt(streams.size)
-
-
-def test_noise_is_the_same_in_any_order_and_company():
-    whole = normal(KEYS, 2, (2, 5))
-    np.testing.assert_array_equal(normal(KEYS[::-1], 2, (2, 5))[::-1], whole)
-    np.testing.assert_array_equal(normal(KEYS[7:8], 2, (2, 5)), whole[7:8])
-    normal(KEYS, 0, (3,))
-    np.testing.assert_array_equal(normal(KEYS, 2, (2, 5)), whole)
-    assert whole.dtype == np.float32
-
-
 def test_files_round_trip_and_say_how_the_samples_were_made(trained, tmp_path):
     generator = generator_of(trained, sampler="ddim", eta=0.2, tau=0.1, replicas=2)
     drawn = {}
     for z_bin in (0, 1, 2):
         requests = requests_of_bin(generator.config, 0, "base", z_bin)
-        write_bin(generator, requests, tmp_path / f"zbin-{z_bin:02d}")
+        fill(generator, None, tmp_path, [z_bin])
         drawn[z_bin] = (requests, *generator.draw(requests))
     samples = read_samples(tmp_path)
     assert_equal(

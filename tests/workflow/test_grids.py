@@ -95,7 +95,7 @@ def test_the_paper_s_grid_is_what_the_paper_says():
             "ddim",
             300,
             0.2,
-            "time",
+            "trailing",
         )
         cells.add((part.diffusion.prediction, loss.p_image))
     assert cells == {(kind, p) for kind in ("x0", "v", "epsilon") for p in (1.5, 2.0, 2.5)}

@@ -19,7 +19,23 @@ from slimdiff.config import (
 )
 from slimdiff.data.folds import check_split
 from slimdiff.data.sources import DataError, discover
+from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
 from slimdiff.report.names import TABLES, figure_names
+
+
+def check_chains(study):
+    """Raise before the first job where a variant's chain could not start from noise."""
+    for name in study.variants:
+        part = study.variant(name)
+        diffusion, drawn = part.diffusion, part.generation
+        if drawn.sampler == "ddim_ref":
+            continue
+        try:
+            schedule = make_schedule(diffusion.schedule, diffusion.timesteps)
+            sampling_sigmas(schedule, drawn.evaluations, drawn.spacing)
+        except ValueError as error:
+            raise ConfigError(f"variants.{name}: generation.spacing {drawn.spacing}: {error}")
+
 
 try:
     STUDY = study_from_mapping(config, ", ".join(map(str, workflow.configfiles)) or "config")
@@ -32,6 +48,7 @@ try:
         patients = sum(row.is_patient for row in PARTICIPANTS.values())
         check_fold_count(STUDY.folds.k, patients, len(PARTICIPANTS) - patients)
     check_acquisitions(STUDY, {row.acquisition for row in PARTICIPANTS.values()})
+    check_chains(STUDY)
 except (ConfigError, DataError) as error:
     raise WorkflowError(str(error))
 
@@ -97,6 +114,13 @@ def volume_records():
 def prior_files(variant, fold):
     """The z-bin priors that a training looks at: none unless its network does."""
     return [] if STUDY.variant(variant).model.prior == "none" else [str(PATHS.prior(fold))]
+
+
+def generation_files(variant, fold):
+    """What drawing looks at beside the model: a table of counts, the z-bin priors behind a background."""
+    settings = STUDY.variant(variant).generation
+    counts = [settings.counts] if settings.counts else []
+    return counts + ([str(PATHS.prior(fold))] if settings.background == "prior" else [])
 
 
 def model_files(variant, fold):

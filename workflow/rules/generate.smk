@@ -3,7 +3,8 @@
 
 rule generate:
     input:
-        PATHS.model("{variant}", "{fold}") / "model.safetensors",
+        model=PATHS.model("{variant}", "{fold}") / "model.safetensors",
+        given=lambda wildcards: generation_files(wildcards.variant, wildcards.fold),
     output:
         f"{PATHS.samples_stem('{variant}', '{fold}', '{zbin}')}.npz",
         f"{PATHS.samples_stem('{variant}', '{fold}', '{zbin}')}.tsv",
@@ -25,7 +26,7 @@ rule generate:
         "generate {wildcards.variant}, fold {wildcards.fold}, z-bin {wildcards.zbin}"
     shell:
         "slimdiff-generate --config {params.config:q} --variant {wildcards.variant} --fold {wildcards.fold} "
-        "--zbin {wildcards.zbin} 2>&1 | tee {log:q}"
+        "--z_bins {wildcards.zbin} 2>&1 | tee {log:q}"
 
 
 rule generated:

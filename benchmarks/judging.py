@@ -1,0 +1,90 @@
+"""What the sampling benchmarks judge samples by: the numbers of the stage `metrics`, without floors and intervals."""
+
+import numpy as np
+from scipy import ndimage  # noqa: F401  # fails here, not after an hour, where the evaluation's packages are missing
+
+from slimdiff.config import Study
+from slimdiff.data.folds import read_folds
+from slimdiff.data.store import SliceStore
+from slimdiff.evaluation import control, masks, pairs
+from slimdiff.evaluation.features import FeatureCache, extract
+from slimdiff.evaluation.image import kid
+from slimdiff.evaluation.memorisation import memorisation, nearest
+from slimdiff.evaluation.ranges import to_uint8
+
+
+class Judge:
+    """Numbers of a set of samples against the held-out (and, for memorisation, the training) slices of a fold."""
+
+    def __init__(self, study: Study, fold: int):
+        self.store = SliceStore.open(study.paths.store)
+        self.config, self.extractor = study.evaluation, study.evaluation.extractors[0]
+        parts = read_folds(study.paths.folds, fold)
+        self.test, self.train = (self.store.rows_of(parts[name]) for name in ("test", "train"))
+        cache = FeatureCache(study.paths.root / "metrics" / "features")
+        self.real, self.learnt = (
+            cache.extract(to_uint8(self.images(rows)), self.extractor, progress=False)
+            for rows in (self.test, self.train)
+        )
+        spacing = self.store.spacing_mm
+        self.min_px = max(1, round(self.config.min_component_mm2 / spacing**2))
+        self.options = {
+            "tau": self.config.tau,
+            "min_px": self.min_px,
+            "min_slice_px": int(self.store.facts["min_lesion_px"]),
+        }
+        self.ring = {"ring_px": max(1, round(self.config.ring_mm / spacing))}
+        test_masks = np.asarray(self.store.masks[self.test])
+        self.real_shapes, _ = masks.component_features(test_masks, **self.options)
+        self.real_pairs, _ = pairs.pair_features(
+            self.images(self.test), test_masks, **self.options, **self.ring
+        )
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """Images of store rows."""
+        return np.asarray(self.store.images[rows])
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Features of images in [-1, 1]."""
+        return extract(to_uint8(images), self.extractor, progress=False)
+
+    def image_numbers(self, images: np.ndarray, z_bin: np.ndarray) -> dict[str, float]:
+        """KID, and memorisation in features and in pixels."""
+        config, store = self.config, self.store
+        drawn = self.features(images)
+        found = {"kid": kid(self.real, drawn, config.seed, config.subsets).value}
+        subjects, bins = store.participant[self.test], (store.z_bin[self.test], store.z_bin[self.train])
+        pixels = [
+            np.asarray(part, np.float32) for part in (images, self.images(self.test), self.images(self.train))
+        ]
+        for space, metric, (own, real, learnt) in (
+            ("features", "euclidean", (drawn, self.real, self.learnt)),
+            ("pixels", "ncc", pixels),
+        ):
+            distance, _ = nearest(own, learnt, z_bin, bins[1], metric)
+            of_test, _ = nearest(real, learnt, *bins, metric)
+            answer = memorisation(distance, of_test, subjects, config.seed)
+            found[f"r_{space}"] = answer.ratio
+            found[f"suspects_{space}"] = float(answer.suspect_share)
+        return found
+
+    def mask_numbers(self, images: np.ndarray, drawn: np.ndarray, label: np.ndarray) -> dict[str, float]:
+        """MMD-MF and MMD-PL of the samples of class 1, and class fidelity of all."""
+        config, chosen = self.config, label == 1
+        shapes, _ = masks.component_features(drawn[chosen], **self.options)
+        fidelity = control.class_fidelity(drawn, label, config.tau, self.min_px)
+        return {
+            "mmd_mf": masks.mmd_mf(self.real_shapes, shapes, config.seed, config.subsets).mmd.value,
+            **self.pair_numbers(images[chosen], drawn[chosen]),
+            "class1": fidelity.lesion_share,
+            "class0": 1 - fidelity.clean_share,
+        }
+
+    def pair_numbers(self, images: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
+        """MMD-PL, and the median contrast of a mask to its ring as a multiple of the held-out slices' own."""
+        config = self.config
+        own, _ = pairs.pair_features(images, drawn, **self.options, **self.ring)
+        column = pairs.FEATURES.index("delta")
+        contrast = np.median(own[:, column]) / np.median(self.real_pairs[:, column]) if len(own) else np.nan
+        distance = pairs.mmd_pl(self.real_pairs, own, config.seed, config.subsets).mmd.value
+        return {"mmd_pl": distance, "contrast": float(contrast)}

@@ -1,0 +1,227 @@
+"""Quality against cost of every sampler: python benchmarks/sampler_sweep.py [--config config/demo.yaml] [--fold 0]
+
+Draws the same noise with each sampler at 5 to 250 evaluations from one trained model (`snakemake --cores all` makes the
+demo's), judges the samples against the fold's held-out slices, and does the same with other seeds of DDIM-250 and of
+DPM-Solver++(2M), so that a difference can be held against what another seed makes. Writes sweep.tsv, goal.tsv and
+sweep.svg into results/{study}/sampler_sweep; what was drawn is kept there and not drawn again. An hour on two cores.
+
+Columns: seconds of wall clock and of processor time a sample; LPIPS to the DDIM-250 result from the same noise and to
+the sampler's own at 250; suspects and R as in the stage `metrics`; contrast of the masks (1: as the held-out ones).
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from judging import Judge
+
+from slimdiff.config import Study, load_study
+from slimdiff.evaluation.perceptual import lpips_distance
+from slimdiff.files import replacing, write_table
+from slimdiff.generation.generate import Generator
+from slimdiff.generation.requests import requests_of_bin
+
+SAMPLERS = ("dpmpp_2m", "unipc", "ddim", "dpmpp_2m_sde", "ddpm")
+EVALUATIONS = (5, 10, 15, 20, 25, 50, 100, 250)
+MOST = EVALUATIONS[-1]
+SEEDS = (0, 1, 2, 3, 4)
+CANDIDATES = (10, 15, 20, 25)
+METRICS = ("kid", "mmd_mf", "mmd_pl", "class1", "class0", "contrast", "r_features", "r_pixels")
+COLUMNS = ("sampler", "spacing", "evaluations", "seed", "n", "s_per_sample", "cpu_s_per_sample")
+COLUMNS += ("lpips_to_ddim_250", "lpips_to_own_250", *METRICS)
+GOAL_COLUMNS = (
+    "metric",
+    "evaluations",
+    "dpmpp_2m",
+    "ddim_250",
+    "difference",
+    "seed_sd",
+    "in_seed_sds",
+    "within",
+)
+TITLES = {
+    "kid": "KID",
+    "lpips_to_ddim_250": "LPIPS to DDIM-250, same noise",
+    "mmd_mf": "MMD-MF",
+    "mmd_pl": "MMD-PL",
+    "class1": "share of class 1 with a lesion",
+    "cpu_s_per_sample": "processor seconds a sample",
+}
+
+
+class Sweep:
+    """Draws and judges; every set of samples is drawn once and kept."""
+
+    def __init__(self, study: Study, fold: int, variant: str, each: int):
+        self.study, self.fold, self.variant, self.each = study, fold, variant, each
+        self.checkpoint = study.paths.model(variant, fold) / "model.safetensors"
+        self.folder = study.paths.root / "sampler_sweep"
+        self.judge = Judge(study, fold)
+
+    def draw(self, sampler: str, evaluations: int, seed: int, spacing: str = "trailing") -> dict:
+        """images, masks, z_bin, label, seconds and processor seconds a sample."""
+        settings = {
+            "sampler": sampler,
+            "evaluations": evaluations,
+            "seed": seed,
+            "spacing": spacing,
+            "eta": 0.0,
+        }
+        settings |= {"per_bin_and_class": self.each, "counts": None}
+        config = self.study.variant(self.variant).generation.model_copy(update=settings)
+        generator = Generator(self.checkpoint, config)
+        name = (
+            f"{sampler}-{spacing}-{evaluations}-{seed}-{self.each}-{generator.sha256['checkpoint'][:12]}.npz"
+        )
+        path = self.folder / "samples" / name
+        if not path.is_file():
+            requests = [
+                request
+                for z_bin in range(generator.card.n_bins)
+                for request in requests_of_bin(config, self.fold, self.variant, z_bin)
+            ]
+            start, cpu = time.perf_counter(), time.process_time()
+            images, drawn = generator.draw(requests, name.removesuffix(".npz"))
+            seconds = (time.perf_counter() - start, time.process_time() - cpu)
+            with replacing(path) as temporary, temporary.open("wb") as stream:
+                np.savez(
+                    stream,
+                    images=images,
+                    masks=drawn,
+                    z_bin=[request.z_bin for request in requests],
+                    label=[request.label for request in requests],
+                    seconds=np.array(seconds) / len(requests),
+                )
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+
+    def row(self, sampler: str, evaluations: int, seed: int, spacing: str = "trailing") -> dict:
+        """One row of the table."""
+        drawn = self.draw(sampler, evaluations, seed, spacing)
+        images = drawn["images"]
+        reference = self.draw("ddim", MOST, seed)["images"]
+        own = self.draw(sampler, MOST, seed, spacing)["images"] if (sampler, seed) in self.finest else None
+        return {
+            "sampler": sampler,
+            "spacing": spacing,
+            "evaluations": evaluations,
+            "seed": seed,
+            "n": len(images),
+            "s_per_sample": float(drawn["seconds"][0]),
+            "cpu_s_per_sample": float(drawn["seconds"][1]),
+            "lpips_to_ddim_250": float(lpips_distance(images, reference).mean()),
+            "lpips_to_own_250": float(lpips_distance(images, own).mean()) if own is not None else None,
+            **self.judge.image_numbers(images, drawn["z_bin"]),
+            **self.judge.mask_numbers(images, drawn["masks"], drawn["label"]),
+        }
+
+    finest = frozenset((sampler, SEEDS[0]) for sampler in SAMPLERS)
+
+
+def goal(rows: list[dict]) -> list[dict]:
+    """DPM-Solver++(2M) against DDIM-250: the mean difference from the same noise, in standard deviations of DDIM-250
+    over seeds. Within the spread: at most two."""
+    by_key = {(row["sampler"], row["spacing"], row["evaluations"], row["seed"]): row for row in rows}
+    seeds = [seed for seed in SEEDS if ("ddim", "trailing", MOST, seed) in by_key]
+    table = []
+    for evaluations in CANDIDATES:
+        for metric in METRICS:
+            fine = np.array([by_key["ddim", "trailing", MOST, seed][metric] for seed in seeds])
+            fast = np.array([by_key["dpmpp_2m", "trailing", evaluations, seed][metric] for seed in seeds])
+            spread, difference = fine.std(ddof=1), (fast - fine).mean()
+            # Where no seed differs from another, nothing may differ.
+            apart = abs(difference) / spread if spread > 0 else (0.0 if difference == 0 else np.inf)
+            table.append(
+                {
+                    "metric": metric,
+                    "evaluations": evaluations,
+                    "dpmpp_2m": float(fast.mean()),
+                    "ddim_250": float(fine.mean()),
+                    "difference": float(difference),
+                    "seed_sd": float(spread),
+                    "in_seed_sds": float(apart),
+                    "within": int(apart <= 2),
+                }
+            )
+    return table
+
+
+def picture(rows: list[dict], path: Path) -> None:
+    """A panel a metric over evaluations, a line a sampler; grey: mean and two standard deviations of DDIM-250."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained")
+    first = [row for row in rows if row["seed"] == SEEDS[0] and row["spacing"] == "trailing"]
+    fine = [row for row in rows if (row["sampler"], row["evaluations"]) == ("ddim", MOST)]
+    colours = dict(zip(SAMPLERS, ("#0072B2", "#009E73", "#000000", "#D55E00", "#CC79A7"), strict=True))
+    for axis, (metric, title) in zip(axes.flat, TITLES.items(), strict=True):
+        if metric in METRICS and len(fine) > 1:
+            values = np.array([row[metric] for row in fine])
+            middle, spread = values.mean(), values.std(ddof=1)
+            axis.axhspan(middle - 2 * spread, middle + 2 * spread, color="0.88", zorder=0)
+        for sampler, colour in colours.items():
+            own = [row for row in first if row["sampler"] == sampler]
+            axis.plot(
+                [row["evaluations"] for row in own],
+                [row[metric] for row in own],
+                color=colour,
+                marker="o",
+                markersize=3.5,
+                linewidth=1.2,
+                label=sampler,
+            )
+        axis.set_xscale("log")
+        axis.set_xticks(EVALUATIONS, [str(number) for number in EVALUATIONS])
+        axis.minorticks_off()
+        axis.set_title(title, fontsize=10)
+        if metric in ("mmd_mf", "mmd_pl"):
+            axis.set_yscale("symlog", linthresh=1)
+        if metric == "cpu_s_per_sample":
+            axis.set_yscale("log")
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[1]:
+        axis.set_xlabel("network evaluations")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    """Draw, judge, and write the tables and the figure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="config/demo.yaml")
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--variant", default="base")
+    parser.add_argument("--each", type=int, default=8, help="samples of each z-bin and class")
+    options = parser.parse_args()
+    sweep = Sweep(load_study(options.config), options.fold, options.variant, options.each)
+    wanted = [("ddim", MOST, SEEDS[0], "trailing")]
+    wanted += [(sampler, n, SEEDS[0], "trailing") for sampler in SAMPLERS for n in EVALUATIONS]
+    for seed in SEEDS[1:]:
+        wanted += [("ddim", MOST, seed, "trailing")]
+        wanted += [("dpmpp_2m", n, seed, "trailing") for n in CANDIDATES]
+    wanted = list(dict.fromkeys(wanted))
+    for what in wanted:
+        sweep.draw(*what)
+    rows = [sweep.row(*what) for what in wanted]
+    write_table(sweep.folder / "sweep.tsv", rows, COLUMNS)
+    table = goal(rows)
+    write_table(sweep.folder / "goal.tsv", table, GOAL_COLUMNS)
+    picture(rows, sweep.folder / "sweep.svg")
+    print(*GOAL_COLUMNS, sep="\t")
+    for row in table:
+        print(*(f"{v:.4g}" if isinstance(v, float) else v for v in row.values()), sep="\t")
+    best = [n for n in CANDIDATES if all(row["within"] for row in table if row["evaluations"] == n)]
+    print(f"within the seeds' spread on every metric: {best or 'none'}; tables and figure in {sweep.folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Samples around a given mask or a given slice: what is given stays, bit for bit; the rest belongs to it."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny_sampling import EVERY_SAMPLER, assert_equal, generator_of
+
+from slimdiff.diffusion.denoiser import Inpainted
+from slimdiff.diffusion.samplers import SAMPLERS
+from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
+from slimdiff.files import read_table
+from slimdiff.generation.conditional import draw_around, given_mask, given_surroundings, requests_around
+from slimdiff.generation.folder import ForeignFile
+from slimdiff.generation.remake import remake
+from slimdiff.generation.samples import read_samples
+
+COVARIANCE = torch.tensor([[0.09, 0.06], [0.06, 0.08]], dtype=torch.float64)
+CENTRE = torch.tensor([0.3, -0.4], dtype=torch.float64)
+
+
+def joint(x, sigma, previous):
+    """E[(image, mask) | noisy pair] where each pixel pair is Gaussian: the channels tell of each other."""
+    gain = COVARIANCE @ torch.linalg.inv(COVARIANCE + sigma**2 * torch.eye(2, dtype=torch.float64))
+    centred = x - CENTRE[:, None, None]
+    return CENTRE[:, None, None] + torch.einsum("ij,bjhw->bihw", gain, centred)
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "ddim_ref"])
+def test_the_known_part_follows_the_forward_process(name):
+    """Its x is known + sigma noise at every level, the very thing that a network saw in training."""
+    generator = torch.Generator().manual_seed(0)
+    count = 4000
+    known = torch.full((count, 2, 1, 1), 0.5, dtype=torch.float64)
+    where = torch.tensor([False, True])[:, None, None].expand(count, 2, 1, 1)
+    sigmas = sampling_sigmas(make_schedule("cosine", 1000), 12)
+    seen = []
+
+    def spy(x, sigma, previous):
+        seen.append((sigma, (x[:, 1] - 0.5).flatten()))
+        return joint(x, sigma, previous)
+
+    def noise(step):
+        return torch.randn((count, 2, 1, 1), generator=generator, dtype=torch.float64)
+
+    first = noise(0)
+    start = torch.where(where, known + sigmas[0] * first, first * math.sqrt(1 + sigmas[0] ** 2))
+    drawn = SAMPLERS[name](Inpainted(spy, known, where), start, sigmas.tolist(), noise)
+    for sigma, off in seen:
+        assert off.mean().abs() < 4 * sigma / math.sqrt(count)
+        assert off.std().item() == pytest.approx(sigma, rel=0.05)
+    assert (drawn[:, 1] == 0.5).all()
+
+
+def test_the_rest_is_drawn_towards_what_is_known():
+    """For Gaussian pairs the conditional mean is known, and the chain goes towards it from the marginal one.
+
+    Only towards it: at each level the rest sees the known part with its noise. A stochastic chain forgets the noise of
+    earlier levels and goes further, which is why docs/sampling.md recommends one here.
+    """
+    generator = torch.Generator().manual_seed(0)
+    count = 4000
+    first = torch.randn((count, 2, 1, 1), generator=generator, dtype=torch.float64)
+    where = torch.tensor([False, True])[:, None, None].expand(count, 2, 1, 1)
+    sigmas = sampling_sigmas(make_schedule("cosine", 1000), 100)
+
+    def noise(step):
+        return torch.randn((count, 2, 1, 1), generator=generator, dtype=torch.float64)
+
+    slope = (COVARIANCE[0, 1] / COVARIANCE[1, 1]).item()
+    went = {}
+    for name, value in itertools.product(("dpmpp_2m", "ddpm"), (-1.0, 0.2)):
+        known = torch.full((count, 2, 1, 1), value, dtype=torch.float64)
+        start = torch.where(where, known + sigmas[0] * first, first * math.sqrt(1 + sigmas[0] ** 2))
+        drawn = SAMPLERS[name](Inpainted(joint, known, where), start, sigmas.tolist(), noise)
+        shift = drawn[:, 0].mean().item() - CENTRE[0].item()
+        wanted = slope * (value - CENTRE[1].item())
+        went[name, value] = shift / wanted
+    for value in (-1.0, 0.2):
+        assert 0.3 < went["dpmpp_2m", value] < went["ddpm", value] / 1.2 < 1
+
+
+@pytest.fixture
+def mask():
+    drawn = np.zeros((32, 32), bool)
+    drawn[10:14, 18:25] = True
+    return drawn
+
+
+@pytest.fixture
+def slice_():
+    return np.random.default_rng(0).uniform(-1, 1, (32, 32)).astype(np.float16)
+
+
+@pytest.mark.parametrize("options", EVERY_SAMPLER, ids=["2m", "ddim-0.2", "ddim-0", "sde", "unipc", "ddpm"])
+def test_a_mask_stays_as_it_is_given_and_its_images_differ(trained, mask, options):
+    generator = generator_of(trained, **options)
+    requests, known = requests_around(
+        generator, [given_mask(mask, 1, "mine"), given_mask(mask.T, 2, "other")], 2
+    )
+    images, masks = generator.draw(requests, known=known)
+    for drawn, given in zip(masks, (mask, mask, mask.T, mask.T), strict=True):
+        np.testing.assert_array_equal(drawn, np.where(given, 1, -1))
+    assert len(np.unique(images.reshape(4, -1), axis=0)) == 4
+    # The mask has a part in the image: the same noise with another mask gives another one.
+    moved, known = requests_around(generator, [given_mask(np.roll(mask, 9, 0), 1, "moved")], 1)
+    assert moved[0].key == requests[0].key
+    assert (generator.draw(moved, known=known)[0][0] != images[0]).any()
+
+
+@pytest.mark.parametrize("options", EVERY_SAMPLER, ids=["2m", "ddim-0.2", "ddim-0", "sde", "unipc", "ddpm"])
+def test_outside_the_region_not_one_bit_changes(trained, slice_, mask, options):
+    generator = generator_of(trained, **options)
+    requests, known = requests_around(generator, [given_surroundings(slice_, mask, 1, "mine")], 3)
+    images, masks = generator.draw(requests, known=known)
+    for image, drawn in zip(images, masks, strict=True):
+        np.testing.assert_array_equal(image[~mask].view(np.uint16), slice_[~mask].view(np.uint16))
+        assert (drawn[~mask] == -1).all()
+        assert (image[mask] != slice_[mask]).any()
+    assert len(np.unique(images.reshape(3, -1), axis=0)) == 3
+
+
+def test_finishing_does_not_touch_what_is_given(trained, slice_, mask):
+    priors = np.zeros((3, 32, 32), bool)
+    from tiny_sampling import CONFIG
+
+    from slimdiff.generation.generate import Generator
+
+    generator = Generator(trained, CONFIG.model_copy(update={"background": "prior", "binary": True}), priors)
+    requests, known = requests_around(generator, [given_surroundings(slice_, mask, 1, "mine")], 1)
+    images, _ = generator.draw(requests, known=known)
+    np.testing.assert_array_equal(images[0][~mask], slice_[~mask])
+    # A prior without a pixel: everything that was drawn became background.
+    assert (images[0][mask] == -1).all()
+
+
+def test_batches_change_no_sample(trained, mask, slice_):
+    given = [given_mask(mask, 1, "a"), given_surroundings(slice_, mask, 0, "b"), given_mask(mask, 2, "c")]
+    generator = generator_of(trained)
+    requests, known = requests_around(generator, given, 2)
+    whole = generator.draw(requests, known=known)
+    alone = generator.draw(requests[3:4], known=tuple(part[3:4] for part in known))
+    assert_equal(alone, [part[3:4] for part in whole])
+
+
+def test_files_say_what_was_given_and_their_samples_can_be_made_again(trained, mask, slice_, tmp_path):
+    generator = generator_of(trained)
+    given = [given_mask(mask, 1, "mine.png"), given_mask(mask[::-1], 1, "other.png")]
+    draw_around(generator, given, 2, "mask_to_image", tmp_path / "out")
+    rows = read_table(tmp_path / "out" / "zbin-01.tsv")
+    assert [(row["mode"], row["source"], row["class"]) for row in rows] == [
+        ("mask_to_image", "mine.png", "1"),
+        ("mask_to_image", "mine.png", "1"),
+        ("mask_to_image", "other.png", "1"),
+        ("mask_to_image", "other.png", "1"),
+    ]
+    assert {int(row["lesion_px"]) for row in rows} == {int(mask.sum())}
+    samples = read_samples(tmp_path / "out")
+    np.testing.assert_array_equal(samples.masks[2], np.where(mask[::-1], 1, -1))
+    names = [rows[1]["id"], rows[2]["id"]]
+    same = remake(tmp_path / "out" / "zbin-01.tsv", names, tmp_path / "again", device="cpu")
+    assert same == dict.fromkeys(names, True)
+    with pytest.raises(ForeignFile, match="has samples already"):
+        draw_around(generator, given, 2, "mask_to_image", tmp_path / "out")
+
+
+def test_what_cannot_be_given_is_refused(trained, mask, slice_):
+    generator = generator_of(trained)
+    with pytest.raises(ValueError, match="mine: .* in z-bin 3; the checkpoint draws .* z-bins 0 to 2"):
+        requests_around(generator, [given_mask(mask, 3, "mine")], 1)
+    with pytest.raises(ValueError, match=r"mine: \(16, 32\) px"):
+        requests_around(generator, [given_mask(mask[:16], 0, "mine")], 1)
+    for region in (np.zeros_like(mask), np.ones_like(mask)):
+        with pytest.raises(ValueError, match="mine: the region has"):
+            given_surroundings(slice_, region, 0, "mine")

@@ -1,0 +1,87 @@
+"""What may be done to samples after they are drawn: off by default, exact, in the manifest."""
+
+import numpy as np
+import pytest
+from tiny_sampling import CONFIG, assert_equal, generator_of, mixed_requests
+
+from slimdiff.files import read_table
+from slimdiff.generation.finishing import read_priors
+from slimdiff.generation.folder import fill
+from slimdiff.generation.generate import Generator
+from slimdiff.generation.remake import remake
+from slimdiff.generation.samples import read_samples
+
+
+@pytest.fixture
+def priors():
+    maps = np.zeros((3, 32, 32), bool)
+    for z_bin in range(3):
+        maps[z_bin, 4 + z_bin : 20, 6:25] = True
+    return maps
+
+
+def finished(trained, priors=None, **changes):
+    return Generator(trained, CONFIG.model_copy(update=changes), priors)
+
+
+def test_it_is_off_by_default(trained, priors):
+    requests = mixed_requests()
+    assert_equal(finished(trained, priors).draw(requests), generator_of(trained).draw(requests))
+
+
+def test_outside_the_prior_of_its_z_bin_a_sample_is_background(trained, priors):
+    requests = mixed_requests()
+    drawn = generator_of(trained).draw(requests)
+    for found, plain in zip(finished(trained, priors, background="prior").draw(requests), drawn, strict=True):
+        for slice_found, slice_plain, request in zip(found, plain, requests, strict=True):
+            inside = priors[request.z_bin]
+            np.testing.assert_array_equal(slice_found[inside], slice_plain[inside])
+            assert (slice_found[~inside] == -1).all()
+    assert found.dtype == np.float16
+
+
+def test_masks_are_cut_at_tau_and_images_are_not(trained):
+    requests = mixed_requests()
+    images, masks = generator_of(trained).draw(requests)
+    # A threshold between the values that there are.
+    tau = float(np.median(masks.astype(np.float64))) + 1e-4
+    cut_images, cut = finished(trained, binary=True, tau=tau).draw(requests)
+    assert_equal((cut_images,), (images,))
+    np.testing.assert_array_equal(cut, np.where(masks.astype(np.float64) > tau, 1, -1))
+    assert set(np.unique(cut)) == {-1, 1}
+
+
+def test_the_manifest_says_so_and_the_sample_can_be_made_again(trained, priors, tmp_path):
+    np.savez(tmp_path / "priors.npz", priors=priors)
+    fill(finished(trained, priors, background="prior", binary=True, tau=-0.2), None, tmp_path / "samples")
+    row = read_table(tmp_path / "samples" / "zbin-01.tsv")[0]
+    assert (row["background"], row["binary"], row["tau"]) == ("prior", "1", "-0.2")
+    assert len(row["priors_sha256"]) == 64
+    samples = read_samples(tmp_path / "samples")
+    rows = [row for b in range(3) for row in read_table(tmp_path / "samples" / f"zbin-{b:02d}.tsv")]
+    assert [int(row["lesion_px"]) for row in rows] == (samples.masks > 0).sum(axis=(1, 2)).tolist()
+    manifest = tmp_path / "samples" / "zbin-01.tsv"
+    with pytest.raises(ValueError, match="--priors"):
+        remake(manifest, [row["id"]], tmp_path / "again", device="cpu")
+    np.savez(tmp_path / "others.npz", priors=~priors)
+    with pytest.raises(ValueError, match="priors .* another sha256"):
+        remake(manifest, [row["id"]], tmp_path / "again", priors=tmp_path / "others.npz", device="cpu")
+    same = remake(manifest, [row["id"]], tmp_path / "again", priors=tmp_path / "priors.npz", device="cpu")
+    assert same == {row["id"]: True}
+
+
+def test_priors_that_are_missing_or_do_not_fit_are_refused(trained, priors, tmp_path):
+    with pytest.raises(ValueError, match="no z-bin priors are given"):
+        finished(trained, background="prior")
+    with pytest.raises(ValueError, match=r"\(2, 32, 32\)"):
+        finished(trained, priors[:2], background="prior")
+    with pytest.raises(ValueError, match="uint8"):
+        finished(trained, priors.astype(np.uint8), background="prior")
+    with pytest.raises(FileNotFoundError, match="slimdiff-priors"):
+        read_priors(tmp_path / "absent.npz")
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"broken\.npz"):
+        read_priors(tmp_path / "broken.npz")
+    np.savez(tmp_path / "other.npz", maps=priors)
+    with pytest.raises(ValueError, match=r"other\.npz"):
+        read_priors(tmp_path / "other.npz")

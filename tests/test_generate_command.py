@@ -1,0 +1,201 @@
+"""slimdiff-generate beyond a study's own samples: from a checkpoint, around something given, and again."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+
+from slimdiff import cli
+from slimdiff.config import load_study
+from slimdiff.data.zbins import z_bin
+from slimdiff.files import read_table
+from slimdiff.generation.samples import read_samples
+from slimdiff.model.build import read_card
+from slimdiff.png import write_png
+
+
+@pytest.fixture
+def drawing(study_file, trained, tmp_path):
+    """Call the command with this checkpoint and an output folder; status and the folder."""
+
+    def call(*arguments, out="out", config=study_file):
+        fixed = ["--config", str(config), "--ckpt", str(trained), "--out_dir", str(tmp_path / out)]
+        return cli.generate([*fixed, *map(str, arguments)]), tmp_path / out
+
+    return call
+
+
+@pytest.fixture
+def mask():
+    drawn = np.zeros((32, 32), bool)
+    # Towards the front and the right: neither turned nor mirrored it is the same.
+    drawn[6:10, 20:27] = True
+    return drawn
+
+
+def test_z_bins_classes_and_numbers_are_chosen(drawing):
+    status, out = drawing("--z_bins", "0,2", "--classes", "lesion", "--n_per_condition", 3, "--seed", 9)
+    assert status == 0
+    samples = read_samples(out)
+    assert samples.z_bin.tolist() == [0, 0, 0, 2, 2, 2]
+    assert samples.label.tolist() == [1] * 6
+    assert {row["key"].split("/")[0] for row in read_table(out / "zbin-00.tsv")} == {"seed=9"}
+    # The same samples, whatever else is asked for with them.
+    _, whole = drawing("--n_per_condition", 4, "--seed", 9, out="whole")
+    every = read_samples(whole)
+    place = {name: i for i, name in enumerate(every.id)}
+    for i, name in enumerate(samples.id):
+        np.testing.assert_array_equal(samples.images[i], every.images[place[name]])
+    assert len(every.id) == 24
+
+
+def test_it_goes_on_with_a_folder_and_refuses_a_foreign_one(drawing, capsys):
+    assert drawing("--n_per_condition", 1)[0] == 0
+    status, out = drawing("--n_per_condition", 2)
+    assert status == 0
+    assert len(read_samples(out).id) == 12
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert drawing("--n_per_condition", 2, "--seed", 5)[0] == 2
+    assert "zbin-00.tsv, line 2: a file of another configuration: key" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--classes", "2"], "--classes '2'"),
+        (["--classes", "1,1"], "each once"),
+        (["--z_bins", "2-0"], "rising range"),
+        (["--mask", "absent.png", "--z_bins", "1"], "absent.png: no such file"),
+        (["--mask", "{mask}"], "give its z-bin"),
+        (["--mask", "{mask}", "--z_bins", "0-1"], "name one z-bin"),
+        (["--mask", "{mask}", "--z_bins", "1", "--classes", "1"], "the class follows"),
+        (["--mask", "{mask}", "--region", "{mask}"], "not both"),
+        (["--image", "{mask}", "--z_bins", "1"], "--image and --region belong together"),
+        (["--mask", "{small}", "--z_bins", "1"], "16 x 32 px; the checkpoint draws 32 x 32 px"),
+        (["--mask", "{text}", "--z_bins", "1"], "neither .png nor .nii"),
+        (["--mask", "{broken}", "--z_bins", "1"], "not readable as NIfTI"),
+        (["--mask", "{empty}"], "no pixel above 0 in slices"),
+        (["--image", "{bright}", "--region", "{volume}"], "[-1, 1] is wanted"),
+        (["--id", "x"], "give --from-manifest"),
+        (["--priors", "absent.npz"], "absent.npz"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named_and_nothing_is_written(
+    drawing, mask, tmp_path, arguments, named, capsys
+):
+    files = {name: tmp_path / name for name in ("mask.png", "small.png", "text.txt", "broken.nii")}
+    write_png(files["mask.png"], mask.astype(np.uint8) * 255)
+    write_png(files["small.png"], mask[:, :16].astype(np.uint8) * 255)
+    files["text.txt"].write_text("no picture")
+    files["broken.nii"].write_bytes(b"no volume")
+    empty = np.zeros((32, 32, 40), np.float32)
+    for name, values in (("empty.nii", empty), ("bright.nii", empty + 300), ("volume.nii", empty + 1)):
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / name)
+        files[name] = tmp_path / name
+    filled = [text.format(**{name.split(".")[0]: path for name, path in files.items()}) for text in arguments]
+    status, out = drawing(*filled)
+    assert status == 2
+    assert named in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_mask_from_a_picture_is_drawn_to(drawing, mask, tmp_path):
+    # Grey at the border, as a drawing program smooths it.
+    picture = mask.astype(np.uint8) * 255
+    picture[5, 20:27] = 90
+    write_png(tmp_path / "mine.png", picture)
+    status, out = drawing("--mask", tmp_path / "mine.png", "--z_bins", 2, "--n_per_condition", 2)
+    assert status == 0
+    samples = read_samples(out)
+    np.testing.assert_array_equal(samples.masks, [np.where(mask, 1, -1)] * 2)
+    rows = read_table(out / "zbin-02.tsv")
+    assert {(row["mode"], row["source"], row["class"]) for row in rows} == {
+        ("mask_to_image", "mine.png", "1")
+    }
+    # A stochastic sampler unless the study says which.
+    assert {(row["sampler"], row["evaluations"]) for row in rows} == {("dpmpp_2m_sde", "40")}
+
+
+def test_the_study_s_own_sampler_is_kept(drawing, study_values, mask, tmp_path):
+    study_values["generation"]["sampler"] = "unipc"
+    (tmp_path / "own.yaml").write_text(json.dumps(study_values))
+    write_png(tmp_path / "mine.png", mask.astype(np.uint8) * 255)
+    _, out = drawing("--mask", tmp_path / "mine.png", "--z_bins", 2, config=tmp_path / "own.yaml")
+    evaluations = str(load_study(tmp_path / "own.yaml").generation.evaluations)
+    assert [(row["sampler"], row["evaluations"]) for row in read_table(out / "zbin-02.tsv")] == [
+        ("unipc", evaluations)
+    ]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_volume_s_slices_go_to_the_z_bins_of_their_heights(drawing, trained, mask, tmp_path, turned):
+    """And lie as the study's slices do, whichever way the file's axes run."""
+    card = read_card(trained)
+    volume = np.zeros((32, 32, 40), np.uint8)
+    heights = [card.z_range[0], card.z_range[1]]
+    for z in (*heights, card.z_range[1] + 1):
+        # Slices have rows from front to back: the volume's second axis, RAS, runs the other way.
+        volume[:, :, z] = np.rot90(mask, -1)
+    picture = nibabel.Nifti1Image(volume, np.eye(4))
+    if turned:
+        picture = picture.as_reoriented(nibabel.orientations.axcodes2ornt("LPS"))
+        assert nibabel.aff2axcodes(picture.affine) == ("L", "P", "S")
+    nibabel.save(picture, tmp_path / "mine.nii.gz")
+    status, out = drawing("--mask", tmp_path / "mine.nii.gz")
+    assert status == 0
+    samples = read_samples(out)
+    assert samples.z_bin.tolist() == [int(z_bin(z, *card.z_range, card.n_bins)) for z in heights] == [0, 2]
+    np.testing.assert_array_equal(samples.masks, [np.where(mask, 1, -1)] * 2)
+    sources = [row["source"] for b in (0, 2) for row in read_table(out / f"zbin-{b:02d}.tsv")]
+    assert sources == [f"mine.nii.gz:z={z}" for z in heights]
+
+
+def test_a_lesion_is_drawn_into_a_region_of_a_preprocessed_volume(drawing, prepared, trained, mask, tmp_path):
+    from slimdiff.data.sources import read_participants
+
+    card = read_card(trained)
+    control = next(row for row in read_participants(prepared.paths.participants) if not row.is_patient)
+    flair = prepared.paths.volume(control.participant_id, "FLAIR")
+    volume = nibabel.load(flair)
+    z = sum(card.z_range) // 2
+    region = np.zeros(volume.shape, np.uint8)
+    region[:, :, z] = np.rot90(mask, -1)
+    nibabel.save(nibabel.Nifti1Image(region, volume.affine), tmp_path / "region.nii.gz")
+    status, out = drawing("--image", flair, "--region", tmp_path / "region.nii.gz", "--n_per_condition", 2)
+    assert status == 0
+    samples = read_samples(out)
+    real = np.rot90(np.asarray(volume.dataobj, np.float32)[:, :, z]).astype(np.float16)
+    for image, drawn in zip(samples.images, samples.masks, strict=True):
+        np.testing.assert_array_equal(image[~mask].view(np.uint16), real[~mask].view(np.uint16))
+        assert (drawn[~mask] == -1).all()
+        assert (image[mask] != real[mask]).any()
+    name = f"zbin-{samples.z_bin[0]:02d}.tsv"
+    assert {row["mode"] for row in read_table(out / name)} == {"inpaint"}
+
+
+def test_a_sample_is_made_again_by_its_id(drawing, tmp_path, capsys):
+    _, out = drawing("--n_per_condition", 1)
+    name = "zbin-01_class-1_replica-0_00000"
+    arguments = ["--from-manifest", str(out / "zbin-01.tsv"), "--id", name, "--device", "cpu"]
+    assert cli.generate([*arguments, "--out_dir", str(tmp_path / "again")]) == 0
+    assert f"{name}.npz: the same bits as in the archive" in capsys.readouterr().out
+    stored = read_samples(out)
+    with np.load(tmp_path / "again" / f"{name}.npz", allow_pickle=False) as archive:
+        place = stored.id.tolist().index(name)
+        np.testing.assert_array_equal(archive["images"][0], stored.images[place])
+    for more, named in ((["--seed", "3"], "--seed has no part"), ([], "--out_dir")):
+        assert cli.generate([*arguments, *more]) == 2
+        assert named in capsys.readouterr().err
+    assert cli.generate(["--fold", "0"]) == 2
+    assert "--config (a study) or --from-manifest" in capsys.readouterr().err
+
+
+def test_other_samples_than_the_study_s_do_not_go_into_its_folder(study_file, capsys):
+    assert cli.generate(["--config", str(study_file), "--seed", "3"]) == 2
+    assert "--seed would make other samples than the study's" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        cli.generate(["--config", str(study_file), "--n_per_condition", "0"])
+    assert stop.value.code == 2
+    assert "a whole number from 1 on" in capsys.readouterr().err
