@@ -1,0 +1,1 @@
+"""Real and synthetic slices in the forms that segmentation tools read."""

@@ -1,0 +1,192 @@
+"""What is exported: the real slices of a fold by its split, and the samples of the model that was trained on it."""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from slimdiff.config import Study
+from slimdiff.data.folds import read_folds
+from slimdiff.data.sources import DataError
+from slimdiff.data.store import SliceStore
+from slimdiff.export.nifti import canonical_affine, read_affine, slice_affine
+from slimdiff.files import read_table
+
+SAMPLE_COLUMNS = ("id", "key", "z_bin", "class")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+FOLD_OF_KEY = re.compile(r"(?:^|/)fold=(\d+)(?:/|$)")
+# Between a threshold of a mask that is {0, 1} and one of a mask in [-1, 1].
+REAL_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One slice with its mask."""
+
+    name: str
+    """Its file name's stem, of its own within a cell."""
+    image: np.ndarray
+    """float16 (H, W) in [-1, 1]."""
+    mask: np.ndarray
+    """bool (H, W)."""
+    affine: np.ndarray
+    """(4, 4), mm: of the volume (W, H, 1) that holds the slice."""
+    space: str
+    """What the affine refers to, in NIfTI's words: `scanner`, or `aligned` on the study's grid about the origin."""
+    z_bin: int
+    label: int
+    """Class: 0 = no lesion in the slice (or none asked for), 1 = lesion."""
+    participant: str | None = None
+    """Whom a real slice shows."""
+    sample: dict[str, str] | None = None
+    """Manifest row of a synthetic slice."""
+
+    @property
+    def lesion_px(self) -> int:
+        return int(self.mask.sum())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant and fold with everything that an export of it reads."""
+
+    study: Study
+    variant: str
+    fold: int
+    store: SliceStore
+    parts: dict[str, list[str]]
+    """Participants by split: train, val, test."""
+
+    @classmethod
+    def open(cls, study: Study, variant: str, fold: int, store: SliceStore) -> "Cell":
+        """Read folds.tsv and check that the grid is the store's; raises DataError or FileNotFoundError."""
+        grid, size = study.preprocess.grid, store.size
+        if (grid[1], grid[0]) != size:
+            raise DataError(
+                f"{store.folder}: slices of {size[1]} x {size[0]} px, but preprocess.grid is {list(grid)}; "
+                "make the cache stage again"
+            )
+        return cls(study, variant, fold, store, read_folds(study.paths.folds, fold))
+
+    @cached_property
+    def suspects(self) -> frozenset[str]:
+        """Samples that the memorisation metric flagged in any space; none where they are not left out."""
+        if not self.study.export.without_suspects:
+            return frozenset()
+        path = self.study.paths.metrics(self.variant, self.fold) / "nearest.tsv"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is not there, and export.without_suspects is true; make the metrics stage first"
+            )
+        return frozenset(row["id"] for row in read_table(path, ("id", "flagged")) if row["flagged"] == "1")
+
+    def real(self, split: str) -> Iterator[Case]:
+        """The slices of one split's participants, in the store's order."""
+        store = self.store
+        for row in store.rows_of(self.parts[split]):
+            participant, z = str(store.participant[row]), int(store.z[row])
+            affine, space = self._volume(participant)
+            yield Case(
+                name=f"{participant}_z{z:03d}",
+                image=np.asarray(store.images[row]),
+                mask=np.asarray(store.masks[row]) > REAL_THRESHOLD,
+                affine=slice_affine(affine, z),
+                space=space,
+                z_bin=int(store.z_bin[row]),
+                label=int(store.label[row]),
+                participant=participant,
+            )
+
+    def synthetic(self) -> Iterator[Case]:
+        """The samples, z-bin by z-bin; only one z-bin is in memory.
+
+        Raises FileNotFoundError or DataError naming the file that is missing or does not fit.
+        """
+        grid = canonical_affine(self.study.preprocess.grid, self.store.spacing_mm)
+        # A bin's centre counts every slice as [z, z + 1); a voxel's coordinate is that of its middle.
+        heights = np.asarray(self.store.facts["bin_centres"]) - 0.5
+        seen: set[str] = set()
+        for z_bin in range(self.store.n_bins):
+            stem = self.study.paths.samples_stem(self.variant, self.fold, z_bin)
+            images, masks, rows = _read_bin(stem, self.store.size)
+            for image, mask, row in zip(images, masks, rows, strict=True):
+                _check_row(row, stem, z_bin, self.fold, seen)
+                if row["id"] in self.suspects:
+                    continue
+                yield Case(
+                    name=f"synth-{row['id']}",
+                    image=image,
+                    mask=mask.astype(np.float32) > np.float32(self.study.export.tau),
+                    affine=slice_affine(grid, heights[z_bin]),
+                    space="aligned",
+                    z_bin=z_bin,
+                    label=int(row["class"]),
+                    sample=row,
+                )
+
+    @cached_property
+    def _volumes(self) -> dict[str, tuple[np.ndarray, str]]:
+        return {}
+
+    def _volume(self, participant: str) -> tuple[np.ndarray, str]:
+        """Affine of the participant's own volume, or of the grid about the origin where it is not there."""
+        if participant not in self._volumes:
+            path = self.study.paths.volume(participant, "FLAIR")
+            grid = tuple(self.study.preprocess.grid)
+            if path.is_file():
+                affine, shape = read_affine(path)
+                if tuple(shape) != grid:
+                    raise DataError(
+                        f"{path}: shape {list(shape)}, but preprocess.grid is {list(grid)}; "
+                        "make the preprocess stage again"
+                    )
+                self._volumes[participant] = affine, "scanner"
+            else:
+                print(f"{path} is not there: slices of {participant} lie about the origin", file=sys.stderr)
+                self._volumes[participant] = canonical_affine(grid, self.store.spacing_mm), "aligned"
+        return self._volumes[participant]
+
+
+def _read_bin(stem: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, list[dict[str, str]]]:
+    archive_path, manifest = stem.with_suffix(".npz"), stem.with_suffix(".tsv")
+    for path in (archive_path, manifest):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there; make the generate stage first")
+    with np.load(archive_path, allow_pickle=False) as archive:
+        images, masks = archive["images"], archive["masks"]
+    rows = read_table(manifest, SAMPLE_COLUMNS)
+    expected = (len(rows), *size)
+    for name, array in (("images", images), ("masks", masks)):
+        if array.shape != expected:
+            raise DataError(f"{archive_path}: {name} {array.shape}, but manifest and store want {expected}")
+        if not np.isfinite(array).all():
+            raise DataError(f"{archive_path}: {name} hold values that are NaN or infinite; generate it again")
+    return images, masks, rows
+
+
+def _check_row(row: dict[str, str], stem: Path, z_bin: int, fold: int, seen: set[str]) -> None:
+    where = f"{stem}.tsv: sample {row['id']!r}"
+    if not FILE_NAME.fullmatch(row["id"]):
+        raise DataError(f"{where} cannot be a file name; letters, digits, '_', '.' and '-' are allowed")
+    if row["id"] in seen:
+        raise DataError(f"{where} stands there twice, or in two z-bins")
+    seen.add(row["id"])
+    if int(row["z_bin"]) != z_bin:
+        raise DataError(f"{where} is of z-bin {row['z_bin']}, the file's name says {z_bin}")
+    of_key = FOLD_OF_KEY.search(row["key"])
+    if of_key and int(of_key[1]) != fold:
+        # Its model was trained on subjects that this fold tests on.
+        raise DataError(f"{where} is of fold {of_key[1]} (key {row['key']}), it lies in fold {fold}")
+
+
+def unique_names(cases: Sequence[str]) -> None:
+    """Raise DataError where two cases would share their files."""
+    seen: set[str] = set()
+    for name in cases:
+        if name in seen:
+            raise DataError(f"two slices would be called {name}; rename that participant or sample")
+        seen.add(name)

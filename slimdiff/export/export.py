@@ -1,0 +1,35 @@
+"""The export of a study: every form that the configuration asks for, of every variant and fold."""
+
+from collections.abc import Sequence
+
+from slimdiff.config import Study
+from slimdiff.config.export import Format
+from slimdiff.data.store import SliceStore
+from slimdiff.export import bids, monai, nnunet, pictures
+from slimdiff.export.cases import Cell
+
+WRITERS = {"bids": bids.write, "nnunet": nnunet.write, "monai": monai.write, "png": pictures.write}
+
+
+def export_study(
+    study: Study, variants: Sequence[str], folds: Sequence[int], formats: Sequence[Format] | None = None
+) -> None:
+    """Write the export of these variants and folds below `export/`; what slimdiff exported there is replaced.
+
+    formats: some of bids, nnunet, monai, png; None: `export.formats`.
+    Raises ValueError for an unknown name, and FileNotFoundError, FileExistsError or DataError naming the file.
+    """
+    formats = study.export.formats if formats is None else formats
+    for name, given, known in (("variant", variants, study.variants), ("format", formats, WRITERS)):
+        for value in given:
+            if value not in known:
+                raise ValueError(f"no {name} {value!r}; there are {', '.join(known)}")
+    for fold in folds:
+        if not 0 <= fold < study.folds.k:
+            raise ValueError(f"no fold {fold}; there are 0 to {study.folds.k - 1}")
+    store = SliceStore.open(study.paths.store)
+    for variant in variants:
+        for fold in folds:
+            cell = Cell.open(study, variant, fold, store)
+            for form in formats:
+                print(f"{form}: {WRITERS[form](cell)}", flush=True)

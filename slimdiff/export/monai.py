@@ -1,0 +1,69 @@
+"""The slices of a fold with a datalist that `monai.data.load_decathlon_datalist` reads.
+
+    datalist.json                keys training, validation, test; every entry has image, label, synthetic, class, z_bin
+                                 and participant or sample; paths are relative to the datalist
+    images/{case}.nii.gz         float32 (W, H, 1) in [-1, 1]
+    labels/{case}.nii.gz         uint8 (W, H, 1), {0, 1}
+
+Synthetic slices stand under `training` only, and are those of this fold's own model.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import slimdiff
+from slimdiff.export.cases import Case, Cell, unique_names
+from slimdiff.export.folder import replacing_folder
+from slimdiff.export.names import INDEX, folder_of
+from slimdiff.export.nifti import write_pair
+from slimdiff.files import write_text
+
+
+def write(cell: Cell) -> Path:
+    """Write one variant and fold; returns its folder.
+
+    Raises FileExistsError, FileNotFoundError or DataError, naming the file.
+    """
+    folder = folder_of(cell.study, "monai", cell.variant, cell.fold)
+    with replacing_folder(folder) as draft:
+        for name in ("images", "labels"):
+            (draft / name).mkdir()
+        entries = {
+            "training": [*_write_cases(draft, cell.real("train")), *_write_cases(draft, cell.synthetic())],
+            "validation": _write_cases(draft, cell.real("val")),
+            "test": _write_cases(draft, cell.real("test")),
+        }
+        unique_names([entry["image"] for part in entries.values() for entry in part])
+        notice = cell.study.report.notice
+        content = {
+            "name": f"{cell.study.study}, variant {cell.variant}, fold {cell.fold}",
+            "description": f"Real and synthetic FLAIR slices with lesion masks. {notice}".strip(),
+            "generated_by": f"slimdiff {slimdiff.__version__}",
+            "modality": {"0": "FLAIR"},
+            "labels": {"0": "background", "1": "lesion"},
+            "numTraining": len(entries["training"]),
+            "numTest": len(entries["test"]),
+            **entries,
+        }
+        write_text(draft / INDEX["monai"], json.dumps(content, indent=1) + "\n")
+    return folder
+
+
+def _write_cases(draft: Path, cases: Iterable[Case]) -> list[dict]:
+    entries = []
+    for case in cases:
+        image, label = f"images/{case.name}.nii.gz", f"labels/{case.name}.nii.gz"
+        write_pair(draft / image, draft / label, case)
+        origin = {"sample": case.sample["id"]} if case.sample else {"participant": case.participant}
+        entries.append(
+            {
+                "image": image,
+                "label": label,
+                "synthetic": case.sample is not None,
+                "class": case.label,
+                "z_bin": case.z_bin,
+                **origin,
+            }
+        )
+    return entries

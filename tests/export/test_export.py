@@ -1,0 +1,110 @@
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from workflow_runs import ROOT, job_counts, snakemake
+
+from slimdiff.config import load_study, stage_config, study_from_mapping
+from slimdiff.export.export import export_study
+from slimdiff.export.names import folder_of, index_file
+
+FORMATS = ("bids", "nnunet", "monai", "png")
+
+
+def contents(study, variant: str = "base") -> dict[str, bytes]:
+    root = study.paths.root / "export"
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_every_form_of_every_fold_is_written_and_a_second_time_the_same(study):
+    export_study(study, ["base"], [0, 1])
+    assert all(index_file(study, form, "base", fold).is_file() for form in FORMATS for fold in (0, 1))
+    first = contents(study)
+    export_study(study, ["base"], [0, 1])
+    assert contents(study) == first
+
+
+def test_only_what_is_asked_for_is_written(study, configured):
+    export_study(configured(study, formats=("png",)), ["base"], [1])
+    assert {name.split("/")[0] for name in contents(study)} == {"png"}
+    export_study(study, ["base"], [1], ["monai"])
+    assert {name.split("/")[0] for name in contents(study)} == {"png", "monai"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((["none"], [0]), "no variant 'none'; there are base, other"),
+        ((["base"], [2]), "no fold 2; there are 0 to 1"),
+        ((["base"], [0], ["dicom"]), "no format 'dicom'; there are bids, nnunet, monai, png"),
+    ],
+)
+def test_unknown_names_are_refused(study, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        export_study(study, *arguments)
+
+
+def test_a_variant_without_samples_is_named(study):
+    with pytest.raises(FileNotFoundError, match=r"samples/other/fold-0/zbin-00.npz is not there"):
+        export_study(study, ["other"], [0], ["png"])
+    assert not (study.paths.root / "export" / "png" / "other" / "fold-0").exists()
+
+
+def test_real_slices_lie_exactly_over_their_volume(study):
+    export_study(study, ["base"], [0], ["nnunet"])
+    folder = folder_of(study, "nnunet", "base", 0)
+    checked = 0
+    for path in folder.glob("imagesT*/sub-*"):
+        participant, z = path.name.removesuffix("_0000.nii.gz").split("_z")
+        one, label = (
+            nibabel.load(path),
+            nibabel.load(str(path).replace("images", "labels").replace("_0000", "")),
+        )
+        for kind, found in (("FLAIR", one), ("mask", label)):
+            volume = nibabel.load(study.paths.volume(participant, kind))
+            to_volume = np.linalg.inv(volume.affine) @ found.affine
+            for i, j in ((0, 0), (9, 0), (3, 11), (2, 8)):
+                where = to_volume @ (i, j, 0, 1)
+                assert where[:3] == pytest.approx([i, j, int(z)], abs=1e-4)
+                assert found.dataobj[i, j, 0] == volume.dataobj[tuple(where[:3].round().astype(int))]
+        checked += 1
+    # Six slices of everyone.
+    assert checked == 24
+
+
+def test_torchio_reads_a_pair_as_one_subject(study):
+    torchio = pytest.importorskip("torchio", reason="torchio is not installed")
+    export_study(study, ["base"], [0], ["bids"])
+    anat = sorted(study.paths.export("bids", "base", 0).glob("sub-*class1*/anat"))[0]
+    subject = torchio.Subject(
+        image=torchio.ScalarImage(next(anat.glob("*_FLAIR.nii.gz"))),
+        mask=torchio.LabelMap(next(anat.glob("*_mask.nii.gz"))),
+    )
+    subject.check_consistent_space()
+    assert subject.spacing == pytest.approx((2, 2, 2)) and subject["image"].orientation == ("R", "A", "S")
+    assert set(subject["mask"].numpy().ravel()) == {0, 1}
+
+
+def test_the_rule_gives_the_command_all_it_needs(study):
+    values = json.loads(stage_config(study, "export"))
+    again = load_study(json.dumps(values | {"variants": {"base": {}, "other": {}}, "folds": {"k": 2}}))
+    export_study(again, ["base"], [1], ["monai"])
+    assert (study.paths.export("monai", "base", 1) / "datalist.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("formats", "words"),
+    [([], "at least 1 item"), (["dicom"], "dicom"), (["png", "png"], "stands there twice")],
+)
+def test_impossible_formats_stop_with_the_study(formats, words):
+    with pytest.raises(ValueError, match=words):
+        study_from_mapping({"export": {"formats": formats}})
+
+
+def test_the_export_is_a_target_of_its_own(tmp_path):
+    demo = str(ROOT / "config" / "demo.yaml")
+    done = snakemake("export", "--dry-run", "--configfile", demo, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    counts = job_counts(done.stdout)
+    assert counts["export"] == 1 and counts["generate"] == 12 and "metrics" not in counts

@@ -1,0 +1,65 @@
+import pytest
+
+from slimdiff.export.folder import replacing_folder
+
+
+def make(folder, *names: str) -> None:
+    with replacing_folder(folder) as draft:
+        for name in names:
+            path = draft / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+
+
+def files(folder) -> set[str]:
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return names - {".slimdiff-export.json"}
+
+
+def test_a_second_export_replaces_the_first(tmp_path):
+    make(tmp_path / "x", "a/1", "index")
+    make(tmp_path / "x", "a/2", "index")
+    assert files(tmp_path / "x") == {"a/2", "index"}
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_file_of_somebody_else_is_named_and_nothing_is_touched(tmp_path):
+    make(tmp_path / "x", "a/1")
+    (tmp_path / "x" / "a" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"the first is a/notes.txt; move them away"):
+        make(tmp_path / "x", "a/2")
+    assert files(tmp_path / "x") == {"a/1", "a/notes.txt"}
+
+
+def test_a_folder_that_no_export_wrote_is_refused(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "index").write_text("mine")
+    with pytest.raises(FileExistsError, match="not the export's"):
+        make(tmp_path / "x", "index")
+    (tmp_path / "y").write_text("a file")
+    with pytest.raises(FileExistsError, match="y: a file stands"):
+        make(tmp_path / "y", "index")
+
+
+def test_empty_folders_and_a_deleted_index_are_no_obstacle(tmp_path):
+    """An engine makes the folders of its outputs beforehand, and deletes the outputs themselves."""
+    (tmp_path / "x" / "a").mkdir(parents=True)
+    make(tmp_path / "x", "a/1", "index")
+    (tmp_path / "x" / "index").unlink()
+    make(tmp_path / "x", "index")
+    assert files(tmp_path / "x") == {"index"}
+
+
+def test_a_failure_leaves_the_earlier_export_whole(tmp_path):
+    make(tmp_path / "x", "a/1")
+    with pytest.raises(RuntimeError), replacing_folder(tmp_path / "x") as draft:
+        (draft / "half").write_text("")
+        raise RuntimeError
+    assert files(tmp_path) == {"x/a/1", "x/.slimdiff-export.json"}
+
+
+def test_what_a_killed_export_left_is_removed(tmp_path):
+    (tmp_path / ".x.partial" / "a").mkdir(parents=True)
+    (tmp_path / ".x.partial" / "a" / "half").write_text("")
+    make(tmp_path / "x", "1")
+    assert files(tmp_path / "x") == {"1"} and not (tmp_path / ".x.partial").exists()
