@@ -1,7 +1,6 @@
 """What the sampling benchmarks judge samples by: the numbers of the stage `metrics`, without floors and intervals."""
 
 import numpy as np
-from scipy import ndimage  # noqa: F401  # fails here, not after an hour, where the evaluation's packages are missing
 
 from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
@@ -11,6 +10,22 @@ from slimdiff.evaluation.features import FeatureCache, extract
 from slimdiff.evaluation.image import kid
 from slimdiff.evaluation.memorisation import memorisation, nearest
 from slimdiff.evaluation.ranges import to_uint8
+from slimdiff.generation.generate import Generator
+from slimdiff.generation.requests import Request, requests_of_bin
+
+
+def drawn_requests(
+    generator: Generator, labels: tuple[int, ...] = (0, 1), name: str = "sample"
+) -> tuple[list[Request], np.ndarray, np.ndarray]:
+    """Requests of every z-bin and these classes, as the generator's section says, with images and masks."""
+    card, config = generator.card, generator.config
+    requests = [
+        request
+        for z_bin in range(card.n_bins)
+        for request in requests_of_bin(config, card.fold, card.variant, z_bin)
+        if request.label in labels
+    ]
+    return requests, *generator.draw(requests, name)
 
 
 class Judge:

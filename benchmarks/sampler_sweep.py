@@ -15,13 +15,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from judging import Judge
+from judging import Judge, drawn_requests
 
 from slimdiff.config import Study, load_study
 from slimdiff.evaluation.perceptual import lpips_distance
 from slimdiff.files import replacing, write_table
 from slimdiff.generation.generate import Generator
-from slimdiff.generation.requests import requests_of_bin
 
 SAMPLERS = ("dpmpp_2m", "unipc", "ddim", "dpmpp_2m_sde", "ddpm")
 EVALUATIONS = (5, 10, 15, 20, 25, 50, 100, 250)
@@ -77,13 +76,8 @@ class Sweep:
         )
         path = self.folder / "samples" / name
         if not path.is_file():
-            requests = [
-                request
-                for z_bin in range(generator.card.n_bins)
-                for request in requests_of_bin(config, self.fold, self.variant, z_bin)
-            ]
             start, cpu = time.perf_counter(), time.process_time()
-            images, drawn = generator.draw(requests, name.removesuffix(".npz"))
+            requests, images, drawn = drawn_requests(generator, name=name.removesuffix(".npz"))
             seconds = (time.perf_counter() - start, time.process_time() - cpu)
             with replacing(path) as temporary, temporary.open("wb") as stream:
                 np.savez(

@@ -16,8 +16,7 @@ import numpy as np
 
 from slimdiff.generation.folder import ForeignFile, manifest_rows, stem_of, with_lesions
 from slimdiff.generation.generate import Generator, Known
-from slimdiff.generation.noise import stream_key
-from slimdiff.generation.requests import Request
+from slimdiff.generation.requests import Request, stream_key
 from slimdiff.generation.samples import COLUMNS, write_samples
 
 CONDITIONAL_COLUMNS = (*COLUMNS, "mode", "source")

@@ -16,14 +16,6 @@ from torch import Tensor
 HOST = torch.device("cpu")
 
 
-def stream_key(
-    seed: int, fold: int, z_bin: int, label: int, replica: int, index: int, variant: str | None = None
-) -> str:
-    """The readable name of a sample's noise stream; it stands in the manifest."""
-    name = f"seed={seed}/fold={fold}/zbin={z_bin}/class={label}/replica={replica}/index={index}"
-    return f"{name}/variant={variant}" if variant else name
-
-
 def normal(keys: list[str], draw: int, shape: tuple[int, ...], device: torch.device = HOST) -> Tensor:
     """Standard normal draw number `draw` of each stream, float32 (len(keys), *shape) on the device.
 

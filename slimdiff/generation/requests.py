@@ -7,11 +7,18 @@ from pathlib import Path
 
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.files import read_table
-from slimdiff.generation.noise import stream_key
 
 CLASSES = (0, 1)
 Counts = Mapping[tuple[int, int], int]
 """(z-bin, class): samples a replica."""
+
+
+def stream_key(
+    seed: int, fold: int, z_bin: int, label: int, replica: int, index: int, variant: str | None = None
+) -> str:
+    """The readable name of a sample's noise stream; it stands in the manifest."""
+    name = f"seed={seed}/fold={fold}/zbin={z_bin}/class={label}/replica={replica}/index={index}"
+    return f"{name}/variant={variant}" if variant else name
 
 
 @dataclass(frozen=True)

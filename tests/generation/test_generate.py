@@ -7,8 +7,8 @@ from tiny_sampling import CONFIG, EVERY_SAMPLER, assert_equal, generator_of, mix
 
 from slimdiff.files import read_table, sha256
 from slimdiff.generation.folder import fill
-from slimdiff.generation.noise import normal, stream_key
-from slimdiff.generation.requests import Request, requests_of_bin
+from slimdiff.generation.noise import normal
+from slimdiff.generation.requests import Request, requests_of_bin, stream_key
 from slimdiff.generation.samples import COLUMNS, read_samples, write_samples
 from slimdiff.model.build import read_card, save_model
 

@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 
 from slimdiff.generation import noise as streams
-from slimdiff.generation.noise import normal, philox, stream_key, uniform
+from slimdiff.generation.noise import normal, philox, uniform
+from slimdiff.generation.requests import stream_key
 
 KEYS = [
     stream_key(0, 0, z_bin, label, 0, index) for z_bin in range(4) for label in (0, 1) for index in range(8)

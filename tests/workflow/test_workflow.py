@@ -9,6 +9,7 @@ from workflow_runs import ROOT, job_counts, snakemake
 
 from slimdiff import weights
 from slimdiff.config import load_study
+from slimdiff.files import read_table
 
 
 def write_study(folder: Path, **changes) -> Path:
@@ -211,3 +212,52 @@ def test_f13_a_killed_training_is_retried_from_its_state(finished, tmp_path, mon
     assert (tmp_path / "marker").exists()
     assert "going on from step 6 of 12" in log
     assert models[0] == models[1]
+
+
+def test_the_export_is_a_job_of_its_own_and_no_part_of_all(finished, tmp_path):
+    folder, _ = finished
+    assert not (folder / "results" / "tiny" / "export").exists()
+    assert planned(folder, write_study(tmp_path), "export") == {"export"}
+    # Its own section concerns nothing else.
+    assert planned(folder, write_study(tmp_path, export={"tau": 0.1})) == {"provenance"}
+
+
+def test_counts_and_priors_are_inputs_of_what_is_drawn_by_them(finished, tmp_path):
+    folder, _ = finished
+    drawn = {"generate", "metrics", "summary", "figures", "tables", "provenance"}
+    (folder / "counts.tsv").write_text("z_bin\tclass\tn\n0\t1\t3\n")
+    change = {"counts": "counts.tsv", "per_bin_and_class": 100}
+    assert planned(folder, write_study(tmp_path, generation=change)) == drawn
+    (folder / "counts.tsv").unlink()
+    done = snakemake(
+        "--dry-run", "--configfile", str(write_study(tmp_path, generation=change)), folder=folder
+    )
+    assert done.returncode != 0
+    assert "counts.tsv: no such table of counts" in done.stderr + done.stdout
+    config = write_study(tmp_path, generation={"background": "prior"}, priors={"threshold": 0.3})
+    done = snakemake("--dry-run", "--configfile", str(config), folder=folder)
+    assert {"priors", *drawn} <= set(job_counts(done.stdout))
+
+
+def test_f1_a_chain_that_starts_with_signal_left_is_refused_before_the_first_job(tmp_path):
+    for evaluations, fits in ((250, True), (300, False)):
+        change = {"sampler": "ddim", "spacing": "leading", "evaluations": evaluations}
+        config = write_study(tmp_path, generation=change)
+        done = snakemake("--dry-run", "--configfile", str(config), folder=tmp_path)
+        assert (done.returncode == 0) == fits
+        if not fits:
+            assert "variants.base: generation: the chain starts" in done.stdout + done.stderr
+            assert "sqrt(alpha_bar) is 0.158" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_study_with_matched_counts_runs_to_its_report_and_export(finished, tmp_path):
+    """With a z-bin of which no sample is asked, and one without lesions."""
+    folder, _ = finished
+    (folder / "counts.tsv").write_text("z_bin\tclass\tn\n0\t0\t6\n0\t1\t4\n2\t0\t5\n")
+    change = {"counts": "counts.tsv", "per_bin_and_class": 100, "background": "prior"}
+    config = write_study(tmp_path, generation=change)
+    done = snakemake("all", "export", "--cores", "2", "--configfile", str(config), folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = read_table(folder / "results" / "tiny" / "samples" / "base" / "fold-0" / "zbin-00.tsv")
+    assert [row["class"] for row in rows].count("1") == 4 and len(rows) == 10

@@ -20,21 +20,23 @@ from slimdiff.config import (
 from slimdiff.data.folds import check_split
 from slimdiff.data.sources import DataError, discover
 from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
+from slimdiff.generation.requests import counts_of
 from slimdiff.report.names import TABLES, figure_names
 
 
-def check_chains(study):
-    """Raise before the first job where a variant's chain could not start from noise."""
+def check_generation(study):
+    """Raise before the first job where a variant's chain could not start from noise, or its counts cannot be read."""
     for name in study.variants:
         part = study.variant(name)
         diffusion, drawn = part.diffusion, part.generation
-        if drawn.sampler == "ddim_ref":
-            continue
         try:
-            schedule = make_schedule(diffusion.schedule, diffusion.timesteps)
-            sampling_sigmas(schedule, drawn.evaluations, drawn.spacing)
-        except ValueError as error:
-            raise ConfigError(f"variants.{name}: generation.spacing {drawn.spacing}: {error}")
+            # With outputs there, the engine would take a missing input for an old one.
+            counts_of(drawn, study.slices.n_bins)
+            if drawn.sampler != "ddim_ref":
+                schedule = make_schedule(diffusion.schedule, diffusion.timesteps)
+                sampling_sigmas(schedule, drawn.evaluations, drawn.spacing)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"variants.{name}: generation: {error}")
 
 
 try:
@@ -48,7 +50,7 @@ try:
         patients = sum(row.is_patient for row in PARTICIPANTS.values())
         check_fold_count(STUDY.folds.k, patients, len(PARTICIPANTS) - patients)
     check_acquisitions(STUDY, {row.acquisition for row in PARTICIPANTS.values()})
-    check_chains(STUDY)
+    check_generation(STUDY)
 except (ConfigError, DataError) as error:
     raise WorkflowError(str(error))
 

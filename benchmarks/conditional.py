@@ -1,0 +1,126 @@
+"""Whether own masks and inpainted lesions fit their images: python benchmarks/conditional.py
+
+`mask_to_image`: held-out masks, the image drawn around each; MMD-PL against the held-out pairs, and the contrast of a
+mask to its ring (1: as held-out lesions). `inpaint`: held-out slices without lesion, a lesion drawn into a region where
+a held-out patient of the same z-bin has one; the same numbers, how often there is a lesion, and how many pixels outside
+the region changed. Beside them: samples of the whole pair, real pairs, and (what MMD-PL has to notice) the drawn images
+under one another's masks. A row a sampler, as TSV.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from judging import Judge, drawn_requests
+from scipy import ndimage
+
+from slimdiff.config import Study, load_study
+from slimdiff.evaluation.control import has_lesion
+from slimdiff.files import write_table
+from slimdiff.generation.conditional import Given, given_mask, given_surroundings, requests_around
+from slimdiff.generation.generate import Generator
+
+SETTINGS = (
+    {"sampler": "dpmpp_2m", "evaluations": 20},
+    {"sampler": "dpmpp_2m", "evaluations": 40},
+    {"sampler": "dpmpp_2m_sde", "evaluations": 20},
+    {"sampler": "dpmpp_2m_sde", "evaluations": 40},
+    {"sampler": "ddpm", "evaluations": 100},
+)
+COLUMNS = ("what", "sampler", "evaluations", "n", "mmd_pl", "contrast", "lesion_share", "changed_px_outside")
+MARGIN_PX = 2
+
+
+def masks_of(judge: Judge, count: int) -> list[Given]:
+    """Held-out lesion masks."""
+    store, rng = judge.store, np.random.default_rng(0)
+    rows = judge.test[store.label[judge.test] == 1]
+    rows = rng.choice(rows, min(count, len(rows)), replace=False)
+    return [given_mask(np.asarray(store.masks[row]) > 0, int(store.z_bin[row]), f"row {row}") for row in rows]
+
+
+def regions_of(judge: Judge, count: int) -> list[Given]:
+    """Held-out slices without lesion, with a held-out lesion of their z-bin, dilated, as the region."""
+    store, rng = judge.store, np.random.default_rng(0)
+    bins, label = store.z_bin[judge.test], store.label[judge.test]
+    given = []
+    for row in rng.permutation(judge.test[label == 0]):
+        lesions = judge.test[(label == 1) & (bins == store.z_bin[row])]
+        if not len(lesions) or len(given) == count:
+            continue
+        region = ndimage.binary_dilation(store.masks[rng.choice(lesions)] > 0, iterations=MARGIN_PX)
+        image = np.asarray(store.images[row])
+        given.append(given_surroundings(image, region, int(store.z_bin[row]), f"row {row}"))
+    return given
+
+
+def row_of(
+    judge: Judge, study: Study, checkpoint: Path, what: str, given: list[Given], settings: dict
+) -> list[dict]:
+    """The numbers of what is drawn around everything given, and of the images under one another's masks."""
+    generator = Generator(checkpoint, study.generation.model_copy(update=settings))
+    requests, known = requests_around(generator, given, 1)
+    images, drawn = generator.draw(requests, what, known)
+    values, where = known
+    lesion = has_lesion(drawn, judge.config.tau, judge.min_px)
+    rows = [
+        {
+            "what": what,
+            **settings,
+            "n": len(requests),
+            **judge.pair_numbers(images[lesion], drawn[lesion]),
+            "lesion_share": float(lesion.mean()),
+            "changed_px_outside": int((images != values[:, 0])[where[:, 0]].sum()),
+        }
+    ]
+    if what == "mask_to_image":
+        swapped = judge.pair_numbers(images, np.roll(drawn, 1, axis=0))
+        rows.append({"what": "mask_to_image, masks swapped", **settings, "n": len(requests), **swapped})
+    return rows
+
+
+def main() -> None:
+    """Draw, judge and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="config/demo.yaml")
+    parser.add_argument("--variant", default="base")
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--count", type=int, default=60, help="masks and slices given")
+    parser.add_argument("--out", type=Path, help="also write the table here")
+    options = parser.parse_args()
+    whole = load_study(options.config)
+    study, judge = whole.variant(options.variant), Judge(whole, options.fold)
+    checkpoint = whole.paths.model(options.variant, options.fold) / "model.safetensors"
+    lesions = judge.test[judge.store.label[judge.test] == 1]
+    real = np.random.default_rng(0).choice(lesions, min(options.count, len(lesions)), replace=False)
+    rows = [
+        {
+            "what": "held-out pairs",
+            "n": len(real),
+            **judge.pair_numbers(judge.images(real), judge.store.masks[real]),
+        }
+    ]
+    for settings in SETTINGS:
+        config = study.generation.model_copy(update={**settings, "per_bin_and_class": 10, "counts": None})
+        requests, images, drawn = drawn_requests(Generator(checkpoint, config), labels=(1,))
+        numbers = judge.pair_numbers(images, drawn)
+        share = float(has_lesion(drawn, judge.config.tau, judge.min_px).mean())
+        rows.append({"what": "whole pairs", **settings, "n": len(requests), **numbers, "lesion_share": share})
+        for what, given in (
+            ("mask_to_image", masks_of(judge, options.count)),
+            ("inpaint", regions_of(judge, options.count)),
+        ):
+            rows += row_of(judge, study, checkpoint, what, given, settings)
+    print(*COLUMNS, sep="\t")
+    for row in rows:
+        found = (row.get(column, "") for column in COLUMNS)
+        print(*(f"{value:.4g}" if isinstance(value, float) else value for value in found), sep="\t")
+    if options.out:
+        write_table(options.out, rows, COLUMNS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""What the noise streams cost beside the network: python benchmarks/noise_cost.py [--config FILE ...]
+
+Times, in one run, a batch's draw of noise and one evaluation of an untrained network of each configuration on this
+machine's device, and prints the share of sampling time that noise takes: of a deterministic chain (one draw a sample)
+and of a stochastic one (a draw an evaluation). On a CPU a batch is one sample on one thread, as `slimdiff-generate`
+draws it.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from dataclasses import replace
+
+import torch
+
+from slimdiff.config import Study, load_study
+from slimdiff.devices import autocast, pick_device, synchronise
+from slimdiff.generation.noise import normal
+from slimdiff.generation.requests import stream_key
+from slimdiff.model.build import DataSpec, build_network
+from slimdiff.model.conditioning import Condition
+
+COLUMNS = (
+    "config",
+    "device",
+    "batch",
+    "noise_ms",
+    "evaluation_ms",
+    "evaluations",
+    "share",
+    "share_stochastic",
+)
+
+
+def median_ms(work, device: torch.device, repeats: int) -> float:
+    """Median time of one call, the device's own work included."""
+    times = []
+    for turn in range(repeats + 2):
+        synchronise(device)
+        start = time.perf_counter()
+        work(turn)
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+    # The first two warm caches up.
+    return statistics.median(times[2:]) * 1e3
+
+
+@torch.inference_mode()
+def row_of(name: str, study: Study, repeats: int) -> dict:
+    """Times of one configuration."""
+    config, device = study.generation, pick_device(study.generation.device)
+    batch = config.batch_size
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+        batch = 1
+    size = (study.preprocess.grid[1], study.preprocess.grid[0])
+    data = DataSpec(size=size, n_bins=2, bin_centres=[1.0, 2.0])
+    model = {**study.model.settings(), "prior": "none"}
+    network = build_network(model, replace(data)).to(device).eval()
+    precision = torch.bfloat16 if device.type == "cuda" else torch.float32
+    told = Condition(torch.zeros(batch, dtype=torch.long), torch.zeros(batch, dtype=torch.long)).to(device)
+    x, when = torch.randn((batch, 2, *size), device=device), torch.full((batch,), 500.0, device=device)
+    keys = [stream_key(0, 0, 0, 1, 0, index) for index in range(batch)]
+
+    def evaluate(turn: int) -> None:
+        with autocast(device, precision):
+            network(x, when, told)
+
+    noise = median_ms(lambda turn: normal(keys, turn, (2, *size), device), device, 10 * repeats)
+    evaluation = median_ms(evaluate, device, repeats)
+    steps = config.evaluations
+    return {
+        "config": name,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "batch": batch,
+        "noise_ms": noise,
+        "evaluation_ms": evaluation,
+        "evaluations": steps,
+        "share": noise / (noise + steps * evaluation),
+        "share_stochastic": noise / (noise + evaluation),
+    }
+
+
+def main() -> int:
+    """Print a row a configuration; exit status 1 where noise takes 2 % or more."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", nargs="+", default=["config/demo.yaml", "config/paper.yaml"])
+    parser.add_argument("--repeats", type=int, default=10)
+    options = parser.parse_args()
+    rows = []
+    print(*COLUMNS, sep="\t")
+    for path in options.config:
+        whole = load_study(path)
+        rows.append(row_of(path, whole.variant(next(iter(whole.variants))), options.repeats))
+        found = (rows[-1][column] for column in COLUMNS)
+        print(*(f"{v:.3g}" if isinstance(v, float) else v for v in found), sep="\t", flush=True)
+    return int(max(row["share_stochastic"] for row in rows) >= 0.02)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
