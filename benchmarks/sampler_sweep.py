@@ -2,7 +2,8 @@
 
 Draws the same noise with each sampler at 5 to 250 evaluations from one trained model (`snakemake --cores all` makes the
 demo's), judges the samples against the fold's held-out slices, and does the same with other seeds of DDIM-250 and of
-DPM-Solver++(2M), so that a difference can be held against what another seed makes. Writes sweep.tsv, goal.tsv and
+DPM-Solver++(2M), so that a difference can be held against what another seed makes; last comes the reference's own chain
+of 300. Writes sweep.tsv, goal.tsv and
 sweep.svg into results/{study}/sampler_sweep; what was drawn is kept there and not drawn again. An hour on two cores.
 
 Columns: seconds of wall clock and of processor time a sample; LPIPS to the DDIM-250 result from the same noise and to
@@ -12,6 +13,7 @@ the sampler's own at 250; suspects and R as in the stage `metrics`; contrast of 
 import argparse
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +24,29 @@ from slimdiff.evaluation.perceptual import lpips_distance
 from slimdiff.files import replacing, write_table
 from slimdiff.generation.generate import Generator
 
-SAMPLERS = ("dpmpp_2m", "unipc", "ddim", "dpmpp_2m_sde", "ddpm")
 EVALUATIONS = (5, 10, 15, 20, 25, 50, 100, 250)
 MOST = EVALUATIONS[-1]
-SEEDS = (0, 1, 2, 3, 4)
+# Sampler, spacing: largest number of evaluations, colour. Even in log-SNR a chain is converged long before 250.
+CHAINS = {
+    ("dpmpp_2m", "log_snr"): (50, "#0072B2"),
+    ("unipc", "log_snr"): (50, "#009E73"),
+    ("dpmpp_2m", "trailing"): (MOST, "#56B4E9"),
+    ("unipc", "trailing"): (MOST, "#8FD0B8"),
+    ("ddim", "trailing"): (MOST, "#000000"),
+    ("dpmpp_2m_sde", "trailing"): (MOST, "#D55E00"),
+    ("ddpm", "trailing"): (MOST, "#CC79A7"),
+}
+REFERENCE = ("ddim_ref", 300, 0, "trailing")
+"""The reference's default: leading spacing, eta 0.2."""
+SEEDS = (0, 1, 2, 3)
 CANDIDATES = (10, 15, 20, 25)
+SPACINGS = ("log_snr", "trailing")
 METRICS = ("kid", "mmd_mf", "mmd_pl", "class1", "class0", "contrast", "r_features", "r_pixels")
 COLUMNS = ("sampler", "spacing", "evaluations", "seed", "n", "s_per_sample", "cpu_s_per_sample")
 COLUMNS += ("lpips_to_ddim_250", "lpips_to_own_250", *METRICS)
 GOAL_COLUMNS = (
     "metric",
+    "spacing",
     "evaluations",
     "dpmpp_2m",
     "ddim_250",
@@ -66,7 +81,7 @@ class Sweep:
             "evaluations": evaluations,
             "seed": seed,
             "spacing": spacing,
-            "eta": 0.0,
+            "eta": 0.2 if sampler == "ddim_ref" else 0.0,
         }
         settings |= {"per_bin_and_class": self.each, "counts": None}
         config = self.study.variant(self.variant).generation.model_copy(update=settings)
@@ -96,7 +111,8 @@ class Sweep:
         drawn = self.draw(sampler, evaluations, seed, spacing)
         images = drawn["images"]
         reference = self.draw("ddim", MOST, seed)["images"]
-        own = self.draw(sampler, MOST, seed, spacing)["images"] if (sampler, seed) in self.finest else None
+        has_own = CHAINS.get((sampler, spacing), (0,))[0] == MOST and seed == SEEDS[0]
+        own = self.draw(sampler, MOST, seed, spacing)["images"] if has_own else None
         return {
             "sampler": sampler,
             "spacing": spacing,
@@ -111,8 +127,6 @@ class Sweep:
             **self.judge.mask_numbers(images, drawn["masks"], drawn["label"]),
         }
 
-    finest = frozenset((sampler, SEEDS[0]) for sampler in SAMPLERS)
-
 
 def goal(rows: list[dict]) -> list[dict]:
     """DPM-Solver++(2M) against DDIM-250: the mean difference from the same noise, in standard deviations of DDIM-250
@@ -120,16 +134,17 @@ def goal(rows: list[dict]) -> list[dict]:
     by_key = {(row["sampler"], row["spacing"], row["evaluations"], row["seed"]): row for row in rows}
     seeds = [seed for seed in SEEDS if ("ddim", "trailing", MOST, seed) in by_key]
     table = []
-    for evaluations in CANDIDATES:
+    for spacing, evaluations in product(SPACINGS, CANDIDATES):
         for metric in METRICS:
             fine = np.array([by_key["ddim", "trailing", MOST, seed][metric] for seed in seeds])
-            fast = np.array([by_key["dpmpp_2m", "trailing", evaluations, seed][metric] for seed in seeds])
+            fast = np.array([by_key["dpmpp_2m", spacing, evaluations, seed][metric] for seed in seeds])
             spread, difference = fine.std(ddof=1), (fast - fine).mean()
             # Where no seed differs from another, nothing may differ.
             apart = abs(difference) / spread if spread > 0 else (0.0 if difference == 0 else np.inf)
             table.append(
                 {
                     "metric": metric,
+                    "spacing": spacing,
                     "evaluations": evaluations,
                     "dpmpp_2m": float(fast.mean()),
                     "ddim_250": float(fine.mean()),
@@ -150,16 +165,15 @@ def picture(rows: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained")
-    first = [row for row in rows if row["seed"] == SEEDS[0] and row["spacing"] == "trailing"]
+    first = [row for row in rows if row["seed"] == SEEDS[0]]
     fine = [row for row in rows if (row["sampler"], row["evaluations"]) == ("ddim", MOST)]
-    colours = dict(zip(SAMPLERS, ("#0072B2", "#009E73", "#000000", "#D55E00", "#CC79A7"), strict=True))
     for axis, (metric, title) in zip(axes.flat, TITLES.items(), strict=True):
         if metric in METRICS and len(fine) > 1:
             values = np.array([row[metric] for row in fine])
             middle, spread = values.mean(), values.std(ddof=1)
             axis.axhspan(middle - 2 * spread, middle + 2 * spread, color="0.88", zorder=0)
-        for sampler, colour in colours.items():
-            own = [row for row in first if row["sampler"] == sampler]
+        for (sampler, spacing), (_, colour) in CHAINS.items():
+            own = [row for row in first if (row["sampler"], row["spacing"]) == (sampler, spacing)]
             axis.plot(
                 [row["evaluations"] for row in own],
                 [row[metric] for row in own],
@@ -167,7 +181,7 @@ def picture(rows: list[dict], path: Path) -> None:
                 marker="o",
                 markersize=3.5,
                 linewidth=1.2,
-                label=sampler,
+                label=f"{sampler}, {spacing}",
             )
         axis.set_xscale("log")
         axis.set_xticks(EVALUATIONS, [str(number) for number in EVALUATIONS])
@@ -198,11 +212,12 @@ def main() -> None:
     options = parser.parse_args()
     sweep = Sweep(load_study(options.config), options.fold, options.variant, options.each)
     wanted = [("ddim", MOST, SEEDS[0], "trailing")]
-    wanted += [(sampler, n, SEEDS[0], "trailing") for sampler in SAMPLERS for n in EVALUATIONS]
-    for seed in SEEDS[1:]:
+    for seed in SEEDS:
         wanted += [("ddim", MOST, seed, "trailing")]
-        wanted += [("dpmpp_2m", n, seed, "trailing") for n in CANDIDATES]
-    wanted = list(dict.fromkeys(wanted))
+        wanted += [("dpmpp_2m", n, seed, spacing) for spacing, n in product(SPACINGS, CANDIDATES)]
+    for (sampler, spacing), (most, _) in CHAINS.items():
+        wanted += [(sampler, n, SEEDS[0], spacing) for n in EVALUATIONS if n <= most]
+    wanted = list(dict.fromkeys([*wanted, REFERENCE]))
     for what in wanted:
         sweep.draw(*what)
     rows = [sweep.row(*what) for what in wanted]
@@ -213,8 +228,12 @@ def main() -> None:
     print(*GOAL_COLUMNS, sep="\t")
     for row in table:
         print(*(f"{v:.4g}" if isinstance(v, float) else v for v in row.values()), sep="\t")
-    best = [n for n in CANDIDATES if all(row["within"] for row in table if row["evaluations"] == n)]
-    print(f"within the seeds' spread on every metric: {best or 'none'}; tables and figure in {sweep.folder}")
+    best = [
+        f"{spacing} {n}"
+        for spacing, n in product(SPACINGS, CANDIDATES)
+        if all(row["within"] for row in table if (row["spacing"], row["evaluations"]) == (spacing, n))
+    ]
+    print(f"within the seeds' spread on every metric: {', '.join(best) or 'none'}; see {sweep.folder}")
 
 
 if __name__ == "__main__":

@@ -44,34 +44,6 @@ def ddim(
     return x
 
 
-def dpmpp_2m(
-    denoiser: DenoiserFunction,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: Noise,
-    callback: Callback | None = None,
-) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one evaluation a step, deterministic.
-
-    The first step and the step to sigma = 0 are of first order, where the second has no support.
-    """
-    previous = older = None
-    last_step = 0.0
-    for i, (sigma, following) in enumerate(pairwise(sigmas)):
-        older, previous = previous, denoiser(x, sigma, previous)
-        if callback:
-            callback(i, previous)
-        if following == 0:
-            return previous
-        step = math.log(sigma / following)
-        slope = previous
-        if older is not None:
-            slope = previous + (previous - older) * (step / (2 * last_step))
-        x = x * (following / sigma) + slope * (1 - following / sigma)
-        last_step = step
-    return x
-
-
 def ddpm(
     denoiser: DenoiserFunction,
     x: Tensor,
@@ -84,6 +56,17 @@ def ddpm(
     return ddim(denoiser, x, sigmas, noise, callback, eta=1.0)
 
 
+def dpmpp_2m(
+    denoiser: DenoiserFunction,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    callback: Callback | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one evaluation a step, deterministic."""
+    return _two_estimates(denoiser, x, sigmas, None, callback)
+
+
 def dpmpp_2m_sde(
     denoiser: DenoiserFunction,
     x: Tensor,
@@ -91,7 +74,19 @@ def dpmpp_2m_sde(
     noise: Noise,
     callback: Callback | None = None,
 ) -> Tensor:
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022, appendix B): as `dpmpp_2m`, of the diffusion's reverse-time SDE."""
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, appendix B): the same of the diffusion's reverse-time SDE."""
+    return _two_estimates(denoiser, x, sigmas, noise, callback)
+
+
+def _two_estimates(
+    denoiser: DenoiserFunction,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise | None,
+    callback: Callback | None,
+) -> Tensor:
+    """Steps along the line through the last two estimates, in log sigma; the first step and the step to sigma = 0 are
+    of first order, where the second has no support. Without noise the ODE is solved, with it the SDE."""
     previous = older = None
     last_step = 0.0
     for i, (sigma, following) in enumerate(pairwise(sigmas)):
@@ -104,9 +99,10 @@ def dpmpp_2m_sde(
         slope = previous
         if older is not None:
             slope = previous + (previous - older) * (step / (2 * last_step))
-        # What is kept of the variance; the rest is drawn anew.
-        kept = (following / sigma) ** 2
-        x = x * kept + slope * (1 - kept) + noise(i) * (following * math.sqrt(1 - kept))
+        kept = following / sigma if noise is None else (following / sigma) ** 2
+        x = x * kept + slope * (1 - kept)
+        if noise is not None:
+            x = x + noise(i) * (following * math.sqrt(1 - kept))
         last_step = step
     return x
 

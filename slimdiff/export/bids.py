@@ -16,7 +16,6 @@ from slimdiff.data.sources import DataError, Participant, read_participants
 from slimdiff.export.cases import Case, Cell, unique_names
 from slimdiff.export.folder import replacing_folder
 from slimdiff.export.names import INDEX, folder_of
-from slimdiff.export.nifti import write_pair
 from slimdiff.files import write_table, write_text
 
 BIDS_VERSION = "1.10.0"
@@ -111,7 +110,7 @@ def _write_case(anat: Path, subject: str, case: Case, facts: dict) -> None:
     # Where two samples have one label, `unique_names` says so at the end.
     anat.mkdir(parents=True, exist_ok=True)
     image, mask = f"{subject}_desc-synth_FLAIR", f"{subject}_label-lesion_desc-synth_mask"
-    write_pair(anat / f"{image}.nii.gz", anat / f"{mask}.nii.gz", case)
+    case.write(anat / f"{image}.nii.gz", anat / f"{mask}.nii.gz")
     about = f"class {case.label}, z-bin {case.z_bin}, sample {case.sample['id']}"
     _write_json(anat / f"{image}.json", {"Description": f"Synthetic FLAIR slice, {about}", **facts})
     _write_json(

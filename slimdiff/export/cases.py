@@ -13,7 +13,7 @@ from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
 from slimdiff.data.sources import DataError
 from slimdiff.data.store import SliceStore
-from slimdiff.export.nifti import canonical_affine, read_affine, slice_affine
+from slimdiff.export.nifti import canonical_affine, read_affine, slice_affine, write_slice
 from slimdiff.files import read_table
 
 SAMPLE_COLUMNS = ("id", "key", "z_bin", "class")
@@ -48,6 +48,11 @@ class Case:
     @property
     def lesion_px(self) -> int:
         return int(self.mask.sum())
+
+    def write(self, image: Path, mask: Path) -> None:
+        """Write the image (float32) and the mask (uint8 {0, 1}) as NIfTI volumes of one slice."""
+        write_slice(image, self.image.astype(np.float32), self.affine, self.space)
+        write_slice(mask, self.mask.astype(np.uint8), self.affine, self.space)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import slimdiff
 from slimdiff.export.cases import Case, Cell, unique_names
 from slimdiff.export.folder import replacing_folder
 from slimdiff.export.names import INDEX, folder_of
-from slimdiff.export.nifti import write_pair
 from slimdiff.files import write_text
 
 
@@ -54,7 +53,7 @@ def _write_cases(draft: Path, cases: Iterable[Case]) -> list[dict]:
     entries = []
     for case in cases:
         image, label = f"images/{case.name}.nii.gz", f"labels/{case.name}.nii.gz"
-        write_pair(draft / image, draft / label, case)
+        case.write(draft / image, draft / label)
         origin = {"sample": case.sample["id"]} if case.sample else {"participant": case.participant}
         entries.append(
             {

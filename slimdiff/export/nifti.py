@@ -6,13 +6,9 @@ to the front and up (RAS), so that voxel (i, j, 0) is the participant's voxel (i
 
 import gzip
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import nibabel
 import numpy as np
-
-if TYPE_CHECKING:
-    from slimdiff.export.cases import Case
 
 GZIP_LEVEL = 6
 
@@ -42,14 +38,9 @@ def read_affine(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
     return image.affine, image.shape
 
 
-def write_pair(image_path: Path, mask_path: Path, case: "Case") -> None:
-    """Write a case's image (float32) and mask (uint8 {0, 1}), both (W, H, 1)."""
-    _write(image_path, to_volume(case.image.astype(np.float32)), case.affine, case.space)
-    _write(mask_path, to_volume(case.mask.astype(np.uint8)), case.affine, case.space)
-
-
-def _write(path: Path, voxels: np.ndarray, affine: np.ndarray, space: str) -> None:
-    image = nibabel.Nifti1Image(np.ascontiguousarray(voxels), affine)
+def write_slice(path: Path, plane: np.ndarray, affine: np.ndarray, space: str) -> None:
+    """Write a slice (H, W) as (W, H, 1) with its affine (4, 4); `space` is what that refers to, in NIfTI's words."""
+    image = nibabel.Nifti1Image(np.ascontiguousarray(to_volume(plane)), affine)
     image.set_sform(affine, code=space)
     image.set_qform(affine, code=space)
     image.header.set_xyzt_units("mm")

@@ -20,7 +20,6 @@ import slimdiff
 from slimdiff.export.cases import Case, Cell, unique_names
 from slimdiff.export.folder import replacing_folder
 from slimdiff.export.names import INDEX, folder_of, nnunet_id, nnunet_name, split_file
-from slimdiff.export.nifti import write_pair
 from slimdiff.files import write_text
 
 ENDING = ".nii.gz"
@@ -83,7 +82,7 @@ def _write_cases(draft: Path, part: str, cases: Iterable[Case]) -> list[str]:
         folder.mkdir(exist_ok=True)
     names = []
     for case in cases:
-        write_pair(images / f"{case.name}_0000{ENDING}", labels / f"{case.name}{ENDING}", case)
+        case.write(images / f"{case.name}_0000{ENDING}", labels / f"{case.name}{ENDING}")
         names.append(case.name)
     return names
 
