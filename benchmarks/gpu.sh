@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Both benchmarks on a CUDA card, without a network: bash benchmarks/gpu.sh [wheels] [out]
+# The benchmarks of training, sampling and noise on a CUDA card, without a network: bash benchmarks/gpu.sh [wheels] [out]
 # The machine has torch >= 2.8, numpy, scipy, pandas and safetensors; `wheels` is the folder that
-# benchmarks/pack_wheels.sh made, `out` (default: $OUT, else results/gpu) takes train.tsv, sample.tsv and versions.txt.
+# benchmarks/pack_wheels.sh made, `out` (default: $OUT, else results/gpu) takes train.tsv, sample.tsv, noise_cost.tsv and
+# versions.txt.
 # WORK="train" or "sample" runs one of them, BATCH="32 64" chooses batch sizes; DEVICE=cpu OPTIONS="--size 32" tries the
 # script out where there is no card.
 set -euo pipefail
@@ -31,3 +32,4 @@ for name in "${work[@]}"; do
     $python "benchmarks/$name.py" --device "${DEVICE:-cuda}" --precision bfloat16 --batch "${batch[@]}" \
         "${reference[@]}" ${OPTIONS:-} --out "$out/$name.tsv"
 done
+$python benchmarks/noise_cost.py | tee "$out/noise_cost.tsv"

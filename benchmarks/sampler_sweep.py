@@ -3,8 +3,8 @@
 Draws the same noise with each sampler at 5 to 250 evaluations from one trained model (`snakemake --cores all` makes the
 demo's), judges the samples against the fold's held-out slices, and does the same with other seeds of DDIM-250 and of
 DPM-Solver++(2M), so that a difference can be held against what another seed makes; last comes the reference's own chain
-of 300. Writes sweep.tsv, goal.tsv and
-sweep.svg into results/{study}/sampler_sweep; what was drawn is kept there and not drawn again. An hour on two cores.
+of 300. Writes sweep.tsv, goal.tsv and sweep.svg into results/{study}/sampler_sweep; what was drawn is kept there and
+not drawn again. An hour on two cores.
 
 Columns: seconds of wall clock and of processor time a sample; LPIPS to the DDIM-250 result from the same noise and to
 the sampler's own at 250; suspects and R as in the stage `metrics`; contrast of the masks (1: as the held-out ones).

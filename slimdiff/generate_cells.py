@@ -87,6 +87,8 @@ def _on(config: GenerationConfig, options: argparse.Namespace) -> GenerationConf
         # A stochastic chain brings what is drawn and what is given together; docs/sampling.md has the numbers.
         said |= {"sampler": "dpmpp_2m_sde", "evaluations": max(FEWEST_AROUND, config.evaluations)}
         print(f"sampler: dpmpp_2m_sde, {said['evaluations']} evaluations", file=sys.stderr)
+    if options.priors and config.background != "prior":
+        raise ConfigError(f"--priors has no effect: generation.background is {config.background}")
     values = {**config.model_dump(exclude_defaults=True), **said}
     if options.n_per_condition is not None:
         values.pop("counts", None)

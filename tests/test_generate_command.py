@@ -79,7 +79,7 @@ def test_it_goes_on_with_a_folder_and_refuses_a_foreign_one(drawing, capsys):
         (["--mask", "{empty}"], "no pixel above 0 in slices"),
         (["--image", "{bright}", "--region", "{volume}"], "[-1, 1] is wanted"),
         (["--id", "x"], "give --from-manifest"),
-        (["--priors", "absent.npz"], "absent.npz"),
+        (["--priors", "absent.npz"], "generation.background is drawn"),
     ],
 )
 def test_what_cannot_be_drawn_is_named_and_nothing_is_written(

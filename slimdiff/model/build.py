@@ -121,7 +121,8 @@ def read_card(path: Path) -> ModelCard:
         with safe_open(path, framework="pt") as archive:
             metadata = archive.metadata() or {}
     except Exception as error:
-        raise ValueError(f"{path}: not a safetensors file: {error}") from None
+        hint = "; slimdiff-import makes one of the reference's" if path.suffix in (".ckpt", ".pt") else ""
+        raise ValueError(f"{path}: not a safetensors file: {error}{hint}") from None
     if "slimdiff" not in metadata:
         raise ValueError(f"{path}: a safetensors file, but without slimdiff's model card")
     values = json.loads(metadata["slimdiff"])

@@ -111,6 +111,19 @@ def test_every_step_of_a_sample_has_a_draw_of_its_own(trained, monkeypatch):
     assert len(asked) == len(set(asked)) == CONFIG.evaluations
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_batches_as_on_a_card_give_the_same_samples_up_to_rounding(trained, given):
+    """Nine samples in batches of four: the last batch is filled up and cut again."""
+    generator, requests, known = generator_of(trained, batch_size=4), mixed_requests(), None
+    if given:
+        rng = np.random.default_rng(0)
+        values = rng.uniform(-1, 1, (9, 2, 32, 32)).astype(np.float16)
+        known = (values, rng.random((9, 2, 32, 32)) < 0.3)
+    found = np.concatenate(list(generator._batches(requests, known)))
+    wanted = np.stack(generator.draw(requests, known=known), axis=1)
+    np.testing.assert_allclose(found.astype(float), wanted.astype(float), atol=5e-3)
+
+
 def test_samples_are_float16_in_range(trained):
     images, masks = generator_of(trained).draw(mixed_requests())
     for part in (images, masks):

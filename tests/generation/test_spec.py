@@ -27,7 +27,7 @@ from slimdiff.generation.spec import SCHEMA, SpecError, load_spec, run_spec, spe
 from slimdiff.generation.spec_forms import CompactSpec
 
 ROOT = Path(__file__).parents[2]
-# The two forms as the reference documents them (seed, section "Generate Samples").
+# The two forms as the reference documents them in its README, section "Generate Samples".
 REFERENCE = [
     {
         "checkpoint_path": "/path/to/model.ckpt",
@@ -371,3 +371,10 @@ def test_counts_are_those_of_a_slow_twin():
     ]
     every = spec_from_values(overrides(2, zbins="all"))
     assert sorted({z_bin for z_bin, _ in every.counts(4)}) == [0, 1, 2, 3]
+
+
+def test_the_example_is_a_specification():
+    """config/generation_spec.json, for the demo's checkpoint."""
+    path = ROOT / "config" / "generation_spec.json"
+    jsonschema.validate(json.loads(path.read_text(encoding="utf-8")), spec_schema())
+    assert load_spec(path).counts(6)
