@@ -2,9 +2,9 @@
 
 `mask_to_image`: held-out masks, the image drawn around each; MMD-PL against the held-out pairs, and the contrast of a
 mask to its ring (1: as held-out lesions). `inpaint`: held-out slices without lesion, a lesion drawn into a region where
-a held-out patient of the same z-bin has one; the same numbers, how often there is a lesion, and how many pixels outside
-the region changed. Beside them: samples of the whole pair, real pairs, and (what MMD-PL has to notice) the drawn images
-under one another's masks. A row a sampler, as TSV.
+a held-out patient of the same z-bin has one, in one attempt and in up to eight; the same numbers, how often there is a
+lesion, and how many pixels outside the region changed. Beside them: samples of the whole pair, real pairs, and (what
+MMD-PL has to notice) the drawn images under one another's masks. A row a sampler, as TSV.
 """
 
 import argparse
@@ -15,20 +15,30 @@ import numpy as np
 from judging import Judge, drawn_requests
 from scipy import ndimage
 
-from slimdiff.config import Study, load_study
+from slimdiff.config import load_study
 from slimdiff.evaluation.control import has_lesion
 from slimdiff.files import write_table
-from slimdiff.generation.conditional import Given, given_mask, given_surroundings, requests_around
+from slimdiff.generation.conditional import Given, draw_until_lesion, given_mask, given_surroundings
 from slimdiff.generation.generate import Generator
 
 SETTINGS = (
     {"sampler": "dpmpp_2m", "evaluations": 20},
-    {"sampler": "dpmpp_2m", "evaluations": 40},
     {"sampler": "dpmpp_2m_sde", "evaluations": 20},
     {"sampler": "dpmpp_2m_sde", "evaluations": 40},
     {"sampler": "ddpm", "evaluations": 100},
 )
-COLUMNS = ("what", "sampler", "evaluations", "n", "mmd_pl", "contrast", "lesion_share", "changed_px_outside")
+ATTEMPTS = (1, 8)
+COLUMNS = (
+    "what",
+    "sampler",
+    "evaluations",
+    "attempts",
+    "n",
+    "mmd_pl",
+    "contrast",
+    "lesion_share",
+    "changed_px_outside",
+)
 MARGIN_PX = 2
 
 
@@ -55,19 +65,17 @@ def regions_of(judge: Judge, count: int) -> list[Given]:
     return given
 
 
-def row_of(
-    judge: Judge, study: Study, checkpoint: Path, what: str, given: list[Given], settings: dict
+def rows_of(
+    judge: Judge, generator: Generator, what: str, given: list[Given], settings: dict, attempts: int
 ) -> list[dict]:
     """The numbers of what is drawn around everything given, and of the images under one another's masks."""
-    generator = Generator(checkpoint, study.generation.model_copy(update=settings))
-    requests, known = requests_around(generator, given, 1)
-    images, drawn = generator.draw(requests, what, known)
-    values, where = known
+    requests, (values, where), images, drawn = draw_until_lesion(generator, given, 1, attempts, what)
     lesion = has_lesion(drawn, judge.config.tau, judge.min_px)
     rows = [
         {
             "what": what,
             **settings,
+            "attempts": attempts,
             "n": len(requests),
             **judge.pair_numbers(images[lesion], drawn[lesion]),
             "lesion_share": float(lesion.mean()),
@@ -109,11 +117,11 @@ def main() -> None:
         numbers = judge.pair_numbers(images, drawn)
         share = float(has_lesion(drawn, judge.config.tau, judge.min_px).mean())
         rows.append({"what": "whole pairs", **settings, "n": len(requests), **numbers, "lesion_share": share})
-        for what, given in (
-            ("mask_to_image", masks_of(judge, options.count)),
-            ("inpaint", regions_of(judge, options.count)),
-        ):
-            rows += row_of(judge, study, checkpoint, what, given, settings)
+        around = Generator(checkpoint, study.generation.model_copy(update=settings))
+        rows += rows_of(judge, around, "mask_to_image", masks_of(judge, options.count), settings, 1)
+        for attempts in ATTEMPTS:
+            given = regions_of(judge, options.count)
+            rows += rows_of(judge, around, "inpaint", given, settings, attempts)
     print(*COLUMNS, sep="\t")
     for row in rows:
         found = (row.get(column, "") for column in COLUMNS)

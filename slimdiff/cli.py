@@ -31,7 +31,7 @@ def _command(function: Callable, with_study: bool = True, **arguments: dict) -> 
         options = parser.parse_args(argv)
         try:
             function(options, *([load_study(options.config)] if with_study else []))
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
             print(f"{name}: error: {error}", file=sys.stderr)
             if os.environ.get("SLIMDIFF_DEBUG"):
                 raise
@@ -44,6 +44,12 @@ def _command(function: Callable, with_study: bool = True, **arguments: dict) -> 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}; a whole number from 1 on is wanted")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r}; a whole number from 0 to {2**32 - 1} is wanted")
     return int(text)
 
 
@@ -252,7 +258,7 @@ generate = _command(
         "metavar": "N",
         "help": "samples of each z-bin and class, or of what is given",
     },
-    seed={"type": int, "help": "of the noise (default: the study's)"},
+    seed={"type": _seed, "help": "of the noise (default: the study's)"},
     device={"choices": ("auto", "cpu", "cuda", "mps"), "help": "(default: the study's)"},
     priors={**_file, "help": "z-bin priors, where generation.background is prior"},
     mask={**_file, "nargs": "+", "help": "your own masks (NIfTI, PNG): draw images to them"},

@@ -10,22 +10,24 @@ from collections.abc import Callable
 import torch
 
 
+class NoDevice(RuntimeError):
+    """A device was asked for that is not there."""
+
+
 def pick_device(wanted: str) -> torch.device:
     """`auto`: CUDA, else MPS, else CPU; under torchrun every process has a card of its own. Raises RuntimeError where
     there is none such."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = next(name for name in present if present[name]) if wanted == "auto" else wanted
     if not present[name]:
-        raise RuntimeError(f"device {wanted}: this machine has none; auto takes what there is")
+        raise NoDevice(f"device {wanted}: this machine has none; auto takes what there is")
     if name == "cpu":
         keep_freed_memory()
     if name != "cuda":
         return torch.device(name)
     index, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if index >= count:
-        raise RuntimeError(
-            f"process {index + 1} has no card: this machine has {count}; start {count} processes"
-        )
+        raise NoDevice(f"process {index + 1} has no card: this machine has {count}; start {count} processes")
     torch.cuda.set_device(index)
     return torch.device(name, index)
 

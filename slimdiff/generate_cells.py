@@ -9,13 +9,15 @@ from slimdiff.config import ConfigError, Study, load_study
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.generation.conditional import Given, draw_around, given_mask, given_surroundings
 from slimdiff.generation.finishing import read_priors
-from slimdiff.generation.folder import fill
+from slimdiff.generation.folder import check_others, fill
 from slimdiff.generation.generate import Generator
 from slimdiff.generation.remake import remake
 from slimdiff.generation.requests import CLASSES, counts_of, parse_bins
 
 FEWEST_AROUND = 40
 """Evaluations of a sample around something given, unless the configuration names the sampler."""
+ATTEMPTS = 8
+"""How often a lesion is looked for in a region before the sample stays without one."""
 OWN_FOLDER = ("classes", "n_per_condition", "seed", "mask", "image", "region")
 
 
@@ -62,12 +64,22 @@ def _cells(options: argparse.Namespace, study: Study) -> None:
 
 
 def _folder(options: argparse.Namespace, study: Study) -> None:
-    config = _on(study.generation, options)
+    if options.fold is not None:
+        raise ConfigError("--fold has no effect with --ckpt, which is of one fold")
+    out_dir = Path(options.out_dir)
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ConfigError(f"--out_dir {out_dir}: a file; a folder is wanted")
+    # A study's own variant may draw in its own way.
+    part = study.variant(options.variant) if options.variant else study
+    config = _on(part.generation, options)
     generator = Generator(Path(options.ckpt), config, read_priors(options.priors) if options.priors else None)
     if options.mask or options.image or options.region:
         mode = "mask_to_image" if options.mask else "inpaint"
-        each = 1 if options.n_per_condition is None else options.n_per_condition
-        draw_around(generator, _given(options, generator), each, mode, Path(options.out_dir))
+        each = config.replicas * (1 if options.n_per_condition is None else options.n_per_condition)
+        attempts = ATTEMPTS if mode == "inpaint" else 1
+        without = draw_around(generator, _given(options, generator), each, mode, out_dir, attempts)
+        if without:
+            print(f"{without} samples have no lesion after {attempts} attempts each", file=sys.stderr)
         return
     n_bins = generator.card.n_bins
     counts, z_bins = counts_of(config, n_bins), parse_bins(options.z_bins or "all", n_bins)
@@ -77,7 +89,8 @@ def _folder(options: argparse.Namespace, study: Study) -> None:
     counts = {cell: number for cell, number in counts.items() if cell[0] in z_bins and cell[1] in classes}
     if not any(counts.values()):
         raise ConfigError("not one sample is asked for; see --z_bins, --classes and --n_per_condition")
-    fill(generator, counts, Path(options.out_dir), z_bins)
+    check_others(generator, out_dir, z_bins)
+    fill(generator, counts, out_dir, z_bins)
 
 
 def _on(config: GenerationConfig, options: argparse.Namespace) -> GenerationConfig:
@@ -86,7 +99,9 @@ def _on(config: GenerationConfig, options: argparse.Namespace) -> GenerationConf
     if (options.mask or options.image) and "sampler" not in config.model_fields_set:
         # A stochastic chain brings what is drawn and what is given together; docs/sampling.md has the numbers.
         said |= {"sampler": "dpmpp_2m_sde", "evaluations": max(FEWEST_AROUND, config.evaluations)}
-        print(f"sampler: dpmpp_2m_sde, {said['evaluations']} evaluations", file=sys.stderr)
+        print(
+            f"sampler: dpmpp_2m_sde, {said['evaluations']} evaluations (a study that names one has its own way)"
+        )
     if options.priors and config.background != "prior":
         raise ConfigError(f"--priors has no effect: generation.background is {config.background}")
     values = {**config.model_dump(exclude_defaults=True), **said}
@@ -105,7 +120,7 @@ def _classes(text: str) -> list[int]:
 
 
 def _given(options: argparse.Namespace, generator: Generator) -> list[Given]:
-    from slimdiff.data.given import read_image_slice, read_mask_slices
+    from slimdiff.data.given import Grid, read_image_slice, read_mask_slices
 
     if options.mask and (options.image or options.region):
         raise ConfigError(
@@ -122,23 +137,27 @@ def _given(options: argparse.Namespace, generator: Generator) -> list[Given]:
         if len(z_bins) > 1:
             raise ConfigError(f"--z_bins {options.z_bins}: what is given has one height; name one z-bin")
         own_bin = z_bins[0]
-    size, place = card.store_size, (card.z_range, card.n_bins, own_bin)
+    grid = Grid(card.store_size, card.spacing_mm, card.z_range, card.n_bins)
     if options.mask:
-        slices = [part for path in options.mask for part in read_mask_slices(path, size, *place)]
+        slices = [part for path in options.mask for part in read_mask_slices(path, grid, own_bin)]
         return [given_mask(mask, z_bin, name) for name, z_bin, mask in slices]
     return [
         given_surroundings(
-            read_image_slice(options.image, size, name),
+            read_image_slice(options.image, grid, name),
             region,
             z_bin,
-            f"{Path(options.image).name} in {name}",
+            f"{options.image} in {name}",
         )
-        for name, z_bin, region in read_mask_slices(options.region, size, *place)
+        for name, z_bin, region in read_mask_slices(options.region, grid, own_bin)
     ]
 
 
 def _again(options: argparse.Namespace) -> None:
-    alien = [name for name in (*OWN_FOLDER, "z_bins", "config") if getattr(options, name) is not None]
+    alien = [
+        name
+        for name in (*OWN_FOLDER, "z_bins", "config", "variant", "fold")
+        if getattr(options, name) is not None
+    ]
     if alien:
         raise ConfigError(
             f"--{alien[0]} has no part in --from-manifest: the row says how its sample was made"
@@ -151,12 +170,14 @@ def _again(options: argparse.Namespace) -> None:
         Path(options.out_dir),
         options.ckpt,
         options.priors,
-        options.device or "auto",
+        options.device,
     )
     words = {
         True: "the same bits as in the archive",
-        False: "other bits than in the archive",
+        False: "OTHER BITS than in the archive",
         None: "no archive",
     }
     for name, found in same.items():
         print(f"{Path(options.out_dir) / name}.npz: {words[found]}")
+    if False in same.values():
+        raise RuntimeError("other bits than in the archive: another processor, device or version of torch")

@@ -5,6 +5,7 @@ import json
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from slimdiff import cli
 from slimdiff.config import load_study
@@ -13,6 +14,9 @@ from slimdiff.files import read_table
 from slimdiff.generation.samples import read_samples
 from slimdiff.model.build import read_card
 from slimdiff.png import write_png
+
+GRID = np.diag([6.0, 6.0, 6.0, 1.0])
+"""The checkpoint's spacing, 6 mm."""
 
 
 @pytest.fixture
@@ -76,7 +80,16 @@ def test_it_goes_on_with_a_folder_and_refuses_a_foreign_one(drawing, capsys):
         (["--mask", "{small}", "--z_bins", "1"], "16 x 32 px; the checkpoint draws 32 x 32 px"),
         (["--mask", "{text}", "--z_bins", "1"], "neither .png nor .nii"),
         (["--mask", "{broken}", "--z_bins", "1"], "not readable as NIfTI"),
-        (["--mask", "{empty}"], "no pixel above 0 in slices"),
+        (["--mask", "{empty}"], "no pixel is lesion; above 0 is"),
+        (["--mask", "{volume}", "--z_bins", "1"], "leave --z_bins out"),
+        (["--mask", "{high}"], "lies in slices 36 to 36, outside of 11 to 20"),
+        (["--mask", "{fine}"], "pixels of 1 x 1 mm; the checkpoint draws 6 mm"),
+        (["--mask", "{red}", "--z_bins", "1"], "a picture of mode RGB"),
+        (["--mask", "{deep}", "--z_bins", "1"], "a picture of mode I;16"),
+        (["--mask", "{ones}", "--z_bins", "1"], "no pixel is lesion; above 127 is"),
+        (["--mask", "{cut}", "--z_bins", "1"], "not readable as a picture"),
+        (["--variant", "absent"], "no 'absent'"),
+        (["--fold", "0"], "--fold has no effect with --ckpt"),
         (["--image", "{bright}", "--region", "{volume}"], "[-1, 1] is wanted"),
         (["--id", "x"], "give --from-manifest"),
         (["--priors", "absent.npz"], "generation.background is drawn"),
@@ -91,9 +104,22 @@ def test_what_cannot_be_drawn_is_named_and_nothing_is_written(
     files["text.txt"].write_text("no picture")
     files["broken.nii"].write_bytes(b"no volume")
     empty = np.zeros((32, 32, 40), np.float32)
-    for name, values in (("empty.nii", empty), ("bright.nii", empty + 300), ("volume.nii", empty + 1)):
-        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / name)
+    high = empty.copy()
+    high[4, 4, 36] = 1
+    for name, values in (
+        ("empty.nii", empty),
+        ("bright.nii", empty + 300),
+        ("volume.nii", empty + 1),
+        ("high.nii", high),
+    ):
+        nibabel.save(nibabel.Nifti1Image(values, GRID), tmp_path / name)
         files[name] = tmp_path / name
+    nibabel.save(nibabel.Nifti1Image(empty + 1, np.eye(4)), tmp_path / "fine.nii")
+    write_png(tmp_path / "red.png", np.stack([mask * 255, mask * 0, mask * 0], -1).astype(np.uint8))
+    Image.fromarray(mask.astype(np.uint16) * 65535).save(tmp_path / "deep.png")
+    write_png(tmp_path / "ones.png", mask.astype(np.uint8))
+    (tmp_path / "cut.png").write_bytes(files["mask.png"].read_bytes()[:45])
+    files |= {name: tmp_path / name for name in ("fine.nii", "red.png", "deep.png", "ones.png", "cut.png")}
     filled = [text.format(**{name.split(".")[0]: path for name, path in files.items()}) for text in arguments]
     status, out = drawing(*filled)
     assert status == 2
@@ -112,10 +138,51 @@ def test_a_mask_from_a_picture_is_drawn_to(drawing, mask, tmp_path):
     np.testing.assert_array_equal(samples.masks, [np.where(mask, 1, -1)] * 2)
     rows = read_table(out / "zbin-02.tsv")
     assert {(row["mode"], row["source"], row["class"]) for row in rows} == {
-        ("mask_to_image", "mine.png", "1")
+        ("mask_to_image", str(tmp_path / "mine.png"), "1")
     }
     # A stochastic sampler unless the study says which.
     assert {(row["sampler"], row["evaluations"]) for row in rows} == {("dpmpp_2m_sde", "40")}
+
+
+def test_other_ways_to_store_black_and_white_are_read(drawing, mask, tmp_path):
+    Image.fromarray(mask).save(tmp_path / "bits.png")
+    write_png(tmp_path / "rgb.png", np.repeat(mask[..., None] * 255, 3, -1).astype(np.uint8))
+    status, out = drawing("--mask", tmp_path / "bits.png", tmp_path / "rgb.png", "--z_bins", 2)
+    assert status == 0
+    np.testing.assert_array_equal(read_samples(out).masks, [np.where(mask, 1, -1)] * 2)
+
+
+def test_samples_around_something_given_are_not_taken_for_a_folder_s_own(drawing, mask, tmp_path, capsys):
+    write_png(tmp_path / "mine.png", mask.astype(np.uint8) * 255)
+    status, out = drawing("--mask", tmp_path / "mine.png", "--z_bins", 2)
+    assert status == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    for z_bins in ("2", "0"):
+        assert drawing("--z_bins", z_bins, "--n_per_condition", 1)[0] == 2
+        assert "zbin-02.tsv: samples that were drawn around something given" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_other_z_bins_of_a_folder_have_to_be_of_the_same_configuration(drawing, capsys):
+    assert drawing("--z_bins", 0, "--n_per_condition", 1)[0] == 0
+    assert drawing("--z_bins", 1, "--n_per_condition", 1, "--seed", 5)[0] == 2
+    assert "drawn with seed=0, not with seed 5" in capsys.readouterr().err
+    assert drawing("--z_bins", 1, "--n_per_condition", 3)[0] == 0
+
+
+def test_a_folder_behind_a_link_leads_back_to_its_checkpoint(drawing, tmp_path):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    status, out = drawing("--z_bins", 0, "--n_per_condition", 1, out="link/samples")
+    assert status == 0
+    for number, folder in enumerate((out, tmp_path / "real" / "deep" / "samples")):
+        arguments = [
+            "--from-manifest",
+            str(folder / "zbin-00.tsv"),
+            "--id",
+            "zbin-00_class-1_replica-0_00000",
+        ]
+        assert cli.generate([*arguments, "--out_dir", str(tmp_path / f"again-{number}")]) == 0
 
 
 def test_the_study_s_own_sampler_is_kept(drawing, study_values, mask, tmp_path):
@@ -138,7 +205,7 @@ def test_a_volume_s_slices_go_to_the_z_bins_of_their_heights(drawing, trained, m
     for z in (*heights, card.z_range[1] + 1):
         # Slices have rows from front to back: the volume's second axis, RAS, runs the other way.
         volume[:, :, z] = np.rot90(mask, -1)
-    picture = nibabel.Nifti1Image(volume, np.eye(4))
+    picture = nibabel.Nifti1Image(volume, GRID)
     if turned:
         picture = picture.as_reoriented(nibabel.orientations.axcodes2ornt("LPS"))
         assert nibabel.aff2axcodes(picture.affine) == ("L", "P", "S")
@@ -149,7 +216,7 @@ def test_a_volume_s_slices_go_to_the_z_bins_of_their_heights(drawing, trained, m
     assert samples.z_bin.tolist() == [int(z_bin(z, *card.z_range, card.n_bins)) for z in heights] == [0, 2]
     np.testing.assert_array_equal(samples.masks, [np.where(mask, 1, -1)] * 2)
     sources = [row["source"] for b in (0, 2) for row in read_table(out / f"zbin-{b:02d}.tsv")]
-    assert sources == [f"mine.nii.gz:z={z}" for z in heights]
+    assert sources == [f"{tmp_path / 'mine.nii.gz'}:z={z}" for z in heights]
 
 
 def test_a_lesion_is_drawn_into_a_region_of_a_preprocessed_volume(drawing, prepared, trained, mask, tmp_path):
@@ -185,7 +252,12 @@ def test_a_sample_is_made_again_by_its_id(drawing, tmp_path, capsys):
     with np.load(tmp_path / "again" / f"{name}.npz", allow_pickle=False) as archive:
         place = stored.id.tolist().index(name)
         np.testing.assert_array_equal(archive["images"][0], stored.images[place])
-    for more, named in ((["--seed", "3"], "--seed has no part"), ([], "--out_dir")):
+    for more, named in (
+        (["--seed", "3"], "--seed has no part"),
+        (["--variant", "base"], "--variant has no part"),
+        ([], "--out_dir"),
+        (["--out_dir", str(out)], "the manifest's own folder"),
+    ):
         assert cli.generate([*arguments, *more]) == 2
         assert named in capsys.readouterr().err
     assert cli.generate(["--fold", "0"]) == 2

@@ -79,7 +79,8 @@ class Refuse:
                                   "tensorboard", "wandb"}}:
             raise ImportError("refused: " + name)
 sys.meta_path.insert(0, Refuse())
-further = ["slimdiff.data.store", "slimdiff.data.folds", "slimdiff.cli", "slimdiff.evaluation.monitor"]
+further = ["slimdiff.data.store", "slimdiff.data.folds", "slimdiff.cli", "slimdiff.generate_cells",
+           "slimdiff.evaluation.monitor"]
 for module in {modules!r} + further:
     importlib.import_module(module)
 """

@@ -1,5 +1,7 @@
 """Masks, images and regions of a user's own, from NIfTI or PNG files, as slices in the store's orientation."""
 
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,47 +10,63 @@ from slimdiff.data.sources import DataError
 from slimdiff.data.zbins import z_bin
 
 IMAGE_RANGE = 1.001  # what rounding in a file may add to [-1, 1]
+SLICE = ":z="  # between a volume's path and the index of a slice of it
 
 
-def read_mask_slices(
-    path: Path, size: tuple[int, int], z_range: tuple[int, int], n_bins: int, own_bin: int | None
-) -> list[tuple[str, int, np.ndarray]]:
+@dataclass(frozen=True)
+class Grid:
+    """The slices that a checkpoint draws."""
+
+    size: tuple[int, int]
+    """Height and width, in px."""
+    spacing_mm: float
+    z_range: tuple[int, int]
+    """First and last slice index."""
+    n_bins: int
+
+
+def read_mask_slices(path: Path, grid: Grid, own_bin: int | None) -> list[tuple[str, int, np.ndarray]]:
     """Lesion (or region) slices of a file: name for the manifest, z-bin, bool (H, W).
 
     Args:
         path: PNG or NIfTI. A PNG, and a NIfTI of one slice, belongs to `own_bin`; of a volume on the study's grid every
             slice within `z_range` that is not empty is taken, in the z-bin of its height.
-        size: height and width that the checkpoint draws, in px.
-        z_range: first and last slice index of the checkpoint.
-        n_bins: its number of z-bins.
+        grid: what the checkpoint draws.
         own_bin: z-bin of a single slice.
 
     Raises:
         FileNotFoundError, DataError: naming the file, what was found and what is wanted.
     """
-    slices = _slices(path, size)
-    if len(slices) == 1:
+    masks = [_binary(path, plane) for plane in _slices(path, grid)]
+    filled = [z for z, mask in enumerate(masks) if mask.any()]
+    if not filled:
+        raise DataError(f"{path}: no pixel is lesion; above {'127' if _is_png(path) else '0'} is")
+    if len(masks) == 1:
         if own_bin is None:
             raise DataError(f"{path}: one slice, which does not say its height; give its z-bin (--z_bins)")
-        return [(Path(path).name, own_bin, _binary(path, slices[0]))]
-    found = []
-    for z in range(z_range[0], min(z_range[1] + 1, len(slices))):
-        mask = _binary(path, slices[z])
-        if mask.any():
-            found.append((f"{Path(path).name}:z={z}", int(z_bin(z, *z_range, n_bins)), mask))
-    if not found:
-        raise DataError(f"{path}: no pixel above 0 in slices {z_range[0]} to {z_range[1]} of {len(slices)}")
-    return found
+        return [(str(path), own_bin, masks[0])]
+    if own_bin is not None:
+        raise DataError(f"{path}: a volume, whose slices have their own heights; leave --z_bins out")
+    first, last = grid.z_range
+    inside = [z for z in filled if first <= z <= last]
+    if not inside:
+        raise DataError(
+            f"{path}: its lesion lies in slices {filled[0]} to {filled[-1]}, outside of {first} to {last}"
+        )
+    if len(inside) < len(filled):
+        out = len(filled) - len(inside)
+        print(f"{path}: {out} lesion slices outside of {first} to {last} are left out", file=sys.stderr)
+    return [(f"{path}{SLICE}{z}", int(z_bin(z, first, last, grid.n_bins)), masks[z]) for z in inside]
 
 
-def read_image_slice(path: Path, size: tuple[int, int], name: str) -> np.ndarray:
+def read_image_slice(path: Path, grid: Grid, name: str) -> np.ndarray:
     """The slice of an image that belongs to a slice `name` that `read_mask_slices` gave: float32 (H, W) in [-1, 1].
 
     A PNG's 0 … 255 become -1 … 1; a NIfTI is wanted in [-1, 1], as the stage preprocess writes it.
     """
-    slices = _slices(path, size)
-    z = int(name.rpartition(":z=")[2]) if ":z=" in name else 0
-    if z >= len(slices) or (":z=" not in name and len(slices) > 1):
+    slices = _slices(path, grid)
+    z = int(name.rpartition(SLICE)[2]) if SLICE in name else 0
+    if z >= len(slices) or (SLICE not in name and len(slices) > 1):
         raise DataError(
             f"{path}: {len(slices)} slices, which are not those of {name}; both on one grid are wanted"
         )
@@ -72,29 +90,55 @@ def _binary(path: Path, values: np.ndarray) -> np.ndarray:
     return values > (127 if _is_png(path) else 0)
 
 
-def _slices(path: Path, size: tuple[int, int]) -> list[np.ndarray]:
+def _grey(path: Path) -> np.ndarray:
+    """uint8 (H, W) of a picture that has grey levels 0 ... 255 and nothing else, whichever way it stores them."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            mode, values = picture.mode, np.asarray(picture)
+    except Exception as error:
+        raise DataError(f"{path}: not readable as a picture: {error}") from None
+    if mode == "1":
+        return values.astype(np.uint8) * 255
+    if mode == "RGB" and (values == values[..., :1]).all():
+        return values[..., 0]
+    if mode != "L":
+        raise DataError(
+            f"{path}: a picture of mode {mode}; grey levels of 8 bits (0 to 255), or black and white"
+        )
+    return values
+
+
+def _slices(path: Path, grid: Grid) -> list[np.ndarray]:
+    size, spacing_mm = grid.size, grid.spacing_mm
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if _is_png(path):
-        from PIL import Image
-
-        with Image.open(path) as picture:
-            slices = [np.asarray(picture.convert("L"))]
+        slices = [_grey(path)]
     elif path.name.lower().endswith((".nii", ".nii.gz")):
         import nibabel
 
         from slimdiff.data.slices import axial
 
         try:
-            volume = np.asarray(nibabel.as_closest_canonical(nibabel.load(path)).dataobj)
+            image = nibabel.as_closest_canonical(nibabel.load(path))
+            volume, zooms = np.asarray(image.dataobj), image.header.get_zooms()[:2]
         except Exception as error:
             raise DataError(f"{path}: not readable as NIfTI: {error}") from None
         if volume.ndim == 2:
             volume = volume[:, :, None]
-        if volume.ndim != 3:
-            raise DataError(f"{path}: shape {volume.shape}; a slice or a volume is wanted")
+        if volume.ndim != 3 or volume.dtype.kind not in "biuf":
+            raise DataError(
+                f"{path}: {volume.dtype} {volume.shape}; a slice or a volume of numbers is wanted"
+            )
         slices = [axial(volume, z) for z in range(volume.shape[2])]
+        if not np.allclose(zooms, spacing_mm, rtol=0.01):
+            raise DataError(
+                f"{path}: pixels of {zooms[0]:g} x {zooms[1]:g} mm; the checkpoint draws {spacing_mm:g} mm: bring the "
+                "file onto the study's grid"
+            )
     else:
         raise DataError(f"{path}: neither .png nor .nii nor .nii.gz")
     if slices[0].shape != size:

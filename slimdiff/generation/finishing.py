@@ -27,6 +27,11 @@ def read_priors(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: not a file of z-bin priors: {error}") from None
 
 
+def priors_hash(priors: np.ndarray) -> str:
+    """What tells these priors from others."""
+    return hashlib.sha256(np.ascontiguousarray(priors).tobytes()).hexdigest()
+
+
 class Finishing:
     """Background outside the z-bin prior, and masks cut at tau.
 
@@ -51,7 +56,7 @@ class Finishing:
                 raise ValueError(
                     f"z-bin priors are {priors.dtype} {priors.shape}; the checkpoint wants bool {wanted}"
                 )
-            self.sha256 = hashlib.sha256(np.ascontiguousarray(priors).tobytes()).hexdigest()
+            self.sha256 = priors_hash(priors)
 
     def __call__(
         self, drawn: np.ndarray, z_bin: np.ndarray, known: tuple[np.ndarray, np.ndarray] | None = None

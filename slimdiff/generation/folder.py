@@ -6,7 +6,7 @@ anything is drawn: a sample is known by its manifest row, which says all that it
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -18,11 +18,11 @@ from slimdiff.files import read_table, written
 from slimdiff.generation.finishing import read_priors
 from slimdiff.generation.generate import Generator
 from slimdiff.generation.requests import Counts, Request, requests_of_bin
-from slimdiff.generation.samples import write_samples
+from slimdiff.generation.samples import COLUMNS, write_samples
 from slimdiff.model.build import read_card
 
 # What may differ between a sample and the same sample made again.
-_RESULTS = {"lesion_px", "device", "checkpoint"}
+RESULTS = frozenset({"lesion_px", "device", "compiled", "checkpoint"})
 
 
 class ForeignFile(ValueError):
@@ -34,9 +34,8 @@ def stem_of(folder: Path, z_bin: int) -> Path:
     return Path(folder) / f"zbin-{z_bin:02d}"
 
 
-def manifest_rows(generator: Generator, requests: list[Request], folder: Path) -> list[dict]:
-    """What is known of samples before they are drawn: their manifest rows in this folder, without `lesion_px`."""
-    config = generator.config
+def settings_of(config: GenerationConfig) -> dict[str, str | int | None]:
+    """The columns of a manifest that a configuration alone decides; `precision` may be auto yet."""
     low, high = config.guidance_interval or (0.0, math.inf)
     settings = {
         "sampler": config.sampler,
@@ -46,18 +45,27 @@ def manifest_rows(generator: Generator, requests: list[Request], folder: Path) -
         "guidance": config.guidance,
         "guidance_low": low,
         "guidance_high": high,
-        "guide": config.guide,
-        "precision": str(generator.precision).removeprefix("torch."),
-        "device": generator.device.type,
+        "guide": config.guide if config.guidance != 1 else None,
+        "precision": config.precision,
         "tau": config.tau,
         "background": config.background,
         "binary": int(config.binary),
-        "checkpoint": os.path.relpath(generator.checkpoint, folder),
+    }
+    return {key: _exact(value) for key, value in settings.items()}
+
+
+def manifest_rows(generator: Generator, requests: list[Request], folder: Path) -> list[dict]:
+    """What is known of samples before they are drawn: their manifest rows in this folder, without `lesion_px`."""
+    shared = settings_of(generator.config) | {
+        "precision": str(generator.precision).removeprefix("torch."),
+        "compiled": int(generator.compiled),
+        "device": generator.device.type,
+        # Through links the way up from a folder is another one.
+        "checkpoint": os.path.relpath(generator.checkpoint.resolve(), folder.resolve()),
         "checkpoint_sha256": generator.sha256["checkpoint"],
         "guide_sha256": generator.sha256["guide"],
         "priors_sha256": generator.finishing.sha256,
     }
-    shared = {key: _exact(value) for key, value in settings.items()}
     return [
         {
             "id": request.id,
@@ -85,8 +93,8 @@ class Bin:
     stem: Path
     requests: list[Request]
     rows: list[dict]
-    there: dict[str, int]
-    """Sample id: its place in the archive that lies there."""
+    there: dict[str, tuple[int, dict[str, str]]]
+    """Sample id: its place in the archive that lies there, and its row."""
 
     @property
     def missing(self) -> list[int]:
@@ -101,31 +109,54 @@ def look(generator: Generator, requests: list[Request], stem: Path) -> Bin:
     if not manifest.is_file():
         # An archive alone is what a killed process left: its manifest is written last.
         return Bin(stem, requests, rows, {})
-    found = read_table(manifest)
+    found = read_manifest(manifest)
     wanted = {row["id"]: {key: str(written(value)) for key, value in row.items()} for row in rows}
+    # Timed anew at every start, it may be decided otherwise.
+    free = RESULTS | ({"precision"} if generator.config.precision == "auto" else set())
     for line, row in enumerate(found, start=2):
-        _compare(row, wanted.get(row.get("id", "")), f"{manifest}, line {line}", len(requests))
-    archive = stem.with_suffix(".npz")
+        _compare(row, wanted.get(row["id"]), free, f"{manifest}, line {line}", len(requests))
+    check_archive(stem.with_suffix(".npz"), len(found), generator.card.store_size)
+    return Bin(stem, requests, rows, {row["id"]: (place, row) for place, row in enumerate(found)})
+
+
+def read_manifest(path: Path) -> list[dict[str, str]]:
+    """The rows of a folder's manifest; raises ForeignFile where it is that of other samples than a folder's own."""
+    rows = read_table(path)
+    columns = set(rows[0]) if rows else set(COLUMNS)
+    missing, more = set(COLUMNS) - columns, columns - set(COLUMNS)
+    if "mode" in more:
+        raise ForeignFile(f"{path}: samples that were drawn around something given; give another folder")
+    if missing or more:
+        what = f"no column {sorted(missing)[0]}" if missing else f"an unknown column {sorted(more)[0]}"
+        raise ForeignFile(
+            f"{path}: {what}: not a manifest of this version; delete it, or give another folder"
+        )
+    return rows
+
+
+def check_archive(path: Path, count: int, size: tuple[int, int]) -> None:
+    """Raise ForeignFile where an archive does not hold `count` pairs (H, W)."""
     try:
-        with np.load(archive, allow_pickle=False) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             shapes = {arrays[name].shape for name in ("images", "masks")}
     except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise ForeignFile(f"{archive}: not readable beside its manifest: {error}; delete both") from None
-    if shapes != {(len(found), *generator.card.store_size)}:
-        raise ForeignFile(f"{archive}: {sorted(shapes)} beside {len(found)} manifest rows; delete both")
-    return Bin(stem, requests, rows, {row["id"]: place for place, row in enumerate(found)})
+        raise ForeignFile(f"{path}: not readable beside its manifest: {error}; delete both") from None
+    if shapes != {(count, *size)}:
+        raise ForeignFile(f"{path}: {sorted(shapes)} beside {count} manifest rows; delete both")
 
 
-def _compare(found: dict[str, str], wanted: dict[str, str] | None, where: str, asked: int) -> None:
+def _compare(
+    found: dict[str, str], wanted: dict[str, str] | None, free: Set[str], where: str, asked: int
+) -> None:
     way = "delete it, or give another folder"
     if wanted is None:
         raise ForeignFile(
-            f"{where}: sample {found.get('id')!r} is not among the {asked} that are asked for; {way}"
+            f"{where}: sample {found['id']!r} is not among the {asked} that are asked for; ask for it too, {way}"
         )
     for column, value in wanted.items():
-        if column not in _RESULTS and found.get(column) != value:
+        if column not in free and found[column] != value:
             raise ForeignFile(
-                f"{where}: a file of another configuration: {column} is {found.get(column)}, asked for is {value}; "
+                f"{where}: a file of another configuration: {column} is {found[column]}, asked for is {value}; "
                 f"{way}"
             )
 
@@ -139,12 +170,16 @@ def complete(generator: Generator, part: Bin) -> None:
     images, masks = (np.empty((len(part.requests), *size), np.float16) for _ in range(2))
     if part.there:
         kept = [place for place, request in enumerate(part.requests) if request.id in part.there]
-        source = [part.there[part.requests[place].id] for place in kept]
+        source = [part.there[part.requests[place].id][0] for place in kept]
         with np.load(part.stem.with_suffix(".npz"), allow_pickle=False) as arrays:
             images[kept], masks[kept] = arrays["images"][source], arrays["masks"][source]
     drawn = generator.draw([part.requests[place] for place in missing], progress=part.stem.name)
     images[missing], masks[missing] = drawn
-    write_samples(part.stem, images, masks, with_lesions(part.rows, masks, generator.config.tau))
+    rows = with_lesions(part.rows, masks, generator.config.tau)
+    rows = [{**row, "compiled": int(generator.compiled)} for row in rows]
+    # Where a sample was drawn is said by the row that was written then.
+    rows = [part.there[row["id"]][1] if row["id"] in part.there else row for row in rows]
+    write_samples(part.stem, images, masks, rows)
 
 
 def with_lesions(rows: Sequence[dict], masks: np.ndarray, tau: float) -> list[dict]:
@@ -172,8 +207,28 @@ def fill(
         )
         for z_bin in (range(card.n_bins) if z_bins is None else z_bins)
     ]
+    generator.compile_for(sum(len(part.missing) for part in parts))
     for part in parts:
         complete(generator, part)
+
+
+def check_others(generator: Generator, folder: Path, z_bins: Sequence[int]) -> None:
+    """Raise ForeignFile where z-bins of the folder that are not asked for now were drawn otherwise."""
+    config, own = generator.config, {stem_of(folder, z_bin).name for z_bin in z_bins}
+    wanted = {key: str(written(value)) for key, value in settings_of(config).items()}
+    wanted |= {"checkpoint_sha256": generator.sha256["checkpoint"]}
+    if config.precision == "auto":
+        del wanted["precision"]
+    for manifest in sorted(Path(folder).glob("zbin-*.tsv")):
+        if manifest.stem in own:
+            continue
+        for line, row in enumerate(read_manifest(manifest), start=2):
+            _compare(row, wanted, RESULTS, f"{manifest}, line {line}", 0)
+            if not row["key"].startswith(f"seed={config.seed}/"):
+                raise ForeignFile(
+                    f"{manifest}, line {line}: drawn with {row['key'].split('/')[0]}, not with seed "
+                    f"{config.seed}; give another folder"
+                )
 
 
 def draw_into(

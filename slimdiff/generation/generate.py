@@ -19,7 +19,7 @@ from slimdiff.files import MISSING, sha256
 from slimdiff.generation.finishing import Finishing
 from slimdiff.generation.noise import normal, uniform
 from slimdiff.generation.requests import Request
-from slimdiff.model.build import load_model
+from slimdiff.model.build import ModelCard, load_model, read_card
 from slimdiff.model.conditioning import Condition
 
 WORTH_COMPILING = 5000
@@ -45,7 +45,8 @@ class Generator:
         self.device = pick_device(config.device)
         self.network, self.card = load_model(checkpoint, self.device)
         self.sha256 = {"checkpoint": sha256(checkpoint), "guide": MISSING}
-        self.guide = self._load_guide() if config.guidance != 1 and config.guide else None
+        guide = guide_path(self.checkpoint, config)
+        self.guide = self._load_guide(guide) if guide else None
         self.finishing = Finishing(config, priors, self.card)
         self.schedule = make_schedule(self.card.diffusion["schedule"], self.card.diffusion["timesteps"])
         if config.sampler == "ddim_ref":
@@ -59,22 +60,13 @@ class Generator:
             self.sigmas = sampling_sigmas(self.schedule, config.evaluations, config.spacing)
         check_settings(config, self.card, checkpoint)
         self.evaluate: Callable = self.network
+        self.compiled = False
         self.precision = pick_precision(config.precision, self.device, self._trial)
 
-    def _load_guide(self) -> Callable:
-        path = self.checkpoint.with_name(f"snapshot-{self.config.guide}.safetensors")
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: generation.guide is {self.config.guide}, but the training kept no such snapshot; "
-                f"set training.snapshots: [{self.config.guide}] and train again"
-            )
-        guide, card = load_model(path, self.device)
-        if (card.model, card.diffusion, card.data) != (self.card.model, self.card.diffusion, self.card.data):
-            raise ValueError(
-                f"{path}: another network or other data than {self.checkpoint}; train both together"
-            )
+    def _load_guide(self, path: Path) -> Callable:
+        check_guide(path, self.checkpoint, self.card)
         self.sha256["guide"] = sha256(path)
-        return guide
+        return load_model(path, self.device)[0]
 
     def acquisitions(self, requests: list[Request]) -> list[str]:
         """The acquisition of each request, n/a where the network is not told: as configured, or by the sample's own
@@ -115,9 +107,7 @@ class Generator:
         """
         drawn = np.empty((len(requests), 2, *self.card.store_size), np.float16)
         done = 0
-        worth = self.device.type == "cuda" and len(requests) >= WORTH_COMPILING
-        if self.evaluate is self.network and (worth if self.config.compile is None else self.config.compile):
-            self.evaluate = torch.compile(self.network.forward, dynamic=False)
+        self.compile_for(len(requests))
         one_a_core = self.device.type == "cpu"
         with tqdm(total=len(requests), desc=progress or "sample", unit="sample", mininterval=2) as bar:
             for pairs in (self._one_a_core if one_a_core else self._batches)(requests, known):
@@ -127,10 +117,17 @@ class Generator:
         finished = self.finishing(drawn, np.array([request.z_bin for request in requests], int), known)
         return finished[:, 0], finished[:, 1]
 
+    def compile_for(self, count: int) -> None:
+        """Compile the network where so many samples are worth it, or the configuration says so; once for all."""
+        worth = self.device.type == "cuda" and count >= WORTH_COMPILING
+        if not self.compiled and (worth if self.config.compile is None else self.config.compile):
+            self.evaluate = torch.compile(self.network.forward, dynamic=False)
+            self.compiled = True
+
     def _batches(self, requests: list[Request], known: Known | None) -> Iterator[np.ndarray]:
-        size = min(self.config.batch_size, len(requests))
+        # Always the same shape where another one would be compiled anew.
+        size = self.config.batch_size if self.compiled else min(self.config.batch_size, len(requests))
         for start in range(0, len(requests), max(size, 1)):
-            # Always the same shape: another one would be compiled anew.
             rows = np.minimum(np.arange(start, start + size), len(requests) - 1)
             yield self._draw_rows(requests, known, rows)[: len(requests) - start]
 
@@ -205,7 +202,26 @@ class Generator:
             self.network(x, condition.z_bin.float(), condition)
 
 
-def check_settings(config: GenerationConfig, card, checkpoint: Path) -> None:
+def guide_path(checkpoint: Path, config: GenerationConfig) -> Path | None:
+    """The snapshot that guides, beside its checkpoint; None where none does."""
+    if config.guide is None or config.guidance == 1:
+        return None
+    return checkpoint.with_name(f"snapshot-{config.guide}.safetensors")
+
+
+def check_guide(path: Path, checkpoint: Path, card: ModelCard) -> None:
+    """Raise FileNotFoundError or ValueError where a snapshot cannot guide the network of this checkpoint."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: generation.guide names it, but the training kept no such snapshot: its step has to stand in "
+            "training.snapshots of its study, and the training has to get that far"
+        )
+    other = read_card(path)
+    if (other.model, other.diffusion, other.data) != (card.model, card.diffusion, card.data):
+        raise ValueError(f"{path}: another network or other data than {checkpoint}; train both together")
+
+
+def check_settings(config: GenerationConfig, card: ModelCard, checkpoint: Path) -> None:
     """Raise ValueError where a checkpoint cannot do what is asked of it."""
     names = card.data.acquisitions
     if config.guidance != 1 and config.guide is None and not card.model["null_token"]:

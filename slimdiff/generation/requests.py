@@ -68,15 +68,23 @@ def read_counts(path: Path, n_bins: int) -> dict[tuple[int, int], int]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such table of counts (generation.counts)")
-    rows = read_table(path, ("z_bin", "class"))
+    try:
+        rows = read_table(path, ("z_bin", "class"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text: {error}") from None
     counts: dict[tuple[int, int], int] = {}
-    summed = rows and "n" in rows[0]
+    summed = bool(rows) and "n" in rows[0]
+    if rows and not summed and not {"participant", "z"} & set(rows[0]):
+        # A misspelt n would be one sample a row.
+        raise ValueError(
+            f"{path}: neither a column n (samples) nor participant or z (a row a slice); found {', '.join(rows[0])}"
+        )
     for line, row in enumerate(rows, start=2):
         limits = {"z_bin": n_bins - 1, "class": 1}
         if summed:
             limits["n"] = 10**6
         for column, largest in limits.items():
-            if not re.fullmatch(r"\d+", row[column]) or int(row[column]) > largest:
+            if not re.fullmatch("[0-9]+", row[column]) or int(row[column]) > largest:
                 raise ValueError(
                     f"{path}, line {line}: {column} is {row[column]!r}; a whole number from 0 to {largest} is wanted"
                 )

@@ -31,6 +31,7 @@ COLUMNS = (
     "guidance_high",
     "guide",
     "precision",
+    "compiled",
     "device",
     "tau",
     "background",
@@ -53,6 +54,8 @@ def write_samples(
     **more,
 ) -> None:
     """Write `{stem}.npz`, with more arrays if there are any, and then its manifest `{stem}.tsv`."""
+    # Killed in between, an archive without its manifest is drawn again; one with an older manifest could not be read.
+    stem.with_suffix(".tsv").unlink(missing_ok=True)
     with replacing(stem.with_suffix(".npz")) as temporary, temporary.open("wb") as stream:
         np.savez(stream, images=images, masks=masks, **more)
     write_table(stem.with_suffix(".tsv"), rows, columns)

@@ -10,12 +10,13 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from slimdiff.generation.folder import draw_into
+from slimdiff.devices import NoDevice
+from slimdiff.generation.folder import ForeignFile, draw_into
 from slimdiff.generation.spec_checks import plan
 from slimdiff.generation.spec_forms import Spec
 from slimdiff.generation.spec_plan import Plan
 from slimdiff.generation.spec_reading import load_spec, spec_from_values
-from slimdiff.generation.strict_json import SpecError
+from slimdiff.generation.strict_json import Problem, SpecError
 
 __all__ = ["Plan", "Spec", "SpecError", "load_spec", "plan", "run_spec", "spec_from_values", "spec_schema"]
 
@@ -43,7 +44,12 @@ def run_spec(
     if validate_only:
         print(f"{source}: valid, {whole.total} samples")
     elif not dry_run:
-        draw_into(whole.checkpoint, whole.generation, whole.counts, whole.output_dir, whole.priors)
+        try:
+            draw_into(whole.checkpoint, whole.generation, whole.counts, whole.output_dir, whole.priors)
+        except ForeignFile as error:
+            raise SpecError.of(source, [Problem(("output_dir",), str(error))]) from None
+        except NoDevice as error:
+            raise SpecError.of(source, [Problem(("device",), str(error))]) from None
         print(f"{whole.output_dir}: {whole.total} samples")
     return whole
 

@@ -13,10 +13,10 @@ import numpy as np
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.config.study import ConfigError, Study, load_study
 from slimdiff.diffusion.schedule import leading, make_schedule, sampling_sigmas
-from slimdiff.files import read_table, sha256
-from slimdiff.generation.finishing import read_priors
-from slimdiff.generation.folder import stem_of
-from slimdiff.generation.generate import check_settings
+from slimdiff.files import sha256, written
+from slimdiff.generation.finishing import priors_hash, read_priors
+from slimdiff.generation.folder import check_archive, read_manifest, settings_of, stem_of
+from slimdiff.generation.generate import check_guide, check_settings, guide_path
 from slimdiff.generation.requests import requests_of_bin
 from slimdiff.generation.spec_forms import Spec
 from slimdiff.generation.spec_plan import Plan
@@ -120,10 +120,11 @@ def _study_misfit(
         check_settings(generation, card, checkpoint)
     except ValueError as error:
         yield str(error)
-    if generation.guide and generation.guidance != 1:
-        guide = checkpoint.with_name(f"snapshot-{generation.guide}.safetensors")
-        if not guide.is_file():
-            yield f"generation.guide is {generation.guide}, but there is no {guide}"
+    if guide := guide_path(checkpoint, generation):
+        try:
+            check_guide(guide, checkpoint, card)
+        except (OSError, ValueError) as error:
+            yield str(error)
     try:
         schedule = make_schedule(card.diffusion["schedule"], card.diffusion["timesteps"])
         if generation.sampler == "ddim_ref":
@@ -202,12 +203,16 @@ def _folder_in_use(folder: Path, whole: Plan | None) -> Iterator[str]:
 
 
 def _other_samples(whole: Plan) -> Iterator[str]:
-    """A sample there that this plan would not draw. Only what shows without the weights; the rest of each row is
-    compared before the first sample is drawn."""
+    """A sample there that this plan would not draw."""
     card, settings = whole.card, whole.generation
-    shared = {
-        key: getattr(settings, key) for key in ("sampler", "evaluations", "guidance", "tau", "background")
-    }
+    shared = {key: str(written(value)) for key, value in settings_of(settings).items()}
+    if settings.precision == "auto":
+        # Chosen when it is drawn.
+        del shared["precision"]
+    if whole.priors:
+        shared["priors_sha256"] = priors_hash(read_priors(whole.priors))
+    if guide := guide_path(whole.checkpoint, settings):
+        shared["guide_sha256"] = sha256(guide)
     for z_bin in sorted({z_bin for z_bin, _ in whole.counts}):
         manifest = stem_of(whole.output_dir, z_bin).with_suffix(".tsv")
         if not manifest.exists():
@@ -216,13 +221,14 @@ def _other_samples(whole: Plan) -> Iterator[str]:
         requests = requests_of_bin(settings, card.fold, card.variant, z_bin, whole.counts)
         keys = {request.id: request.key for request in requests}
         try:
-            rows = read_table(manifest, ("id", "key", *shared))
+            rows = read_manifest(manifest)
+            check_archive(manifest.with_suffix(".npz"), len(rows), card.store_size)
         except (OSError, ValueError) as error:
-            yield f"not a manifest of samples: {error}"
+            yield str(error)
             return
         for line, row in enumerate(rows, start=2):
             wanted = {"key": keys.get(row["id"]), **shared}
-            other = next((key for key, value in wanted.items() if not _same(row[key], value)), None)
+            other = next((key for key, value in wanted.items() if row[key] != value), None)
             if other is None:
                 continue
             here = f"{other} is {row[other]}, this specification has {wanted[other]}"
@@ -230,12 +236,3 @@ def _other_samples(whole: Plan) -> Iterator[str]:
                 here = f"sample {row['id']} is none of this specification"
             yield f"{manifest}, line {line}: {here}; another folder is wanted"
             return
-
-
-def _same(cell: str, value: str | float | None) -> bool:
-    if isinstance(value, float):
-        try:
-            return float(cell) == value
-        except ValueError:
-            return False
-    return cell == str(value)

@@ -131,6 +131,12 @@ class Outputs:
         weights = {**network.state_dict(), **ema.weights()}
         save_model(path, weights, self._card(step, ema.decay, precision))
 
+    def tell_missing_snapshots(self) -> None:
+        """Say which were asked for and are not there: passed before they were asked for, or not reached."""
+        for step in self.config.snapshots:
+            if not (self.folder / f"snapshot-{step}.safetensors").is_file():
+                print(f"no snapshot of step {step}: the training did not pass it", file=sys.stderr)
+
     def _card(self, step: int, decay: float, precision: torch.dtype) -> ModelCard:
         versions = {
             "slimdiff": slimdiff.__version__,

@@ -161,6 +161,7 @@ class Trainer:
             if self.processes.first:
                 parts = (self.network, self.emas, self.history, self.validation, self.precision)
                 self.outputs.write(self.step, *parts)
+                self.outputs.tell_missing_snapshots()
                 self.state_path.unlink(missing_ok=True)
             # Nobody leaves before the model is there.
             self.processes.largest(0)

@@ -84,5 +84,5 @@ def test_a_guide_that_is_missing_or_of_another_network_is_refused(pair):
     with pytest.raises(ValueError, match=r"snapshot-7\.safetensors: another network or other data"):
         guided(checkpoint, 2.0)
     snapshot.unlink()
-    with pytest.raises(FileNotFoundError, match=r"snapshot-7\.safetensors.*training\.snapshots: \[7\]"):
+    with pytest.raises(FileNotFoundError, match=r"snapshot-7\.safetensors.*training\.snapshots"):
         guided(checkpoint, 2.0)

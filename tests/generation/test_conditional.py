@@ -12,7 +12,13 @@ from slimdiff.diffusion.denoiser import Inpainted
 from slimdiff.diffusion.samplers import SAMPLERS
 from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
 from slimdiff.files import read_table
-from slimdiff.generation.conditional import draw_around, given_mask, given_surroundings, requests_around
+from slimdiff.generation.conditional import (
+    draw_around,
+    draw_until_lesion,
+    given_mask,
+    given_surroundings,
+    requests_around,
+)
 from slimdiff.generation.folder import ForeignFile
 from slimdiff.generation.remake import remake
 from slimdiff.generation.samples import read_samples
@@ -162,8 +168,34 @@ def test_files_say_what_was_given_and_their_samples_can_be_made_again(trained, m
     names = [rows[1]["id"], rows[2]["id"]]
     same = remake(tmp_path / "out" / "zbin-01.tsv", names, tmp_path / "again", device="cpu")
     assert same == dict.fromkeys(names, True)
+    # And again from what was made again: it says what was given, too.
+    once_more = tmp_path / "again" / f"{names[1]}.tsv"
+    assert remake(once_more, names[1:], tmp_path / "third", device="cpu") == {names[1]: True}
+    assert read_table(once_more)[0]["source"] == "other.png"
     with pytest.raises(ForeignFile, match="has samples already"):
         draw_around(generator, given, 2, "mask_to_image", tmp_path / "out")
+
+
+def test_a_lesion_is_looked_for_again_until_there_is_one(trained, mask, slice_, monkeypatch):
+    """Attempt by attempt with other noise; what has a lesion is not drawn again."""
+    generator, asked = generator_of(trained), []
+    draw = generator.draw
+
+    def watched(requests, progress="", known=None):
+        images, masks = draw(requests, progress, known)
+        lesion = [len(asked) + place in (1, 5) for place in range(len(requests))]
+        asked.extend(requests)
+        return images, np.where(np.array(lesion)[:, None, None], np.float16(0.5), np.float16(-1)) + 0 * masks
+
+    monkeypatch.setattr(generator, "draw", watched)
+    given = [given_surroundings(slice_, mask, 1, "mine")]
+    requests, _, _, masks = draw_until_lesion(generator, given, 3, 4)
+    # Three, then the two without, twice, then the one that is left: the sixth drawn is the first of the third attempt.
+    assert [request.index for request in asked] == [0, 1, 2, 0, 2, 0, 2, 2]
+    assert ["attempt" in request.key for request in asked] == [False] * 3 + [True] * 5
+    assert len({request.key for request in asked}) == 8
+    assert (masks > 0).any(axis=(1, 2)).tolist() == [True, True, False]
+    assert requests[0] is asked[5] and requests[1] is asked[1]
 
 
 def test_what_cannot_be_given_is_refused(trained, mask, slice_):

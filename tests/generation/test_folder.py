@@ -8,6 +8,7 @@ from tiny_sampling import CONFIG, EVERY_SAMPLER, assert_equal, generator_of
 
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.files import read_table, write_table
+from slimdiff.generation import samples as samples_module
 from slimdiff.generation.folder import ForeignFile, draw_into, fill
 from slimdiff.generation.generate import Generator
 from slimdiff.generation.remake import config_of, remake
@@ -90,6 +91,27 @@ def test_a_file_of_another_configuration_is_an_error_before_anything_is_drawn(
     assert contents(tmp_path) == before
 
 
+def test_kept_samples_keep_the_rows_that_were_written_then(trained, tmp_path):
+    """A sample that a card drew does not become a CPU's when a CPU draws more beside it."""
+    fill(generator_of(trained), None, tmp_path, [0])
+    rows = read_table(tmp_path / "zbin-00.tsv")
+    write_table(tmp_path / "zbin-00.tsv", [{**row, "device": "cuda"} for row in rows], COLUMNS)
+    fill(generator_of(trained, per_bin_and_class=3), None, tmp_path, [0])
+    found = {row["id"]: row["device"] for row in read_table(tmp_path / "zbin-00.tsv")}
+    assert {found.pop(row["id"]) for row in rows} == {"cuda"}
+    assert set(found.values()) == {"cpu"}
+
+
+def test_a_kill_between_archive_and_manifest_costs_the_drawing_only(trained, tmp_path, monkeypatch):
+    fill(generator_of(trained), None, tmp_path, [0])
+    monkeypatch.setattr(samples_module, "write_table", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fill(generator_of(trained, per_bin_and_class=3), None, tmp_path, [0])
+    monkeypatch.undo()
+    fill(generator_of(trained, per_bin_and_class=3), None, tmp_path, [0])
+    assert len(read_samples(tmp_path).id) == 6
+
+
 def test_another_checkpoint_is_another_configuration(trained, tmp_path):
     fill(generator_of(trained), None, tmp_path / "samples", [0])
     rows = read_table(tmp_path / "samples" / "zbin-00.tsv")
@@ -156,6 +178,8 @@ def test_a_table_with_one_row_a_slice_is_counted(tmp_path):
         ("z_bin\tclass\tn\n0\t0\t-1\n", "line 2: n is '-1'"),
         ("z_bin\tclass\tn\n0\t0\t2\n0\t0\t1\n", "line 3: z_bin 0, class 0 stands there twice"),
         ("z_bin\tclass\tn\n0\t0\t0\n", "not one sample"),
+        ("z_bin\tclass\tN\n0\t0\t50\n", "neither a column n"),
+        ("z_bin\tclass\tn\n0\t0\t٣\n", "line 2: n is"),
         ("z_bin\tclass\tn\n", "not one sample"),
         ("", "empty"),
     ],
@@ -222,6 +246,7 @@ def test_what_stops_a_sample_from_being_made_again_is_named(trained, tmp_path):
         ((tmp_path / "absent.tsv", [name], tmp_path / "out"), "absent.tsv: no such manifest"),
         ((manifest, [name], tmp_path / "out", tmp_path / "absent.safetensors"), "absent.safetensors"),
         ((manifest, [name], tmp_path / "out", manifest), "not the checkpoint that drew"),
+        ((manifest, [name], tmp_path / "samples"), "the manifest's own folder"),
     ):
         with pytest.raises((OSError, ValueError)) as error:
             remake(*arguments)
@@ -230,6 +255,15 @@ def test_what_stops_a_sample_from_being_made_again_is_named(trained, tmp_path):
     remake(manifest, [name], tmp_path / "out", device="cpu")
     with pytest.raises(ForeignFile, match="lies there already"):
         remake(manifest, [name], tmp_path / "out", device="cpu")
+    rows = read_table(manifest)
+    write_table(manifest, [{**row, "sampler": "euler"} for row in rows], COLUMNS)
+    with pytest.raises(ValueError, match=r"zbin-00\.tsv: zbin-00_.*: not a row that can be drawn: sampler"):
+        remake(manifest, [name], tmp_path / "other", device="cpu")
+    write_table(manifest, rows[:1], COLUMNS)
+    with pytest.raises(ForeignFile, match=r"zbin-00\.npz: \[4\] samples beside 1 manifest rows"):
+        remake(manifest, [name], tmp_path / "other", device="cpu")
+    assert not (tmp_path / "other").exists()
+    write_table(manifest, rows, COLUMNS)
     # Without the archive there is nothing to compare with.
     manifest.with_suffix(".npz").unlink()
     assert remake(manifest, [name], tmp_path / "other", device="cpu") == {name: None}

@@ -161,7 +161,7 @@ MISFITS = {
     "guidance": ({"generation": {"guidance": 2.0}}, "was trained without model.null_token"),
     "guide": (
         {"generation": {"guidance": 2.0, "guide": 5}},
-        "generation.guide is 5, but there is no snapshot-5.safetensors",
+        "snapshot-5.safetensors: generation.guide names it",
     ),
     "acquisition": ({"generation": {"acquisition": "T2sel"}}, "it was trained without model.acquisition"),
     "levels": ({"generation": {"sampler": "ddim_ref", "evaluations": 1000}}, None),
@@ -335,7 +335,10 @@ OTHERS = {
         {"samples": [{"zbin": 0, "control": 1, "lesion": 2}]},
         "in use, found zbin-02.npz, zbin-02.tsv",
     ),
-    "sampler": ({"config_path": "other.json"}, "evaluations is 4, this specification has 5"),
+    "evaluations": ({"config_path": "other.json"}, "evaluations is 4, this specification has 5"),
+    "spacing": ({"config_path": "spacing.json"}, "spacing is trailing, this specification has log_snr"),
+    "binary": ({"config_path": "binary.json"}, "binary is 0, this specification has 1"),
+    "precision": ({"config_path": "precision.json"}, "precision is float32, this specification has bfloat16"),
 }
 
 
@@ -343,6 +346,9 @@ OTHERS = {
 def test_f7_the_folder_of_another_specification_is_refused(name, drawn, study, here):
     changes, text = OTHERS[name]
     study("other.json", {"evaluations": 5})
+    study("spacing.json", {"spacing": "log_snr"})
+    study("binary.json", {"binary": True})
+    study("precision.json", {"precision": "bfloat16"})
     place, found = fault(changed(drawn, **changes), here)
     assert place == "/output_dir"
     assert text in found

@@ -234,6 +234,12 @@ def test_counts_and_priors_are_inputs_of_what_is_drawn_by_them(finished, tmp_pat
     )
     assert done.returncode != 0
     assert "counts.tsv: no such table of counts" in done.stderr + done.stdout
+    # The study's own slices, which it makes itself: from the first job on.
+    change = {"counts": "results/tiny/slices/slices.tsv", "per_bin_and_class": 100}
+    done = snakemake(
+        "--dry-run", "--configfile", str(write_study(tmp_path, generation=change)), folder=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     config = write_study(tmp_path, generation={"background": "prior"}, priors={"threshold": 0.3})
     done = snakemake("--dry-run", "--configfile", str(config), folder=folder)
     assert {"priors", *drawn} <= set(job_counts(done.stdout))
