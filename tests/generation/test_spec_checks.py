@@ -30,7 +30,7 @@ from slimdiff.files import read_table
 from slimdiff.generation import spec as spec_module
 from slimdiff.generation.requests import requests_of_bin
 from slimdiff.generation.samples import read_samples
-from slimdiff.generation.spec import load_spec, plan, run_spec, spec_from_values
+from slimdiff.generation.spec import SpecError, load_spec, plan, run_spec, spec_from_values
 from slimdiff.model.build import ModelCard, build_network, read_card, save_model
 
 
@@ -376,3 +376,15 @@ def test_f7_the_command_says_it_on_standard_error_and_exits_2(checkpoint, here, 
     assert generate_spec(["--spec", "spec.json", "--validate-only"]) == 0
     assert capsys.readouterr().out == "spec.json: valid, 6 samples\n"
     assert not (here / "drawn").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without CUDA")
+def test_a_device_that_is_not_there_is_told_where_it_is_asked_for(drawn, here, capsys):
+    """Valid everywhere, drawn only where there is one."""
+    path = here / "cuda.json"
+    path.write_text(json.dumps(changed(drawn, device="cuda", output_dir="elsewhere")))
+    run_spec(path, validate_only=True)
+    assert "valid" in capsys.readouterr().out
+    with pytest.raises(SpecError, match=r"cuda\.json#/device: device cuda: this machine has none"):
+        run_spec(path)
+    assert not (here / "elsewhere").exists()
