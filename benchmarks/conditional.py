@@ -25,7 +25,6 @@ SETTINGS = (
     {"sampler": "dpmpp_2m", "evaluations": 20},
     {"sampler": "dpmpp_2m_sde", "evaluations": 20},
     {"sampler": "dpmpp_2m_sde", "evaluations": 40},
-    {"sampler": "ddpm", "evaluations": 100},
 )
 ATTEMPTS = (1, 8)
 COLUMNS = (

@@ -2,9 +2,8 @@
 
 Draws the same noise with each sampler at 5 to 250 evaluations from one trained model (`snakemake --cores all` makes the
 demo's), judges the samples against the fold's held-out slices, and does the same with other seeds of DDIM-250 and of
-DPM-Solver++(2M), so that a difference can be held against what another seed makes; last comes the reference's own chain
-of 300. Writes sweep.tsv, goal.tsv and sweep.svg into results/{study}/sampler_sweep; what was drawn is kept there and
-not drawn again. An hour on two cores.
+DPM-Solver++(2M), so that a difference can be held against what another seed makes. Writes sweep.tsv, goal.tsv and
+sweep.svg into results/{study}/sampler_sweep; what was drawn is kept there and not drawn again. An hour on two cores.
 
 Columns: seconds of wall clock and of processor time a sample; LPIPS to the DDIM-250 result from the same noise and to
 the sampler's own at 250; suspects and R as in the stage `metrics`; contrast of the masks (1: as the held-out ones).
@@ -36,8 +35,6 @@ CHAINS = {
     ("dpmpp_2m_sde", "trailing"): (MOST, "#D55E00"),
     ("ddpm", "trailing"): (MOST, "#CC79A7"),
 }
-REFERENCE = ("ddim_ref", 300, 0, "trailing")
-"""The reference's default: leading spacing, eta 0.2."""
 SEEDS = (0, 1, 2, 3)
 CANDIDATES = (10, 15, 20, 25)
 SPACINGS = ("log_snr", "trailing")
@@ -81,7 +78,7 @@ class Sweep:
             "evaluations": evaluations,
             "seed": seed,
             "spacing": spacing,
-            "eta": 0.2 if sampler == "ddim_ref" else 0.0,
+            "eta": 0.0,
         }
         settings |= {"per_bin_and_class": self.each, "counts": None}
         config = self.study.variant(self.variant).generation.model_copy(update=settings)
@@ -217,7 +214,7 @@ def main() -> None:
         wanted += [("dpmpp_2m", n, seed, spacing) for spacing, n in product(SPACINGS, CANDIDATES)]
     for (sampler, spacing), (most, _) in CHAINS.items():
         wanted += [(sampler, n, SEEDS[0], spacing) for n in EVALUATIONS if n <= most]
-    wanted = list(dict.fromkeys([*wanted, REFERENCE]))
+    wanted = list(dict.fromkeys(wanted))
     for what in wanted:
         sweep.draw(*what)
     rows = [sweep.row(*what) for what in wanted]

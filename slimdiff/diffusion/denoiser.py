@@ -5,9 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from slimdiff.diffusion.prediction import to_x0_epsilon
 from slimdiff.diffusion.schedule import Schedule
+
+HINT_SIGMA = 1.0
+"""Noise above which a lesion is hinted at; lower values hold its shape to the hint's, higher ones forget it."""
 
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x_t, timestep (B,), previous or None) -> prediction (B, 2, H, W)."""
@@ -60,6 +64,25 @@ class Inpainted:
     """(B, 2, H, W) in [-1, 1]."""
     where: Tensor
     """bool (B, 2, H, W)."""
+    hinted: Tensor | None = None
+    """bool (B, 2, H, W): where the estimate is taken to be 1 as long as the noise exceeds HINT_SIGMA."""
 
     def __call__(self, x: Tensor, sigma: float, previous: Tensor | None) -> Tensor:
-        return torch.where(self.where, self.known, self.denoiser(x, sigma, previous))
+        estimate = torch.where(self.where, self.known, self.denoiser(x, sigma, previous))
+        if self.hinted is not None and sigma > HINT_SIGMA:
+            estimate = torch.where(self.hinted, torch.ones_like(estimate), estimate)
+        return estimate
+
+
+def lesion_hint(where: Tensor, margin: int = 2) -> Tensor:
+    """Where a lesion is hinted at: in the mask of the region in which neither image nor mask is known, `margin` px
+    inside of its border (all of it where that leaves nothing). bool (B, 2, H, W), as `where`.
+
+    Surroundings without a lesion say that there is none: without a hint most regions stay empty (docs/sampling.md). At
+    low noise the hint is gone, and the lesion takes its own shape.
+    """
+    region = ~where.any(dim=1, keepdim=True)
+    side = 2 * margin + 1
+    core = max_pool2d((~region).float(), side, stride=1, padding=margin) == 0
+    hint = torch.where(core.any(dim=(2, 3), keepdim=True), core, region)
+    return torch.cat([torch.zeros_like(hint), hint], dim=1)

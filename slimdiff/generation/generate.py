@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.devices import autocast, pick_device, pick_precision
-from slimdiff.diffusion.denoiser import Denoiser, Inpainted
+from slimdiff.diffusion.denoiser import Denoiser, Inpainted, lesion_hint
 from slimdiff.diffusion.samplers import SAMPLERS
 from slimdiff.diffusion.schedule import leading, make_schedule, sampling_sigmas
 from slimdiff.files import MISSING, sha256
@@ -158,7 +158,10 @@ class Generator:
         if known is not None:
             values, where = (self._as_network_sees(part[rows]) for part in known)
             values = values.float()
-            denoiser = Inpainted(denoiser, values, where)
+            # A lesion is asked for, and its place is known, but not its mask.
+            asked = torch.tensor([request.label == 1 for request in chosen], device=self.device)
+            hint = lesion_hint(where) & asked[:, None, None, None]
+            denoiser = Inpainted(denoiser, values, where, hint)
             x = torch.where(where, values + self.sigmas[0] * start, x)
         options = {"eta": self.config.eta} if self.config.sampler in ("ddim", "ddim_ref") else {}
         x0 = SAMPLERS[self.config.sampler](denoiser, x, self.sigmas.tolist(), fresh, **options)

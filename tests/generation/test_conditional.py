@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_sampling import EVERY_SAMPLER, assert_equal, generator_of
 
-from slimdiff.diffusion.denoiser import Inpainted
+from slimdiff.diffusion.denoiser import HINT_SIGMA, Inpainted, lesion_hint
 from slimdiff.diffusion.samplers import SAMPLERS
 from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
 from slimdiff.files import read_table
@@ -207,3 +207,29 @@ def test_what_cannot_be_given_is_refused(trained, mask, slice_):
     for region in (np.zeros_like(mask), np.ones_like(mask)):
         with pytest.raises(ValueError, match="mine: the region has"):
             given_surroundings(slice_, region, 0, "mine")
+
+
+def test_a_lesion_is_hinted_at_inside_the_region_and_nowhere_else():
+    region = torch.zeros(3, 1, 20, 20, dtype=torch.bool)
+    region[0, 0, 4:14, 5:12] = True
+    region[1, 0, 4:7, 5:8] = True
+    mask_known = torch.ones(1, 1, 20, 20, dtype=torch.bool)
+    where = torch.cat([~region, ~region], dim=1)
+    where[2] = torch.cat([torch.zeros_like(mask_known), mask_known], dim=1)[0]
+    hint = lesion_hint(where)
+    wanted = torch.zeros_like(hint)
+    wanted[0, 1, 6:12, 7:10] = True
+    # Too small for a margin: all of it. A mask that is given needs no hint.
+    wanted[1, 1, 4:7, 5:8] = True
+    assert torch.equal(hint, wanted)
+
+
+def test_the_hint_ends_with_the_noise():
+    known, where = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4, dtype=torch.bool)
+    hinted = where.clone()
+    hinted[0, 1, 1:3, 1:3] = True
+    denoiser = Inpainted(lambda x, sigma, previous: torch.full_like(x, -0.5), known, where, hinted)
+    for sigma, value in ((HINT_SIGMA * 1.01, 1.0), (HINT_SIGMA, -0.5), (0.01, -0.5)):
+        estimate = denoiser(known, sigma, None)
+        assert (estimate[hinted] == value).all()
+        assert (estimate[~hinted] == -0.5).all()
