@@ -11,6 +11,8 @@ import numpy as np
 
 # Half log-signal-to-noise -5.1, the start of a chain: sigma 164, sqrt(alpha_bar) 0.006 (Lu et al. 2022).
 SIGMA_MAX = math.exp(5.1)
+# Evaluations of a chain that counts as fine.
+FINE = 250
 # A chain that starts from pure noise must not start where the data still shows.
 LARGEST_FIRST_SIGNAL = 0.02
 
@@ -65,7 +67,8 @@ def sampling_sigmas(schedule: Schedule, evaluations: int, spacing: str = "traili
     """Noise levels of a chain: `evaluations` falling values, then 0; float64 (evaluations + 1,).
 
     `trailing` spaces them evenly in training time down from the noisiest, `leading` up from time 0 (see `leading`),
-    `log_snr` evenly in log sigma.
+    `log_snr` evenly in log sigma, down to the last level of a trailing chain of 250: evaluations at still lower noise
+    only add texture (docs/sampling.md).
     Raises ValueError where the first level still has sqrt(alpha_bar) > 0.02: pure noise would be a wrong start.
     """
     if evaluations < 1:
@@ -79,7 +82,10 @@ def sampling_sigmas(schedule: Schedule, evaluations: int, spacing: str = "traili
         step = min((t_max + 1) / evaluations, t_max / max(evaluations - 1, 1))
         sigmas = schedule.sigma_at(t_max - step * np.arange(evaluations))
     elif spacing == "log_snr":
-        sigmas = np.exp(np.linspace(math.log(last), float(schedule.log_sigma[0]), evaluations))
+        first = float(
+            np.interp(schedule.timesteps / FINE - 1, np.arange(schedule.timesteps), schedule.log_sigma)
+        )
+        sigmas = np.exp(np.linspace(math.log(last), first, evaluations))
     else:
         raise ValueError(f"spacing {spacing!r}; trailing, leading and log_snr are known")
     check_start(sigmas[0])
