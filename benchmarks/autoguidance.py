@@ -5,7 +5,6 @@ strengths, and prints both sides of the bargain next to each other as TSV. The s
 (`training.snapshots`; the demo's does): snakemake --cores all trained.
 """
 
-import argparse
 import sys
 from pathlib import Path
 

@@ -7,7 +7,6 @@ lesion, and how many pixels outside the region changed. Beside them: samples of 
 MMD-PL has to notice) the drawn images under one another's masks. A row a sampler, as TSV.
 """
 
-import argparse
 import sys
 from pathlib import Path
 

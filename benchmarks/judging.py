@@ -1,5 +1,7 @@
 """What the sampling benchmarks judge samples by: the numbers of the stage `metrics`, without floors and intervals."""
 
+import argparse
+
 import numpy as np
 
 from slimdiff.config import Study
@@ -12,6 +14,17 @@ from slimdiff.evaluation.memorisation import memorisation, nearest
 from slimdiff.evaluation.ranges import to_uint8
 from slimdiff.generation.generate import Generator
 from slimdiff.generation.requests import Request, requests_of_bin
+
+
+def cell_parser(description: str) -> argparse.ArgumentParser:
+    """A command line that names a study, a variant and a fold: by default the demo's first."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="config/demo.yaml")
+    parser.add_argument("--variant", default="base")
+    parser.add_argument("--fold", type=int, default=0)
+    return parser
 
 
 def drawn_requests(

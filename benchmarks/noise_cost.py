@@ -10,7 +10,6 @@ import argparse
 import statistics
 import sys
 import time
-from dataclasses import replace
 
 import torch
 
@@ -57,7 +56,7 @@ def row_of(name: str, study: Study, repeats: int) -> dict:
     size = (study.preprocess.grid[1], study.preprocess.grid[0])
     data = DataSpec(size=size, n_bins=2, bin_centres=[1.0, 2.0])
     model = {**study.model.settings(), "prior": "none"}
-    network = build_network(model, replace(data)).to(device).eval()
+    network = build_network(model, data).to(device).eval()
     precision = torch.bfloat16 if device.type == "cuda" else torch.float32
     told = Condition(torch.zeros(batch, dtype=torch.long), torch.zeros(batch, dtype=torch.long)).to(device)
     x, when = torch.randn((batch, 2, *size), device=device), torch.full((batch,), 500.0, device=device)

@@ -9,7 +9,8 @@ Columns: seconds of wall clock and of processor time a sample; LPIPS to the DDIM
 the sampler's own at 250; suspects and R as in the stage `metrics`; contrast of the masks (1: as the held-out ones).
 """
 
-import argparse
+import hashlib
+import json
 import sys
 import time
 from itertools import product
@@ -19,8 +20,10 @@ import numpy as np
 from judging import Judge, drawn_requests
 
 from slimdiff.config import Study, load_study
+from slimdiff.config.generation import GenerationConfig
 from slimdiff.evaluation.perceptual import lpips_distance
 from slimdiff.files import replacing, write_table
+from slimdiff.generation.folder import settings_of
 from slimdiff.generation.generate import Generator
 
 EVALUATIONS = (5, 10, 15, 20, 25, 50, 100, 250)
@@ -72,6 +75,8 @@ class Sweep:
         self.folder = study.paths.root / "sampler_sweep"
         self.judge = Judge(study, fold)
 
+    swept = frozenset({"sampler", "evaluations", "spacing", "eta", "tau"})
+
     def draw(self, sampler: str, evaluations: int, seed: int, spacing: str = "trailing") -> dict:
         """images, masks, z_bin, label, seconds and processor seconds a sample."""
         settings = {
@@ -87,6 +92,12 @@ class Sweep:
         name = (
             f"{sampler}-{spacing}-{evaluations}-{seed}-{self.each}-{generator.sha256['checkpoint'][:12]}.npz"
         )
+        # What else the study says of drawing makes other samples.
+        others = {key: value for key, value in settings_of(config).items() if key not in self.swept}
+        defaults = settings_of(GenerationConfig())
+        if any(value != defaults[key] for key, value in others.items()) or config.acquisition != "mix":
+            told = json.dumps({**others, "acquisition": config.acquisition}, sort_keys=True)
+            name = f"{hashlib.sha256(told.encode()).hexdigest()[:12]}-{name}"
         path = self.folder / "samples" / name
         if not path.is_file():
             start, cpu = time.perf_counter(), time.process_time()

@@ -1,11 +1,14 @@
 """Specifications of samples for the tests, as files in a folder that has to stay as it is when one is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_training import DATA_SPEC, MODEL
 
 from slimdiff.generation.spec import SpecError, run_spec
+from slimdiff.model.build import ModelCard
 
 DETAILED = {
     "checkpoint_path": "model.safetensors",
@@ -74,3 +77,22 @@ def fault(spec: dict, folder: Path) -> tuple[str, str]:
     (line,) = refused(spec, folder)
     place, text = line.removeprefix("spec.json#").split(": ", 1)
     return place, text
+
+
+def card_of(**changes) -> ModelCard:
+    """The card of a network of three z-bins of 8 x 8 px, with `changes` of its data."""
+    return ModelCard(
+        model=MODEL.model_dump(mode="json"),
+        diffusion={"schedule": "cosine", "timesteps": 1000, "prediction": "x0"},
+        training={},
+        data=replace(DATA_SPEC, **changes),
+        spacing_mm=6.0,
+        z_range=(0, 2),
+        study="tiny",
+        variant="base",
+        fold=1,
+        step=7,
+        data_hash="a",
+        precision="float32",
+        versions={},
+    )
