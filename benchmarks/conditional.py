@@ -7,16 +7,11 @@ lesion, and how many pixels outside the region changed. Beside them: samples of 
 MMD-PL has to notice) the drawn images under one another's masks. A row a sampler, as TSV.
 """
 
-import sys
-from pathlib import Path
-
 import numpy as np
-from judging import Judge, drawn_requests
+from judging import Judge
 from scipy import ndimage
 
-from slimdiff.config import load_study
 from slimdiff.evaluation.control import has_lesion
-from slimdiff.files import write_table
 from slimdiff.generation.conditional import Given, draw_until_lesion, given_mask, given_surroundings
 from slimdiff.generation.generate import Generator
 
@@ -88,45 +83,4 @@ def rows_of(
 
 def main() -> None:
     """Draw, judge and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", default="config/demo.yaml")
-    parser.add_argument("--variant", default="base")
-    parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--count", type=int, default=60, help="masks and slices given")
-    parser.add_argument("--out", type=Path, help="also write the table here")
-    options = parser.parse_args()
-    whole = load_study(options.config)
-    study, judge = whole.variant(options.variant), Judge(whole, options.fold)
-    checkpoint = whole.paths.model(options.variant, options.fold) / "model.safetensors"
-    lesions = judge.test[judge.store.label[judge.test] == 1]
-    real = np.random.default_rng(0).choice(lesions, min(options.count, len(lesions)), replace=False)
-    rows = [
-        {
-            "what": "held-out pairs",
-            "n": len(real),
-            **judge.pair_numbers(judge.images(real), judge.store.masks[real]),
-        }
-    ]
-    for settings in SETTINGS:
-        config = study.generation.model_copy(update={**settings, "per_bin_and_class": 10, "counts": None})
-        requests, images, drawn = drawn_requests(Generator(checkpoint, config), labels=(1,))
-        numbers = judge.pair_numbers(images, drawn)
-        share = float(has_lesion(drawn, judge.config.tau, judge.min_px).mean())
-        rows.append({"what": "whole pairs", **settings, "n": len(requests), **numbers, "lesion_share": share})
-        around = Generator(checkpoint, study.generation.model_copy(update=settings))
-        rows += rows_of(judge, around, "mask_to_image", masks_of(judge, options.count), settings, 1)
-        for attempts in ATTEMPTS:
-            given = regions_of(judge, options.count)
-            rows += rows_of(judge, around, "inpaint", given, settings, attempts)
-    print(*COLUMNS, sep="\t")
-    for row in rows:
-        found = (row.get(column, "") for column in COLUMNS)
-        print(*(f"{value:.4g}" if isinstance(value, float) else value for value in found), sep="\t")
-    if options.out:
-        write_table(options.out, rows, COLUMNS)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    parser = cell_parser(__doc__)
