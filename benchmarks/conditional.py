@@ -7,11 +7,16 @@ lesion, and how many pixels outside the region changed. Beside them: samples of 
 MMD-PL has to notice) the drawn images under one another's masks. A row a sampler, as TSV.
 """
 
+import sys
+from pathlib import Path
+
 import numpy as np
-from judging import Judge
+from judging import Judge, cell_parser, drawn_requests
 from scipy import ndimage
 
+from slimdiff.config import load_study
 from slimdiff.evaluation.control import has_lesion
+from slimdiff.files import write_table
 from slimdiff.generation.conditional import Given, draw_until_lesion, given_mask, given_surroundings
 from slimdiff.generation.generate import Generator
 
@@ -84,3 +89,39 @@ def rows_of(
 def main() -> None:
     """Draw, judge and print."""
     parser = cell_parser(__doc__)
+    parser.add_argument("--count", type=int, default=60, help="masks and slices given")
+    parser.add_argument("--out", type=Path, help="also write the table here")
+    options = parser.parse_args()
+    whole = load_study(options.config)
+    study, judge = whole.variant(options.variant), Judge(whole, options.fold)
+    checkpoint = whole.paths.model(options.variant, options.fold) / "model.safetensors"
+    lesions = judge.test[judge.store.label[judge.test] == 1]
+    real = np.random.default_rng(0).choice(lesions, min(options.count, len(lesions)), replace=False)
+    rows = [
+        {
+            "what": "held-out pairs",
+            "n": len(real),
+            **judge.pair_numbers(judge.images(real), judge.store.masks[real]),
+        }
+    ]
+    for settings in SETTINGS:
+        config = study.generation.model_copy(update={**settings, "per_bin_and_class": 10, "counts": None})
+        requests, images, drawn = drawn_requests(Generator(checkpoint, config), labels=(1,))
+        numbers = judge.pair_numbers(images, drawn)
+        share = float(has_lesion(drawn, judge.config.tau, judge.min_px).mean())
+        rows.append({"what": "whole pairs", **settings, "n": len(requests), **numbers, "lesion_share": share})
+        around = Generator(checkpoint, study.generation.model_copy(update=settings))
+        rows += rows_of(judge, around, "mask_to_image", masks_of(judge, options.count), settings, 1)
+        for attempts in ATTEMPTS:
+            given = regions_of(judge, options.count)
+            rows += rows_of(judge, around, "inpaint", given, settings, attempts)
+    print(*COLUMNS, sep="\t")
+    for row in rows:
+        found = (row.get(column, "") for column in COLUMNS)
+        print(*(f"{value:.4g}" if isinstance(value, float) else value for value in found), sep="\t")
+    if options.out:
+        write_table(options.out, rows, COLUMNS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

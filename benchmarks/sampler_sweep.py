@@ -11,17 +11,18 @@ the sampler's own at 250; suspects and R as in the stage `metrics`; contrast of 
 
 import hashlib
 import json
+import sys
 import time
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from judging import Judge, drawn_requests
+from judging import Judge, cell_parser, drawn_requests
 
-from slimdiff.config import Study
+from slimdiff.config import Study, load_study
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.evaluation.perceptual import lpips_distance
-from slimdiff.files import replacing
+from slimdiff.files import replacing, write_table
 from slimdiff.generation.folder import settings_of
 from slimdiff.generation.generate import Generator
 
@@ -209,3 +210,33 @@ def picture(rows: list[dict], path: Path) -> None:
 def main() -> None:
     """Draw, judge, and write the tables and the figure."""
     parser = cell_parser(__doc__)
+    parser.add_argument("--each", type=int, default=8, help="samples of each z-bin and class")
+    options = parser.parse_args()
+    sweep = Sweep(load_study(options.config), options.fold, options.variant, options.each)
+    wanted = [("ddim", MOST, SEEDS[0], "trailing")]
+    for seed in SEEDS:
+        wanted += [("ddim", MOST, seed, "trailing")]
+        wanted += [("dpmpp_2m", n, seed, spacing) for spacing, n in product(SPACINGS, CANDIDATES)]
+    for (sampler, spacing), (most, _) in CHAINS.items():
+        wanted += [(sampler, n, SEEDS[0], spacing) for n in EVALUATIONS if n <= most]
+    wanted = list(dict.fromkeys(wanted))
+    for what in wanted:
+        sweep.draw(*what)
+    rows = [sweep.row(*what) for what in wanted]
+    write_table(sweep.folder / "sweep.tsv", rows, COLUMNS)
+    table = goal(rows)
+    write_table(sweep.folder / "goal.tsv", table, GOAL_COLUMNS)
+    picture(rows, sweep.folder / "sweep.svg")
+    print(*GOAL_COLUMNS, sep="\t")
+    for row in table:
+        print(*(f"{v:.4g}" if isinstance(v, float) else v for v in row.values()), sep="\t")
+    best = [
+        f"{spacing} {n}"
+        for spacing, n in product(SPACINGS, CANDIDATES)
+        if all(row["within"] for row in table if (row["spacing"], row["evaluations"]) == (spacing, n))
+    ]
+    print(f"within the seeds' spread on every metric: {', '.join(best) or 'none'}; see {sweep.folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
