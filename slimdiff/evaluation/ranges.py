@@ -28,16 +28,19 @@ def store_precision(images: np.ndarray) -> np.ndarray:
         raise TypeError(f"images are {images.dtype}, floats in [-1, 1] are wanted")
     if images.ndim != 3:
         raise ValueError(f"images have shape {images.shape}, (N, H, W) is wanted")
+    # Half precision has no arithmetic of its own on a CPU: all that follows is several times faster in single.
+    wide = images.astype(np.float32) if images.dtype == np.float16 else images
     if images.size:
-        low, high = float(images.min()), float(images.max())
+        low, high = float(wide.min()), float(wide.max())
         if not np.isfinite(low + high):
-            bad = int(np.count_nonzero(~np.isfinite(images)))
+            bad = int(np.count_nonzero(~np.isfinite(wide)))
             raise ValueError(
                 f"images hold {bad} values that are NaN or infinite; finite ones in [-1, 1] are wanted"
             )
         if low < -1 - TOLERANCE or high > 1 + TOLERANCE:
             raise ValueError(f"images span [{low:.6g}, {high:.6g}], [-1, 1] is wanted")
-    return np.clip(images.astype(np.float16).astype(np.float32), -1, 1)
+    rounded = wide if wide is not images else images.astype(np.float16).astype(np.float32)
+    return np.clip(rounded, -1, 1, out=rounded)
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

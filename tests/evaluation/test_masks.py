@@ -7,8 +7,7 @@ from slimdiff.evaluation.masks import (
     component_features,
     components,
     mmd_mf,
-    tau_sweep,
-    undecided_share,
+    undecided_shares,
 )
 
 
@@ -100,6 +99,7 @@ def test_continuous_masks_are_lesion_strictly_above_tau():
     ("masks", "says"),
     [
         (np.full((1, 4, 4), 255, np.uint8), "255"),
+        (np.full((1, 4, 4), -1, np.int8), "from -1"),
         (np.eye(4)[None], "bool or uint8"),
         (np.full((1, 4, 4), 2.0), r"\[2, 2\]"),
         (np.full((1, 4, 4), np.nan), "NaN"),
@@ -117,9 +117,20 @@ def test_f12_masks_of_either_precision_give_the_same_shapes():
         assert np.array_equal(binarise(single, tau), binarise(single.astype(np.float16), tau))
 
 
+def test_a_large_stack_is_judged_as_a_whole():
+    masks = np.zeros((200, 160, 160), np.float16)
+    masks[:, 3, 3] = 1
+    with pytest.raises(ValueError, match="bool or uint8"):
+        binarise(masks)
+    for place in (0, -1):
+        masks[:, 0, 0] = 0
+        masks[place, 0, 0] = 0.5
+        assert np.array_equal(binarise(masks, 0.25), masks > 0.25)
+
+
 def test_undecided_share_counts_the_open_interval():
     masks = np.array([[[-1, -0.5, -0.49, 0, 0.49, 0.5, 1, 1]]])
-    assert undecided_share(masks) == 3 / 8
+    assert undecided_shares(masks).tolist() == [3 / 8]
 
 
 def test_shuffling_masks_among_images_leaves_mmd_mf_unchanged(slice_pairs):
@@ -130,6 +141,15 @@ def test_shuffling_masks_among_images_leaves_mmd_mf_unchanged(slice_pairs):
     moved = mmd_mf(component_features(real)[0], component_features(shuffled)[0], seed=0)
     assert moved.mmd.value == pytest.approx(plain.mmd.value, rel=1e-9)
     assert moved.w1_geometric_mean == pytest.approx(plain.w1_geometric_mean, rel=1e-9)
+
+
+def test_the_order_of_components_does_not_matter_where_subsets_leave_some_out():
+    real, synthetic = np.random.default_rng(0).standard_normal((2, 700, 9))
+    order = np.random.default_rng(1).permutation(700)
+    plain = mmd_mf(real, synthetic, seed=0, subsets=3)
+    assert plain.mmd.subset_size < 700
+    assert mmd_mf(real, synthetic[order], seed=0, subsets=3) == plain
+    assert mmd_mf(real[order], synthetic, seed=0, subsets=3) == plain
 
 
 def test_mmd_mf_is_the_written_out_formula(slice_pairs):
@@ -160,16 +180,3 @@ def test_few_components_give_nan():
     assert empty.shape == (0, 9)
     assert np.isnan(mmd_mf(empty, empty, seed=0).mmd.value)
     assert np.isnan(mmd_mf(empty, empty, seed=0).w1_geometric_mean)
-
-
-def test_f11_tau_sweep_repeats_and_moves_with_tau_only_where_it_should(slice_pairs):
-    _, masks = slice_pairs
-    sharp = np.where(masks[20:], 0.9, -0.9).astype(np.float16)
-    rows = tau_sweep(masks[:20], sharp, seed=0)
-    assert rows == tau_sweep(masks[:20], sharp, seed=0)
-    assert len(rows) == 9
-    assert len({row["mmd_mf"] for row in rows}) == 1
-    ramp = np.clip(np.where(masks[20:], 0.15, -0.9), -1, 1)
-    counts = {row["tau"]: row["n_components"] for row in tau_sweep(masks[:20], ramp, seed=0)}
-    assert counts[0.1] == counts[-0.3] > 0
-    assert counts[0.2] == 0

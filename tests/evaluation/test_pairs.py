@@ -1,7 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from slimdiff.evaluation.masks import components
+from slimdiff.evaluation import pairs
+from slimdiff.evaluation.masks import component_features, components, mmd_mf
 from slimdiff.evaluation.pairs import FEATURES, mean_frac_bright, mmd_pl, pair_features
 
 
@@ -63,6 +67,116 @@ def test_features_agree_with_the_definitions(slice_pairs):
         assert (slices == 0).all()
 
 
+def plain_features(images, masks, min_px=5, min_slice_px=0, ring_px=5, threshold=-0.95, erode_px=1):
+    """METHOD's definitions on the whole image, one component at a time, with scipy.ndimage."""
+    rows, slices = [], []
+    for i, (image, mask) in enumerate(zip(images.astype(np.float64), masks, strict=True)):
+        brain = image > threshold
+        if erode_px:
+            brain = ndimage.binary_erosion(brain, iterations=erode_px)
+        gradient = ndimage.generic_gradient_magnitude(image, ndimage.sobel, mode="reflect")
+        labels, n = ndimage.label(mask)
+        if mask.sum() < min_slice_px or not brain.any():
+            continue
+        for component in (labels == number for number in range(1, n + 1)):
+            ring = ndimage.binary_dilation(component, iterations=ring_px) & brain & ~component
+            edge = ndimage.binary_dilation(component) & brain & ~component
+            lesion = image[component & brain]
+            if component.sum() < min_px or not (ring.any() and edge.any() and lesion.size):
+                continue
+            mean, sd = image[brain].mean(), image[brain].std()
+            with np.errstate(all="ignore"):
+                row = (
+                    lesion.mean() - image[ring].mean(),
+                    (lesion.mean() - mean) / sd,
+                    lesion.std() / sd,
+                    gradient[edge].mean() / gradient[brain].mean(),
+                    (lesion > mean + sd).mean(),
+                )
+            if np.isfinite(row).all():
+                rows.append(row)
+                slices.append(i)
+    return np.array(rows), np.array(slices)
+
+
+def crowded(n, seed, shape=(48, 57)):
+    """Brains with a ragged rim and holes, and masks of many lesions, in and out of the brain and at the border."""
+    generator = np.random.default_rng(seed)
+    coarse, fine = generator.standard_normal((2, n, *shape))
+    images = 0.4 * fine + 2 * ndimage.gaussian_filter(coarse, (0, 4, 4))
+    images = np.where(ndimage.gaussian_filter(coarse, (0, 2, 2)) > -0.12, np.clip(images, -0.94, 1), -1)
+    noise = ndimage.gaussian_filter(generator.standard_normal((n, *shape)), (0, 1.5, 1.5))
+    masks = noise > np.quantile(noise, 0.8)
+    # an empty corner, into which lesions reach by two pixels
+    images[:, :9] = images[:, :, 46:] = -1
+    masks[:, :7] = masks[:, :, 48:] = False
+    return images.astype(np.float16), masks
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ring_px": 1},
+        {"ring_px": 9, "erode_px": 2},
+        {"erode_px": 0, "min_px": 1},
+        {"min_px": 12, "min_slice_px": 400, "ring_px": 3},
+    ],
+)
+def test_crowded_slices_agree_with_the_plain_way(settings):
+    images, masks = crowded(12, seed=1)
+    table, slices = pair_features(images, masks, **settings)
+    expected, expected_slices = plain_features(images, masks, **settings)
+    assert len(expected) > 40
+    assert slices.tolist() == expected_slices.tolist()
+    assert table == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_the_rim_of_a_brain_that_is_not_eroded_agrees_with_the_plain_way():
+    image, mask = scene()
+    table, _ = pair_features(image[None], mask[None], erode_px=0)
+    assert table == pytest.approx(plain_features(image[None], mask[None], erode_px=0)[0], rel=1e-9)
+
+
+def test_another_lesion_in_the_ring_is_part_of_the_ring():
+    image = np.zeros((1, 40, 40))
+    image[0, :, 30:] = 0.25
+    mask = np.zeros((1, 40, 40), bool)
+    mask[0, 18:22, 10:14] = mask[0, 18:22, 16:20] = True
+    image[0, 18:22, 16:20] = 0.5
+    table, _ = pair_features(image, mask)
+    # four rows of the ring, at L1 distance 5 at most, meet the other lesion's columns 16, 17 and 18
+    inside, ring = 4 * 3, 2 * (4 + 4) * 5 + 4 * 10
+    assert table[0, 0] == pytest.approx(0 - 0.5 * inside / ring)
+    assert table == pytest.approx(plain_features(image, mask)[0], rel=1e-9)
+
+
+def test_lesions_of_any_size_agree_with_the_plain_way():
+    images, _ = crowded(1, seed=2, shape=(90, 70))
+    y, x = np.mgrid[:90, :70]
+    masks = [np.hypot(y - 40, x - 30) < radius for radius in (2, 7, 20, 34, 60)]
+    masks += [y > 80, (x == 0) & (y > 3), (y == 89) | (x == 69), np.abs(y - x) < 2]
+    images = np.repeat(images, len(masks), axis=0)
+    table, slices = pair_features(images, np.array(masks))
+    expected, expected_slices = plain_features(images, np.array(masks))
+    assert slices.tolist() == expected_slices.tolist()
+    assert table == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_a_slice_does_not_depend_on_its_block_or_on_threads(monkeypatch):
+    images, masks = crowded(12, seed=3)
+    masks[[2, 7]] = False
+    images[5] = -1
+    whole, slices = pair_features(images, masks)
+    for pixels, threads in itertools.product((1, 3 * images[0].size), (1, 3)):
+        monkeypatch.setattr(pairs, "BLOCK_PX", pixels)
+        monkeypatch.setattr(pairs, "THREADS", threads)
+        table, where = pair_features(images, masks)
+        assert np.array_equal(table, whole)
+        assert where.tolist() == slices.tolist()
+    assert not {2, 5, 7} & set(slices.tolist())
+
+
 def test_a_lesion_at_the_border_of_the_image_agrees_too():
     image = np.random.default_rng(2).uniform(-0.5, 0.5, (30, 30)).astype(np.float16)
     mask = np.zeros((30, 30), bool)
@@ -112,6 +226,20 @@ def test_ring_and_erosion_are_parameters():
     assert plain != eroded
 
 
+@pytest.mark.parametrize("settings", [{"ring_px": 0}, {"erode_px": -1}])
+def test_rings_of_no_width_are_refused(settings, slice_pairs):
+    images, masks = slice_pairs
+    with pytest.raises(ValueError, match="at least 1 and 0 are wanted"):
+        pair_features(images[:1], masks[:1], **settings)
+
+
+def test_an_image_out_of_range_is_refused_whatever_its_mask():
+    images = np.zeros((3, 16, 16))
+    images[2] = 2
+    with pytest.raises(ValueError, match=r"\[2, 2\]|\[0, 2\]"):
+        pair_features(images, np.zeros((3, 16, 16), bool))
+
+
 def test_shapes_must_agree(slice_pairs):
     images, masks = slice_pairs
     with pytest.raises(ValueError, match="differ in shape"):
@@ -128,6 +256,25 @@ def test_shuffling_masks_among_images_raises_mmd_pl(slice_pairs):
     assert all(moved.w1[name] > plain.w1[name] for name in ("delta", "z_in", "frac_bright"))
     assert mean_frac_bright(own) > 0.8
     assert mean_frac_bright(shuffled) < mean_frac_bright(own) - 0.3
+
+
+def test_masks_swapped_within_a_z_bin_change_the_pairing_and_not_the_shapes(make_pairs):
+    images, masks = make_pairs(60, seed=7)
+    real_images, real_masks = make_pairs(40, seed=8)
+    z_bin = np.arange(60) // 15
+    order = np.arange(60)
+    for number in range(4):
+        order[z_bin == number] = np.roll(order[z_bin == number], 1 + number)
+    assert np.array_equal(z_bin[order], z_bin) and not (order == np.arange(60)).any()
+
+    shapes, _ = component_features(real_masks)
+    own, swapped = (mmd_mf(shapes, component_features(m)[0], seed=0) for m in (masks, masks[order]))
+    assert swapped == own
+
+    contrast, _ = pair_features(real_images, real_masks)
+    own, swapped = (mmd_pl(contrast, pair_features(images, m)[0], seed=0) for m in (masks, masks[order]))
+    assert swapped.mmd.value > 10 * abs(own.mmd.value)
+    assert swapped.w1_geometric_mean > 2 * own.w1_geometric_mean
 
 
 def test_f12_either_precision_gives_the_same_features(slice_pairs):
