@@ -162,24 +162,10 @@ def _generate_spec(options: argparse.Namespace) -> None:
 
 
 def _metrics(options: argparse.Namespace, study: Study) -> None:
-    """Judge the samples: one variant and fold's, all of them, or their summary over folds."""
-    from slimdiff.evaluation.evaluate import AXES, evaluate_cell, summarise
+    """Judge the samples of a variant and fold, or of all; sum up over folds; compare the variants."""
+    from slimdiff.metrics_cells import run
 
-    if options.what == "summary":
-        summarise(study.paths, list(study.variants), study.folds.k)
-        return
-    if options.what == "plot":
-        from slimdiff.report.figures import draw_all
-
-        draw_all(study, list(study.variants), study.folds.k)
-        return
-    axes = {
-        "all": AXES,
-        "image-metrics": ("image", "memorisation"),
-        "mask-metrics": ("mask", "pair", "control"),
-    }
-    for variant, fold in study.cells(options.variant, options.fold):
-        evaluate_cell(study, variant, fold, axes[options.what])
+    run(options.what, study, options.variant, options.fold)
 
 
 def _figures(options: argparse.Namespace, study: Study) -> None:
@@ -285,8 +271,22 @@ metrics = _command(
         "positional": True,
         "nargs": "?",
         "default": "all",
-        "choices": ("all", "image-metrics", "mask-metrics", "summary", "plot"),
-        "help": "which axes; summary joins variants and folds, plot draws the figures",
+        "choices": (
+            "all",
+            "image-metrics",
+            "mask-metrics",
+            "feature-nn",
+            "baseline",
+            "segmenter",
+            "utility",
+            "summary",
+            "compare",
+            "plot",
+            "mask-plot",
+        ),
+        "help": "axes of metrics: all (default), image-metrics, mask-metrics (with pairs and control) or feature-nn "
+        "(memorisation); baseline (training slices in the place of samples); segmenter and utility (segmenters of real "
+        "slices, and with samples); summary (over folds); compare (variants); plot, mask-plot (figures)",
     },
 )
 figures = _command(

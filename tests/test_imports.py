@@ -20,7 +20,17 @@ ALLOWED = {
     "data": {"data", "config", "files"},
     "training": {"training", "model", "diffusion", "config", "data", "files", "png", "devices"},
     "generation": {"generation", "model", "diffusion", "config", "files", "devices"},
-    "evaluation": {"evaluation", "config", "data", "files", "generation", "weights", "pickled_arrays"},
+    "evaluation": {
+        "evaluation",
+        "config",
+        "data",
+        "files",
+        "generation",
+        "weights",
+        "pickled_arrays",
+        "devices",
+        "model",
+    },
     "export": {"export", "config", "data", "files", "png", "evaluation", "report"},
 }
 

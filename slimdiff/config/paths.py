@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+REAL = "real"
+"""Stands in the place of a variant below `metrics/` for what needs no samples; no variant is called so."""
+
 
 @dataclass(frozen=True)
 class StudyPaths:
@@ -56,9 +59,32 @@ class StudyPaths:
     def metrics(self, variant: str, fold: int | str) -> Path:
         return self.root / "metrics" / variant / f"fold-{fold}"
 
+    def utility(self, variant: str, fold: int | str) -> Path:
+        return self.metrics(variant, fold) / "utility.tsv"
+
+    def results(self, variant: str, fold: int, utility: bool = True) -> list[Path]:
+        """Tables of numbers of one variant and fold: metrics.tsv, and utility.tsv where there is one.
+
+        utility: whether the study wants it; an earlier configuration may have left one.
+        """
+        table = self.utility(variant, fold)
+        return [self.metrics(variant, fold) / "metrics.tsv"] + [table] * (utility and table.is_file())
+
+    def utility_subjects(self, variant: str, fold: int | str) -> Path:
+        """`real` in the place of a variant: what needs no samples."""
+        return self.metrics(variant, fold) / "utility_subjects.tsv"
+
+    def segmenter(self, fold: int | str, percent: int | str) -> Path:
+        """Trained on real slices of `percent` of the training subjects."""
+        return self.metrics(REAL, fold) / f"segmenter-{percent}.safetensors"
+
     @property
     def summary(self) -> Path:
         return self.root / "metrics" / "summary.tsv"
+
+    @property
+    def comparison(self) -> Path:
+        return self.root / "metrics" / "comparison.tsv"
 
     @property
     def figures(self) -> Path:

@@ -16,12 +16,13 @@ from slimdiff.config.export import MAX_NNUNET_ID, ExportConfig
 from slimdiff.config.folds import FoldsConfig
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.config.model import ModelConfig
-from slimdiff.config.paths import StudyPaths
+from slimdiff.config.paths import REAL, StudyPaths
 from slimdiff.config.preprocess import PreprocessConfig
 from slimdiff.config.priors import PriorConfig
 from slimdiff.config.report import ReportConfig
 from slimdiff.config.slices import SlicesConfig
 from slimdiff.config.training import TrainingConfig
+from slimdiff.config.utility import UtilityConfig
 
 MIN_SIDE_PX = 32
 VARIANT_SECTIONS = ("model", "diffusion", "training", "generation")
@@ -39,6 +40,27 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "metrics": ("evaluation",),
     "figures": ("report",),
     "export": ("preprocess", "export"),
+    "segmenter": ("utility", "evaluation"),
+    "utility": ("utility", "evaluation"),
+}
+
+# Where a stage needs only some keys of a section: a change of the others does not make it again.
+STAGE_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
+    "segmenter": {
+        "utility": (
+            "shares",
+            "channels",
+            "patch",
+            "members",
+            "steps",
+            "batch_size",
+            "learning_rate",
+            "device",
+            "seed",
+        ),
+        "evaluation": ("min_component_mm2",),
+    },
+    "utility": {"evaluation": ("tau", "min_component_mm2", "bootstrap", "seed")},
 }
 
 
@@ -65,6 +87,7 @@ class Study(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
     export: ExportConfig = ExportConfig()
+    utility: UtilityConfig = UtilityConfig()
     variants: dict[Name, dict[str, Any]] = Field(default_factory=lambda: {"base": {}}, min_length=1)
     """name: overrides of model, diffusion, training and generation. One model is trained a variant and fold."""
 
@@ -118,6 +141,10 @@ def check_study(study: Study) -> None:
         raise ConfigError(
             f"export.nnunet_first_id: {cells} datasets from {study.export.nnunet_first_id} on end above "
             f"{MAX_NNUNET_ID}; at most {MAX_NNUNET_ID - cells + 1} is allowed here"
+        )
+    if REAL in study.variants:
+        raise ConfigError(
+            "variants.real: metrics/real is where what needs no samples lies; give it another name"
         )
     for name in study.variants:
         _check_variant(study.variant(name), name)
@@ -338,7 +365,9 @@ def stage_config(study: Study, stage: str, variant: str | None = None) -> str:
     resolved = study.variant(variant) if variant else study
     values = {"study": study.study, "results_dir": study.results_dir}
     for section in STAGE_SECTIONS[stage]:
-        values[section] = getattr(resolved, section).model_dump(mode="json", exclude_defaults=True)
+        keys = STAGE_KEYS.get(stage, {}).get(section)
+        own = getattr(resolved, section)
+        values[section] = own.model_dump(mode="json", exclude_defaults=True, include=keys and set(keys))
     if variant:
         values["variants"] = {variant: {}}
     if stage == "phantom":

@@ -1,13 +1,18 @@
 """One variant and fold under evaluation: what its metrics look at, and the tidy rows that they add."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+import torch
 
 from slimdiff.config.evaluation import EvaluationConfig
 from slimdiff.data.store import SliceStore
+from slimdiff.devices import pick_device
 from slimdiff.evaluation.features import FeatureCache
+from slimdiff.evaluation.floors import same_mix, strata
 from slimdiff.evaluation.ranges import to_uint8
+from slimdiff.evaluation.statistics import Resampling
 from slimdiff.files import MISSING
 from slimdiff.generation.samples import Samples
 
@@ -37,6 +42,16 @@ NEAREST_COLUMNS = (
     "flagged",
     "space",
 )
+FLAGGED_COLUMNS = ("id", "z_bin", "class", "space", "distance", "threshold", "train_participant")
+TRAINING_SUBJECT_COLUMNS = (
+    "space",
+    "participant",
+    "n_slices",
+    "n_nearest",
+    "expected_share",
+    "n_suspects",
+    "closest",
+)
 
 
 @dataclass
@@ -55,10 +70,41 @@ class Cell:
     """Columns study, variant and fold of every row."""
     rows: list[dict] = field(default_factory=list)
     nearest: list[dict] = field(default_factory=list)
+    """Of every sample, in every space."""
+    training_subjects: list[dict] = field(default_factory=list)
+    """How often each is the nearest, in every space."""
+    tau_sweep: list[dict] = field(default_factory=list)
+    """One row a threshold, see `axes_mask`."""
+    lesions: list[dict] = field(default_factory=list)
+    """One row a lesion of held-out, training and synthetic slices, see `axes_mask`."""
 
     def real(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images float16 and masks uint8 of store rows."""
         return np.asarray(self.store.images[rows]), np.asarray(self.store.masks[rows])
+
+    @cached_property
+    def like(self) -> np.ndarray:
+        """Store rows of training subjects in the samples' mix of z-bins and classes: a floor's stand-in."""
+        wanted = strata(self.samples.z_bin, self.samples.label)
+        chosen = same_mix(
+            wanted, strata(self.store.z_bin[self.train], self.store.label[self.train]), self.config.seed
+        )
+        return self.train[chosen]
+
+    def resampling(self, rows: np.ndarray) -> Resampling:
+        """Draws of the subjects that these store rows belong to."""
+        return Resampling.of(self.store.participant[rows], self.config.bootstrap, self.config.seed)
+
+    @cached_property
+    def device(self) -> torch.device:
+        # Distances are computed in float64, which MPS does not know.
+        available = "cuda" if torch.cuda.is_available() else "cpu"
+        return pick_device(available if self.config.device == "auto" else self.config.device)
+
+    @cached_property
+    def heights(self) -> np.ndarray:
+        """(n_bins,) middle of each z-bin, in slices: samples know no more of their height, so real ones get it too."""
+        return np.asarray(self.store.facts["bin_centres"], np.float64)
 
     @property
     def min_px(self) -> int:
@@ -74,7 +120,14 @@ class Cell:
         return max(1, round(self.config.ring_mm / self.store.spacing_mm))
 
     def features(self, images: np.ndarray, extractor: str) -> np.ndarray:
-        return self.cache.extract(to_uint8(images), extractor)
+        return self.cache.extract(to_uint8(images), extractor, device=self.device)
+
+    @property
+    def flagged(self) -> list[dict]:
+        """The rows of `nearest` that are flagged, by sample and space."""
+        return sorted(
+            (row for row in self.nearest if row["flagged"]), key=lambda row: (str(row["id"]), row["space"])
+        )
 
     def add(
         self,

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slimdiff.evaluation.masks import binarise, components
+from slimdiff.evaluation.masks import binarise
+from slimdiff.evaluation.morphology import FEATURES, components_of
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class ClassFidelity:
 
 def has_lesion(masks: np.ndarray, tau: float = 0.0, min_px: int = 5) -> np.ndarray:
     """(N,) bool: slices with a 4-connected component of at least `min_px`; masks as for `masks.binarise`."""
-    return np.array([bool(components(mask, min_px)) for mask in binarise(masks, tau)], bool)
+    return lesion_area(masks, tau, min_px) > 0
 
 
 def class_fidelity(
@@ -48,43 +49,11 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def area_by_bin(
-    real_masks: np.ndarray,
-    real_bins: np.ndarray,
-    synthetic_masks: np.ndarray,
-    synthetic_bins: np.ndarray,
-    n_bins: int,
-    tau: float = 0.0,
-    min_px: int = 5,
-) -> list[dict[str, float]]:
-    """Lesion area by height, over slices that have a lesion.
+def lesion_area(masks: np.ndarray, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0) -> np.ndarray:
+    """(N,) pixels in the components of at least `min_px` of every slice; 0 where it has fewer than `min_slice_px`.
 
-    Args:
-        real_masks, synthetic_masks: (N, H, W) and (M, H, W), see `masks.binarise`.
-        real_bins, synthetic_bins: (N,) and (M,) z-bin, 0 ... n_bins - 1.
-        n_bins: number of z-bins.
-        tau: threshold of continuous masks.
-        min_px: components with fewer pixels do not count.
-
-    Returns:
-        A row per z-bin: z_bin, and for real and synthetic the number of lesion slices (n_real, n_synthetic)
-        and the median lesion area in px (area_real, area_synthetic; NaN without a slice).
+    masks: as for `masks.binarise`; min_slice_px: the rule that filled the slice store.
     """
-    rows = [{"z_bin": z_bin} for z_bin in range(n_bins)]
-    for name, masks, bins in (
-        ("real", real_masks, real_bins),
-        ("synthetic", synthetic_masks, synthetic_bins),
-    ):
-        areas = lesion_area(masks, tau, min_px)
-        for row in rows:
-            found = areas[(np.asarray(bins) == row["z_bin"]) & (areas > 0)]
-            row[f"n_{name}"] = len(found)
-            row[f"area_{name}"] = float(np.median(found)) if len(found) else float("nan")
-    return rows
-
-
-def lesion_area(masks: np.ndarray, tau: float = 0.0, min_px: int = 5) -> np.ndarray:
-    """(N,) pixels in the components of at least `min_px` of every slice; masks as for `masks.binarise`."""
-    return np.array(
-        [sum(int(c.sum()) for c in components(mask, min_px)) for mask in binarise(masks, tau)], np.int64
-    )
+    found = components_of(binarise(masks, tau), min_px, min_slice_px)
+    area = found.features[:, FEATURES.index("area")]
+    return np.bincount(found.slices, area, minlength=len(masks)).astype(np.int64)

@@ -19,6 +19,7 @@ from slimdiff import weights
 from slimdiff.evaluation.perceptual import lpips_distance
 from slimdiff.evaluation.ranges import store_precision, to_uint8
 from slimdiff.evaluation.trunks import VGG16, AlexNet, Trunk
+from slimdiff.evaluation.vision_transformer import WIDTH, VisionTransformer
 from slimdiff.files import replacing
 
 __all__ = [
@@ -52,6 +53,7 @@ EXTRACTORS: dict[str, Extractor] = {
     "alexnet": _stages(AlexNet),
     "vgg16": _stages(VGG16),
     "inception": Extractor("inception", 2048, "2048", 299),
+    "dinov2": Extractor("dinov2", WIDTH, "class token of ViT-S/14", 224),
 }
 
 
@@ -72,6 +74,9 @@ def extract(
     weights between stages. A slice that is not square is stretched, real and synthetic alike.
 
     `inception`: torch-fidelity's InceptionV3, layer `2048`, which resizes to 299 x 299 by itself.
+
+    `dinov2`: the class token of DINOv2's ViT-S/14, of the slice in three channels, resized bicubically (antialiased)
+    to 224 px and normalised with ImageNet's mean and sd.
 
     Args:
         images: (N, H, W) uint8, from `to_uint8`.
@@ -166,6 +171,8 @@ def _network(extractor: str, device: str) -> Callable[[torch.Tensor], torch.Tens
     """A function from (B, 1, H, W) uint8 on `device` to (B, D) features."""
     if extractor == "inception":
         return _inception(device)
+    if extractor == "dinov2":
+        return _dinov2(device)
     trunk = {"alexnet": AlexNet, "vgg16": VGG16}[extractor].pretrained().to(device)
     side = EXTRACTORS[extractor].input_px
 
@@ -177,6 +184,16 @@ def _network(extractor: str, device: str) -> Callable[[torch.Tensor], torch.Tens
             variance, mean = torch.var_mean(activation, dim=(2, 3), correction=0)
             means_and_sds += [mean, variance.sqrt()]
         return torch.cat(means_and_sds, dim=1)
+
+    return vectors
+
+
+def _dinov2(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    network, side = VisionTransformer.pretrained().to(device), EXTRACTORS["dinov2"].input_px
+
+    def vectors(grey: torch.Tensor) -> torch.Tensor:
+        x = F.interpolate(grey.float() / 255, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        return network(x.expand(-1, 3, -1, -1))
 
     return vectors
 

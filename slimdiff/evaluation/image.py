@@ -1,8 +1,9 @@
-"""How close synthetic slices come to real ones, on their feature vectors: KID, FID, precision and recall."""
+"""KID on feature vectors, and the pairs of slices that LPIPS is averaged over."""
 
 import numpy as np
+import torch
 
-from slimdiff.evaluation.kernels import FEWEST, MmdEstimate, subset_mmd2
+from slimdiff.evaluation.kernels import MmdEstimate, subset_mmd2
 
 
 def kid(
@@ -11,79 +12,31 @@ def kid(
     seed: int,
     subsets: int = 100,
     subset_size: int | None = None,
+    device: str | torch.device = "cpu",
 ) -> MmdEstimate:
     """Kernel distance between real and synthetic features (Binkowski et al. 2018).
 
-    Equal to torch-fidelity's `kid_features_to_metric` for float64 features and the same seed, subsets and
-    size. Print the extractor beside it: only with `inception` is this *the* KID.
+    The rows are sorted first (along a fixed direction), because subsets are drawn by row: the order of the slices
+    changes nothing. Of sorted float64 features it is equal to torch-fidelity's `kid_features_to_metric` with the same
+    seed, subsets and size. Print the extractor beside it: only with `inception` is this *the* KID.
 
     Args:
         real_features, synthetic_features: (N, D) and (M, D), from `features.extract`.
         seed: of the subsets.
         subsets, subset_size: how many and how large; None: min(500, N, M).
+        device: where kernels are computed.
 
     Returns:
         Mean and sd over subsets; NaN below 10 slices.
     """
-    return subset_mmd2(real_features, synthetic_features, seed, subsets, subset_size)
+    real, synthetic = (_sorted(features) for features in (real_features, synthetic_features))
+    return subset_mmd2(real, synthetic, seed, subsets, subset_size, device)
 
 
-def fid(real_features: np.ndarray, synthetic_features: np.ndarray) -> float:
-    """Frechet distance between the Gaussians fitted to both sets of features (Heusel et al. 2017).
-
-    Tr (S1 S2)^1/2 is the sum of the singular values of A B', where S1 = A'A and S2 = B'B: exact and quick
-    for fewer slices than features, where the covariance matrices themselves are singular. Biased upwards for
-    small sets: compare it only between sets of equal size, see `statistics.floor`.
-
-    Args:
-        real_features, synthetic_features: (N, D) and (M, D).
-
-    Returns:
-        The distance, not below 0; NaN below 10 slices in either.
-    """
-    if min(len(real_features), len(synthetic_features)) < FEWEST:
-        return float("nan")
-    means, roots = [], []
-    for features in (real_features, synthetic_features):
-        features = np.asarray(features, np.float64)
-        mean = features.mean(axis=0)
-        root = (features - mean) / np.sqrt(len(features) - 1)
-        if len(root) > root.shape[1]:
-            root = np.linalg.qr(root, mode="r")
-        means.append(mean)
-        roots.append(root)
-    trace_of_root = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
-    traces = sum(float(np.sum(root**2)) for root in roots)
-    return max(float(np.sum((means[0] - means[1]) ** 2)) + traces - 2 * float(trace_of_root), 0.0)
-
-
-def precision_recall(
-    real_features: np.ndarray, synthetic_features: np.ndarray, neighbours: int = 3
-) -> tuple[float, float]:
-    """Share of synthetic slices within the real manifold, and of real ones within the synthetic.
-
-    Kynkaanniemi et al. 2019, computed by torch-fidelity: a manifold is the union of balls that reach from
-    each vector to its k-th nearest neighbour.
-
-    Args:
-        real_features, synthetic_features: (N, D) and (M, D).
-        neighbours: k.
-
-    Returns:
-        precision, recall in [0, 1]; NaN below 10 slices in either.
-    """
-    if min(len(real_features), len(synthetic_features)) < max(FEWEST, neighbours + 1):
-        return float("nan"), float("nan")
-    # imported here: torch-fidelity brings torchvision along
-    import torch
-    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
-
-    # doubles, because torch.cdist works through matrix products and loses small distances in float32
-    synthetic, real = (
-        torch.from_numpy(np.asarray(f, np.float64)) for f in (synthetic_features, real_features)
-    )
-    answer = prc_features_to_metric(synthetic, real, prc_neighborhood=neighbours, verbose=False)
-    return answer[KEY_METRIC_PRECISION], answer[KEY_METRIC_RECALL]
+def _sorted(features: np.ndarray) -> np.ndarray:
+    # A single feature may be the same in many slices; a random direction tells all that differ apart.
+    direction = np.random.default_rng(0).standard_normal(features.shape[1])
+    return features[np.argsort(features.astype(np.float64) @ direction, kind="stable")]
 
 
 def matched_pairs(

@@ -1,4 +1,7 @@
-"""Whether samples copy training slices: nearest neighbours, judged by those of unseen subjects' slices."""
+"""Whether samples copy training slices: nearest neighbours, judged by those of unseen subjects' slices.
+
+Needs numpy and torch only, as the trainer's monitor does.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,77 +11,6 @@ import numpy as np
 from slimdiff.evaluation.kernels import wasserstein
 
 QUANTILE = 0.01
-
-
-def nearest(
-    query: np.ndarray,
-    reference: np.ndarray,
-    query_bin: np.ndarray,
-    reference_bin: np.ndarray,
-    metric: str = "euclidean",
-    block: int = 1024,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The closest reference of the same z-bin for every query.
-
-    Args:
-        query, reference: (N, ...) and (M, ...) features or images; axes after the first are flattened.
-        query_bin, reference_bin: (N,) and (M,) z-bin.
-        metric: `euclidean` (for features), or `ncc`: 1 - normalised cross-correlation (for pixels; 1 where
-            either image is constant).
-        block: queries at a time.
-
-    Returns:
-        distance (N,) float64 and index into the reference (N,) int64; NaN and -1 where the reference has no
-        slice of that z-bin. Ties go to the lowest index.
-
-    Raises:
-        ValueError: unknown metric, or shapes that do not fit.
-    """
-    if metric not in ("euclidean", "ncc"):
-        raise ValueError(f"metric is {metric!r}; euclidean or ncc is wanted")
-    if query.shape[1:] != reference.shape[1:]:
-        raise ValueError(
-            f"queries of shape {query.shape[1:]} against references of shape {reference.shape[1:]}"
-        )
-    query_bin, reference_bin = np.asarray(query_bin), np.asarray(reference_bin)
-    if len(query_bin) != len(query) or len(reference_bin) != len(reference):
-        raise ValueError("every query and every reference needs a z-bin")
-    distance, index = np.full(len(query), np.nan), np.full(len(query), -1, np.int64)
-    for z_bin in np.unique(query_bin):
-        candidates = np.flatnonzero(reference_bin == z_bin)
-        if not len(candidates):
-            continue
-        of_reference = _rows(reference[candidates], metric)
-        members = np.flatnonzero(query_bin == z_bin)
-        for start in range(0, len(members), block):
-            rows = members[start : start + block]
-            of_query = _rows(query[rows], metric)
-            # |q - r|^2 = |q|^2 - 2 q.r + |r|^2; |q|^2 is the same for all candidates
-            closest = np.argmin((of_reference**2).sum(axis=1) - 2 * of_query @ of_reference.T, axis=1)
-            index[rows] = candidates[closest]
-            # from the difference itself: the products above lose the distance of a near copy to cancellation
-            squared = ((of_query - of_reference[closest]) ** 2).sum(axis=1)
-            distance[rows] = (
-                np.sqrt(squared)
-                if metric == "euclidean"
-                else _one_minus_correlation(of_query, of_reference[closest], squared)
-            )
-    return distance, index
-
-
-def _rows(values: np.ndarray, metric: str) -> np.ndarray:
-    rows = values.reshape(len(values), -1).astype(np.float64)
-    if metric == "ncc":
-        rows = rows - rows.mean(axis=1, keepdims=True)
-        norm = np.linalg.norm(rows, axis=1, keepdims=True)
-        # the mean of equal pixels is off by rounding, which must not be blown up to a unit vector
-        rows = np.where(norm > 1e-6, rows / np.maximum(norm, 1e-6), 0.0)
-    return rows
-
-
-def _one_minus_correlation(a: np.ndarray, b: np.ndarray, squared: np.ndarray) -> np.ndarray:
-    # for unit vectors 1 - a.b = |a - b|^2 / 2; a constant image is the zero vector and has no correlation
-    return np.where(a.any(axis=1) & b.any(axis=1), squared / 2, 1.0)
 
 
 @dataclass(frozen=True)
@@ -94,12 +26,21 @@ class Memorisation:
     ratio: float
     threshold: float
     suspects: np.ndarray  # (N,) bool
-    suspect_share: float
+    suspect_share: float  # of the samples that have a training slice in their z-bin
     check_share: float  # NaN with fewer than two held-out subjects
     suspects_ref: np.ndarray  # (N,) bool
+    ref_share: float  # as suspect_share
+    ref_floor: float  # share of the other half that is closer than the closest slice of the first
     w1: float  # between the two distributions of distances
-    n_calibration: int  # test slices behind the threshold; below 100 it is close to their minimum
+    w1_floor: float  # between the distances of the two halves of the held-out subjects
+    calibrating: np.ndarray  # (M,) bool: test slices behind the threshold
+    checking: np.ndarray  # (M,) bool: those of the other half
     n_unmatched: int  # samples without a training slice in their z-bin; no suspects
+
+    @property
+    def n_calibration(self) -> int:
+        """Test slices behind the threshold; of fewer than 100 it is close to their minimum."""
+        return int(self.calibrating.sum())
 
 
 def memorisation(
@@ -125,64 +66,90 @@ def memorisation(
             f"{len(test_distance)} test slices want as many subjects, found {len(test_subjects)}"
         )
     matched = np.isfinite(test_distance)
-    test, subjects = test_distance[matched], test_subjects[matched]
+    test = test_distance[matched]
     synthetic = synthetic_distance[np.isfinite(synthetic_distance)]
-    order = np.random.default_rng(seed).permutation(np.unique(subjects))
-    calibrating = np.isin(subjects, order[: (len(order) + 1) // 2])
-    calibration, check = test[calibrating], test[~calibrating]
+    order = np.random.default_rng(seed).permutation(np.unique(test_subjects[matched]))
+    calibrating = matched & np.isin(test_subjects, order[: (len(order) + 1) // 2])
+    checking = matched & ~calibrating
+    calibration, check = test_distance[calibrating], test_distance[checking]
     threshold = float(np.quantile(calibration, QUANTILE)) if len(calibration) else float("nan")
     suspects = synthetic_distance < threshold  # False for NaN on either side
+    suspects_ref = synthetic_distance < _smallest(test)
+    n_matched = len(synthetic)
     return Memorisation(
-        ratio=_ratio(synthetic, test),
+        ratio=ratio(synthetic, test),
         threshold=threshold,
         suspects=suspects,
-        suspect_share=float(suspects.sum() / len(synthetic)) if len(synthetic) else float("nan"),
-        check_share=float((check < threshold).mean()) if len(check) else float("nan"),
-        suspects_ref=synthetic_distance < (test.min() if len(test) else np.nan),
+        suspect_share=_share(suspects.sum(), n_matched if np.isfinite(threshold) else 0),
+        check_share=_share((check < threshold).sum(), len(check)),
+        suspects_ref=suspects_ref,
+        ref_share=_share(suspects_ref.sum(), n_matched if len(test) else 0),
+        ref_floor=_share((check < _smallest(calibration)).sum(), len(check)),
         w1=wasserstein(synthetic, test),
-        n_calibration=len(calibration),
-        n_unmatched=len(synthetic_distance) - len(synthetic),
+        w1_floor=wasserstein(calibration, check),
+        calibrating=calibrating,
+        checking=checking,
+        n_unmatched=len(synthetic_distance) - n_matched,
     )
 
 
-def _ratio(synthetic: np.ndarray, test: np.ndarray) -> float:
+def ratio(synthetic: np.ndarray, test: np.ndarray) -> float:
+    """R of finite distances: the median of the first by that of the second; NaN where there is none, or it is 0."""
     if not len(synthetic) or not len(test) or np.median(test) == 0:
         return float("nan")
     return float(np.median(synthetic) / np.median(test))
 
 
+def _smallest(distance: np.ndarray) -> float:
+    return distance.min() if len(distance) else float("nan")
+
+
+def _share(count: int, n: int) -> float:
+    return float(count / n) if n else float("nan")
+
+
 def by_training_subject(
-    distance: np.ndarray, index: np.ndarray, suspects: np.ndarray, train_subjects: Sequence
+    distance: np.ndarray,
+    index: np.ndarray,
+    suspects: np.ndarray,
+    query_bin: np.ndarray,
+    train_subjects: Sequence,
+    train_bin: np.ndarray,
 ) -> list[dict]:
-    """How often each training subject is the nearest one.
+    """How often each training subject is the nearest one, beside how often chance would have it so.
 
     Args:
         distance, index: (N,) from `nearest`, synthetic to train.
         suspects: (N,) bool.
-        train_subjects: (M,) subject of each training slice.
+        query_bin: (N,) z-bin of each sample.
+        train_subjects, train_bin: (M,) subject and z-bin of each training slice.
 
     Returns:
-        A row per training subject, those with the most suspects first: participant, n_nearest, n_suspects,
-        closest (the smallest distance, NaN where it is never the nearest).
+        A row per training subject, those with the most suspects first: participant, n_slices (its training
+        slices), n_nearest, expected_share (of the samples, if every training slice of a sample's z-bin were
+        equally likely to be its nearest; NaN where no sample has one), n_suspects, closest (the smallest
+        distance, NaN where it is never the nearest).
     """
-    train_subjects = np.asarray(train_subjects)
-    matched = index >= 0
-    nearest_subject = train_subjects[index[matched]]
+    names, owner = np.unique(np.asarray(train_subjects), return_inverse=True)
+    owner = owner.reshape(-1)
+    matched = np.asarray(index) >= 0
+    nearest_owner = owner[index[matched]]
+    bins, position = np.unique(train_bin, return_inverse=True)
+    slices = np.zeros((len(names), len(bins)))
+    np.add.at(slices, (owner, position.reshape(-1)), 1)
+    samples = np.array([(query_bin[matched] == z_bin).sum() for z_bin in bins])
+    expected = (slices / slices.sum(axis=0)) @ samples
     rows = []
-    for subject in np.unique(train_subjects):
-        own = nearest_subject == subject
+    for subject, name in enumerate(names):
+        own = nearest_owner == subject
         rows.append(
             {
-                "participant": str(subject),
+                "participant": str(name),
+                "n_slices": int(slices[subject].sum()),
                 "n_nearest": int(own.sum()),
+                "expected_share": _share(expected[subject], len(nearest_owner)),
                 "n_suspects": int(suspects[matched][own].sum()),
                 "closest": float(distance[matched][own].min()) if own.any() else float("nan"),
             }
         )
     return sorted(rows, key=lambda row: (-row["n_suspects"], -row["n_nearest"], row["participant"]))
-
-
-def closest_pairs(distance: np.ndarray, index: np.ndarray, k: int) -> list[tuple[int, int, float]]:
-    """The k smallest distances from `nearest` as (query, reference, distance), closest first."""
-    order = np.argsort(distance, kind="stable")[:k]  # NaN sorts last
-    return [(int(i), int(index[i]), float(distance[i])) for i in order if index[i] >= 0]

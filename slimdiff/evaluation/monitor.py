@@ -12,7 +12,8 @@ from slimdiff import weights
 from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.features import FeatureCache, extract
 from slimdiff.evaluation.image import kid
-from slimdiff.evaluation.memorisation import memorisation, nearest
+from slimdiff.evaluation.memorisation import memorisation
+from slimdiff.evaluation.neighbours import nearest
 from slimdiff.evaluation.ranges import to_uint8
 
 SUBSETS = 100
@@ -60,7 +61,7 @@ class Monitor:
         )
         self.train_bin, self.val_bin = store.z_bin[of_train], store.z_bin[of_val]
         subjects = store.participant[of_val]
-        distance, _ = nearest(self.val, self.train, self.val_bin, self.train_bin)
+        distance, _ = nearest(self.val, self.train, self.val_bin, self.train_bin, device=device)
         self._ratio = lambda of_samples: memorisation(of_samples, distance, subjects, seed).ratio
 
     def __call__(self, images: np.ndarray, z_bin: np.ndarray) -> dict[str, float]:
@@ -72,7 +73,7 @@ class Monitor:
             z_bin: (N,).
         """
         features = extract(to_uint8(images), self.extractor, device=self.device, progress=False)
-        distance, _ = nearest(features, self.train, z_bin, self.train_bin)
+        distance, _ = nearest(features, self.train, z_bin, self.train_bin, device=self.device)
         return {
             "kid": kid(self.val, features, self.seed, SUBSETS).value,
             "memorisation_ratio": self._ratio(distance),

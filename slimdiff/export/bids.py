@@ -47,7 +47,7 @@ Study {study}, variant {variant}, fold {fold}: {count} pairs drawn by a diffusio
 {notice}
 Every subject here is one synthetic sample: an axial slice as a volume of {width} x {height} x 1 voxels of
 {spacing:g} mm. No participant is in this dataset. The model was trained on participants of the study's fold {fold}, and
-what it draws may resemble them; the study's metrics measure how much.
+what it draws may resemble them; the study's metrics measure how much. {suspects}
 
 - `*_desc-synth_FLAIR.nii.gz`: intensities between -1 and 1, the range of the preprocessed volumes.
 - `*_label-lesion_desc-synth_mask.nii.gz`: 1 where the drawn mask is above {tau:g}. It may be empty, also where a
@@ -195,6 +195,7 @@ def _readme(cell: Cell, count: int) -> str:
         height=height,
         spacing=cell.store.spacing_mm,
         tau=cell.study.export.tau,
+        suspects=cell.about_suspects,
     )
 
 

@@ -80,14 +80,31 @@ class Cell:
     @cached_property
     def suspects(self) -> frozenset[str]:
         """Samples that the memorisation metric flagged in any space; none where they are not left out."""
+        return frozenset(row["id"] for row in self._judged if row["flagged"] == "1")
+
+    @property
+    def about_suspects(self) -> str:
+        """What became of flagged samples, for those who read the export without the study."""
+        if self.study.export.without_suspects:
+            return f"{len(self.suspects)} samples that the study's memorisation metric flagged were left out."
+        return (
+            "Samples that the study's memorisation metric flagged (flagged.tsv) were not left out; "
+            "export.without_suspects does that."
+        )
+
+    @cached_property
+    def _judged(self) -> list[dict[str, str]]:
         if not self.study.export.without_suspects:
-            return frozenset()
-        path = self.study.paths.metrics(self.variant, self.fold) / "nearest.tsv"
-        if not path.is_file():
+            return []
+        if not self._nearest.is_file():
             raise FileNotFoundError(
-                f"{path} is not there, and export.without_suspects is true; make the metrics stage first"
+                f"{self._nearest} is not there, and export.without_suspects is true; make the metrics stage first"
             )
-        return frozenset(row["id"] for row in read_table(path, ("id", "flagged")) if row["flagged"] == "1")
+        return read_table(self._nearest, ("id", "flagged"))
+
+    @property
+    def _nearest(self) -> Path:
+        return self.study.paths.metrics(self.variant, self.fold) / "nearest.tsv"
 
     def real(self, split: str) -> Iterator[Case]:
         """The slices of one split's participants, in the store's order."""
@@ -115,11 +132,17 @@ class Cell:
         # A bin's centre counts every slice as [z, z + 1); a voxel's coordinate is that of its middle.
         heights = np.asarray(self.store.facts["bin_centres"]) - 0.5
         seen: set[str] = set()
+        judged = {row["id"] for row in self._judged}
         for z_bin in range(self.store.n_bins):
             stem = self.study.paths.samples_stem(self.variant, self.fold, z_bin)
             images, masks, rows = _read_bin(stem, self.store.size)
             for image, mask, row in zip(images, masks, rows, strict=True):
                 _check_row(row, stem, z_bin, self.fold, seen)
+                if self.study.export.without_suspects and row["id"] not in judged:
+                    raise DataError(
+                        f"{self._nearest}: sample {row['id']!r} was not judged, and export.without_suspects is true; "
+                        "make the metrics stage again"
+                    )
                 if row["id"] in self.suspects:
                     continue
                 yield Case(

@@ -37,7 +37,7 @@ def write(cell: Cell) -> Path:
         notice = cell.study.report.notice
         content = {
             "name": f"{cell.study.study}, variant {cell.variant}, fold {cell.fold}",
-            "description": f"Real and synthetic FLAIR slices with lesion masks. {notice}".strip(),
+            "description": f"Real and synthetic FLAIR slices with lesion masks. {cell.about_suspects} {notice}".strip(),
             "generated_by": f"slimdiff {slimdiff.__version__}",
             "modality": {"0": "FLAIR"},
             "labels": {"0": "background", "1": "lesion"},

@@ -30,7 +30,7 @@ README = """\
 Study {study}, variant {variant}, fold {fold}, written by slimdiff {version}.{notice}
 
 - imagesTr, labelsTr: {train} real slices of training subjects, {val} of validation subjects, {synthetic} synthetic
-  slices (`synth-…`) of the model that was trained on this fold.
+  slices (`synth-…`) of the model that was trained on this fold. {suspects}
 - imagesTs, labelsTs: {test} real slices of the fold's test subjects. Neither that model nor nnU-Net trains on them.
 - splits_final.json (in nnUNet_preprocessed): one split; synthetic slices stand in `train` only.
 {without_val}
@@ -113,6 +113,7 @@ def _readme(cell: Cell, counts: dict[str, int], synthetic: int) -> str:
         version=slimdiff.__version__,
         notice=f" Notice: {notice}." if notice else "",
         synthetic=synthetic,
+        suspects=cell.about_suspects,
         without_val="" if counts["val"] else WITHOUT_VAL,
         **counts,
     )

@@ -9,7 +9,8 @@ from slimdiff.config import (
     study_from_mapping,
 )
 from slimdiff.config.base import Section
-from slimdiff.config.study import STAGE_SECTIONS
+from slimdiff.config.study import STAGE_KEYS, STAGE_SECTIONS
+from slimdiff.config.utility import UtilityConfig
 
 FITTING = {"preprocess": {"grid": [32, 32, 32]}, "slices": {"z_range": [5, 20], "n_bins": 4}}
 
@@ -28,6 +29,7 @@ CHANGES = {
     "evaluation": {"tau": 0.1},
     "report": {"dpi": 90},
     "export": {"tau": 0.1},
+    "utility": {"steps": 7},
 }
 
 
@@ -38,7 +40,8 @@ def test_a_stage_sees_its_own_sections_only(stage, section):
     merged = {**FITTING, section: {**FITTING.get(section, {}), **CHANGES[section]}}
     after = study_from_mapping(merged)
     same = stage_config(before, stage) == stage_config(after, stage)
-    assert same == (section not in STAGE_SECTIONS[stage])
+    keys = STAGE_KEYS.get(stage, {}).get(section, set(CHANGES[section]))
+    assert same == (section not in STAGE_SECTIONS[stage] or not set(CHANGES[section]) & set(keys))
 
 
 def test_every_section_belongs_to_a_stage():
@@ -49,6 +52,32 @@ def test_every_section_belongs_to_a_stage():
     }
     assert sections == set(CHANGES)
     assert sections == {section for part in STAGE_SECTIONS.values() for section in part}
+
+
+def test_keys_of_a_stage_are_keys_of_its_sections():
+    for stage, sections in STAGE_KEYS.items():
+        for section, keys in sections.items():
+            assert section in STAGE_SECTIONS[stage]
+            assert set(keys) <= set(Study.model_fields[section].annotation.model_fields)
+    # Segmenters of real slices see everything but what concerns samples.
+    hidden = set(UtilityConfig.model_fields) - set(STAGE_KEYS["segmenter"]["utility"])
+    assert hidden == {"enabled", "synthetic_per_real"}
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "stages"),
+    [
+        ("evaluation", {"lpips_pairs": 7}, {"metrics"}),
+        ("evaluation", {"bootstrap": 7}, {"metrics", "utility"}),
+        ("evaluation", {"min_component_mm2": 3.0}, {"metrics", "segmenter", "utility"}),
+        ("utility", {"synthetic_per_real": 1.0}, {"utility"}),
+        ("utility", {"steps": 7}, {"segmenter", "utility"}),
+    ],
+)
+def test_a_key_makes_again_what_looks_at_it(section, change, stages):
+    before, after = study_from_mapping(FITTING), study_from_mapping({**FITTING, section: change})
+    found = {stage for stage in STAGE_SECTIONS if stage_config(before, stage) != stage_config(after, stage)}
+    assert found == stages
 
 
 @pytest.mark.parametrize("stage", STAGE_SECTIONS)

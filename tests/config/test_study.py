@@ -214,6 +214,10 @@ def test_numbers_are_finite(place, value):
             changed(FITTING, "training", {"batch_size": 4, "accumulate": 5}),
             ("training.accumulate is 5", "training.batch_size is 4"),
         ),
+        (changed(FITTING, "utility.shares", [0.5, 0.333]), ("utility", "0.333", "whole number of percents")),
+        (changed(FITTING, "utility.shares", [0.5, 0.5]), ("utility", "twice")),
+        (changed(FITTING, "utility.channels", [16, 40]), ("utility.channels", "40", "16")),
+        (changed(FITTING, "variants", {"real": {}}), ("variants.real", "another name")),
     ],
 )
 def test_impossible_combinations_are_refused(values, wanted):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from slimdiff.evaluation.control import area_by_bin, class_fidelity, has_lesion, lesion_area
+from slimdiff.evaluation.control import class_fidelity, has_lesion, lesion_area
+from slimdiff.evaluation.masks import components
 
 
 def masks_with(*sizes):
@@ -38,14 +39,17 @@ def test_classes_that_do_not_fit_are_refused(classes):
         class_fidelity(masks_with(8, 9), classes)
 
 
-def test_area_by_height_is_a_median_over_lesion_slices():
-    real, synthetic = masks_with(5, 7, 9, 0, 6), masks_with(8, 10)
-    rows = area_by_bin(real, np.array([0, 0, 0, 0, 2]), synthetic, np.array([1, 1]), n_bins=3)
-    assert [row["n_real"] for row in rows] == [3, 0, 1]
-    assert [row["n_synthetic"] for row in rows] == [0, 2, 0]
-    assert rows[0]["area_real"] == 7
-    assert rows[1]["area_synthetic"] == 9
-    assert np.isnan(rows[1]["area_real"])
+def test_area_and_lesions_agree_with_the_components_one_by_one(slice_pairs):
+    _, masks = slice_pairs
+    masks = masks & (np.random.default_rng(0).random(masks.shape) < 0.6)
+    masks[3] = False
+    for least in (1, 5, 20):
+        found = [components(mask, least) for mask in masks]
+        assert lesion_area(masks, min_px=least).tolist() == [
+            sum(int(c.sum()) for c in each) for each in found
+        ]
+        assert has_lesion(masks, min_px=least).tolist() == [len(each) > 0 for each in found]
+    assert lesion_area(masks[:0]).tolist() == has_lesion(masks[:0]).tolist() == []
 
 
 def test_specks_do_not_count_as_area():

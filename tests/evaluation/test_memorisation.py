@@ -1,79 +1,8 @@
 import numpy as np
 import pytest
 
-from slimdiff.evaluation.memorisation import by_training_subject, closest_pairs, memorisation, nearest
-
-
-def cohort(n, seed, bins=4, d=12):
-    generator = np.random.default_rng(seed)
-    return generator.standard_normal((n, d)), generator.integers(bins, size=n)
-
-
-def slow_nearest(query, reference, query_bin, reference_bin, metric):
-    found = []
-    for q, b in zip(query, query_bin, strict=True):
-        best = (np.nan, -1)
-        for j, r in enumerate(reference):
-            if reference_bin[j] != b:
-                continue
-            distance = (
-                np.linalg.norm(q - r)
-                if metric == "euclidean"
-                else 1 - np.corrcoef(q.ravel(), r.ravel())[0, 1]
-            )
-            if not best[0] <= distance:
-                best = (distance, j)
-        found.append(best)
-    return np.array([f[0] for f in found]), np.array([f[1] for f in found])
-
-
-@pytest.mark.parametrize("metric", ["euclidean", "ncc"])
-@pytest.mark.parametrize("block", [1024, 3])
-def test_nearest_agrees_with_a_loop(metric, block):
-    (query, query_bin), (reference, reference_bin) = cohort(30, 0), cohort(40, 1)
-    distance, index = nearest(query, reference, query_bin, reference_bin, metric, block)
-    slow_distance, slow_index = slow_nearest(query, reference, query_bin, reference_bin, metric)
-    assert np.array_equal(index, slow_index)
-    assert distance == pytest.approx(slow_distance, rel=1e-9)
-
-
-@pytest.mark.parametrize("metric", ["euclidean", "ncc"])
-def test_a_copy_is_found_at_distance_zero(metric, slice_pairs):
-    images, _ = slice_pairs
-    bins = np.zeros(40, int)
-    distance, index = nearest(images[[7, 3]], images, bins[:2], bins, metric)
-    assert index.tolist() == [7, 3]
-    assert distance == pytest.approx(0, abs=1e-12)
-
-
-def test_correlation_ignores_gain_and_offset(slice_pairs):
-    images = slice_pairs[0].astype(np.float64)
-    bins = np.zeros(40, int)
-    distance, index = nearest(0.5 * images[:5] + 0.2, images, bins[:5], bins, "ncc")
-    assert index.tolist() == [0, 1, 2, 3, 4]
-    assert distance == pytest.approx(0, abs=1e-9)
-
-
-def test_a_constant_image_correlates_with_nothing(slice_pairs):
-    images, _ = slice_pairs
-    distance, _ = nearest(np.full((1, 64, 64), 0.1), images, [0], np.zeros(40), "ncc")
-    assert distance.tolist() == [1.0]
-
-
-def test_only_the_same_z_bin_is_searched():
-    query, _ = cohort(2, 0)
-    reference = np.concatenate([query, query + 1])
-    distance, index = nearest(query, reference, [5, 6], [0, 0, 5, 0])
-    assert index.tolist() == [2, -1]
-    assert np.isnan(distance[1])
-
-
-def test_unknown_metric_and_missing_bins_are_refused():
-    query, bins = cohort(4, 0)
-    with pytest.raises(ValueError, match="cosine"):
-        nearest(query, query, bins, bins, "cosine")
-    with pytest.raises(ValueError, match="z-bin"):
-        nearest(query, query, bins[:2], bins)
+from slimdiff.evaluation.kernels import wasserstein
+from slimdiff.evaluation.memorisation import by_training_subject, memorisation
 
 
 def distances(n=400, seed=0, low=1.0):
@@ -139,22 +68,58 @@ def test_one_held_out_subject_leaves_nothing_to_check():
 
 def test_no_held_out_slice_gives_nan():
     found = memorisation(np.array([0.5, 1.5]), np.array([]), [], seed=0)
-    assert np.isnan([found.ratio, found.threshold, found.check_share, found.w1]).all()
+    numbers = (found.ratio, found.threshold, found.check_share, found.w1, found.w1_floor, found.ref_share)
+    assert np.isnan(numbers).all()
     assert not found.suspects.any()
     assert not found.suspects_ref.any()
+
+
+def test_shares_are_of_the_samples_that_have_a_training_slice():
+    test, subjects = distances()
+    found = memorisation(np.array([np.nan, 0.01, 9.0]), test, subjects, seed=0)
+    assert found.suspect_share == found.ref_share == 0.5
+
+
+def test_floors_come_from_the_two_halves_of_the_held_out_subjects():
+    test, subjects = distances()
+    found = memorisation(distances(seed=1)[0], test, subjects, seed=0)
+    first = np.isin(subjects, np.random.default_rng(0).permutation(np.unique(subjects))[:5])
+    assert np.array_equal(found.calibrating, first) and np.array_equal(found.checking, ~first)
+    assert found.w1_floor == wasserstein(test[first], test[~first])
+    assert found.ref_floor == (test[~first] < test[first].min()).mean()
+    assert found.check_share == (test[~first] < np.quantile(test[first], 0.01)).mean()
 
 
 def test_report_by_training_subject_adds_up():
     distance, index = np.array([0.1, 0.3, 0.2, np.nan]), np.array([0, 1, 3, -1])
     suspects = np.array([True, False, True, False])
-    rows = by_training_subject(distance, index, suspects, ["a", "a", "b", "c"])
+    bins, train_bins = np.array([0, 0, 0, 7]), np.array([0, 0, 0, 0, 1])
+    rows = by_training_subject(distance, index, suspects, bins, ["a", "a", "b", "c", "c"], train_bins)
     assert [row["participant"] for row in rows] == ["a", "c", "b"]
-    assert rows[0] == {"participant": "a", "n_nearest": 2, "n_suspects": 1, "closest": 0.1}
+    first = {"participant": "a", "n_slices": 2, "n_nearest": 2, "expected_share": 0.5, "n_suspects": 1}
+    assert rows[0] == first | {"closest": 0.1}
+    # c's slice in z-bin 1 counts among its slices, but no sample looks for it.
+    assert (rows[1]["n_slices"], rows[1]["expected_share"]) == (2, 0.25)
     assert np.isnan(rows[2]["closest"])
     assert sum(row["n_nearest"] for row in rows) == 3
+    assert sum(row["expected_share"] for row in rows) == pytest.approx(1)
 
 
-def test_closest_pairs_come_in_order():
-    distance, index = np.array([0.4, np.nan, 0.1, 0.2]), np.array([5, -1, 6, 7])
-    assert closest_pairs(distance, index, 2) == [(2, 6, 0.1), (3, 7, 0.2)]
-    assert len(closest_pairs(distance, index, 10)) == 3
+def test_expected_shares_are_those_of_random_neighbours():
+    """Neighbours drawn blindly from each sample's z-bin fall on subjects as often as expected."""
+    generator = np.random.default_rng(0)
+    owners, train_bin = generator.integers(5, size=60), generator.integers(3, size=60)
+    owners[train_bin == 0] = np.maximum(owners[train_bin == 0], 3)
+    query_bin = generator.choice(3, size=40_000, p=[0.7, 0.2, 0.1])
+    places = [np.flatnonzero(train_bin == b) for b in range(3)]
+    draws = generator.random(len(query_bin))
+    index = np.array([places[b][int(u * len(places[b]))] for b, u in zip(query_bin, draws, strict=True)])
+    never = np.zeros(len(index), bool)
+    for row in by_training_subject(np.ones(len(index)), index, never, query_bin, owners, train_bin):
+        assert row["n_nearest"] / len(index) == pytest.approx(row["expected_share"], abs=0.01)
+
+
+def test_without_a_sample_no_share_is_expected():
+    none = np.array([], int)
+    (row,) = by_training_subject(np.array([]), none, none.astype(bool), none, ["a"], np.array([0]))
+    assert row["n_nearest"] == 0 and np.isnan(row["expected_share"])

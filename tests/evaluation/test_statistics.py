@@ -3,7 +3,6 @@ import pytest
 from scipy.stats import wilcoxon
 
 from slimdiff.evaluation.statistics import (
-    floor,
     fold_summary,
     percentile_interval,
     resample_counts,
@@ -83,20 +82,6 @@ def test_subjects_are_numbered_in_order_of_name():
     index, n = subject_indices(["sub-b", "sub-a", "sub-b"])
     assert index.tolist() == [1, 0, 1]
     assert n == 2
-
-
-def test_floor_compares_training_with_test_at_the_size_of_the_samples():
-    train, test = np.arange(100.0)[:, None], np.full((7, 1), 3.0)
-    sizes = []
-
-    def metric(real, synthetic):
-        sizes.append((len(real), len(synthetic)))
-        return float(synthetic.mean() - real.mean())
-
-    first = floor(metric, test, train, 20, seed=1)
-    assert first == floor(metric, test, train, 20, seed=1)
-    assert floor(metric, test, train, 1000, seed=1) == pytest.approx(49.5 - 3)
-    assert sizes == [(7, 20), (7, 20), (7, 100)]
 
 
 def test_fold_summary_uses_ddof_1_and_leaves_nan_out():

@@ -1,0 +1,116 @@
+"""The filtered export: exactly the flagged samples are missing, in every form."""
+
+import json
+
+import pytest
+
+from slimdiff.data.folds import read_folds
+from slimdiff.export.export import WRITERS
+from slimdiff.export.names import folder_of, split_file
+from slimdiff.files import read_table, write_table
+
+COLUMNS = ("id", "flagged", "space")
+# Each in one of the two spaces only, and one in both.
+FLAGGED = {
+    "zbin-00_class-0_replica-0_00000": ("alexnet",),
+    "zbin-01_class-1_replica-0_00001": ("pixels",),
+    "zbin-02_class-1_replica-0_00000": ("alexnet", "pixels"),
+}
+
+
+def judge(study, flagged=FLAGGED, leave_out=()):
+    """Write nearest.tsv of fold 0, without the samples in `leave_out`."""
+    ids = [
+        row["id"]
+        for z_bin in range(3)
+        for row in read_table(study.paths.samples_stem("base", 0, z_bin).with_suffix(".tsv"))
+    ]
+    rows = [
+        {"id": name, "flagged": int(space in flagged.get(name, ())), "space": space}
+        for space in ("alexnet", "pixels")
+        for name in ids
+        if name not in leave_out
+    ]
+    write_table(study.paths.metrics("base", 0) / "nearest.tsv", rows, COLUMNS)
+    return set(ids)
+
+
+def bids_ids(study) -> set[str]:
+    folder = folder_of(study, "bids", "base", 0)
+    rows = read_table(folder / "participants.tsv")
+    assert {row["participant_id"] for row in rows} == {path.name for path in folder.glob("sub-*")}
+    return {row["sample_id"] for row in rows}
+
+
+def nnunet_ids(study) -> set[str]:
+    (split,) = json.loads(split_file(study, "base", 0).read_text())
+    files = folder_of(study, "nnunet", "base", 0)
+    for kind, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        stems = {path.name.removesuffix(ending) for path in (files / kind).glob("synth-*")}
+        assert stems == {name for name in split["train"] if name.startswith("synth-")}
+    return {name.removeprefix("synth-") for name in stems}
+
+
+def monai_ids(study) -> set[str]:
+    folder = folder_of(study, "monai", "base", 0)
+    entries = json.loads((folder / "datalist.json").read_text())["training"]
+    found = {entry["sample"] for entry in entries if entry["synthetic"]}
+    for kind in ("images", "labels"):
+        assert {path.name for path in (folder / kind).glob("synth-*")} == {f"synth-{i}.nii.gz" for i in found}
+    return found
+
+
+def png_ids(study) -> set[str]:
+    folder = folder_of(study, "png", "base", 0)
+    ids = {path.name.removesuffix("_image.png") for path in folder.glob("*_image.png")}
+    assert ids == {path.name.removesuffix("_mask.png") for path in folder.glob("*_mask.png")}
+    return ids
+
+
+READ = {"bids": bids_ids, "nnunet": nnunet_ids, "monai": monai_ids, "png": png_ids}
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_exactly_the_flagged_samples_are_missing(study, opened, configured, form):
+    everything = judge(study)
+    WRITERS[form](opened(study, 0))
+    assert READ[form](study) == everything
+    WRITERS[form](opened(configured(study, without_suspects=True), 0))
+    assert everything - READ[form](study) == set(FLAGGED)
+
+
+def test_real_slices_stay(study, opened, configured):
+    judge(study)
+    WRITERS["monai"](opened(configured(study, without_suspects=True), 0))
+    folder = folder_of(study, "monai", "base", 0)
+    content = json.loads((folder / "datalist.json").read_text())
+    shown = {entry["participant"] for entry in content["training"] if not entry["synthetic"]}
+    assert shown == set(read_folds(study.paths.folds, 0)["train"])
+
+
+@pytest.mark.parametrize(
+    ("form", "file"), [("bids", "README"), ("nnunet", "README.md"), ("monai", "datalist.json")]
+)
+def test_the_export_says_whether_suspects_were_left_out(study, opened, configured, form, file):
+    judge(study)
+    WRITERS[form](opened(study, 0))
+    path = folder_of(study, form, "base", 0) / file
+    assert "export.without_suspects does that" in path.read_text()
+    WRITERS[form](opened(configured(study, without_suspects=True), 0))
+    assert "3 samples that the study's memorisation metric flagged were left out" in path.read_text()
+    assert "{" not in path.read_text() or file.endswith(".json")
+
+
+def test_a_sample_that_was_never_judged_is_not_taken_for_a_clear_one(study, opened, configured):
+    judge(study, leave_out=("zbin-01_class-0_replica-0_00001",))
+    with pytest.raises(
+        ValueError, match=r"nearest.tsv: sample 'zbin-01_class-0_replica-0_00001' was not judged"
+    ):
+        WRITERS["bids"](opened(configured(study, without_suspects=True), 0))
+    WRITERS["bids"](opened(study, 0))
+
+
+def test_where_nobody_is_flagged_everybody_is_exported(study, opened, configured):
+    everything = judge(study, flagged={})
+    WRITERS["png"](opened(configured(study, without_suspects=True), 0))
+    assert png_ids(study) == everything
