@@ -14,7 +14,18 @@ from slimdiff.report.style import ALARM, FLOOR, QUIET, colour, dash, marker, new
 from slimdiff.report.vocabulary import SYMBOLS_READ, describe, heading, order
 
 PANEL_COLUMNS = 4
-BY_BIN = ("kid", "lpips", "lesion_area", "lesion_share_class1", "lesion_share_class0")
+BY_BIN = (
+    "kid",
+    "lpips",
+    "precision",
+    "recall",
+    "spectrum",
+    "brain_histogram",
+    "lesion_area",
+    "lesion_share_class1",
+    "lesion_share_class0",
+    "memorisation_ratio",
+)
 FAR = 2.5  # an anchor so many times beyond the data is named at the edge instead of squeezing them
 
 
@@ -110,7 +121,7 @@ def by_variant(rows: Sequence[Result], variants: Sequence[str], folds: int, titl
         ),
         Line2D([], [], color=ALARM, linestyle=":", linewidth=1.2, label="anchor, named beneath its panel"),
     ]
-    note = f"bars: 95 % interval over held-out subjects; {SYMBOLS_READ}"
+    note = f"bars: 95 % intervals over held-out subjects (shares and medians of samples: over samples); {SYMBOLS_READ}"
     height = lines * (0.66 + 0.12 * len(variants) * folds + 0.06 * len(variants))
     figure = new_plot(10, height, title, handles, note)
     panels = figure.subplots(lines, PANEL_COLUMNS, sharey=True, squeeze=False)
@@ -206,7 +217,11 @@ def by_z_bin(rows: Sequence[Result], variant: str, folds: int, title: str) -> Fi
         for fold in range(folds)
     ]
     figure = new_plot(
-        10, 2.25 * lines, title, handles, f"bars: 95 % interval over held-out subjects; {SYMBOLS_READ}"
+        10,
+        2.25 * lines,
+        title,
+        handles,
+        f"bars: 95 % intervals over held-out subjects (shares and medians of samples: over samples); {SYMBOLS_READ}",
     )
     panels = figure.subplots(lines, columns, squeeze=False)
     for axes, key in zip(panels.flat, keys, strict=False):

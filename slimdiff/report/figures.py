@@ -8,10 +8,32 @@ from slimdiff.data.sources import read_participants
 from slimdiff.data.store import SliceStore
 from slimdiff.generation.samples import read_samples
 from slimdiff.report import curves, nearest, pictures
-from slimdiff.report.results import all_metrics, read_history, read_neighbours, read_rounds
+from slimdiff.report.lesions import lesion_sheet
+from slimdiff.report.results import (
+    all_metrics,
+    read_history,
+    read_neighbours,
+    read_rounds,
+    read_training_subjects,
+)
 from slimdiff.report.style import look, save
 
 SHOWN_FOLD = 0
+
+
+def draw_lesions(study: Study, variants: Sequence[str], folds: int) -> None:
+    """Draw `lesions_{variant}.svg`: where lesions lie, how large and of what shape they are, and what tau changes."""
+    paths, report = study.paths, study.report
+    store = SliceStore.open(paths.store)
+    parts = read_folds(paths.folds, SHOWN_FOLD)
+    with look():
+        for variant in variants:
+            rows = all_metrics(paths, [variant], folds)
+            samples = read_samples(paths.samples(variant, SHOWN_FOLD), store.n_bins)
+            sheet = lesion_sheet(
+                paths, store, parts, samples, rows, variant, folds, SHOWN_FOLD, study.evaluation.tau
+            )
+            save(sheet, paths.figures / f"lesions_{variant}.svg", report.notice, report.dpi, study.study)
 
 
 def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
@@ -22,12 +44,13 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
     def write(figure, name: str) -> None:
         save(figure, paths.figures / name, report.notice, report.dpi, study.study)
 
+    draw_lesions(study, variants, folds)
     with look():
         write(pictures.cohort(store, read_participants(paths.participants), report.dpi), "data.png")
         histories = {(v, k): read_history(paths, v, k) for v in variants for k in range(folds)}
         rounds = {(v, k): read_rounds(paths, v, k) for v in variants for k in range(folds)}
         write(curves.training(histories, rounds, "Training"), "training.svg")
-        rows = all_metrics(paths, variants, folds)
+        rows = all_metrics(paths, variants, folds, study.utility.enabled)
         write(
             curves.by_variant(rows, variants, folds, "Metrics of every variant and fold"),
             "metrics_by_variant.svg",
@@ -49,6 +72,10 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
             )
             neighbours = read_neighbours(paths, variant, folds)
             title = f"Closest training slices: {variant}, all folds"
+            subjects = read_training_subjects(paths, variant, folds)
+            own = [row for row in rows if row.variant == variant]
             pairs = report.nearest_pairs
-            sheet = nearest.nearest_pairs(store, samples, neighbours, pairs, report.dpi, tau, title)
+            sheet = nearest.nearest_pairs(
+                store, samples, neighbours, pairs, report.dpi, tau, title, subjects, own
+            )
             write(sheet, f"nearest_{variant}.png")

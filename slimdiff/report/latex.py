@@ -25,6 +25,7 @@ SPECIAL = {
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "≈": r"$\approx$",
+    "→": r"$\rightarrow$",
     "Δ": r"$\Delta$",
     "τ": r"$\tau$",
     "σ": r"$\sigma$",

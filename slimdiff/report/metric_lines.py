@@ -32,14 +32,15 @@ def lines(rows: Sequence[Result], variants: Sequence[str], folds: int) -> list[L
     result = []
     for key in keys:
         own = {(row.variant, row.fold): row for row in overall if row.key == key}
-        shown = [row.value for row in own.values()]
+        style = Format.of(row.value for row in own.values())
+        style = Format(3) if describe(key[0]).share else style
         notes = {row.remark for row in own.values() if row.value == row.value}
         note = notes.pop() if len(notes) == 1 else ""
         for variant in variants:
             cells = tuple(own.get((variant, fold)) for fold in range(folds))
             value = fold_summary([row.value for row in cells if row])
             floor = fold_summary([row.floor for row in cells if row])
-            result.append(Line(*key, variant, cells, value, floor, Format.of(shown), note))
+            result.append(Line(*key, variant, cells, value, floor, style, note))
     return result
 
 
@@ -75,7 +76,7 @@ def sections(table: Sequence[Line]) -> list[tuple[str, list[Line]]]:
 def remarks(variants: Sequence[str], folds: int) -> list[str]:
     """How the numbers are to be read, beneath every metrics table."""
     text = [
-        f"Each fold: value [95 % interval over held-out subjects]. {FLOOR_READ}.",
+        f"Each fold: value [95 % interval over held-out subjects, or over samples where a note says so]. {FLOOR_READ}.",
         f"{SYMBOLS_READ}.",
         f"Mean ± sd (ddof 1) over {folds} folds. Samples of one trained model are no independent replicates: "
         "the folds are.",

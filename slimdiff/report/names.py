@@ -2,7 +2,15 @@
 
 from collections.abc import Sequence
 
-TABLES = ("metrics.tsv", "metrics.tex", "metrics.html", "participants.html", "provenance.html")
+TABLES = (
+    "metrics.tsv",
+    "metrics.tex",
+    "metrics.html",
+    "comparison.tsv",
+    "comparison.html",
+    "participants.html",
+    "provenance.html",
+)
 
 
 def figure_names(variants: Sequence[str]) -> list[str]:
@@ -11,5 +19,10 @@ def figure_names(variants: Sequence[str]) -> list[str]:
     return shared + [
         name
         for variant in variants
-        for name in (f"samples_{variant}.png", f"metrics_by_zbin_{variant}.svg", f"nearest_{variant}.png")
+        for name in (
+            f"samples_{variant}.png",
+            f"metrics_by_zbin_{variant}.svg",
+            f"lesions_{variant}.svg",
+            f"nearest_{variant}.png",
+        )
     ]

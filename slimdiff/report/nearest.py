@@ -1,21 +1,22 @@
-"""The sheet of closest synthetic and training slices, and how the distances lie to the threshold."""
+"""The sheet of closest synthetic and training slices, and beneath them what all samples say."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from slimdiff.data.store import SliceStore
 from slimdiff.generation.samples import Samples
+from slimdiff.report import nearest_panels as panels
 from slimdiff.report.page import Page, pixel_in
-from slimdiff.report.results import Neighbour
-from slimdiff.report.style import ALARM, COLOURS, INK, QUIET, dash
+from slimdiff.report.results import Neighbour, Result, TrainingSubject
+from slimdiff.report.style import ALARM, COLOURS, INK, QUIET
 
 MARGIN = 0.1
 GAP = 0.04
 LABELS = 0.95
-HISTOGRAM_IN = 1.35
+PANEL_IN = 1.5
+NARROWEST_IN = 9.0  # three panels want it
 SPACES = {"pixels": "1 − correlation of pixels"}
 
 
@@ -33,17 +34,22 @@ def nearest_pairs(
     dpi: int,
     tau: float = 0.0,
     title: str = "",
+    subjects: Sequence[TrainingSubject] = (),
+    metrics: Sequence[Result] = (),
 ) -> Figure:
-    """For each space: the closest pairs, synthetic above training, and the distances of all samples.
+    """For each space: the closest pairs, synthetic above training, and beneath them the distances of all samples, the
+    training subjects that are closest, and R by z-bin.
 
-    samples: fold to samples; count: pairs a space; tau: mask threshold of synthetic masks.
+    samples: fold to samples; count: pairs a space; tau: mask threshold of synthetic masks; subjects, metrics: of the
+    neighbours' variant.
     """
     spaces = list(dict.fromkeys(pair.space for pair in neighbours))
     pixel = pixel_in(dpi, store.size)
     tile_h, tile_w = store.size[0] * pixel, store.size[1] * pixel
-    top, head, foot = 0.62, 0.2, 0.74
-    block = head + 2 * tile_h + GAP + foot + HISTOGRAM_IN + 0.6
-    width = max(LABELS + count * (tile_w + GAP) + MARGIN, 6.4)
+    top, head, foot = 0.62, 0.2, 0.68
+    band = panels.band_in(len({pair.fold for pair in neighbours}))
+    block = head + 2 * tile_h + GAP + foot + band + PANEL_IN + 0.66
+    width = max(LABELS + count * (tile_w + GAP) + MARGIN, NARROWEST_IN)
     page = Page(width, top + block * max(1, len(spaces)), dpi, store.size, store.spacing_mm)
     page.text(MARGIN, 0.08, title, 9, weight="bold")
     page.text(
@@ -62,7 +68,9 @@ def nearest_pairs(
         y += head
         _pairs(page, store, samples, closest(neighbours, space, count), y, (tile_w, tile_h), tau)
         own = [pair for pair in neighbours if pair.space == space]
-        _histogram(page, own, y + 2 * tile_h + GAP + foot, SPACES.get(space, f"distance in {space} features"))
+        of_space = [row for row in subjects if row.space == space]
+        ratios = [row for row in metrics if row.key == ("memorisation_ratio", space)]
+        _panels(page, y + 2 * tile_h + GAP + foot, band, space, own, of_space, ratios)
     return page.figure
 
 
@@ -90,43 +98,19 @@ def _pairs(
         page.text(x, under + 0.25, verdict[0], 6.5, verdict[1], weight="bold" if pair.flagged else "normal")
 
 
-def _histogram(page: Page, pairs: Sequence[Neighbour], y: float, label: str) -> None:
-    height = HISTOGRAM_IN / page.height
-    box = (
-        LABELS / page.width,
-        1 - y / page.height - height,
-        (page.width - LABELS - 0.3) / page.width,
-        height,
-    )
-    axes = page.figure.add_axes(box)
-    distances = np.array([pair.distance for pair in pairs])
-    edges = np.histogram_bin_edges(distances, bins=min(36, max(12, len(distances) // 15)))
-    handles = []
-    for fold in sorted({pair.fold for pair in pairs}):
-        own = [pair for pair in pairs if pair.fold == fold]
-        flagged = sum(pair.flagged for pair in own)
-        line = dash(fold)
-        axes.hist(
-            [pair.distance for pair in own],
-            edges,
-            histtype="step",
-            color=COLOURS[0],
-            linestyle=line,
-            linewidth=1.2,
-        )
-        text = f"fold {fold}: {flagged} of {len(own)} flagged"
-        if np.isfinite(own[0].threshold):
-            axes.axvline(own[0].threshold, color=ALARM, linestyle=line, linewidth=1.1)
-        else:
-            text += ", threshold n/a"
-        handles.append(Line2D([], [], color=COLOURS[0], linestyle=line, label=text))
-    handles.append(Line2D([], [], color=ALARM, label="threshold of the same fold"))
-    axes.set(xlabel=label + " to the closest training slice", ylabel="samples", xlim=(0, None))
-    axes.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(-0.01, 1),
-        ncols=5,
-        handlelength=2.4,
-        borderaxespad=0,
-    )
+def _panels(page: Page, y: float, band: float, space: str, neighbours, subjects, ratios) -> None:
+    """The three panels of one space, side by side."""
+    left, gap, right = 0.55, 0.75, 0.15
+    free = page.width - left - right - 2 * gap
+    label = SPACES.get(space, f"distance in {space} features") + " to the closest training slice"
+    y += band
+    x = left
+    for share, draw in (
+        (0.37, lambda axes: panels.histogram(axes, neighbours, label, band)),
+        (0.35, lambda axes: panels.near_subjects(axes, subjects, band)),
+        (0.28, lambda axes: panels.ratio_by_bin(axes, ratios, band)),
+    ):
+        box = (x, page.height - y - PANEL_IN, share * free, PANEL_IN)
+        of = (page.width, page.height, page.width, page.height)
+        draw(page.figure.add_axes([inches / total for inches, total in zip(box, of, strict=True)]))
+        x += share * free + gap

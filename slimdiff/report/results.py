@@ -76,6 +76,19 @@ class Neighbour:
     space: str
 
 
+@dataclass(frozen=True)
+class TrainingSubject:
+    """How often a training subject holds the slice that is closest to a sample, in one space and fold."""
+
+    fold: int
+    space: str
+    participant: str
+    n_nearest: int
+    expected: float
+    """How often it would if every training slice of a sample's z-bin were as likely."""
+    n_suspects: int
+
+
 def number(text: str) -> float:
     """A cell as a float; NaN for n/a and for an empty one."""
     return math.nan if text in (MISSING, "", "nan") else float(text)
@@ -99,13 +112,14 @@ def read_metrics(path: Path) -> list[Result]:
     ]
 
 
-def all_metrics(paths: StudyPaths, variants: Sequence[str], folds: int) -> list[Result]:
-    """Rows of every variant and fold."""
+def all_metrics(paths: StudyPaths, variants: Sequence[str], folds: int, utility: bool = True) -> list[Result]:
+    """Rows of every variant and fold: of metrics.tsv, and of utility.tsv where there is one and it is wanted."""
     return [
         row
         for variant in variants
         for fold in range(folds)
-        for row in read_metrics(paths.metrics(variant, fold) / "metrics.tsv")
+        for table in paths.results(variant, fold, utility)
+        for row in read_metrics(table)
     ]
 
 
@@ -140,6 +154,20 @@ def read_neighbours(paths: StudyPaths, variant: str, folds: int) -> list[Neighbo
                     row["space"],
                 )
             )
+    return found
+
+
+def read_training_subjects(paths: StudyPaths, variant: str, folds: int) -> list[TrainingSubject]:
+    """Rows of every fold's `memorisation_subjects.tsv`."""
+    needed = ("space", "participant", "n_nearest", "expected_share", "n_suspects")
+    found = []
+    for fold in range(folds):
+        rows = read_table(paths.metrics(variant, fold) / "memorisation_subjects.tsv", needed)
+        for row in rows:
+            samples = sum(int(other["n_nearest"]) for other in rows if other["space"] == row["space"])
+            expected = samples * number(row["expected_share"]) if samples else 0.0
+            counts = int(row["n_nearest"]), expected, int(row["n_suspects"])
+            found.append(TrainingSubject(fold, row["space"], row["participant"], *counts))
     return found
 
 

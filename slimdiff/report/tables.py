@@ -1,4 +1,4 @@
-"""The tables of a study: metrics as TSV, LaTeX (booktabs) and HTML, and the participants as HTML."""
+"""The tables of a study: metrics as TSV, LaTeX (booktabs) and HTML, variants compared, and the participants as HTML."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from slimdiff.data.folds import read_folds
 from slimdiff.data.sources import read_participants
 from slimdiff.data.store import SliceStore
 from slimdiff.files import write_table, write_text
-from slimdiff.report import latex, markup, metrics_page, participants
+from slimdiff.report import comparison_page, latex, markup, metrics_page, participants
 from slimdiff.report.metric_lines import Line, lines, remarks, sections
 from slimdiff.report.results import all_metrics
 from slimdiff.report.vocabulary import describe
@@ -55,7 +55,7 @@ def write_metrics_tsv(path: Path, table: Sequence[Line], folds: int) -> None:
 def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
     """Write every table of these variants and folds."""
     paths, report = study.paths, study.report
-    table = lines(all_metrics(paths, variants, folds), variants, folds)
+    table = lines(all_metrics(paths, variants, folds, study.utility.enabled), variants, folds)
     write_metrics_tsv(paths.tables / "metrics.tsv", table, folds)
     say = remarks(variants, folds)
     body = metrics_page.metrics_table(sections(table), variants, folds, say)
@@ -65,6 +65,13 @@ def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
     caption = f"Study {study.study}: metrics on held-out subjects."
     write_text(
         paths.tables / "metrics.tex", latex.metrics_table(sections(table), variants, folds, say, caption)
+    )
+
+    compared = comparison_page.read_comparison(paths.comparison)
+    comparison_page.write_tsv(paths.tables / "comparison.tsv", compared)
+    body = comparison_page.comparison_tables(compared, len(variants))
+    write_text(
+        paths.tables / "comparison.html", markup.page(f"{report.title}: comparison", report.notice, body)
     )
 
     store = SliceStore.open(paths.store)

@@ -8,7 +8,9 @@ import pytest
 
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation.cell import COLUMNS, NEAREST_COLUMNS
+from slimdiff.evaluation.axes_mask import LESION_COLUMNS, SWEEP_COLUMNS
+from slimdiff.evaluation.cell import COLUMNS, NEAREST_COLUMNS, TRAINING_SUBJECT_COLUMNS
+from slimdiff.evaluation.comparison import compare
 from slimdiff.files import write_table
 from slimdiff.generation.samples import read_samples, write_samples
 
@@ -66,6 +68,41 @@ def nearest_rows(store, samples, train) -> list[dict]:
     return rows
 
 
+def training_subject_rows(neighbours: list[dict], owners) -> list[dict]:
+    """Counts of `neighbours` by training subject; everybody is expected as often."""
+    names = sorted(set(owners))
+    rows = []
+    for space in ("alexnet", "pixels"):
+        for name in names:
+            own = [row for row in neighbours if row["space"] == space and row["train_participant"] == name]
+            rows.append(
+                {
+                    "space": space,
+                    "participant": name,
+                    "n_slices": int((owners == name).sum()),
+                    "n_nearest": len(own),
+                    "expected_share": 1 / len(names),
+                    "n_suspects": sum(row["flagged"] for row in own),
+                    "closest": min((row["distance"] for row in own), default=None),
+                }
+            )
+    return rows
+
+
+def lesion_rows() -> list[dict]:
+    """Held-out lesions of 10, 20, 30 and 40 px, training ones twice as large, synthetic ones in one z-bin only."""
+    rows = []
+    for name, factor, bins in (
+        ("held-out", 1, (0, 1, 2, 2)),
+        ("training", 2, (0, 1, 2, 2)),
+        ("synthetic", 3, (1,) * 4),
+    ):
+        for area, z_bin in zip((10, 20, 30, 40), bins, strict=True):
+            shape = {"area": factor * area, "circularity": 0.9, "solidity": 0.8, "eccentricity": 0.5}
+            rows.append({"set": name, "id": "x", "z_bin": z_bin, **shape})
+    return rows
+
+
 @pytest.fixture(scope="session")
 def finished(prepared, trained, tmp_path_factory):
     """The tiny study with models, samples and metrics of two variants in two folds. Read only, but for its outputs."""
@@ -120,8 +157,20 @@ def finished(prepared, trained, tmp_path_factory):
             samples = read_samples(paths.samples(variant, fold))
             metrics = paths.metrics(variant, fold)
             write_table(metrics / "metrics.tsv", metric_rows(variant, fold, 0.02 * number), COLUMNS)
+            write_table(metrics / "lesions.tsv", lesion_rows(), LESION_COLUMNS)
+            sweep = [
+                {"tau": tau, "n_components": 9 - 10 * tau, "mmd_mf": 0.4 + tau + fold, "mmd_mf_w1": 0.2}
+                for tau in (-0.1, 0.0, 0.1)
+            ]
+            write_table(metrics / "tau_sweep.tsv", sweep, SWEEP_COLUMNS)
             train = store.rows_of(read_folds(paths.folds, fold)["train"])
             write_table(metrics / "nearest.tsv", nearest_rows(store, samples, train), NEAREST_COLUMNS)
+            write_table(
+                metrics / "memorisation_subjects.tsv",
+                training_subject_rows(nearest_rows(store, samples, train), store.participant[train]),
+                TRAINING_SUBJECT_COLUMNS,
+            )
+    compare(paths, VARIANTS, FOLDS)
     benchmarks = paths.root / "benchmarks" / "train"
     benchmarks.mkdir(parents=True)
     for fold in range(FOLDS):

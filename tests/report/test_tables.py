@@ -1,8 +1,8 @@
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_rows import Rows
 
 from slimdiff.data.sources import Participant, read_participants
 from slimdiff.data.store import SliceStore
@@ -17,31 +17,6 @@ def result(
     value=0.5, low=np.nan, high=np.nan, floor=np.nan, note="", n="12", metric="kid", fold=0, variant="base"
 ):
     return Result(variant, fold, None, metric, "alexnet", value, low, high, floor, n, note)
-
-
-class Rows(HTMLParser):
-    """Cells of every table row; tags that are not closed show up in `open`."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.rows, self.open, self.text = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
 
 
 def test_digits_follow_the_middle_value_and_small_floors_stay_visible():

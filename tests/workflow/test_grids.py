@@ -12,7 +12,19 @@ from workflow_runs import ROOT, job_counts, snakemake
 from slimdiff.config import load_study
 from slimdiff.data.sources import discover
 
-ONCE = ("participants", "folds", "cache", "priors", "summary", "figures", "tables", "provenance", "all")
+ONCE = (
+    "participants",
+    "folds",
+    "cache",
+    "priors",
+    "segmenter",
+    "summary",
+    "comparison",
+    "figures",
+    "tables",
+    "provenance",
+    "all",
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +64,7 @@ def wanted(subjects: int, cells: int) -> dict[str, int]:
         "train": cells,
         "generate": 30 * cells,
         "metrics": cells,
+        "utility": cells,
     }
 
 

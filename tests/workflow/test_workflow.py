@@ -23,6 +23,7 @@ def write_study(folder: Path, **changes) -> Path:
         "model": {"channels": [16, 32], "attention": [False, True], "norm_groups": 8, "head_channels": 16},
         "training": {"steps": 2, "batch_size": 2},
         "generation": {"evaluations": 2, "per_bin_and_class": 2},
+        "utility": {"steps": 2, "shares": [0.5, 1.0], "channels": [16, 16], "batch_size": 4},
     }
     for section, values in changes.items():
         study[section] = {**study.get(section, {}), **values}
@@ -43,12 +44,27 @@ def test_an_untouched_clone_lists_every_job(tmp_path):
         "train": cells,
         "generate": cells * study.slices.n_bins,
         "metrics": cells,
+        "segmenter": k,
+        "utility": cells,
         "summary": 1,
+        "comparison": 1,
         "all": 1,
     }
     assert expected.items() <= counts.items()
     assert set(counts) - set(expected) == {"figures", "tables", "provenance"}
     assert not list((tmp_path / "results").glob("**/*.tsv"))
+
+
+def test_segmenters_of_real_slices_are_trained_once_a_fold_or_not_at_all(tmp_path):
+    variants = {"base": {}, "p2": {"diffusion": {"loss": {"p_image": 2.0}}}}
+    counts = []
+    for enabled in (True, False):
+        study = write_study(tmp_path, variants=variants, utility={"enabled": enabled})
+        done = snakemake("--dry-run", "--configfile", str(study), folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        counts.append(job_counts(done.stdout))
+    assert (counts[0]["segmenter"], counts[0]["utility"]) == (2, 4)
+    assert not {"segmenter", "utility"} & set(counts[1])
 
 
 @pytest.mark.parametrize(
@@ -65,13 +81,33 @@ def test_a_training_has_as_many_processes_as_gpus(tmp_path, device, settings, pr
 # Section: a change of one key, and the rules that it makes again.
 CHANGES = {
     "report": ({"dpi": 90}, {"figures", "tables", "provenance"}),
-    "evaluation": ({"lpips_pairs": 20}, {"metrics", "summary", "figures", "tables", "provenance"}),
-    "generation": ({"evaluations": 3}, {"generate", "metrics", "summary", "figures", "tables", "provenance"}),
+    "evaluation": (
+        {"lpips_pairs": 20},
+        {"metrics", "summary", "comparison", "figures", "tables", "provenance"},
+    ),
+    "generation": (
+        {"evaluations": 3},
+        {"generate", "utility", "metrics", "summary", "comparison", "figures", "tables", "provenance"},
+    ),
     "training": (
         {"steps": 3},
-        {"train", "generate", "metrics", "summary", "figures", "tables", "provenance"},
+        {
+            "train",
+            "generate",
+            "utility",
+            "metrics",
+            "summary",
+            "comparison",
+            "figures",
+            "tables",
+            "provenance",
+        },
     ),
     "priors": ({"threshold": 0.3}, {"priors", "provenance"}),
+    "utility": (
+        {"steps": 3},
+        {"segmenter", "utility", "summary", "comparison", "figures", "tables", "provenance"},
+    ),
 }
 
 
@@ -224,7 +260,7 @@ def test_the_export_is_a_job_of_its_own_and_no_part_of_all(finished, tmp_path):
 
 def test_counts_and_priors_are_inputs_of_what_is_drawn_by_them(finished, tmp_path):
     folder, _ = finished
-    drawn = {"generate", "metrics", "summary", "figures", "tables", "provenance"}
+    drawn = {"generate", "utility", "metrics", "summary", "comparison", "figures", "tables", "provenance"}
     (folder / "counts.tsv").write_text("z_bin\tclass\tn\n0\t1\t3\n")
     change = {"counts": "counts.tsv", "per_bin_and_class": 100}
     assert planned(folder, write_study(tmp_path, generation=change)) == drawn

@@ -138,10 +138,44 @@ def sample_files(variant, fold):
     return [f"{stem}.{ending}" for stem in stems for ending in ("npz", "tsv")]
 
 
+METRIC_TABLES = (
+    "metrics.tsv",
+    "lesions.tsv",
+    "tau_sweep.tsv",
+    "nearest.tsv",
+    "flagged.tsv",
+    "memorisation_subjects.tsv",
+)
+
+
 def metric_files(variant, fold):
     """What an evaluation leaves."""
     folder = PATHS.metrics(variant, fold)
-    return [str(folder / name) for name in ("metrics.tsv", "nearest.tsv")]
+    return [str(folder / name) for name in METRIC_TABLES]
+
+
+def segmenter_files(fold):
+    """What segmenters of real slices leave."""
+    segmenters = [PATHS.segmenter(fold, percent) for percent in STUDY.utility.percents]
+    return [str(path) for path in (*segmenters, PATHS.utility_subjects("real", fold))]
+
+
+def utility_files(variant, fold):
+    """What the comparison of segmenters leaves; nothing where the study wants none."""
+    return [str(PATHS.utility(variant, fold))] if STUDY.utility.enabled else []
+
+
+def over_folds():
+    """What a table over all variants and folds depends on, beside their own tables."""
+    return json.dumps(
+        {
+            "study": STUDY.study,
+            "results_dir": STUDY.results_dir,
+            "variants": {variant: {} for variant in VARIANTS},
+            "folds": {"k": len(FOLDS), "use_split": STUDY.folds.use_split},
+            "utility": {"enabled": STUDY.utility.enabled},
+        }
+    )
 
 
 def report_config():
@@ -151,6 +185,7 @@ def report_config():
     values["folds"] = {"k": len(FOLDS), "use_split": STUDY.folds.use_split}
     # Where a mask begins.
     values["evaluation"] = {"tau": STUDY.evaluation.tau}
+    values["utility"] = {"enabled": STUDY.utility.enabled}
     return json.dumps(values, sort_keys=True)
 
 

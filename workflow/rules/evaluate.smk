@@ -7,8 +7,7 @@ rule metrics:
         folds=PATHS.folds,
         samples=lambda wildcards: sample_files(wildcards.variant, wildcards.fold),
     output:
-        PATHS.metrics("{variant}", "{fold}") / "metrics.tsv",
-        PATHS.metrics("{variant}", "{fold}") / "nearest.tsv",
+        [PATHS.metrics("{variant}", "{fold}") / name for name in METRIC_TABLES],
     log:
         LOGS / "metrics" / "{variant}_fold-{fold}.log",
     benchmark:
@@ -16,8 +15,9 @@ rule metrics:
     conda:
         CONDA
     resources:
-        mem_mb=3000,
+        mem_mb=4500,
         runtime=120,
+        gpu=gpus("evaluation"),
     params:
         config=part("metrics"),
     message:
@@ -30,6 +30,7 @@ rule metrics:
 rule summary:
     input:
         [path for variant in VARIANTS for fold in FOLDS for path in metric_files(variant, fold)],
+        [path for variant in VARIANTS for fold in FOLDS for path in utility_files(variant, fold)],
     output:
         PATHS.summary,
     log:
@@ -42,15 +43,31 @@ rule summary:
         mem_mb=1000,
         runtime=10,
     params:
-        config=json.dumps(
-            {
-                "study": STUDY.study,
-                "results_dir": STUDY.results_dir,
-                "variants": {variant: {} for variant in VARIANTS},
-                "folds": {"k": len(FOLDS), "use_split": STUDY.folds.use_split},
-            }
-        ),
+        config=over_folds(),
     message:
         "summary over folds"
     shell:
         "slimdiff-metrics summary --config {params.config:q} 2>&1 | tee {log:q}"
+
+
+rule comparison:
+    input:
+        [path for variant in VARIANTS for fold in FOLDS for path in metric_files(variant, fold)],
+        [path for variant in VARIANTS for fold in FOLDS for path in utility_files(variant, fold)],
+    output:
+        PATHS.comparison,
+    log:
+        LOGS / "comparison.log",
+    benchmark:
+        BENCHMARKS / "comparison.tsv"
+    conda:
+        CONDA
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        config=over_folds(),
+    message:
+        "comparison of the variants"
+    shell:
+        "slimdiff-metrics compare --config {params.config:q} 2>&1 | tee {log:q}"

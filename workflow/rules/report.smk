@@ -2,11 +2,14 @@
 
 CELLS = [(variant, fold) for variant in VARIANTS for fold in FOLDS]
 CELL_METRICS = [path for cell in CELLS for path in metric_files(*cell)]
+CELL_UTILITY = [path for cell in CELLS for path in utility_files(*cell)]
 
 ALL_TARGETS = [
     str(path)
     for path in [
         PATHS.summary,
+        PATHS.comparison,
+        *CELL_UTILITY,
         *[PATHS.prior(fold) for fold in FOLDS],
         *[PATHS.figures / name for name in figure_names(VARIANTS)],
         *[PATHS.tables / name for name in TABLES],
@@ -25,6 +28,7 @@ rule figures:
         ],
         samples=[path for cell in CELLS for path in sample_files(*cell)],
         metrics=CELL_METRICS,
+        utility=CELL_UTILITY,
     output:
         shown(PATHS.figures / "data.png", "1 Data", "data", result="participants, one slice each"),
         shown(
@@ -44,6 +48,9 @@ rule figures:
             variant="all",
         ),
         shown_by_variant("metrics_by_zbin_{}.svg", "4 Metrics", "metrics_by_zbin", result="metrics by height"),
+        shown_by_variant(
+            "lesions_{}.svg", "4 Metrics", "lesions", figure="lesions: place, size, shape, threshold"
+        ),
         shown_by_variant("nearest_{}.png", "5 Memorisation", "nearest", figure="closest training slices"),
     log:
         LOGS / "figures.log",
@@ -69,6 +76,8 @@ rule tables:
         store=STORE_FILES,
         folds=PATHS.folds,
         metrics=CELL_METRICS,
+        utility=CELL_UTILITY,
+        comparison=PATHS.comparison,
     output:
         shown(
             PATHS.tables / "metrics.html",
@@ -85,6 +94,20 @@ rule tables:
             variant="all",
         ),
         PATHS.tables / "metrics.tex",
+        shown(
+            PATHS.tables / "comparison.html",
+            "4 Metrics",
+            "comparison",
+            result="variants compared",
+            variant="all",
+        ),
+        shown(
+            PATHS.tables / "comparison.tsv",
+            "4 Metrics",
+            "comparison",
+            result="the comparison as TSV",
+            variant="all",
+        ),
         shown(PATHS.tables / "participants.html", "1 Data", "participants", result="quality table and folds"),
     log:
         LOGS / "tables.log",
@@ -111,6 +134,7 @@ rule provenance:
         models=[str(PATHS.model(*cell) / "model.safetensors") for cell in CELLS],
         # Last of all, so that the measured jobs are complete.
         summary=PATHS.summary,
+        utility=CELL_UTILITY,
     output:
         shown(PATHS.provenance, "6 Provenance", "provenance", result="everything, as JSON"),
         shown(

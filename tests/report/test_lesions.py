@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+
+from slimdiff.data.folds import read_folds
+from slimdiff.generation.samples import Samples, read_samples
+from slimdiff.report.lesions import SETS, lesion_sheet, read_lesions
+from slimdiff.report.results import all_metrics
+from slimdiff.report.style import look
+
+
+@pytest.fixture(scope="module")
+def sheet(finished, store):
+    paths = finished.paths
+    with look():
+        return lesion_sheet(
+            paths,
+            store,
+            read_folds(paths.folds, 0),
+            read_samples(paths.samples("base", 0)),
+            all_metrics(paths, ["base"], 2),
+            "base",
+            2,
+            0,
+            0.0,
+        )
+
+
+def panel(figure, title: str):
+    return next(axes for axes in figure.axes if axes.get_title(loc="left").startswith(title))
+
+
+def test_maps_are_the_share_of_lesion_slices_on_one_scale(sheet, finished, store):
+    drawn = panel(sheet, "synthetic").images[0]
+    share = np.zeros(store.size)
+    share[10:14, 8:12] = 1
+    np.testing.assert_array_equal(np.ma.filled(drawn.get_array(), 0), share)
+    rows = store.rows_of(read_folds(finished.paths.folds, 0)["test"])
+    lesion = store.masks[rows][store.label[rows] == 1] > 0
+    held_out = panel(sheet, "held-out").images[0]
+    np.testing.assert_allclose(np.ma.filled(held_out.get_array(), 0), lesion.mean(axis=0))
+    assert panel(sheet, "held-out").get_title(loc="left") == f"held-out: {len(lesion)} lesion slices"
+    assert held_out.get_clim() == drawn.get_clim() == (0, 1)
+
+
+def test_sizes_are_medians_and_quartiles_a_z_bin(sheet):
+    axes = panel(sheet, "Area by height")
+    found = {}
+    for line in axes.lines:
+        name = next(name for name, colour in SETS.items() if colour == line.get_color())
+        found.setdefault((name, round(line.get_xdata()[0])), []).append(list(line.get_ydata()))
+    assert found["held-out", 0] == [[10, 10], [10]]
+    assert found["held-out", 2] == [[32.5, 37.5], [35]]
+    assert found["synthetic", 1] == [[52.5, 97.5], [75]]
+    assert ("synthetic", 0) not in found
+
+
+def test_distributions_are_empirical(sheet):
+    line = next(line for line in panel(sheet, "Area [px]").lines if line.get_color() == SETS["training"])
+    x, y = line.get_data()
+    assert np.interp(41, x, y) == pytest.approx(0.5, abs=0.03)
+    assert sorted(set(x[np.isfinite(x)])) == [20, 40, 60, 80]
+
+
+def test_the_sweep_shows_every_fold_and_its_floor(sheet):
+    axes = panel(sheet, "MMD-MF ↓")
+    curves = [line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 3]
+    np.testing.assert_allclose(curves, [[0.3, 0.4, 0.5], [1.3, 1.4, 1.5]])
+    floors = [
+        line.get_ydata()[0]
+        for line in axes.lines
+        if list(line.get_xdata()) == [0, 1] and line.get_linestyle() != "-"
+    ]
+    assert floors == [0.05, 0.05]
+
+
+def test_no_lesion_at_all_is_said(finished, store):
+    paths = finished.paths
+    samples = read_samples(paths.samples("base", 0))
+    empty = Samples(samples.images, np.full_like(samples.masks, -1), samples.z_bin, samples.label, samples.id)
+    with look():
+        figure = lesion_sheet(paths, store, read_folds(paths.folds, 0), empty, [], "base", 2, 0, 0.0)
+    (text,) = [text.get_text() for text in panel(figure, "synthetic: 0").texts]
+    assert text == "n/a: no lesion"
+
+
+def test_lesions_are_read_as_numbers_by_set(finished):
+    found = read_lesions(finished.paths.metrics("base", 0) / "lesions.tsv")
+    assert {name: columns["area"].tolist() for name, columns in found.items()} == {
+        "held-out": [10, 20, 30, 40],
+        "training": [20, 40, 60, 80],
+        "synthetic": [30, 60, 90, 120],
+    }
