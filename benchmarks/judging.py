@@ -10,7 +10,8 @@ from slimdiff.data.store import SliceStore
 from slimdiff.evaluation import control, masks, pairs
 from slimdiff.evaluation.features import FeatureCache, extract
 from slimdiff.evaluation.image import kid
-from slimdiff.evaluation.memorisation import memorisation, nearest
+from slimdiff.evaluation.memorisation import memorisation
+from slimdiff.evaluation.neighbours import nearest
 from slimdiff.evaluation.ranges import to_uint8
 from slimdiff.generation.generate import Generator
 from slimdiff.generation.requests import Request, requests_of_bin

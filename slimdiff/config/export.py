@@ -19,7 +19,8 @@ class ExportConfig(Section):
     tau: Annotated[Real, Field(gt=-1, lt=1)] = 0.0
     """Mask threshold: a sample's mask is lesion above it."""
     without_suspects: bool = False
-    """Whether samples are left out that the memorisation metric flagged in any of its spaces (nearest.tsv)."""
+    """Whether samples are left out that the memorisation metric flagged in any of its spaces (flagged.tsv lists them);
+    the export then waits for the metrics."""
     skull_stripped: bool | None = None
     """`bids`: whether the images are without skull, which BIDS demands to be told; `null`: as the sidecars (the JSON
     beside them) of the source images say, and no where they do not."""

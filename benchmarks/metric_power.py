@@ -1,0 +1,255 @@
+"""What each metric can tell with few held-out subjects: python benchmarks/metric_power.py [--work FOLDER] [--out FILE]
+
+A phantom cohort on the demo's grid. The slices of 33 subjects stand for the samples of a model that is perfect up to a
+damage; held-out subjects are drawn from the others again and again, and the axes of the stage `metrics` judge the same
+samples against each draw. So the table says how far a metric moves with who happens to be held out, and which damage
+stands out from that. Twenty minutes on one core.
+
+Columns: mean and sd of the value over draws. detected: share of draws whose value is worse than 95 % of the undamaged
+samples' values (of all draws of as many subjects; for metrics that can err to both sides, outside their central 95 %).
+apart: share of draws whose interval leaves out what undamaged samples score against the same subjects, the best floor
+that there can be; of undamaged samples, share of intervals that leave out their own value. paired: mean difference to
+what undamaged samples score against the same subjects, in sd of that difference over draws; n/a where it is the same in
+every draw. Of undamaged samples: covered and covered_all, share of intervals that hold the mean over draws, and that
+hold the value against all held-out subjects at once, which a bias by the number of slices keeps FID, precision and
+recall from; width, of the interval, on average, in those that a normal distribution with that sd would have: under 1 is
+too narrow. lpips_diversity: less the held-out subjects' own.
+"""
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from metric_power_cohort import SliceFeatures, cohort_store, cohort_study, split
+from metric_power_damages import DAMAGES, damaged
+from tqdm import tqdm
+
+from slimdiff.config import Study
+from slimdiff.data.store import SliceStore
+from slimdiff.evaluation.axes_control import control_axis
+from slimdiff.evaluation.axes_image import image_axis
+from slimdiff.evaluation.axes_mask import mask_axis
+from slimdiff.evaluation.axes_pair import pair_axis
+from slimdiff.evaluation.cell import Cell
+from slimdiff.evaluation.directions import better
+from slimdiff.evaluation.evaluate import slices_as_samples
+from slimdiff.files import write_table
+
+METRICS = (
+    "kid",
+    "fid",
+    "precision",
+    "recall",
+    "spectrum",
+    "brain_histogram",
+    "lpips",
+    "lpips_diversity",
+    "mmd_mf",
+    "mmd_mf_w1",
+    "mmd_robust",
+    "mmd_pl",
+    "mmd_pl_w1",
+    "frac_bright_gap",
+    "lesion_area_gap",
+    "centroid_distance",
+    "lesion_left_gap",
+)
+COLUMNS = (
+    "metric",
+    "damage",
+    "n_held_out",
+    "draws",
+    "mean",
+    "sd",
+    "detected",
+    "apart",
+    "paired",
+    "covered",
+    "covered_all",
+    "width",
+)
+HELD_OUT, OTHER_SIZES = 17, (8, 34)
+# Less than a study takes, for time; no sweep of tau and no p of the robust MMD.
+REDUCED = {"bootstrap": 300, "bootstrap_slow": 60, "lpips_pairs": 60, "taus": (), "permutations": 0}
+# What the samples have that an axis's metrics look at: what is as it was does not have to be measured again.
+AXES = {
+    image_axis: ("images",),
+    mask_axis: ("masks",),
+    pair_axis: ("images", "masks"),
+    control_axis: ("images", "masks"),
+}
+SEEN = ("images", "masks")
+NORMAL_WIDTH = 2 * 1.959964  # of a central 95 % interval, in sd
+LEVEL = 0.05
+
+Measured = dict[str, np.ndarray]
+"""metric: (draws, 3) value, low and high end of its interval."""
+
+
+class Bench:
+    """Judges the samples against drawn subjects."""
+
+    def __init__(self, study: Study, store: SliceStore, training: int, seed: int):
+        # Rows of single z-bins are not asked for.
+        self.store = replace(store, facts={**store.facts, "n_bins": 0})
+        self.config = study.evaluation.model_copy(update=REDUCED)
+        self.features, self.seed = SliceFeatures(), seed
+        trained, self.pool = split(store, training, seed)
+        self.rows = store.rows_of(trained)
+        self.samples = slices_as_samples(store, self.rows)
+
+    def draws(self, held_out: int, count: int) -> list[np.ndarray]:
+        """Store rows of so many subjects, `count` times; the first draws are the same whatever the count.
+
+        Raises ValueError where there are not so many.
+        """
+        if held_out > len(self.pool):
+            raise ValueError(f"{held_out} held-out subjects; only {len(self.pool)} are not trained on")
+        rng = np.random.default_rng([self.seed, held_out])
+        return [
+            self.store.rows_of(rng.choice(self.pool, held_out, replace=False).tolist()) for _ in range(count)
+        ]
+
+    def measure(self, damage: str, draws: list[np.ndarray], undamaged: Measured | None = None) -> Measured:
+        """Every metric of damaged samples against each draw; undamaged: what it gave for these draws without damage."""
+        samples = damaged(damage, self.samples, self.store.participant[self.rows], self.seed)
+        changed = [name for name in SEEN if getattr(samples, name) is not getattr(self.samples, name)]
+        axes = [axis for axis, seen in AXES.items() if undamaged is None or set(seen) & set(changed)]
+        found = defaultdict(list)
+        for test in tqdm(draws, desc=damage, unit="draw"):
+            # Without training slices there are no floors: undamaged samples are those very slices.
+            names = {"study": "metric_power", "variant": damage, "fold": 0}
+            cell = Cell(self.store, test, np.empty(0, np.int64), samples, self.config, self.features, names)
+            for axis in axes:
+                axis(cell)
+            rows = {row["metric"]: row for row in cell.rows}
+            for metric in rows.keys() & set(METRICS):
+                found[metric].append(_numbers(rows[metric]))
+        kept = {metric: values[: len(draws)] for metric, values in (undamaged or {}).items()}
+        return {**kept, **{metric: np.array(values) for metric, values in found.items()}}
+
+
+def _numbers(row: dict) -> list[float]:
+    if row["metric"] == "lpips_diversity":
+        # Its value does not depend on who is held out, and its interval is over samples: what is read is how far it
+        # lies from the held-out subjects' own.
+        return [row["value"] - row["floor"], np.nan, np.nan]
+    return [row[key] for key in ("value", "ci_low", "ci_high")]
+
+
+def is_worse(values: np.ndarray, null: np.ndarray, way: str) -> np.ndarray:
+    """Which values lie beyond the 95 % quantile of those of undamaged samples.
+
+    Args:
+        values: (N,).
+        null: (M,) of undamaged samples.
+        way: the metric's better one, `lower`, `higher`, or anything else where it can err to both sides.
+    """
+    if way == "lower":
+        return values > np.quantile(null, 1 - LEVEL)
+    if way == "higher":
+        return values < np.quantile(null, LEVEL)
+    low, high = np.quantile(null, [LEVEL / 2, 1 - LEVEL / 2])
+    return (values < low) | (values > high)
+
+
+def row_of(
+    metric: str, damage: str, held_out: int, found: np.ndarray, null: np.ndarray, everybody: float = np.nan
+) -> dict:
+    """A line of the table.
+
+    Args:
+        found: (draws, 3) value and ends of the interval.
+        null: the same of undamaged samples, against the same draws and perhaps more.
+        everybody: value of undamaged samples against all held-out subjects.
+    """
+    value, low, high = found.T
+    mean, sd = value.mean(), value.std(ddof=1)
+    floor = null[: len(found), 0]
+    row = {
+        "metric": metric,
+        "damage": damage,
+        "n_held_out": held_out,
+        "draws": len(found),
+        "mean": float(mean),
+        "sd": float(sd),
+        "detected": float(is_worse(value, null[:, 0], better(metric)).mean()),
+    }
+    shift = value - floor
+    # Of a gap the held-out subjects' part drops out of the difference, all but its rounding.
+    if np.ptp(shift) > 1e-9 * np.ptp(value):
+        row["paired"] = float(shift.mean() / shift.std(ddof=1))
+    if np.isfinite(low).all():
+        row["apart"] = float(((floor < low) | (floor > high)).mean())
+        if damage == "none":
+            for key, truth in (("covered", mean), ("covered_all", everybody)):
+                row[key] = float(((low <= truth) & (truth <= high)).mean())
+            row["width"] = float((high - low).mean() / (NORMAL_WIDTH * sd))
+    return row
+
+
+def printed(rows: list[dict]) -> None:
+    """Two tables: how much of each damage is detected, and what the undamaged values and their intervals are like."""
+    damages = list(dict.fromkeys(row["damage"] for row in rows if row["damage"] != "none"))
+    for column, digits in (("detected", 2), ("apart", 2), ("paired", 1)):
+        print(f"\n{column}, {HELD_OUT} held-out subjects")
+        for number, damage in enumerate(damages, start=1):
+            print(f"  {number}: {damage}")
+        print(f"{'':18}", *(f"{number:>5}" for number in range(1, len(damages) + 1)))
+        for metric in METRICS:
+            own = [row for row in rows if row["metric"] == metric and row["n_held_out"] == HELD_OUT]
+            values = {row["damage"]: row.get(column, np.nan) for row in own}
+            print(f"{metric:18}", *(f"{values[damage]:5.{digits}f}" for damage in damages))
+    print(f"\nundamaged\n{'':18} held out      mean        sd  covered  covered_all  width  apart")
+    for row in rows:
+        if row["damage"] == "none":
+            keys = "covered", "covered_all", "width", "apart"
+            covered, by_all, width, apart = (row.get(key, np.nan) for key in keys)
+            print(
+                f"{row['metric']:18} {row['n_held_out']:8} {row['mean']:9.4g} {row['sd']:9.3g} {covered:8.2f} "
+                f"{by_all:12.2f} {width:6.2f} {apart:6.2f}"
+            )
+
+
+def main() -> None:
+    """Make the cohort, measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="config/demo.yaml")
+    parser.add_argument("--work", type=Path, default=Path("results/metric_power"), help="scratch folder")
+    parser.add_argument("--out", type=Path, default=Path("docs/metric_power.tsv"))
+    parser.add_argument("--patients", type=int, default=150)
+    parser.add_argument("--training", type=int, default=33, help="subjects whose slices stand for samples")
+    parser.add_argument("--draws", type=int, default=20, help="of held-out subjects, a damage")
+    parser.add_argument("--undamaged", type=int, default=40, help="draws for undamaged samples")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    start = time.process_time()
+    study = cohort_study(options.config, options.work, options.patients)
+    store = cohort_store(study)
+    bench = Bench(study, store, options.training, options.seed)
+    rows, everybody = [], bench.measure("none", [store.rows_of(bench.pool.tolist())])
+    for held_out in (HELD_OUT, *OTHER_SIZES):
+        draws = bench.draws(held_out, max(options.undamaged, options.draws))
+        null = bench.measure("none", draws)
+        rows += [
+            row_of(metric, "none", held_out, null[metric], null[metric], everybody[metric][0, 0])
+            for metric in METRICS
+        ]
+        for damage in DAMAGES if held_out == HELD_OUT else ():
+            if damage != "none":
+                found = bench.measure(damage, draws[: options.draws], null)
+                rows += [row_of(metric, damage, held_out, found[metric], null[metric]) for metric in METRICS]
+    rows.sort(key=lambda row: METRICS.index(row["metric"]))
+    write_table(options.out, rows, COLUMNS)
+    printed(rows)
+    print(f"{time.process_time() - start:.0f} s of processor time", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""A phantom cohort large enough to draw held-out subjects from many times, and features of its slices."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from slimdiff import cli
+from slimdiff.config import Study, load_study
+from slimdiff.data.store import SliceStore
+from slimdiff.evaluation.features import extract
+
+STAGES = (cli.phantom, cli.participants, cli.preprocess, cli.cache)
+
+
+def cohort_study(config: str, work: Path, patients: int) -> Study:
+    """A study's settings, for so many phantom patients and no controls, with its results under `work`."""
+    study = load_study(config)
+    phantom = study.data.phantom.model_copy(update={"patients": patients, "controls": 0})
+    data = study.data.model_copy(update={"phantom": phantom})
+    changes = {"study": f"phantoms{patients}", "results_dir": str(work), "data": data}
+    return study.model_copy(update=changes)
+
+
+def cohort_store(study: Study) -> SliceStore:
+    """The slices of all its patients, by the commands that every study runs; a store that lies there is taken.
+
+    Raises RuntimeError where a command fails.
+    """
+    if not (study.paths.store / "store.json").is_file():
+        text = json.dumps(study.model_dump(mode="json"))
+        for stage in STAGES:
+            if stage(["--config", text]):
+                raise RuntimeError(f"{study.paths.root}: slimdiff-{stage.__name__.strip('_')} failed")
+    return SliceStore.open(study.paths.store)
+
+
+def split(store: SliceStore, training: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """So many subjects at random to stand for a model, and those that are left to be held out; both sorted.
+
+    Raises ValueError where none is left.
+    """
+    subjects = np.unique(store.participant)
+    if not 0 < training < len(subjects):
+        raise ValueError(
+            f"{training} of {len(subjects)} subjects to train on; 1 to {len(subjects) - 1} are wanted"
+        )
+    order = np.random.default_rng(seed).permutation(subjects)
+    return np.sort(order[:training]), np.sort(order[training:])
+
+
+class SliceFeatures:
+    """Features found again slice by slice, in the place of `FeatureCache`, which knows whole sets only."""
+
+    def __init__(self):
+        self._known: dict[tuple[str, bytes], np.ndarray] = {}
+
+    def extract(self, images: np.ndarray, extractor: str, **settings) -> np.ndarray:
+        """As `features.extract`: (N, H, W) uint8 to (N, D) float32."""
+        if not len(images):
+            return extract(images, extractor, progress=False, **settings)
+        keys = [(extractor, image.tobytes()) for image in images]
+        wanting = {key: row for row, key in enumerate(keys) if key not in self._known}
+        if wanting:
+            found = extract(images[list(wanting.values())], extractor, progress=False, **settings)
+            self._known.update(zip(wanting, found, strict=True))
+        return np.stack([self._known[key] for key in keys])

@@ -1,0 +1,283 @@
+"""What the metrics cost at the size of a study: python benchmarks/metrics.py [--out metrics.tsv]
+
+10,000 samples, 2,000 held-out slices of 40 subjects and 4,000 training slices at 160 x 160, made from a seed;
+everything that the stage `metrics` computes over all z-bins with intervals and floors, less what networks do (features
+and LPIPS). A row a part: seconds, beside those of the plain way where it does the same work (a mask, a subset, a query
+or a labelling at a time; of some things only as many as --plain says, scaled up linearly), by how much the two answers
+differ, and the most memory beyond what was held before. Seconds are by the clock; cpu: of all processors, which other
+programs lengthen less (and threads that wait more: OMP_NUM_THREADS=1 for the work alone). `all` adds the
+parts up; its ratio is that of the parts with a plain way, its memory everything but the slices and features.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import metrics_plain as plain
+import numpy as np
+import torch
+from metrics_clock import COLUMNS, Clock, timed
+from metrics_data import N_BINS, Set, made
+from sides import device_name, today, write_table
+
+from slimdiff.config.evaluation import EvaluationConfig
+from slimdiff.evaluation import control, kernels, masks, pairs, robust
+from slimdiff.evaluation.frechet import fid, resampled_fid
+from slimdiff.evaluation.histogram import brain_histograms, histogram_distance
+from slimdiff.evaluation.image import kid
+from slimdiff.evaluation.lesion_areas import area_gap
+from slimdiff.evaluation.lesions import lesions_of, tau_sweep
+from slimdiff.evaluation.manifolds import precision_recall
+from slimdiff.evaluation.memorisation import memorisation
+from slimdiff.evaluation.morphology import components_of
+from slimdiff.evaluation.neighbours import nearest
+from slimdiff.evaluation.spectrum import radial_spectra, spectrum_distance
+from slimdiff.evaluation.statistics import Resampling, resampled_means
+
+SEED, MIN_PX, RING_PX = 0, 5, 5
+TAUS = EvaluationConfig().taus
+
+
+def image_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argparse.Namespace) -> None:
+    """Features, spectra and brightness."""
+    x, y, like = real.features, drawn.features, train.features
+    many = Resampling.of(real.subjects, options.bootstrap, SEED)
+    slow = Resampling.of(real.subjects, options.bootstrap_slow, SEED)
+
+    def kids(*pairs: tuple[np.ndarray, np.ndarray]) -> list[float]:
+        return [kid(a, b, SEED).value for a, b in pairs]
+
+    clock.part(
+        "KID and its floor",
+        lambda: kids((x, y), (x, like)),
+        lambda: timed(lambda: [plain.subset_mmd2(a, b, SEED) for a, b in ((x, y), (x, like))]),
+        lambda a, b: (a, b),
+        "plain: numpy kernels of every subset",
+    )
+    clock.part(
+        "KID, interval", lambda: many.percentile(kernels.resampled_mmd2(x, y, many.index, many.counts))
+    )
+    clock.part("FID and its floor", lambda: [fid(x, y), fid(x, like)])
+    clock.part("FID, interval", lambda: slow.percentile(resampled_fid(x, y, slow.index, slow.counts)))
+    clock.part(
+        "precision and recall, with intervals and floors",
+        lambda: [
+            precision_recall(x, y, subjects=slow.index, counts=slow.counts),
+            precision_recall(x, like),
+        ],
+    )
+    clock.part(
+        "KID, FID, precision and recall of every z-bin, with intervals and floors",
+        lambda: [_of_bin(z_bin, real, drawn, train, options) for z_bin in range(N_BINS)],
+    )
+    for name, profile, distance in (
+        ("spectra", radial_spectra, spectrum_distance),
+        ("brain histograms", brain_histograms, histogram_distance),
+    ):
+        clock.part(
+            f"{name}, with intervals and floors",
+            lambda profile=profile, distance=distance: _profiles(real, drawn, train, many, profile, distance),
+        )
+
+
+def _of_bin(z_bin: int, real: Set, drawn: Set, train: Set, options: argparse.Namespace) -> None:
+    x, y, like = (part.features[part.z_bin == z_bin] for part in (real, drawn, train))
+    subjects = real.subjects[real.z_bin == z_bin]
+    many, slow = (Resampling.of(subjects, n, SEED) for n in (options.bootstrap, options.bootstrap_slow))
+    for other in (y, like):
+        kid(x, other, SEED), fid(x, other)
+    kernels.resampled_mmd2(x, y, many.index, many.counts)
+    resampled_fid(x, y, slow.index, slow.counts)
+    precision_recall(x, y, subjects=slow.index, counts=slow.counts)
+    precision_recall(x, like)
+
+
+def _profiles(real: Set, drawn: Set, train: Set, draws: Resampling, profile: Callable, distance: Callable):
+    x, y, like = (profile(part.images) for part in (real, drawn, train))
+    middle = y.mean(axis=0)
+    resampled = distance(resampled_means(x, draws.index, draws.counts), middle)
+    value = float(distance(x.mean(axis=0), middle))
+    return draws.distance(value, resampled), distance(x.mean(axis=0), like.mean(axis=0))
+
+
+def lesion_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argparse.Namespace) -> None:
+    """Shapes, contrasts, the robust MMD, the tau sweep, class fidelity."""
+    asked = np.flatnonzero(drawn.label == 1)
+    subset = asked[: options.plain]
+    sets = {"real": real.masks, "train": train.masks, "drawn": drawn.masks[asked]}
+    scale = sum(map(len, sets.values())) / len(subset)
+    found = clock.part(
+        "components and their shapes",
+        lambda: {key: components_of(masks.binarise(values), MIN_PX) for key, values in sets.items()},
+        lambda: timed(lambda: plain.shapes(drawn.masks[subset], 0.0, MIN_PX), scale),
+        lambda a, b: (a["drawn"].features[: len(b)], b),
+        f"plain: regionprops of {len(subset)} slices, scaled",
+    )
+    share = len(asked) / sum(map(len, sets.values()))
+    of_drawn = share * np.array([clock.rows[-1]["plain_s"], clock.rows[-1]["plain_cpu_s"]])
+    shapes = {key: components.features for key, components in found.items()}
+    _table_parts(clock, "MMD-MF", masks.mmd_mf, shapes, real.subjects[found["real"].slices], options)
+
+    held_out = lesions_of(real.masks, real.z_bin, min_px=MIN_PX)
+
+    def plain_sweep() -> tuple:
+        value, seconds = timed(lambda: plain.table_mmd2(shapes["real"], shapes["drawn"], SEED))
+        return value, (seconds + of_drawn) * len(TAUS)
+
+    clock.part(
+        "tau sweep of the mask metrics",
+        lambda: tau_sweep(held_out, drawn.masks[asked], drawn.z_bin[asked], TAUS, SEED),
+        plain_sweep,
+        lambda a, b: (a[TAUS.index(0.0)]["mmd_mf"], b),
+        f"plain: MMD-MF of one tau, times {len(TAUS)}; shapes of samples as above",
+    )
+    images = {"real": real.images, "train": train.images, "drawn": drawn.images[asked]}
+    tables = clock.part(
+        "contrasts of components",
+        lambda: {key: pairs.pair_features(images[key], sets[key], min_px=MIN_PX) for key in sets},
+        lambda: timed(
+            lambda: plain.contrasts(drawn.images[subset], drawn.masks[subset], 0.0, MIN_PX, RING_PX), scale
+        ),
+        lambda a, b: (a["drawn"][0][: len(b)], b),
+        f"plain: scipy.ndimage on {len(subset)} slices, scaled",
+    )
+    contrasts = {key: table for key, (table, _) in tables.items()}
+    _table_parts(clock, "MMD-PL", pairs.mmd_pl, contrasts, real.subjects[tables["real"][1]], options)
+    _robust_parts(
+        clock, found, {"real": real.z_bin, "train": train.z_bin, "drawn": drawn.z_bin[asked]}, real, options
+    )
+    clock.part(
+        "class fidelity and lesion area by height",
+        lambda: (
+            control.class_fidelity(drawn.masks, drawn.label),
+            area_gap(
+                *_with_lesion(control.lesion_area(real.masks, min_px=MIN_PX), real.z_bin),
+                *_with_lesion(control.lesion_area(sets["drawn"], min_px=MIN_PX), drawn.z_bin[asked]),
+            ),
+        ),
+    )
+
+
+def _with_lesion(areas: np.ndarray, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return areas[areas > 0], bins[areas > 0]
+
+
+def _table_parts(
+    clock: Clock,
+    name: str,
+    distance: Callable,
+    tables: dict[str, np.ndarray],
+    subjects: np.ndarray,
+    options: argparse.Namespace,
+) -> None:
+    real, drawn, train = (tables[key] for key in ("real", "drawn", "train"))
+    draws = Resampling.of(subjects, options.bootstrap, SEED)
+    clock.part(
+        f"{name} and Wasserstein-1, and their floors",
+        lambda: [distance(real, other, SEED) for other in (drawn, train)],
+        lambda: timed(lambda: [plain.table_mmd2(real, other, SEED) for other in (drawn, train)]),
+        lambda a, b: ([one.mmd.value for one in a], b),
+        "plain: numpy kernels of every subset, without Wasserstein-1",
+    )
+    clock.part(
+        f"{name} and Wasserstein-1, intervals",
+        lambda: (
+            kernels.resampled_mmd2(*kernels.standardise(real, drawn), draws.index, draws.counts),
+            kernels.resampled_wasserstein(real, drawn, draws.index, draws.counts),
+        ),
+        note=f"{len(real)} real and {len(drawn)} synthetic components",
+    )
+
+
+def _robust_parts(clock: Clock, found: dict, z_bin: dict, real: Set, options: argparse.Namespace) -> None:
+    vectors = {key: robust.slice_vectors(found[key], 2.7 * z_bin[key]) for key in found}
+    x, y, like = (vectors[key][0] for key in ("real", "drawn", "train"))
+    draws = Resampling.of(real.subjects[vectors["real"][1]], options.bootstrap, SEED)
+    few = max(1, options.permutations // 50)
+
+    def plain_p() -> tuple:
+        (kernel, value), seconds = timed(lambda: plain.rbf_mmd2(*robust.whitened(x, y)))
+        _, more = timed(lambda: plain.permutation_p(kernel, len(x), few, SEED), options.permutations / few)
+        return value, seconds + more
+
+    clock.part(
+        "robust MMD with p",
+        lambda: robust.robust_mmd(x, y, options.permutations, SEED),
+        plain_p,
+        lambda a, b: (a.value, b),
+        f"{len(x)} real and {len(y)} synthetic slices; plain: {few} of {options.permutations} labellings, scaled",
+    )
+    clock.part(
+        "robust MMD, floor and interval",
+        lambda: (
+            robust.robust_mmd(x, like, options.permutations, SEED),
+            robust.resampled_robust(x, y, draws.index, draws.counts),
+        ),
+    )
+
+
+def memorisation_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argparse.Namespace) -> None:
+    """Nearest training slices of samples and held-out slices."""
+    subset = slice(0, options.plain)
+    scale = (len(drawn.images) + len(real.images)) / len(drawn.images[subset])
+    for space, metric in (("features", "euclidean"), ("images", "ncc")):
+        own, test, reference = (getattr(part, space) for part in (drawn, real, train))
+
+        def ours(own=own, test=test, reference=reference, metric=metric):
+            distance, _ = nearest(own, reference, drawn.z_bin, train.z_bin, metric)
+            of_test, _ = nearest(test, reference, real.z_bin, train.z_bin, metric)
+            memorisation(distance, of_test, real.subjects, SEED)
+            return distance
+
+        clock.part(
+            f"nearest training slices in {'pixels' if metric == 'ncc' else space}",
+            ours,
+            lambda own=own, reference=reference, metric=metric: timed(
+                lambda: plain.nearest(
+                    own[subset], reference, drawn.z_bin[subset], train.z_bin, metric == "ncc"
+                ),
+                scale,
+            ),
+            lambda a, b: (a[: len(b)], b),
+            f"plain: {len(own[subset])} queries one by one, scaled",
+        )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--synthetic", type=int, default=10_000, help="samples")
+    parser.add_argument("--real", type=int, default=2000, help="held-out slices, 50 a subject")
+    parser.add_argument("--train", type=int, help="training slices; default: twice the held-out ones")
+    parser.add_argument("--side", type=int, default=160, help="of a slice, in px")
+    parser.add_argument("--bootstrap", type=int, default=1000, help="resamplings of an interval")
+    parser.add_argument("--bootstrap-slow", type=int, default=100, help="of FID, precision and recall")
+    parser.add_argument("--permutations", type=int, default=500)
+    parser.add_argument("--plain", type=int, default=200, help="slices that the plain way looks at")
+    parser.add_argument("--out", type=Path, help="also write the table here")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    drawn = made(options.synthetic, options.side, 1, continuous=True, shift=0.1)
+    real = made(options.real, options.side, 2, continuous=False)
+    train = made(options.train or 2 * options.real, options.side, 3, continuous=False)
+    print(f"sets made in {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    clock = Clock(sum(part.megabytes for part in (drawn, real, train)))
+    image_parts(clock, real, drawn, train, options)
+    lesion_parts(clock, real, drawn, train, options)
+    memorisation_parts(clock, real, drawn, train, options)
+    clock.total()
+    load = os.getloadavg()[0]
+    print(
+        f"{device_name(torch, 'cpu')}, {torch.get_num_threads()} threads, load {load:.1f}, {today()}",
+        file=sys.stderr,
+    )
+    write_table(clock.rows, COLUMNS, options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
