@@ -7,10 +7,8 @@ stands out from that. Twenty minutes on one core.
 
 Columns: mean and sd of the value over draws. detected: share of draws whose value is worse than 95 % of the undamaged
 samples' values (of all draws of as many subjects; for metrics that can err to both sides, outside their central 95 %).
-apart: share of draws whose interval leaves out what undamaged samples score against the same subjects, the best floor
-that there can be; of undamaged samples, share of intervals that leave out their own value. paired: mean difference to
-what undamaged samples score against the same subjects, in sd of that difference over draws; n/a where it is the same in
-every draw. Of undamaged samples: covered and covered_all, share of intervals that hold the mean over draws, and that
+paired: mean difference to what undamaged samples score against the same subjects, in sd of that difference over draws;
+n/a where it is the same in every draw. Of undamaged samples: covered and covered_all, share of intervals that hold the mean over draws, and that
 hold the value against all held-out subjects at once, which a bias by the number of slices keeps FID, precision and
 recall from; width, of the interval, on average, in those that a normal distribution with that sd would have: under 1 is
 too narrow. lpips_diversity: less the held-out subjects' own.
@@ -66,7 +64,6 @@ COLUMNS = (
     "mean",
     "sd",
     "detected",
-    "apart",
     "paired",
     "covered",
     "covered_all",
@@ -183,19 +180,17 @@ def row_of(
     # Of a gap the held-out subjects' part drops out of the difference, all but its rounding.
     if np.ptp(shift) > 1e-9 * np.ptp(value):
         row["paired"] = float(shift.mean() / shift.std(ddof=1))
-    if np.isfinite(low).all():
-        row["apart"] = float(((floor < low) | (floor > high)).mean())
-        if damage == "none":
-            for key, truth in (("covered", mean), ("covered_all", everybody)):
-                row[key] = float(((low <= truth) & (truth <= high)).mean())
-            row["width"] = float((high - low).mean() / (NORMAL_WIDTH * sd))
+    if damage == "none" and np.isfinite(low).all():
+        for key, truth in (("covered", mean), ("covered_all", everybody)):
+            row[key] = float(((low <= truth) & (truth <= high)).mean())
+        row["width"] = float((high - low).mean() / (NORMAL_WIDTH * sd))
     return row
 
 
 def printed(rows: list[dict]) -> None:
     """Two tables: how much of each damage is detected, and what the undamaged values and their intervals are like."""
     damages = list(dict.fromkeys(row["damage"] for row in rows if row["damage"] != "none"))
-    for column, digits in (("detected", 2), ("apart", 2), ("paired", 1)):
+    for column, digits in (("detected", 2), ("paired", 1)):
         print(f"\n{column}, {HELD_OUT} held-out subjects")
         for number, damage in enumerate(damages, start=1):
             print(f"  {number}: {damage}")
@@ -204,14 +199,13 @@ def printed(rows: list[dict]) -> None:
             own = [row for row in rows if row["metric"] == metric and row["n_held_out"] == HELD_OUT]
             values = {row["damage"]: row.get(column, np.nan) for row in own}
             print(f"{metric:18}", *(f"{values[damage]:5.{digits}f}" for damage in damages))
-    print(f"\nundamaged\n{'':18} held out      mean        sd  covered  covered_all  width  apart")
+    print(f"\nundamaged\n{'':18} held out      mean        sd  covered  covered_all  width")
     for row in rows:
         if row["damage"] == "none":
-            keys = "covered", "covered_all", "width", "apart"
-            covered, by_all, width, apart = (row.get(key, np.nan) for key in keys)
+            covered, by_all, width = (row.get(key, np.nan) for key in ("covered", "covered_all", "width"))
             print(
                 f"{row['metric']:18} {row['n_held_out']:8} {row['mean']:9.4g} {row['sd']:9.3g} {covered:8.2f} "
-                f"{by_all:12.2f} {width:6.2f} {apart:6.2f}"
+                f"{by_all:12.2f} {width:6.2f}"
             )
 
 
