@@ -29,11 +29,12 @@ def kid(
     Returns:
         Mean and sd over subsets; NaN below 10 slices.
     """
-    real, synthetic = (_sorted(features) for features in (real_features, synthetic_features))
+    real, synthetic = (in_fixed_order(features) for features in (real_features, synthetic_features))
     return subset_mmd2(real, synthetic, seed, subsets, subset_size, device)
 
 
-def _sorted(features: np.ndarray) -> np.ndarray:
+def in_fixed_order(features: np.ndarray) -> np.ndarray:
+    """Rows (N, D) sorted along a fixed direction, whatever their order was."""
     # A single feature may be the same in many slices; a random direction tells all that differ apart.
     direction = np.random.default_rng(0).standard_normal(features.shape[1])
     return features[np.argsort(features.astype(np.float64) @ direction, kind="stable")]
