@@ -8,10 +8,10 @@ stands out from that. Twenty minutes on one core.
 Columns: mean and sd of the value over draws. detected: share of draws whose value is worse than 95 % of the undamaged
 samples' values (of all draws of as many subjects; for metrics that can err to both sides, outside their central 95 %).
 paired: mean difference to what undamaged samples score against the same subjects, in sd of that difference over
-draws; n/a where it is the same in every draw. Of undamaged samples: covered and covered_all, share of intervals that hold
-the mean over draws, and that hold the value against all held-out subjects at once, which a bias by the number of slices
-keeps FID, precision and recall from; width, of the interval, on average, in those that a normal distribution with that sd
-would have: under 1 is too narrow. lpips_diversity: less the held-out subjects' own.
+draws; n/a where it is the same in every draw. Of undamaged samples: covered and covered_all, share of intervals
+that hold the mean over draws, and that hold the value against all held-out subjects at once, which a bias by the
+number of slices keeps FID, precision and recall from; width, of the interval, on average, in those that a normal
+distribution with that sd would have: under 1 is too narrow. lpips_diversity: less the held-out subjects' own.
 """
 
 import argparse
