@@ -1,6 +1,7 @@
 """The configuration of a study: pydantic models, one file a section."""
 
 from slimdiff.config.paths import StudyPaths
+from slimdiff.config.stages import stage_config
 from slimdiff.config.study import (
     VARIANT_SECTIONS,
     ConfigError,
@@ -8,7 +9,6 @@ from slimdiff.config.study import (
     check_acquisitions,
     check_fold_count,
     load_study,
-    stage_config,
     study_from_mapping,
 )
 

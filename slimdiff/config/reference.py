@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from slimdiff.config.base import Section
-from slimdiff.config.study import STAGE_SECTIONS, VARIANT_SECTIONS, Study
+from slimdiff.config.stages import STAGE_SECTIONS
+from slimdiff.config.study import VARIANT_SECTIONS, Study
 
 SCHEMA = Path("workflow/schemas/study.schema.json")
 REFERENCE = Path("config/README.md")

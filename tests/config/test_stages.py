@@ -9,7 +9,7 @@ from slimdiff.config import (
     study_from_mapping,
 )
 from slimdiff.config.base import Section
-from slimdiff.config.study import STAGE_KEYS, STAGE_SECTIONS
+from slimdiff.config.stages import STAGE_KEYS, STAGE_SECTIONS
 from slimdiff.config.utility import UtilityConfig
 
 FITTING = {"preprocess": {"grid": [32, 32, 32]}, "slices": {"z_range": [5, 20], "n_bins": 4}}

@@ -1,0 +1,59 @@
+"""The part of a study that each stage needs: a rule passes no more, so that a change makes no other stage again."""
+
+import json
+
+from slimdiff.config.study import Study
+
+# What each stage receives; a change elsewhere does not make it again.
+STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
+    "phantom": ("data",),
+    "participants": ("data",),
+    "preprocess": ("preprocess",),
+    "cache": ("slices",),
+    "kfold": ("folds",),
+    "priors": ("priors",),
+    "train": ("model", "diffusion", "training"),
+    "generate": ("generation",),
+    "metrics": ("evaluation",),
+    "figures": ("report",),
+    "export": ("preprocess", "export"),
+    "segmenter": ("utility", "evaluation"),
+    "utility": ("utility", "evaluation"),
+}
+
+# Where a stage needs only some keys of a section: a change of the others does not make it again.
+STAGE_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
+    "segmenter": {
+        "utility": (
+            "shares",
+            "channels",
+            "patch",
+            "members",
+            "steps",
+            "batch_size",
+            "learning_rate",
+            "device",
+            "seed",
+        ),
+        "evaluation": ("min_component_mm2",),
+    },
+    "utility": {"evaluation": ("tau", "min_component_mm2", "bootstrap", "seed")},
+}
+
+
+def stage_config(study: Study, stage: str, variant: str | None = None) -> str:
+    """The JSON that a rule passes to its command: the study's name and the sections of that stage.
+
+    The variant's overrides are resolved, so that a change in one variant concerns that variant only.
+    """
+    resolved = study.variant(variant) if variant else study
+    values = {"study": study.study, "results_dir": study.results_dir}
+    for section in STAGE_SECTIONS[stage]:
+        keys = STAGE_KEYS.get(stage, {}).get(section)
+        own = getattr(resolved, section)
+        values[section] = own.model_dump(mode="json", exclude_defaults=True, include=keys and set(keys))
+    if variant:
+        values["variants"] = {variant: {}}
+    if stage == "phantom":
+        values["data"] = {"phantom": study.data.phantom.model_dump(mode="json", exclude_defaults=True)}
+    return json.dumps(values, sort_keys=True)
