@@ -69,12 +69,6 @@ def nearest(
     return distance, index
 
 
-def closest_pairs(distance: np.ndarray, index: np.ndarray, k: int) -> list[tuple[int, int, float]]:
-    """The k smallest distances from `nearest` as (query, reference, distance), closest first."""
-    order = np.argsort(distance, kind="stable")[:k]  # NaN sorts last
-    return [(int(i), int(index[i]), float(distance[i])) for i in order if index[i] >= 0]
-
-
 def _flat(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values)
     if values.dtype not in (np.float16, np.float32):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from slimdiff.evaluation import neighbours
-from slimdiff.evaluation.neighbours import closest_pairs, nearest
+from slimdiff.evaluation.neighbours import nearest
 
 
 def cohort(n, seed, bins=4, d=12):
@@ -175,9 +175,3 @@ def test_what_does_not_fit_is_refused():
         query[1, 2] = bad
         with pytest.raises(ValueError, match="NaN or infinite"):
             nearest(query, query, np.zeros(4), np.zeros(4))
-
-
-def test_closest_pairs_come_in_order():
-    distance, index = np.array([0.4, np.nan, 0.1, 0.2]), np.array([5, -1, 6, 7])
-    assert closest_pairs(distance, index, 2) == [(2, 6, 0.1), (3, 7, 0.2)]
-    assert len(closest_pairs(distance, index, 10)) == 3
