@@ -64,10 +64,13 @@ def written(value: Any) -> Any:
 def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
     """Read a TSV or CSV (by its ending) with a header as dictionaries of strings; a byte-order mark is skipped.
 
-    Raises ValueError naming the file where a required column is missing, a row is ragged, or nothing is there.
+    Raises FileNotFoundError where there is no file, and ValueError naming it where a required column is missing, a row is
+    ragged, or nothing is in it.
     """
     path = Path(path)
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is not there; if a stage writes it, make that stage first")
     with path.open(encoding="utf-8-sig", newline="") as stream:
         lines = [line for line in csv.reader(stream, delimiter=delimiter) if line]
     if not lines:

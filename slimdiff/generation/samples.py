@@ -88,6 +88,8 @@ def read_samples(folder: Path, n_bins: int | None = None) -> Samples:
         raise FileNotFoundError(f"{folder}: no zbin-*.npz; make the generate stage first")
     images, masks, rows = [], [], []
     for stem in stems:
+        if not stem.with_suffix(".npz").is_file():
+            raise FileNotFoundError(f"{stem}.npz is not there; make the generate stage first")
         with np.load(stem.with_suffix(".npz"), allow_pickle=False) as archive:
             images.append(archive["images"])
             masks.append(archive["masks"])
