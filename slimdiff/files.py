@@ -64,8 +64,8 @@ def written(value: Any) -> Any:
 def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
     """Read a TSV or CSV (by its ending) with a header as dictionaries of strings; a byte-order mark is skipped.
 
-    Raises FileNotFoundError where there is no file, and ValueError naming it where a required column is missing, a row is
-    ragged, or nothing is in it.
+    Raises FileNotFoundError where there is no file, and ValueError naming it where a required column is missing, a row
+    is ragged, or nothing is in it.
     """
     path = Path(path)
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
