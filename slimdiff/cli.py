@@ -63,7 +63,8 @@ def _phantom(options: argparse.Namespace, study: Study) -> None:
 
 def _participants(options: argparse.Namespace, study: Study) -> None:
     """Write participants.tsv from the configured source."""
-    from slimdiff.data.sources import discover, write_participants
+    from slimdiff.data.participants import write_participants
+    from slimdiff.data.sources import discover
 
     write_participants(study.paths.participants, discover(study.data, study.paths.phantom))
 
@@ -72,8 +73,8 @@ def _preprocess(options: argparse.Namespace, study: Study) -> None:
     """Put one participant's volumes (or all participants') on the study's grid."""
     from tqdm import tqdm
 
+    from slimdiff.data.participants import read_participants
     from slimdiff.data.preprocess import preprocess
-    from slimdiff.data.sources import read_participants
 
     paths = study.paths
     rows = [row for row in read_participants(paths.participants) if row.included]
@@ -95,7 +96,7 @@ def _preprocess(options: argparse.Namespace, study: Study) -> None:
 def _kfold(options: argparse.Namespace, study: Study) -> None:
     """Divide the participants into folds."""
     from slimdiff.data.folds import lesion_volumes, make_folds, write_folds
-    from slimdiff.data.sources import read_participants
+    from slimdiff.data.participants import read_participants
 
     rows = [row for row in read_participants(study.paths.participants) if row.included]
     volumes = lesion_volumes(
@@ -107,8 +108,8 @@ def _kfold(options: argparse.Namespace, study: Study) -> None:
 def _cache(options: argparse.Namespace, study: Study) -> None:
     """Cut the preprocessed volumes into the slice store."""
     from slimdiff.data.folds import training_participants
+    from slimdiff.data.participants import read_participants
     from slimdiff.data.slices import build_store
-    from slimdiff.data.sources import read_participants
 
     rows = [row for row in read_participants(study.paths.participants) if row.included]
     automatic = study.slices.z_range == "auto"

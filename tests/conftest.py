@@ -53,9 +53,10 @@ def prepared(bids_root, tmp_path_factory):
     """The tiny study after preprocess, kfold and cache. Read only."""
     from slimdiff.config import study_from_mapping
     from slimdiff.data.folds import lesion_volumes, make_folds, write_folds
+    from slimdiff.data.participants import write_participants
     from slimdiff.data.preprocess import preprocess
     from slimdiff.data.slices import build_store
-    from slimdiff.data.sources import discover, write_participants
+    from slimdiff.data.sources import discover
 
     study = study_from_mapping(study_mapping(bids_root, tmp_path_factory.mktemp("prepared")))
     paths = study.paths

@@ -15,7 +15,7 @@ import torch
 from slimdiff import cli
 from slimdiff.config import load_study, stage_config
 from slimdiff.data.folds import read_folds
-from slimdiff.data.sources import read_participants
+from slimdiff.data.participants import read_participants
 from slimdiff.data.store import SliceStore
 from slimdiff.data.zbins import read_priors
 from slimdiff.files import read_table, sha256

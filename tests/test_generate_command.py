@@ -220,7 +220,7 @@ def test_a_volume_s_slices_go_to_the_z_bins_of_their_heights(drawing, trained, m
 
 
 def test_a_lesion_is_drawn_into_a_region_of_a_preprocessed_volume(drawing, prepared, trained, mask, tmp_path):
-    from slimdiff.data.sources import read_participants
+    from slimdiff.data.participants import read_participants
 
     card = read_card(trained)
     control = next(row for row in read_participants(prepared.paths.participants) if not row.is_patient)

@@ -47,7 +47,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", ALLOWED)
 def test_imports_run_one_way(package):
-    for path in (PACKAGE / package).glob("*.py"):
+    for path in (PACKAGE / package).rglob("*.py"):
         used = {name.split(".")[1] for name in imported(path) if name.startswith("slimdiff.")}
         assert used - {"__version__"} <= ALLOWED[package], path.name
 

@@ -7,8 +7,9 @@ from slimdiff.config.study import Study
 # What each stage receives; a change elsewhere does not make it again.
 STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "phantom": ("data",),
-    "participants": ("data",),
-    "preprocess": ("preprocess",),
+    "fetch": ("data",),
+    "participants": ("data", "quality"),
+    "preprocess": ("data", "preprocess"),
     "cache": ("slices",),
     "kfold": ("folds",),
     "priors": ("priors",),
@@ -23,6 +24,9 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
 
 # Where a stage needs only some keys of a section: a change of the others does not make it again.
 STAGE_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
+    "fetch": {"data": ("source", "root", "fetch")},
+    # What a mask's values and grid mean; `source`, because it has a say in that.
+    "preprocess": {"data": ("source", "lesion_labels", "empty_mask", "mask_grid")},
     "segmenter": {
         "utility": (
             "shares",

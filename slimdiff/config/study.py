@@ -10,7 +10,9 @@ from pydantic import Field, ValidationError
 
 from slimdiff.config.base import Name, Section
 from slimdiff.config.data import DataConfig
+from slimdiff.config.data_checks import check_data
 from slimdiff.config.diffusion import DiffusionConfig
+from slimdiff.config.errors import ConfigError
 from slimdiff.config.evaluation import EvaluationConfig
 from slimdiff.config.export import MAX_NNUNET_ID, ExportConfig
 from slimdiff.config.folds import FoldsConfig
@@ -19,6 +21,7 @@ from slimdiff.config.model import ModelConfig
 from slimdiff.config.paths import REAL, StudyPaths
 from slimdiff.config.preprocess import PreprocessConfig
 from slimdiff.config.priors import PriorConfig
+from slimdiff.config.quality import QualityConfig
 from slimdiff.config.report import ReportConfig
 from slimdiff.config.slices import SlicesConfig
 from slimdiff.config.training import TrainingConfig
@@ -26,10 +29,6 @@ from slimdiff.config.utility import UtilityConfig
 
 MIN_SIDE_PX = 32
 VARIANT_SECTIONS = ("model", "diffusion", "training", "generation")
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names key, value and what is allowed."""
 
 
 class Study(Section):
@@ -40,6 +39,7 @@ class Study(Section):
     results_dir: str = "results"
     """Folder of all outputs."""
     data: DataConfig = DataConfig()
+    quality: QualityConfig = QualityConfig()
     preprocess: PreprocessConfig = PreprocessConfig()
     slices: SlicesConfig = SlicesConfig()
     folds: FoldsConfig = FoldsConfig()
@@ -88,10 +88,7 @@ class Study(Section):
 
 def check_study(study: Study) -> None:
     """Raise ConfigError where sections that are each valid do not fit together."""
-    if study.data.source == "bids" and not study.data.root:
-        raise ConfigError("data.root: source bids needs the dataset's folder")
-    if study.data.source == "table" and not study.data.table:
-        raise ConfigError("data.table: source table needs the path of a TSV or CSV")
+    check_data(study.data, study.preprocess)
     depth = study.preprocess.grid[2]
     if study.slices.z_range != "auto" and study.slices.z_range[1] >= depth:
         raise ConfigError(

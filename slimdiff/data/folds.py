@@ -12,7 +12,7 @@ import numpy as np
 
 from slimdiff.config.folds import FoldsConfig
 from slimdiff.config.study import check_fold_count
-from slimdiff.data.sources import DataError, Participant
+from slimdiff.data.participants import DataError, Participant
 from slimdiff.files import MISSING, read_table, write_table
 
 COLUMNS = ("participant", "fold", "split", "stratified_by", "stratum")

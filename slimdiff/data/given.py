@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slimdiff.data.sources import DataError
+from slimdiff.data.participants import DataError
 from slimdiff.data.zbins import z_bin
 
 IMAGE_RANGE = 1.001  # what rounding in a file may add to [-1, 1]

@@ -13,73 +13,9 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from slimdiff.config.preprocess import PreprocessConfig
-from slimdiff.data.sources import DataError, Participant
+from slimdiff.data.participants import DataError, Participant
+from slimdiff.data.volumes import load_pair
 from slimdiff.files import replacing, sha256, write_text
-
-AFFINE_TOLERANCE_MM = 0.1
-
-
-def load_pair(participant: Participant) -> tuple[nibabel.Nifti1Image, nibabel.Nifti1Image]:
-    """Read image and mask (all zero without one) and check that they belong together.
-
-    Raises DataError: unreadable file, not 3-D, shape or affine of the mask differ from the image's, values that
-    are not finite, constant image, patient whose mask is empty.
-    """
-    image = _read(participant.image, participant.participant_id)
-    if participant.mask is None:
-        mask = nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine)
-    else:
-        mask = _read(participant.mask, participant.participant_id)
-    where = f"{participant.participant_id}: {participant.mask}"
-    if mask.shape != image.shape:
-        raise DataError(f"{where}: shape {mask.shape}, but the image has {image.shape}")
-    offset = _largest_offset_mm(mask.affine, image.affine, image.shape)
-    if offset > AFFINE_TOLERANCE_MM:
-        raise DataError(
-            f"{where}: its affine puts a corner {offset:.3g} mm off the image's; resample the mask first"
-        )
-    values = np.asarray(image.dataobj, dtype=np.float32)
-    bad = int((~np.isfinite(values)).sum())
-    if bad:
-        raise DataError(
-            f"{participant.participant_id}: {participant.image}: {bad} voxels are NaN or infinite"
-        )
-    if values.min() == values.max():
-        raise DataError(
-            f"{participant.participant_id}: {participant.image}: constant image ({values.flat[0]:g})"
-        )
-    if not np.isfinite(np.asarray(mask.dataobj)).all():
-        raise DataError(f"{where}: the mask has voxels that are NaN or infinite")
-    lesion = np.asarray(mask.dataobj) > 0
-    if participant.mask is not None and not lesion.any():
-        raise DataError(f"{where}: the lesion mask is empty; give n/a, or exclude the subject by name")
-    as_image = nibabel.Nifti1Image(values, image.affine)
-    return as_image, nibabel.Nifti1Image(lesion.astype(np.uint8), image.affine)
-
-
-def _largest_offset_mm(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-    # At the corners, because a small difference of voxel size or angle adds up over the volume.
-    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
-    apart = (affine - other)[:3] @ np.vstack([corners, np.ones(8)])
-    return float(np.linalg.norm(apart, axis=0).max())
-
-
-def _read(path: Path, participant: str) -> nibabel.Nifti1Image:
-    try:
-        loaded = nibabel.load(path)
-        # nibabel refuses to hold some types that files have (int64).
-        values = np.asarray(loaded.dataobj, dtype=np.float32)
-    except FileNotFoundError:
-        raise DataError(f"{participant}: {path} is not there") from None
-    except Exception as error:
-        raise DataError(f"{participant}: {path} cannot be read as NIfTI: {error}") from None
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    if values.ndim != 3:
-        raise DataError(
-            f"{participant}: {path}: {values.ndim}-D image of shape {values.shape}; 3-D is wanted"
-        )
-    return nibabel.Nifti1Image(values, loaded.affine)
 
 
 def to_grid(
@@ -152,7 +88,9 @@ def preprocess(
     participant: Participant, config: PreprocessConfig, image_path: Path, mask_path: Path, json_path: Path
 ):
     """Put one participant on the grid and write image, mask and record, the record last."""
-    image, mask = load_pair(participant)
+    pair = load_pair(participant)
+    image = nibabel.Nifti1Image(pair.image.values, pair.image.affine)
+    mask = nibabel.Nifti1Image(pair.lesion.astype(np.uint8), pair.image.affine)
     volume, lesion, affine = to_grid(image, mask, config)
     try:
         scaled, inside, (low, high) = normalise(volume, config)

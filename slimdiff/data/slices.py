@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from slimdiff.config.slices import SlicesConfig
-from slimdiff.data.sources import DataError, Participant
+from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.store import COLUMNS
 from slimdiff.data.zbins import bin_centres, z_bin
 from slimdiff.files import replacing, sha256, write_table, write_text

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 import slimdiff
-from slimdiff.data.sources import DataError, Participant, read_participants
+from slimdiff.data.participants import DataError, Participant, read_participants
 from slimdiff.export.cases import Case, Cell, unique_names
 from slimdiff.export.folder import replacing_folder
 from slimdiff.export.names import INDEX, folder_of

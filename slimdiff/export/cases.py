@@ -11,7 +11,7 @@ import numpy as np
 
 from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
-from slimdiff.data.sources import DataError
+from slimdiff.data.participants import DataError
 from slimdiff.data.store import SliceStore
 from slimdiff.export.nifti import canonical_affine, read_affine, slice_affine, write_slice
 from slimdiff.files import read_table

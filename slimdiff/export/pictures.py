@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slimdiff.data.sources import DataError
+from slimdiff.data.participants import DataError
 from slimdiff.evaluation.ranges import to_uint8
 from slimdiff.export.cases import Case, Cell
 from slimdiff.export.folder import replacing_folder

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
-from slimdiff.data.sources import read_participants
+from slimdiff.data.participants import read_participants
 from slimdiff.data.store import SliceStore
 from slimdiff.generation.samples import read_samples
 from slimdiff.report import curves, nearest, pictures

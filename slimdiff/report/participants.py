@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slimdiff.data.sources import Participant
+from slimdiff.data.participants import Participant
 from slimdiff.data.store import SliceStore
 from slimdiff.files import MISSING
 from slimdiff.report import markup

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from slimdiff.data.sources import Participant
+from slimdiff.data.participants import Participant
 from slimdiff.data.store import SliceStore
 from slimdiff.generation.samples import Samples
 from slimdiff.report.page import Page, pixel_in

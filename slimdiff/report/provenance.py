@@ -13,7 +13,7 @@ from pathlib import Path
 
 import slimdiff
 from slimdiff.config import VARIANT_SECTIONS, Study, StudyPaths
-from slimdiff.data.sources import read_participants
+from slimdiff.data.participants import read_participants
 from slimdiff.data.store import SliceStore
 from slimdiff.files import read_table, sha256, write_text
 from slimdiff.report.results import number

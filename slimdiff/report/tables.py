@@ -5,7 +5,7 @@ from pathlib import Path
 
 from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
-from slimdiff.data.sources import read_participants
+from slimdiff.data.participants import read_participants
 from slimdiff.data.store import SliceStore
 from slimdiff.files import write_table, write_text
 from slimdiff.report import comparison_page, latex, markup, metrics_page, participants

@@ -18,6 +18,7 @@ FITTING = {"preprocess": {"grid": [32, 32, 32]}, "slices": {"z_range": [5, 20], 
 # One change in every section, away from the defaults and valid.
 CHANGES = {
     "data": {"phantom": {"seed": 5}},
+    "quality": {"max_excluded": 2},
     "preprocess": {"percentiles": [1.0, 99.0]},
     "slices": {"min_tissue": 0.1},
     "folds": {"seed": 4},

@@ -9,7 +9,7 @@ import pytest
 from slimdiff.config import ConfigError
 from slimdiff.config.folds import FoldsConfig
 from slimdiff.data.folds import make_folds, read_folds, training_participants, write_folds
-from slimdiff.data.sources import DataError, Participant
+from slimdiff.data.participants import DataError, Participant
 
 NOWHERE = Path("nowhere")
 

@@ -11,8 +11,8 @@ import pytest
 from synthetic import AFFINE, SPACING_MM, ball, head, save_nifti
 
 from slimdiff.config.preprocess import PreprocessConfig
+from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.preprocess import foreground, preprocess
-from slimdiff.data.sources import DataError, Participant
 
 CONFIG = PreprocessConfig(spacing_mm=SPACING_MM, grid=(32, 32, 32))
 LESION = ball((12, 14, 16), 3.5)
@@ -207,11 +207,11 @@ BAD = {
     "infinity in the image": ("image", "infinite", lambda p: save_nifti(p, _with(head(1), np.inf))),
     "constant image": ("image", "constant", lambda p: save_nifti(p, np.full((32, 32, 32), 7.0, np.float32))),
     "two values": ("image", "scale", lambda p: save_nifti(p, (head(1) > 0).astype(np.float32))),
-    "truncated image": ("image", "cannot be read", lambda p: _truncated(p, head(1))),
+    "truncated image": ("image", "ends too early", lambda p: _truncated(p, head(1))),
     "no NIfTI": ("image", "cannot be read", _no_nifti),
     "absent image": ("image", "not there", lambda p: p),
     "absent mask": ("mask", "not there", lambda p: p),
-    "truncated mask": ("mask", "cannot be read", lambda p: _truncated(p, head(1))),
+    "truncated mask": ("mask", "ends too early", lambda p: _truncated(p, head(1))),
     "empty mask": ("mask", "empty", lambda p: save_nifti(p, np.zeros((32, 32, 32), np.uint8))),
     "mask of another shape": ("mask", "shape", lambda p: save_nifti(p, LESION[:-1].astype(np.uint8))),
     "mask elsewhere": ("mask", "affine", lambda p: save_nifti(p, LESION.astype(np.uint8), _shifted())),

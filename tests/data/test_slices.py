@@ -11,8 +11,8 @@ from synthetic import ball, head, save_nifti
 
 from slimdiff.config.priors import PriorConfig
 from slimdiff.config.slices import SlicesConfig
+from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.slices import axial, build_store, tissue_extent
-from slimdiff.data.sources import DataError, Participant
 from slimdiff.data.store import SliceStore
 from slimdiff.data.zbins import bin_centres, read_priors, write_priors, z_bin, z_bin_priors
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from slimdiff.config.data import DataConfig
-from slimdiff.data.sources import DataError, discover, read_participants, write_participants
+from slimdiff.data.participants import DataError, read_participants, write_participants
+from slimdiff.data.sources import discover
 
 
 def touch(path: Path) -> Path:

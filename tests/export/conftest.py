@@ -10,8 +10,8 @@ import pytest
 from slimdiff.config import study_from_mapping
 from slimdiff.config.slices import SlicesConfig
 from slimdiff.data.folds import COLUMNS as FOLD_COLUMNS
+from slimdiff.data.participants import Participant, write_participants
 from slimdiff.data.slices import build_store
-from slimdiff.data.sources import Participant, write_participants
 from slimdiff.files import write_table
 from slimdiff.generation.samples import COLUMNS as SAMPLE_COLUMNS
 from slimdiff.generation.samples import write_samples

@@ -7,7 +7,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 
 from slimdiff.data.folds import read_folds
-from slimdiff.data.sources import Participant, read_participants
+from slimdiff.data.participants import Participant, read_participants
 from slimdiff.generation.samples import read_samples
 from slimdiff.report import curves, figures, nearest, pictures
 from slimdiff.report.names import figure_names

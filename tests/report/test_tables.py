@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from html_rows import Rows
 
-from slimdiff.data.sources import Participant, read_participants
+from slimdiff.data.participants import Participant, read_participants
 from slimdiff.data.store import SliceStore
 from slimdiff.files import read_table
 from slimdiff.report import latex, markup, participants, tables

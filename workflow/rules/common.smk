@@ -18,7 +18,8 @@ from slimdiff.config import (
     study_from_mapping,
 )
 from slimdiff.data.folds import check_split
-from slimdiff.data.sources import DataError, discover
+from slimdiff.data.participants import DataError
+from slimdiff.data.sources import discover
 from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
 from slimdiff.generation.requests import counts_of
 from slimdiff.report.names import TABLES, figure_names

@@ -1,0 +1,115 @@
+"""participants.tsv: one table for every source, so that all later stages see the same thing.
+
+Columns: participant_id, group, image, mask, brain_mask, acquisition, site, split, lobe, excluded, then whatever else
+the source says of its participants. `excluded` is a reason or n/a.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from slimdiff.files import MISSING, read_table, write_table
+
+PATHS = ("image", "mask", "brain_mask")
+COLUMNS = ("participant_id", "group", *PATHS, "acquisition", "site", "split", "lobe", "excluded")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class DataError(ValueError):
+    """Input data that cannot be used; the message names the file, the cause and what to do."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Something wrong or doubtful about one participant."""
+
+    name: str
+    """One word; `slimdiff.data.quality.flags` lists them."""
+    reason: str
+    """The file, what was found, and what was expected."""
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One row of participants.tsv. `mask` is None for a subject without a lesion mask."""
+
+    participant_id: str
+    group: str
+    image: Path
+    mask: Path | None
+    acquisition: str = MISSING
+    site: str = MISSING
+    split: str = MISSING
+    lobe: str = MISSING
+    excluded: str = MISSING
+    brain_mask: Path | None = None
+    further: dict[str, str] = field(default_factory=dict, hash=False)
+    """What else the source says: column, value."""
+    flags: tuple[Flag, ...] = ()
+    """What discovery found wrong; it is not written."""
+
+    @property
+    def is_patient(self) -> bool:
+        return self.mask is not None
+
+    @property
+    def included(self) -> bool:
+        return self.excluded == MISSING
+
+    def without(self, reason: str) -> "Participant":
+        """The same participant, excluded for `reason`."""
+        return replace(self, excluded=reason or "excluded by name")
+
+
+def check_name(name: str, where: str) -> None:
+    """Raise DataError where a participant_id cannot stand in a file's name. `where`: the file or folder."""
+    if not NAME.fullmatch(name):
+        raise DataError(
+            f"{where}: participant_id {name!r} cannot be a file name here; letters, digits, '_', '.' and '-' are "
+            "allowed, a letter or digit first"
+        )
+
+
+def refuse_duplicates(names: Iterable[str], source: Path) -> None:
+    """Raise DataError where a participant_id stands twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f"{source}: participant {name} stands there twice")
+        seen.add(name)
+
+
+def first_of(row: dict[str, str], *names: str) -> str | None:
+    """The first of these columns that says something."""
+    for name in names:
+        value = row.get(name, "").strip()
+        if value and value != MISSING:
+            return value
+    return None
+
+
+def write_participants(path: Path, participants: Iterable[Participant]) -> None:
+    """Write participants.tsv. Paths are as configured; mask is n/a for subjects without a lesion mask."""
+    participants = list(participants)
+    further = list(dict.fromkeys(key for row in participants for key in row.further))
+    rows = (
+        {**row.further, **vars(row), **{key: value and str(value) for key, value in _paths(row).items()}}
+        for row in participants
+    )
+    write_table(path, rows, (*COLUMNS, *further))
+
+
+def _paths(row: Participant) -> dict[str, Path | None]:
+    return {key: getattr(row, key) for key in PATHS}
+
+
+def read_participants(path: Path) -> list[Participant]:
+    """Read participants.tsv as `write_participants` writes it."""
+    rows = []
+    for row in read_table(path, ("participant_id", "group", "image", "mask")):
+        values = {name: row.get(name, MISSING) for name in COLUMNS if name not in PATHS}
+        paths = {key: None if row.get(key, MISSING) == MISSING else Path(row[key]) for key in PATHS}
+        further = {name: value for name, value in row.items() if name not in COLUMNS}
+        rows.append(Participant(**values, **paths, further=further))
+    return rows
