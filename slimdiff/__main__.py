@@ -6,6 +6,7 @@ from slimdiff import cli
 
 COMMANDS = (
     "phantom",
+    "fetch",
     "participants",
     "preprocess",
     "cache",

@@ -61,36 +61,28 @@ def _phantom(options: argparse.Namespace, study: Study) -> None:
     write_cohort(study.paths.phantom, settings.patients, settings.controls, settings.seed, settings.voxel_mm)
 
 
-def _participants(options: argparse.Namespace, study: Study) -> None:
-    """Write participants.tsv from the configured source."""
-    from slimdiff.data.participants import write_participants
-    from slimdiff.data.sources import discover
+def _fetch(options: argparse.Namespace, study: Study) -> None:
+    """Fetch the study's public dataset (data.fetch); what is there and right stays, what was cut off goes on."""
+    from slimdiff.data_cells import run_fetch
 
-    write_participants(study.paths.participants, discover(study.data, study.paths.phantom))
+    run_fetch(study)
+
+
+def _participants(options: argparse.Namespace, study: Study) -> None:
+    """Find the participants and look at their volumes: participants.tsv and quality.tsv."""
+    from slimdiff.data_cells import run_participants
+
+    run_participants(study, options.workers)
 
 
 def _preprocess(options: argparse.Namespace, study: Study) -> None:
-    """Put one participant's volumes (or all participants') on the study's grid."""
-    from tqdm import tqdm
+    """Put one participant's volumes (or all participants') on the study's grid, or a volume back from it."""
+    from slimdiff.data_cells import run_back, run_preprocess
 
-    from slimdiff.data.participants import read_participants
-    from slimdiff.data.preprocess import preprocess
-
-    paths = study.paths
-    rows = [row for row in read_participants(paths.participants) if row.included]
-    if options.participant:
-        rows = [row for row in rows if row.participant_id == options.participant]
-        if not rows:
-            raise ValueError(f"{paths.participants}: no included participant {options.participant!r}")
-    for row in tqdm(rows, desc="preprocess", unit="subject", disable=len(rows) == 1):
-        name = row.participant_id
-        preprocess(
-            row,
-            study.preprocess,
-            paths.volume(name, "FLAIR"),
-            paths.volume(name, "mask"),
-            paths.volume_json(name),
-        )
+    if options.back:
+        run_back(study, options.participant, Path(options.back), options.out and Path(options.out))
+    else:
+        run_preprocess(study, options.participant)
 
 
 def _kfold(options: argparse.Namespace, study: Study) -> None:
@@ -172,6 +164,10 @@ def _metrics(options: argparse.Namespace, study: Study) -> None:
 def _figures(options: argparse.Namespace, study: Study) -> None:
     """Draw the figures, and write the tables and the provenance of the study."""
     variants, folds = list(study.variants), study.folds.k
+    if options.what in ("all", "quality"):
+        from slimdiff.report.quality_sheet import write_sheet
+
+        write_sheet(study)
     if options.what in ("all", "pictures"):
         from slimdiff.report.figures import draw_all
 
@@ -220,8 +216,17 @@ def _cell_options() -> dict[str, dict]:
 
 
 phantom = _command(_phantom)
-participants = _command(_participants)
-preprocess = _command(_preprocess, participant={"help": "one participant (default: all)"})
+fetch = _command(_fetch)
+participants = _command(
+    _participants,
+    workers={"type": _positive, "default": 1, "metavar": "N", "help": "volumes looked at side by side"},
+)
+preprocess = _command(
+    _preprocess,
+    participant={"help": "one participant (default: all)"},
+    back={"metavar": "FILE", "help": "a volume on the grid, to be brought back to the participant's image"},
+    out={"metavar": "FILE", "help": "with --back: the file to write"},
+)
 kfold = _command(_kfold)
 cache = _command(_cache)
 priors = _command(_priors, fold={"type": int, "help": "one fold (default: all)"})
@@ -296,8 +301,8 @@ figures = _command(
         "positional": True,
         "nargs": "?",
         "default": "all",
-        "choices": ("all", "pictures", "tables", "provenance"),
-        "help": "figures/, tables/, or provenance.json with its page",
+        "choices": ("all", "quality", "pictures", "tables", "provenance"),
+        "help": "the contact sheet of participants, figures/, tables/, or provenance.json with its page",
     },
 )
 export = _command(

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 MISSING = "n/a"
 
 
@@ -83,6 +85,45 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
         if len(line) != len(header):
             raise ValueError(f"{path}, line {number}: {len(line)} cells, the header has {len(header)}")
     return [dict(zip(header, line, strict=True)) for line in body]
+
+
+class ArrayWriter:
+    """Write a .npy file of arrays of one shape and type, one after the other, without holding them in memory."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type):
+        self.path, self.shape, self.dtype, self.count = Path(path), shape, np.dtype(dtype), 0
+
+    def __enter__(self) -> "ArrayWriter":
+        self.stream = self.path.open("wb")
+        self._header()
+        self.begin = self.stream.tell()
+        return self
+
+    def append(self, array: np.ndarray) -> None:
+        """One more array along the first axis; raises ValueError where its shape is another."""
+        if array.shape != self.shape:
+            raise ValueError(f"{self.path}: an array of shape {array.shape} among those of {self.shape}")
+        self.stream.write(np.ascontiguousarray(array, self.dtype).tobytes())
+        self.count += 1
+
+    def _header(self) -> None:
+        np.lib.format.write_array_header_1_0(
+            self.stream,
+            {
+                "descr": np.lib.format.dtype_to_descr(self.dtype),
+                "fortran_order": False,
+                "shape": (self.count, *self.shape),
+            },
+        )
+
+    def __exit__(self, *_) -> None:
+        # NumPy pads the header so that a first axis that grew still fits in its place.
+        self.stream.seek(0)
+        self._header()
+        grown = self.stream.tell() != self.begin
+        self.stream.close()
+        if grown:
+            raise RuntimeError(f"{self.path}: the header does not fit in its place")
 
 
 def sha256(path: Path) -> str:

@@ -66,6 +66,7 @@ def prepared(bids_root, tmp_path_factory):
         name = row.participant_id
         preprocess(
             row,
+            study.data,
             study.preprocess,
             paths.volume(name, "FLAIR"),
             paths.volume(name, "mask"),

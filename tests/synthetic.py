@@ -6,6 +6,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from slimdiff.data.manifest import read_manifest
+
 PATIENTS, CONTROLS = 6, 2
 SPACING_MM = 6.0
 AFFINE = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
@@ -92,34 +94,40 @@ def study_mapping(bids_root: Path, results: Path) -> dict:
     }
 
 
-# ds004199: 170 subjects, 85 of them patients with a mask. Here every odd number is one, and 48 in the place of 47.
-PATIENT_NUMBERS = [48 if number == 47 else number for number in range(1, 171, 2)]
-THICK_NUMBERS = [5, 21, 35, 77, 101, 125, 169]
-TEST_NUMBERS = PATIENT_NUMBERS[::3][:28]
+def ds004199_patients() -> list[str]:
+    """Subjects of ds004199 with a lesion mask."""
+    files = read_manifest("ds004199").files
+    return sorted(file.path.parts[0] for file in files if file.path.name.endswith("_roi.nii.gz"))
+
+
+def ds004199_two_dimensional() -> list[str]:
+    """Subjects of ds004199 whose FLAIR is a 2-D acquisition."""
+    return sorted(
+        file.path.parts[0] for file in read_manifest("ds004199").files if file.acquisition_type == "2D"
+    )
 
 
 def write_ds004199(root: Path) -> Path:
-    """A tree of ds004199's shape with empty images: seven patients with a 2-D FLAIR, 28 with split test, all controls
-    split train, masks hidden by .bidsignore and one of them named after another acquisition, a byte-order mark."""
+    """ds004199's tree by its manifest, as a fetch leaves it, with empty images and made-up facts: 28 patients with
+    split test, everybody else train, seven sidecars of thick slices, a byte-order mark."""
+    files, patients = read_manifest("ds004199").wanted(t1w=False), ds004199_patients()
+    kinds = {file.path.name.removesuffix(".nii.gz"): file.acquisition_type for file in files}
+    for file in files:
+        path = root / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        if path.name.endswith("_FLAIR.json"):
+            kind = kinds[path.stem]
+            facts = {"MRAcquisitionType": kind, "SliceThickness": 4 if kind == "2D" else 1}
+            path.write_text(json.dumps(facts))
     rows = ["participant_id\tgroup\tsex\tlobe\tsplit"]
     for number in range(1, 171):
-        name, patient = f"sub-{number:05d}", number in PATIENT_NUMBERS
-        acquisition = "tse3dvfl" if patient and number % 4 == 1 else "T2sel"
-        anat = root / name / "anat"
-        anat.mkdir(parents=True)
-        image = anat / f"{name}_acq-{acquisition}_FLAIR.nii.gz"
-        image.touch()
-        kind, thickness = ("2D", 4) if number in THICK_NUMBERS else ("3D", 1)
-        facts = {"MRAcquisitionType": kind, "SliceThickness": thickness}
-        (anat / f"{name}_acq-{acquisition}_FLAIR.json").write_text(json.dumps(facts))
-        (anat / f"{name}_acq-iso08_T1w.nii.gz").touch()
-        if patient:
-            of = "tse3dvfl" if number == 48 else acquisition
-            (anat / f"{name}_acq-{of}_FLAIR_roi.nii.gz").touch()
-        split = "test" if number in TEST_NUMBERS else "train"
-        rows.append(
-            f"{name}\t{'fcd' if patient else 'hc'}\tM\t{'TL,OL' if number % 7 == 0 else 'FL'}\t{split}"
-        )
+        name = f"sub-{number:05d}"
+        split = "test" if name in patients[::3][:28] else "train"
+        lobe = "TL,OL" if number % 7 == 0 else "FL"
+        rows.append(f"{name}\t{'fcd' if name in patients else 'hc'}\tM\t{lobe}\t{split}")
     (root / "participants.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8-sig")
+    for name in ("participants.json", "dataset_description.json"):
+        (root / name).write_text("{}")
     (root / ".bidsignore").write_text("*_roi.nii.gz\n")
     return root

@@ -3,9 +3,10 @@
 import hashlib
 import math
 
+import numpy as np
 import pytest
 
-from slimdiff.files import read_table, replacing, sha256, write_table, write_text
+from slimdiff.files import ArrayWriter, read_table, replacing, sha256, write_table, write_text
 
 
 @pytest.mark.parametrize("where", ["writing", "renaming"])
@@ -66,3 +67,17 @@ def test_a_broken_table_is_refused_by_name(tmp_path, text, says):
 def test_the_hash_is_sha256(tmp_path):
     (tmp_path / "f").write_bytes(b"slices" * 100_000)
     assert sha256(tmp_path / "f") == hashlib.sha256(b"slices" * 100_000).hexdigest()
+
+
+@pytest.mark.parametrize("count", [0, 1, 12345])
+def test_arrays_written_one_by_one_are_the_file_that_numpy_writes(tmp_path, count):
+    arrays = np.arange(count * 6, dtype=np.float16).reshape(count, 2, 3)
+    with ArrayWriter(tmp_path / "grown.npy", (2, 3), np.float16) as writer:
+        for array in arrays:
+            writer.append(array)
+    np.testing.assert_array_equal(np.load(tmp_path / "grown.npy", mmap_mode="r"), arrays)
+    with ArrayWriter(tmp_path / "odd.npy", (2, 3), np.float16) as writer:
+        with pytest.raises(ValueError, match=r"odd\.npy.*\(3, 2\).*\(2, 3\)"):
+            writer.append(np.zeros((3, 2), np.float16))
+        writer.append(np.asfortranarray(np.arange(6).reshape(2, 3)))
+    np.testing.assert_array_equal(np.load(tmp_path / "odd.npy"), [[[0, 1, 2], [3, 4, 5]]])

@@ -25,8 +25,23 @@ class StudyPaths:
         return self.root / "phantom"
 
     @property
+    def fetched(self) -> Path:
+        """That the dataset was fetched, and every file of it is right."""
+        return self.root / "fetched.json"
+
+    @property
     def participants(self) -> Path:
         return self.root / "participants.tsv"
+
+    @property
+    def quality(self) -> Path:
+        """What was found out about every participant's files, and the verdict."""
+        return self.root / "quality.tsv"
+
+    @property
+    def quality_state(self) -> Path:
+        """What was measured so far, a participant a file; kept where a run stops."""
+        return self.root / "quality"
 
     def volume(self, participant: str, kind: str) -> Path:
         """`kind` is FLAIR or mask; every participant has both (a control's mask is empty)."""

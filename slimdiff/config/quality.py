@@ -7,7 +7,12 @@ from pydantic import Field
 from slimdiff.config.base import Count, Fraction, Positive, Section
 
 Doubt = Literal[
-    "thick_slices", "lesion_outside_brain", "flip_suspected", "duplicate_image", "intensity_overflow"
+    "thick_slices",
+    "lesion_outside_brain",
+    "flip_suspected",
+    "duplicate_image",
+    "intensity_overflow",
+    "orientation_unknown",
 ]
 """Flags that somebody who has looked can wave through. All others mean that a file cannot be used at all."""
 

@@ -23,7 +23,8 @@ types and impossible values stop the run before its first job, with the key, wha
 
 - `demo.yaml` the default: a phantom cohort, minutes on two CPU cores.
 - `open_ms.yaml` an example of real volumes given by a table of paths.
-- `paper.yaml` the paper's nine cells on OpenNeuro ds004199, expected in `data/ds004199`.
+- `ds004199.yaml` OpenNeuro ds004199 by one command: fetched, extracted, registered, trained.
+- `paper.yaml` the paper's nine cells on the same dataset.
 - `ablations.yaml` one change at a time from the paper's best cell, on the same data.
 - `demo_ablations.yaml` a few of these changes on the demo's phantom cohort (`docs/ablations.md`).
 

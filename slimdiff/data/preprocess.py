@@ -1,141 +1,221 @@
 """One participant's image and mask onto the study's grid, with the record of what was done to them.
 
+Brain, bias field, template, one resampling, intensities: `slimdiff.data.{brain, bias_field, registration, grid,
+intensity}` each do one. The brain comes before the field, because the field of a head with its fat and muscle is
+further from the brain's (docs/data.md has the numbers).
+
 Writes `volumes/{participant}_{FLAIR,mask}.nii.gz` (float32 in [-1, 1]; uint8 {0, 1}; RAS, true affine) and
-`volumes/{participant}.json` (the QC row and the transform history).
+`volumes/{participant}.json` (the QC row and the history). An excluded participant whose files cannot be used gets empty
+files, so that nobody takes them for data, and a record that says why.
 """
 
+import gzip
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
-from scipy import ndimage
-from skimage.filters import threshold_otsu
 
+from slimdiff.config.data import DataConfig
 from slimdiff.config.preprocess import PreprocessConfig
+from slimdiff.data import bias_field, registration
+from slimdiff.data.brain import brain_mask
+from slimdiff.data.grid import Grid, canonical, centred_grid, native_grid, resample
+from slimdiff.data.intensity import foreground, normalise
 from slimdiff.data.participants import DataError, Participant
-from slimdiff.data.volumes import load_pair
+from slimdiff.data.volumes import Pair, load_pair
 from slimdiff.files import replacing, sha256, write_text
 
-
-def to_grid(
-    image: nibabel.Nifti1Image, mask: nibabel.Nifti1Image, config: PreprocessConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reorient to RAS, resample (image linear, mask nearest), centre crop or pad.
-
-    Returns image float32 (X, Y, Z) in the scanner's units, mask bool (X, Y, Z), affine (4, 4) in mm.
-    """
-    import torchio  # here, because importing it takes seconds
-
-    subject = torchio.Subject(
-        image=torchio.ScalarImage(tensor=np.asarray(image.dataobj)[None], affine=image.affine),
-        mask=torchio.LabelMap(tensor=np.asarray(mask.dataobj)[None], affine=mask.affine),
-    )
-    background = float(np.asarray(image.dataobj).min())
-    chain = torchio.Compose(
-        [
-            torchio.ToCanonical(),
-            torchio.Resample(config.spacing_mm, image_interpolation="linear", label_interpolation="nearest"),
-        ]
-    )
-    moved = chain(subject)
-    # One after the other, because padding is the image's own background, and 0 for the mask.
-    volume = torchio.CropOrPad(config.grid, padding_mode=background)(moved["image"])
-    lesion = torchio.CropOrPad(config.grid, padding_mode=0)(moved["mask"])
-    return volume.numpy()[0].astype(np.float32), lesion.numpy()[0] > 0, np.asarray(volume.affine)
+MOST_LESION_OUTSIDE = 0.5
+GZIP_LEVEL = 1
+"""The least: each level more costs time, and noise does not get smaller."""
 
 
-def foreground(volume: np.ndarray) -> np.ndarray:
-    """Head or brain: above Otsu's threshold, largest component, holes filled. bool (X, Y, Z)."""
-    above = volume > threshold_otsu(volume)
-    labels, count = ndimage.label(above)
-    if count == 0:
-        return above
-    largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    # Ventricles and sulci are as dark as the background, so every plane is filled, not the volume alone.
-    filled = ndimage.binary_fill_holes(largest)
-    for axis in range(3):
-        planes = [ndimage.binary_fill_holes(plane) for plane in np.moveaxis(filled, axis, 0)]
-        filled = np.moveaxis(np.stack(planes), 0, axis)
-    return filled
+@dataclass
+class OnGrid:
+    """One participant on the study's grid."""
 
-
-def normalise(
-    volume: np.ndarray, config: PreprocessConfig
-) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """Map the percentiles to -1 and 1 and clip; outside the foreground is -1.
-
-    Returns float32 in [-1, 1], the foreground, and the two intensities that became -1 and 1.
-    """
-    if volume.min() == volume.max():
-        raise DataError(
-            f"nothing but background is left at {config.spacing_mm} mm on the grid {list(config.grid)}"
-        )
-    inside = foreground(volume)
-    over = volume[inside] if config.percentiles_over == "foreground" else volume
-    low, high = (float(value) for value in np.percentile(over, config.percentiles))
-    if not high > low:
-        raise DataError(
-            f"percentiles {config.percentiles} of the image are equal ({low:g}): nothing to scale"
-        )
-    scaled = np.clip(2 * (volume - low) / (high - low) - 1, -1, 1).astype(np.float32)
-    if config.percentiles_over == "foreground":
-        scaled[~inside] = -1
-    return scaled, inside, (low, high)
+    image: np.ndarray
+    """float32 (X, Y, Z), in the scanner's units until `normalise`."""
+    lesion: np.ndarray
+    """bool (X, Y, Z)."""
+    affine: np.ndarray
+    """(4, 4), voxel to world, mm: the template's world where there was a registration, else the scanner's."""
+    brain: np.ndarray | None = None
+    """bool (X, Y, Z), where there was a brain extraction."""
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def preprocess(
-    participant: Participant, config: PreprocessConfig, image_path: Path, mask_path: Path, json_path: Path
-):
-    """Put one participant on the grid and write image, mask and record, the record last."""
-    pair = load_pair(participant)
-    image = nibabel.Nifti1Image(pair.image.values, pair.image.affine)
-    mask = nibabel.Nifti1Image(pair.lesion.astype(np.uint8), pair.image.affine)
-    volume, lesion, affine = to_grid(image, mask, config)
+    participant: Participant,
+    data: DataConfig,
+    config: PreprocessConfig,
+    image_path: Path,
+    mask_path: Path,
+    json_path: Path,
+) -> None:
+    """Put one participant on the grid and write image, mask and record, the record last.
+
+    data: what the mask's values mean, and whether it may lie on another grid.
+    Raises DataError: what `load_pair` raises; no brain where one is wanted; more than half of the lesion outside of it;
+    a failed registration; nothing but background on the grid; no lesion left there.
+    """
     try:
-        scaled, inside, (low, high) = normalise(volume, config)
+        scaled, moved, record = _on_grid(participant, data, config)
+    except DataError:
+        if participant.included:
+            raise
+        for path in (image_path, mask_path):
+            with replacing(path):
+                pass
+        record = {"participant": participant.participant_id, "excluded": participant.excluded}
+    else:
+        _write_volume(image_path, scaled, moved.affine)
+        _write_volume(mask_path, moved.lesion.astype(np.uint8), moved.affine)
+    write_text(json_path, json.dumps(record, indent=1))
+
+
+def _on_grid(
+    participant: Participant, data: DataConfig, config: PreprocessConfig
+) -> tuple[np.ndarray, OnGrid, dict[str, Any]]:
+    """The image in [-1, 1], what it was made of, and the record."""
+    pair = load_pair(participant, data.labels, data.mask_grid)
+    who = f"{participant.participant_id}: {participant.image}"
+    moved = to_grid(pair, participant, config)
+    try:
+        scaled, inside, (low, high) = normalise(moved.image, config, moved.brain)
     except DataError as error:
-        raise DataError(f"{participant.participant_id}: {participant.image}: {error}") from None
-    source_ml = float(np.asarray(mask.dataobj).sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000)
-    grid_ml = float(lesion.sum() * config.spacing_mm**3 / 1000)
-    if participant.is_patient and not lesion.any():
-        raise DataError(
-            f"{participant.participant_id}: {participant.mask}: the lesion ({source_ml:.3g} ml) is gone after "
-            f"resampling to {config.spacing_mm} mm and cropping to {list(config.grid)}"
-        )
+        raise DataError(f"{who}: {error}") from None
+    moved.history.append(
+        {
+            "step": "scale",
+            "scale_to_unit_range": [low, high],
+            "percentiles": list(config.percentiles),
+            "over": config.percentiles_over,
+        }
+    )
     record = {
         "participant": participant.participant_id,
-        "qc": {
-            "lesion_ml_source": source_ml,
-            "lesion_ml_grid": grid_ml,
-            "lesion_outside_foreground_share": float((lesion & ~inside).sum() / max(lesion.sum(), 1)),
-            "foreground_ml": float(inside.sum() * config.spacing_mm**3 / 1000),
-            "source_spacing_mm": [float(v) for v in nibabel.affines.voxel_sizes(image.affine)],
-            "source_shape": list(image.shape),
-            "source_orientation": "".join(nibabel.aff2axcodes(image.affine)),
-        },
-        "history": [
-            {"reorient": "RAS"},
-            {"resample_mm": config.spacing_mm, "image": "linear", "mask": "nearest"},
-            {"centre_crop_or_pad": list(config.grid)},
-            {
-                "scale_to_unit_range": [low, high],
-                "percentiles": list(config.percentiles),
-                "over": config.percentiles_over,
-            },
-        ],
-        "source_affine": image.affine.tolist(),
-        "affine": affine.tolist(),
+        **({} if participant.included else {"excluded": participant.excluded}),
+        "qc": _quality(pair, moved, inside, participant, config),
+        "history": moved.history,
+        "source_affine": pair.image.affine.tolist(),
+        "affine": moved.affine.tolist(),
         "source_sha256": {
             "image": sha256(participant.image),
             "mask": sha256(participant.mask) if participant.mask else None,
         },
     }
-    for path, array in ((image_path, scaled), (mask_path, lesion.astype(np.uint8))):
-        result = nibabel.Nifti1Image(array, affine)
-        result.set_sform(affine, code="scanner")
-        result.set_qform(affine, code="scanner")
-        result.header.set_xyzt_units("mm")
-        with replacing(path, suffix=".nii.gz") as temporary:
-            nibabel.save(result, temporary)
-    write_text(json_path, json.dumps(record, indent=1))
+    return scaled, moved, record
+
+
+def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig) -> OnGrid:
+    """Brain extraction, bias field, registration and the one resampling: image linear, masks nearest voxel.
+
+    Raises DataError as `preprocess` does.
+    """
+    # From here on every step sees the same axes, however the file has them.
+    values, affine = canonical(pair.image.values, pair.image.affine)
+    lesion, _ = canonical(pair.lesion, pair.image.affine)
+    given = None if pair.brain is None else canonical(pair.brain, pair.image.affine)[0]
+    history: list[dict[str, Any]] = [{"step": "reorient", "axes": "RAS"}]
+    background = float(values.min())
+    who = f"{participant.participant_id}: {participant.image}"
+
+    brain = brain_mask(values, affine, given, participant, config.brain)
+    if brain is not None:
+        _refuse_lesion_outside(lesion, brain, participant, config)
+        values = np.where(brain, values, np.float32(background))
+        history.append(
+            {"step": "extract_brain", **config.brain.model_dump(mode="json"), "background": background}
+        )
+
+    inside = brain
+    if inside is None and (config.bias_field.n4 or config.registration.transform != "none"):
+        inside = foreground(values)
+    try:
+        if config.bias_field.n4:
+            values, used = bias_field.correct(values, inside, config.bias_field)
+            history.append({"step": "correct_bias_field", "method": "N4", **used})
+        if config.registration.transform == "none":
+            to_source, grid = None, native_grid(Grid(values.shape, affine), config.spacing_mm, config.grid)
+        else:
+            found = registration.register(values, affine, inside, config.registration)
+            to_source = np.linalg.inv(found.to_template_mm)
+            grid = centred_grid(registration.template_centre_mm(), config.spacing_mm, config.grid)
+            history.append(
+                {
+                    "step": "register",
+                    "template": "ICBM152 2009a T1",
+                    **config.registration.model_dump(mode="json"),
+                    "mutual_information": list(found.information),
+                    "source_to_grid_mm": found.to_template_mm.tolist(),
+                }
+            )
+    except DataError as error:
+        raise DataError(f"{who}: {error}") from None
+
+    history.append(
+        {
+            "step": "resample",
+            "spacing_mm": config.spacing_mm,
+            "grid": list(config.grid),
+            "image": "linear",
+            "mask": "nearest",
+            "outside": background,
+        }
+    )
+    return OnGrid(
+        resample(values, affine, grid, to_source, outside=background),
+        resample(lesion, affine, grid, to_source, linear=False),
+        grid.affine,
+        None if brain is None else resample(brain, affine, grid, to_source, linear=False),
+        history,
+    )
+
+
+def _refuse_lesion_outside(
+    lesion: np.ndarray, brain: np.ndarray, participant: Participant, config: PreprocessConfig
+) -> None:
+    voxels, outside = int(lesion.sum()), int((lesion & ~brain).sum())
+    if outside > MOST_LESION_OUTSIDE * voxels:
+        raise DataError(
+            f"{participant.participant_id}: {participant.image}: {outside} of the lesion's {voxels} voxels lie "
+            f"outside the brain that {config.brain.method} gave, at most half may; look at both, grow the brain "
+            "(preprocess.brain.dilate_mm), or exclude the participant (data.exclude)"
+        )
+
+
+def _quality(
+    pair: Pair, moved: OnGrid, inside: np.ndarray, participant: Participant, config: PreprocessConfig
+) -> dict[str, Any]:
+    """What the report and the folds want to know. Raises DataError where no lesion is left."""
+    affine, shape = pair.image.affine, pair.image.values.shape
+    voxel_ml = config.spacing_mm**3 / 1000
+    source_ml = float(pair.lesion.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)
+    if participant.is_patient and pair.lesion.any() and not moved.lesion.any():
+        raise DataError(
+            f"{participant.participant_id}: {participant.mask}: the lesion ({source_ml:.3g} ml) is gone after "
+            f"resampling to {config.spacing_mm} mm and cropping to {list(config.grid)}"
+        )
+    return {
+        "lesion_ml_source": source_ml,
+        "lesion_ml_grid": float(moved.lesion.sum() * voxel_ml),
+        "lesion_outside_foreground_share": float((moved.lesion & ~inside).sum() / max(moved.lesion.sum(), 1)),
+        "foreground_ml": float(inside.sum() * voxel_ml),
+        "source_spacing_mm": [float(v) for v in nibabel.affines.voxel_sizes(affine)],
+        "source_shape": list(shape),
+        "source_orientation": "".join(nibabel.aff2axcodes(affine)),
+    }
+
+
+def _write_volume(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    image = nibabel.Nifti1Image(array, affine)
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner")
+    image.header.set_xyzt_units("mm")
+    # Not by nibabel.save: the temporary file's name and the time would be in the gzip header.
+    with replacing(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), GZIP_LEVEL, mtime=0))

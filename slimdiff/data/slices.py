@@ -1,7 +1,9 @@
 """Preprocessed volumes into the slice store (contract: `slimdiff.data.store`)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel
@@ -12,7 +14,10 @@ from slimdiff.config.slices import SlicesConfig
 from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.store import COLUMNS
 from slimdiff.data.zbins import bin_centres, z_bin
-from slimdiff.files import replacing, sha256, write_table, write_text
+from slimdiff.files import ArrayWriter, replacing, sha256, write_table, write_text
+
+_FILES = {"images": "images.npy", "masks": "masks.npy", "slices": "slices.tsv"}
+VolumePath = Callable[[str, str], Path]
 
 
 def axial(volume: np.ndarray, z: int) -> np.ndarray:
@@ -20,10 +25,10 @@ def axial(volume: np.ndarray, z: int) -> np.ndarray:
     return np.rot90(volume[:, :, z])
 
 
-def tissue_extent(volumes: Sequence[np.ndarray], config: SlicesConfig) -> tuple[int, int]:
+def tissue_extent(volumes: Iterable[np.ndarray], config: SlicesConfig) -> tuple[int, int]:
     """First and last axial slice in which any of the volumes has at least `min_tissue` tissue pixels."""
-    share = np.max([(volume > config.background_level).mean(axis=(0, 1)) for volume in volumes], axis=0)
-    kept = np.flatnonzero(share >= config.min_tissue)
+    shares = [(volume > config.background_level).mean(axis=(0, 1)) for volume in volumes]
+    kept = np.flatnonzero(np.max(shares, axis=0) >= config.min_tissue)
     if not len(kept):
         raise DataError(
             f"slices.z_range auto: no slice has a share of {config.min_tissue} above {config.background_level}"
@@ -31,73 +36,149 @@ def tissue_extent(volumes: Sequence[np.ndarray], config: SlicesConfig) -> tuple[
     return int(kept[0]), int(kept[-1])
 
 
+@dataclass
+class _Kept:
+    """What was kept of the volumes so far, and what was not."""
+
+    rows: list[dict] = field(default_factory=list)
+    too_little_tissue: int = 0
+    small: dict[str, int] = field(default_factory=dict)
+    """Lesion slices under the least area, by participant."""
+
+
 def build_store(
     participants: Sequence[Participant],
-    volume_path,
+    volume_path: VolumePath,
     config: SlicesConfig,
     folder: Path,
     training_participants: Sequence[str] = (),
 ) -> None:
-    """Cut every included participant's volumes into slices and write the store.
+    """Cut every included participant's volumes into slices and write the store, a volume in memory at a time.
 
     volume_path(participant_id, kind) gives the path of kind FLAIR or mask. `training_participants` are those
     whose brains set the extent where z_range is `auto`.
-    Raises DataError if nothing is kept, or if a z-bin has no slice.
+    Raises DataError if nothing is kept, or if a z-bin has no slice; then nothing is written.
     """
-    loaded = {}
-    for participant in tqdm(participants, desc="read volumes", unit="subject"):
-        image = nibabel.load(volume_path(participant.participant_id, "FLAIR"))
-        mask = nibabel.load(volume_path(participant.participant_id, "mask"))
-        volume, lesion = np.asarray(image.dataobj, np.float32), np.asarray(mask.dataobj) > 0
-        loaded[participant.participant_id] = (
-            volume.astype(np.float16),
-            lesion,
-            float(image.header.get_zooms()[0]),
-        )
-    spacing = {value for _, _, value in loaded.values()}
-    if len(spacing) != 1 or len({volume.shape for volume, _, _ in loaded.values()}) != 1:
+    shape, spacing_mm = _common_grid([p.participant_id for p in participants], volume_path, folder)
+    z_min, z_max = _extent(participants, volume_path, config, training_participants)
+    min_lesion_px = max(1, round(config.min_lesion_mm2 / spacing_mm**2))
+    kept = _Kept()
+    # Axial slices: rows along y, columns along x.
+    size = (shape[1], shape[0])
+    with ExitStack() as stack:
+        temporary = {name: stack.enter_context(replacing(folder / file)) for name, file in _FILES.items()}
+        with (
+            ArrayWriter(temporary["images"], size, np.float16) as images,
+            ArrayWriter(temporary["masks"], size, np.uint8) as masks,
+        ):
+            for participant in tqdm(participants, desc="slices", unit="subject"):
+                name = participant.participant_id
+                pair = (
+                    _read(volume_path, name, "FLAIR").astype(np.float16),
+                    _read(volume_path, name, "mask") > 0,
+                )
+                for z, image, mask in _slices(
+                    *pair, range(z_min, z_max + 1), config, min_lesion_px, name, kept
+                ):
+                    images.append(image)
+                    masks.append(mask)
+                    kept.rows.append(_row(participant, z, mask, (z_min, z_max, config.n_bins)))
+        _refuse_gaps(kept.rows, config, min_lesion_px)
+        write_table(temporary["slices"], kept.rows, COLUMNS)
+    facts = {
+        "shape": [len(kept.rows), *size],
+        "spacing_mm": spacing_mm,
+        "z_range": [z_min, z_max],
+        "n_bins": config.n_bins,
+        "bin_centres": bin_centres(z_min, z_max, config.n_bins).tolist(),
+        "background_level": config.background_level,
+        "min_lesion_px": min_lesion_px,
+        "dropped": {
+            "too_little_tissue": kept.too_little_tissue,
+            "lesion_too_small": sum(kept.small.values()),
+        },
+        "dropped_small_lesion": kept.small,
+        "sha256": {name: sha256(folder / file) for name, file in _FILES.items()},
+    }
+    write_text(folder / "store.json", json.dumps(facts, indent=1))
+
+
+def _common_grid(
+    names: Sequence[str], volume_path: VolumePath, folder: Path
+) -> tuple[tuple[int, int, int], float]:
+    """Shape in voxels and spacing in mm that all volumes share, from their headers."""
+    grids = {}
+    for name in names:
+        for kind in ("FLAIR", "mask"):
+            header = nibabel.load(volume_path(name, kind)).header
+            grids.setdefault((header.get_data_shape(), float(header.get_zooms()[0])), name)
+    if len(grids) != 1:
+        found = "; ".join(f"{name}: {shape} at {spacing:g} mm" for (shape, spacing), name in grids.items())
         raise DataError(
-            f"{folder.parent / 'volumes'}: volumes of different grids; make the preprocess stage again"
+            f"{folder.parent / 'volumes'}: volumes of different grids ({found}); make the preprocess stage again"
         )
-    spacing_mm = spacing.pop()
+    return next(iter(grids))
+
+
+def _extent(
+    participants: Sequence[Participant],
+    volume_path: VolumePath,
+    config: SlicesConfig,
+    training_participants: Sequence[str],
+) -> tuple[int, int]:
     if config.z_range == "auto":
-        names = [name for name in training_participants if name in loaded] or list(loaded)
-        z_min, z_max = tissue_extent([loaded[name][0] for name in names], config)
+        known = [participant.participant_id for participant in participants]
+        names = [name for name in training_participants if name in known] or known
+        z_min, z_max = tissue_extent(
+            (_read(volume_path, name, "FLAIR").astype(np.float16) for name in names), config
+        )
     else:
         z_min, z_max = config.z_range
     if z_max - z_min + 1 < config.n_bins:
         raise DataError(
             f"slices.n_bins: {config.n_bins} bins, but only {z_max - z_min + 1} slices ({z_min} to {z_max})"
         )
-    min_lesion_px = max(1, round(config.min_lesion_mm2 / spacing_mm**2))
+    return z_min, z_max
 
-    images, masks, rows = [], [], []
-    small = dict.fromkeys(loaded, 0)
-    dropped = {"too_little_tissue": 0, "lesion_too_small": 0}
-    for participant in participants:
-        volume, lesion, _ = loaded[participant.participant_id]
-        for z in range(z_min, z_max + 1):
-            image, mask = axial(volume, z), axial(lesion, z)
-            if (image > config.background_level).mean() < config.min_tissue:
-                dropped["too_little_tissue"] += 1
-                continue
-            lesion_px = int(mask.sum())
-            if 0 < lesion_px < min_lesion_px:
-                dropped["lesion_too_small"] += 1
-                small[participant.participant_id] += 1
-                continue
-            images.append(image)
-            masks.append(mask)
-            rows.append(
-                {
-                    "participant": participant.participant_id,
-                    "z": z,
-                    "z_bin": int(z_bin(z, z_min, z_max, config.n_bins)),
-                    "class": int(lesion_px > 0),
-                    "lesion_px": lesion_px,
-                    "acquisition": participant.acquisition,
-                }
-            )
+
+def _read(volume_path: VolumePath, name: str, kind: str) -> np.ndarray:
+    return np.asarray(nibabel.load(volume_path(name, kind)).dataobj, np.float32)
+
+
+def _slices(
+    volume: np.ndarray,
+    lesion: np.ndarray,
+    heights: range,
+    config: SlicesConfig,
+    min_lesion_px: int,
+    name: str,
+    kept: _Kept,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Height, image and mask of the slices that stay; counts the others."""
+    kept.small[name] = 0
+    for z in heights:
+        image, mask = axial(volume, z), axial(lesion, z)
+        if (image > config.background_level).mean() < config.min_tissue:
+            kept.too_little_tissue += 1
+        elif 0 < mask.sum() < min_lesion_px:
+            kept.small[name] += 1
+        else:
+            yield z, image, mask
+
+
+def _row(participant: Participant, z: int, mask: np.ndarray, binning: tuple[int, int, int]) -> dict:
+    lesion_px = int(mask.sum())
+    return {
+        "participant": participant.participant_id,
+        "z": z,
+        "z_bin": int(z_bin(z, *binning)),
+        "class": int(lesion_px > 0),
+        "lesion_px": lesion_px,
+        "acquisition": participant.acquisition,
+    }
+
+
+def _refuse_gaps(rows: Sequence[dict], config: SlicesConfig, min_lesion_px: int) -> None:
     empty = sorted(set(range(config.n_bins)) - {row["z_bin"] for row in rows})
     if empty:
         raise DataError(
@@ -108,28 +189,3 @@ def build_store(
             f"slices: none of {len(rows)} slices has a lesion of at least {min_lesion_px} px "
             f"({config.min_lesion_mm2} mm2); see slices.min_lesion_mm2"
         )
-    _write(folder, np.stack(images), np.stack(masks), rows)
-    hashes = {name: sha256(folder / file) for name, file in _FILES.items()}
-    facts = {
-        "shape": [len(rows), *images[0].shape],
-        "spacing_mm": spacing_mm,
-        "z_range": [z_min, z_max],
-        "n_bins": config.n_bins,
-        "bin_centres": bin_centres(z_min, z_max, config.n_bins).tolist(),
-        "background_level": config.background_level,
-        "min_lesion_px": min_lesion_px,
-        "dropped": dropped,
-        "dropped_small_lesion": small,
-        "sha256": hashes,
-    }
-    write_text(folder / "store.json", json.dumps(facts, indent=1))
-
-
-_FILES = {"images": "images.npy", "masks": "masks.npy", "slices": "slices.tsv"}
-
-
-def _write(folder: Path, images: np.ndarray, masks: np.ndarray, rows: list[dict]) -> None:
-    for name, array in (("images", images.astype(np.float16)), ("masks", masks.astype(np.uint8))):
-        with replacing(folder / _FILES[name]) as temporary, temporary.open("wb") as stream:
-            np.save(stream, array, allow_pickle=False)
-    write_table(folder / "slices.tsv", rows, COLUMNS)

@@ -1,17 +1,17 @@
 """Image and mask of a participant from their files, or an error with the name of what is wrong with them."""
 
-import gzip
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import nibabel
 import numpy as np
 
+from slimdiff.data.nifti import FileFault, read_nifti
 from slimdiff.data.participants import DataError, Participant
 
 AFFINE_TOLERANCE_MM = 0.1
+LARGEST = 1e12
+"""Intensities beyond it come from bytes in the wrong order or the wrong type; their squares overflow."""
 
 
 class VolumeError(DataError):
@@ -34,41 +34,39 @@ class Volume:
     affine: np.ndarray
     """(4, 4) voxel to world, mm, RAS+."""
     stored: np.ndarray
-    """(X, Y, Z) as it lies in the file, before scaling."""
+    """(X, Y, Z) as it lies in the file, before scaling; read-only."""
+    scaled: bool = False
+    """Whether the header scales the stored values."""
+    placed: bool = True
+    """False: sform and qform code are 0. The axes are then taken as NIfTI-1's method 1 has them: to the left,
+    anterior, superior, which nobody has said."""
+    sha256: str = ""
+    """Of the file's bytes."""
 
 
 def read_volume(path: Path, who: str) -> Volume:
-    """Read a NIfTI file of three dimensions (or four, the last of length one).
+    """Read a NIfTI file of three dimensions (or more, the others of length one).
 
     Raises VolumeError: missing_file, empty_file, truncated, unreadable, not_3d.
     """
     path = Path(path)
-    if not path.is_file():
-        raise VolumeError("missing_file", f"{who}: {path} is not there")
-    if path.stat().st_size == 0:
-        raise VolumeError("empty_file", f"{who}: {path} is empty (0 bytes); copy it again")
     try:
-        loaded = nibabel.load(path)
-        stored = np.asanyarray(
-            loaded.dataobj.get_unscaled() if hasattr(loaded.dataobj, "get_unscaled") else loaded.dataobj
+        file = read_nifti(path)
+    except FileFault as fault:
+        said = f"cannot be read: {fault}" if fault.flag == "unreadable" else str(fault)
+        raise VolumeError(fault.flag, f"{who}: {path} {said}") from None
+    stored = file.stored
+    if stored.ndim > 3 and set(stored.shape[3:]) == {1}:
+        stored = stored.reshape(stored.shape[:3], order="F")
+    if stored.ndim != 3 or min(stored.shape) == 1:
+        raise VolumeError(
+            "not_3d",
+            f"{who}: {path}: shape {stored.shape}; 3-D is wanted, with several voxels along each axis",
         )
-        values = np.asarray(loaded.dataobj, dtype=np.float32)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise VolumeError(
-            "truncated", f"{who}: {path} ends too early or is damaged ({error}); copy it again"
-        ) from None
-    except Exception as error:
-        cut_off = "bytes" in str(error) and "got" in str(error).lower()
-        raise VolumeError(
-            "truncated" if cut_off else "unreadable", f"{who}: {path} cannot be read as NIfTI: {error}"
-        ) from None
-    if values.ndim == 4 and values.shape[3] == 1:
-        values, stored = values[..., 0], stored[..., 0]
-    if values.ndim != 3:
-        raise VolumeError(
-            "not_3d", f"{who}: {path}: {values.ndim}-D image of shape {values.shape}; 3-D is wanted"
-        )
-    return Volume(values, np.asarray(loaded.affine), stored)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = stored * np.float64(file.slope) + file.intercept if file.scaled else stored
+        values = np.array(values, np.float32)
+    return Volume(values, file.affine, stored, file.scaled, file.placed, file.sha256)
 
 
 @dataclass(frozen=True)
@@ -90,34 +88,76 @@ def load_pair(
     """Read image and masks and check that they belong together.
 
     labels: which values are lesion, see `DataConfig.lesion_labels`. mask_grid: whether masks may lie on another grid.
-    Raises VolumeError: what `read_volume` raises, not_finite, constant, other_grid, mask_not_binary, empty_mask.
+    Raises VolumeError: what `read_volume` raises, not_finite, constant, other_grid, mask_not_binary, empty_mask,
+    empty_brain_mask.
     """
-    who = participant.participant_id
-    image = read_volume(participant.image, who)
+    image = read_image(participant)
+    lesion, mask_moved = read_lesion(participant, image, labels, mask_grid)
+    brain, brain_moved = read_brain(participant, image, mask_grid)
+    moved = [kind for kind, was in (("mask", mask_moved), ("brain_mask", brain_moved)) if was]
+    return Pair(image, lesion, brain, tuple(moved))
+
+
+def read_image(participant: Participant) -> Volume:
+    """The participant's image. Raises VolumeError: what `read_volume` raises, not_finite, constant."""
+    image = read_volume(participant.image, participant.participant_id)
+    where = f"{participant.participant_id}: {participant.image}"
     bad = int((~np.isfinite(image.values)).sum())
     if bad:
-        raise VolumeError("not_finite", f"{who}: {participant.image}: {bad} voxels are NaN or infinite")
-    if image.values.min() == image.values.max():
+        raise VolumeError("not_finite", f"{where}: {bad} of {image.values.size} voxels are NaN or infinite")
+    low, high = float(image.values.min()), float(image.values.max())
+    if max(-low, high) > LARGEST:
         raise VolumeError(
-            "constant", f"{who}: {participant.image}: constant image ({image.values.flat[0]:g} everywhere)"
+            "not_finite",
+            f"{where}: values from {low:g} to {high:g} are no intensities; convert the image again",
         )
-    moved = []
-    masks = {}
-    for kind, path in (("mask", participant.mask), ("brain_mask", participant.brain_mask)):
-        if path is None:
-            continue
-        values, was_moved = _mask_on_grid(path, who, image, mask_grid)
-        if was_moved:
-            moved.append(kind)
-        masks[kind] = values
+    if low == high:
+        raise VolumeError("constant", f"{where}: constant image ({low:g} everywhere)")
+    return image
+
+
+def read_lesion(
+    participant: Participant,
+    image: Volume,
+    labels: Labels = "binary",
+    mask_grid: Literal["same", "resample"] = "same",
+) -> tuple[np.ndarray, bool]:
+    """The lesion, bool (X, Y, Z) on the image's grid, and whether its file lies on another one.
+
+    Raises VolumeError: what `read_volume` raises, not_finite, other_grid, mask_not_binary, empty_mask.
+    """
     if participant.mask is None:
-        lesion = np.zeros(image.values.shape, bool)
-    else:
-        lesion = _lesion(masks["mask"], labels, f"{who}: {participant.mask}")
-    brain = masks["brain_mask"] > 0 if "brain_mask" in masks else None
-    if brain is not None and not brain.any():
-        raise VolumeError("empty_mask", f"{who}: {participant.brain_mask}: the brain mask is empty")
-    return Pair(image, lesion, brain, tuple(moved))
+        return np.zeros(image.values.shape, bool), False
+    who = participant.participant_id
+    mask, moved = _read_mask(participant.mask, who, image, mask_grid)
+    where = f"{who}: {participant.mask}"
+    lesion = _lesion(mask.values, labels, where)
+    if not moved:
+        return lesion, False
+    on_image = on_grid_of(replace(mask, values=lesion.astype(np.float32)), image) > 0
+    # Not the same as an empty mask, which may stand for a control.
+    if not on_image.any():
+        raise VolumeError("other_grid", f"{where}: nothing of the lesion lies on a voxel of the image")
+    return on_image, True
+
+
+def read_brain(
+    participant: Participant, image: Volume, mask_grid: Literal["same", "resample"] = "same"
+) -> tuple[np.ndarray | None, bool]:
+    """The source's brain mask (> 0), bool (X, Y, Z) on the image's grid, if there is one; and whether it was moved.
+
+    Raises VolumeError: what `read_volume` raises, not_finite, other_grid, empty_brain_mask.
+    """
+    if participant.brain_mask is None:
+        return None, False
+    who = participant.participant_id
+    mask, moved = _read_mask(participant.brain_mask, who, image, mask_grid)
+    values = on_grid_of(mask, image) if moved else mask.values
+    if not (values > 0).any():
+        raise VolumeError(
+            "empty_brain_mask", f"{who}: {participant.brain_mask}: the brain mask has no voxel on the image"
+        )
+    return values > 0, moved
 
 
 def _lesion(values: np.ndarray, labels: Labels, where: str) -> np.ndarray:
@@ -140,24 +180,27 @@ def _lesion(values: np.ndarray, labels: Labels, where: str) -> np.ndarray:
     return lesion
 
 
-def _mask_on_grid(
+def _read_mask(
     path: Path, who: str, image: Volume, mask_grid: Literal["same", "resample"]
-) -> tuple[np.ndarray, bool]:
-    """Values of a mask on the image's grid, and whether it lay on another one."""
+) -> tuple[Volume, bool]:
+    """A mask on its own grid, and whether that is another one than the image's."""
     mask = read_volume(path, who)
     if not np.isfinite(mask.values).all():
         raise VolumeError("not_finite", f"{who}: {path}: the mask has voxels that are NaN or infinite")
     same_shape = mask.values.shape == image.values.shape
     offset = largest_offset_mm(mask.affine, image.affine, image.values.shape) if same_shape else np.inf
     if offset <= AFFINE_TOLERANCE_MM:
-        return mask.values, False
+        return mask, False
     if mask_grid == "resample":
-        return on_grid_of(mask, image), True
+        return mask, True
     found = (
         f"its affine puts a corner {offset:.3g} mm off the image's"
         if same_shape
         else f"shape {mask.values.shape}, but the image has {image.values.shape}"
     )
+    if same_shape and not (mask.placed and image.placed):
+        which = "the image's" if mask.placed else "the mask's"
+        found += f" ({which} header does not say where it lies: sform and qform code are 0)"
     raise VolumeError(
         "other_grid", f"{who}: {path}: {found}; resample the mask, or set data.mask_grid: resample"
     )
@@ -176,6 +219,12 @@ def on_grid_of(mask: Volume, image: Volume) -> np.ndarray:
     from scipy import ndimage
 
     to_mask = np.linalg.inv(mask.affine) @ image.affine
+    # grid-constant, because a voxel reaches half its size beyond its middle at the volume's border too.
     return ndimage.affine_transform(
-        mask.values, to_mask[:3, :3], to_mask[:3, 3], output_shape=image.values.shape, order=0, cval=0.0
+        mask.values,
+        to_mask[:3, :3],
+        to_mask[:3, 3],
+        output_shape=image.values.shape,
+        order=0,
+        mode="grid-constant",
     )

@@ -8,6 +8,7 @@ TABLES = (
     "metrics.html",
     "comparison.tsv",
     "comparison.html",
+    "quality.html",
     "participants.html",
     "provenance.html",
 )

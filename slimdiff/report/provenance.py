@@ -28,6 +28,8 @@ PACKAGES = (
     "torchio",
     "nibabel",
     "nilearn",
+    "SimpleITK",
+    "deepbet",
     "scipy",
     "scikit-image",
     "matplotlib",
@@ -42,7 +44,7 @@ def gather(study: Study, variants: Sequence[str], folds: int) -> dict:
     store = SliceStore.open(paths.store)
     config = study.model_dump(mode="json")
     config["results_dir"] = hide_folders(config["results_dir"])
-    for key in ("root", "table"):
+    for key in ("root", "table", "mask_root"):
         config["data"][key] = hide_folders(config["data"][key])
     return {
         "study": study.study,

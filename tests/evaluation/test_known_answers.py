@@ -8,7 +8,8 @@ import pytest
 from scipy import ndimage
 
 from slimdiff.config.preprocess import PreprocessConfig
-from slimdiff.data.preprocess import normalise, to_grid
+from slimdiff.data.grid import Grid, canonical, native_grid, resample
+from slimdiff.data.intensity import normalise
 from slimdiff.data.slices import axial
 from slimdiff.evaluation import kernels, masks, pairs
 from slimdiff.evaluation.features import extract
@@ -50,8 +51,11 @@ def patient(open_ms):
 
 
 def to_slices(flair, lesion, config) -> tuple[np.ndarray, np.ndarray]:
-    volume, mask, _ = to_grid(flair, lesion, config)
-    return normalise(volume, config)[0], mask
+    values, affine = canonical(np.asarray(flair.dataobj, dtype=np.float32), flair.affine)
+    labels, _ = canonical(np.asarray(lesion.dataobj) > 0, lesion.affine)
+    grid = native_grid(Grid(values.shape, affine), config.spacing_mm, config.grid)
+    volume = resample(values, affine, grid, outside=float(values.min()))
+    return normalise(volume, config)[0], resample(labels, affine, grid, linear=False)
 
 
 def changed(images: np.ndarray, how: str, level: float) -> np.ndarray:

@@ -38,7 +38,7 @@ def phantom_store(tmp_path_factory):
     for row in rows:
         name = row.participant_id
         volumes = (paths.volume(name, "FLAIR"), paths.volume(name, "mask"), paths.volume_json(name))
-        preprocess(row, study.preprocess, *volumes)
+        preprocess(row, study.data, study.preprocess, *volumes)
     build_store(rows, paths.volume, study.slices, paths.store)
     return SliceStore.open(paths.store)
 

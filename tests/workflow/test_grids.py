@@ -1,28 +1,30 @@
-"""The paper's grid and the ablations, planned on trees of ds004199's shape."""
+"""The studies of ds004199, planned before and after the dataset is there."""
 
 import csv
+import functools
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from synthetic import THICK_NUMBERS, write_ds004199
+from synthetic import ds004199_patients, ds004199_two_dimensional, write_ds004199
 from workflow_runs import ROOT, job_counts, snakemake
 
 from slimdiff.config import load_study
+from slimdiff.data.manifest import read_manifest
 from slimdiff.data.sources import discover
 
 ONCE = (
+    "fetch",
     "participants",
     "folds",
     "cache",
-    "priors",
-    "segmenter",
     "summary",
     "comparison",
     "figures",
     "tables",
     "provenance",
+    "quality_sheet",
     "all",
 )
 
@@ -36,30 +38,64 @@ def made(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory, shared_data) -> Path:
-    """The same from the dataset's own list of files, participants and sidecars, the images empty."""
-    folder = tmp_path_factory.mktemp("real")
-    source, root = shared_data / "ds004199", folder / "data" / "ds004199"
-    with (source / "files.tsv").open(encoding="utf-8") as stream:
-        for row in csv.DictReader(stream, delimiter="\t"):
-            (root / row["path"]).parent.mkdir(parents=True, exist_ok=True)
-            (root / row["path"]).touch()
-    for sidecar in (source / "sidecars").glob("*.json"):
-        shutil.copy(sidecar, root / sidecar.name.split("_")[0] / "anat")
-    shutil.copy(source / "participants.tsv", root)
+def empty(tmp_path_factory) -> Path:
+    """Nothing is fetched yet."""
+    return tmp_path_factory.mktemp("empty")
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory) -> Path:
+    """A fetch was cut off: every second file is there, and one partly."""
+    folder = tmp_path_factory.mktemp("half")
+    root = write_ds004199(folder / "data" / "ds004199")
+    for number, file in enumerate(read_manifest("ds004199").wanted(t1w=False)):
+        if number % 2:
+            (root / file.path).unlink()
+    gone = next(
+        file.path for file in read_manifest("ds004199").files if file.path.name.endswith("FLAIR.nii.gz")
+    )
+    (root / gone).with_name(f".{gone.name}.part").write_bytes(b"half")
     return folder
 
 
-def planned(folder: Path, config: str) -> dict[str, int]:
-    done = snakemake("--dry-run", "--configfile", str(ROOT / "config" / config), folder=folder)
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory, shared_data) -> Path:
+    """With the dataset's own participants and sidecars, the images empty, and the record that all is there."""
+    folder = tmp_path_factory.mktemp("fetched")
+    source = shared_data / "ds004199"
+    root = write_ds004199(folder / "data" / "ds004199")
+    for sidecar in (source / "sidecars").glob("*.json"):
+        shutil.copy(sidecar, root / sidecar.name.split("_")[0] / "anat")
+    shutil.copy(source / "participants.tsv", root)
+    record = folder / "results" / "paper" / "fetched.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    return folder
+
+
+@functools.cache
+def plan_of(folder: Path, config: str) -> str:
+    """Of a shipped study; what is in the folder stays as it is."""
+    return plan(folder, ROOT / "config" / config)
+
+
+def plan(folder: Path, config: Path, *targets: str) -> str:
+    done = snakemake(*targets, "--dry-run", "--configfile", str(config), folder=folder)
     assert done.returncode == 0, done.stderr
-    return job_counts(done.stdout)
+    return done.stdout
 
 
-def wanted(subjects: int, cells: int) -> dict[str, int]:
-    """Jobs for one fold and 30 z-bins."""
+def planned(folder: Path, config: str) -> dict[str, int]:
+    return job_counts(plan_of(folder, config))
+
+
+def wanted(subjects: int, variants: int, folds: int = 1) -> dict[str, int]:
+    """Jobs of a study with 30 z-bins."""
+    cells = variants * folds
     return {
         **dict.fromkeys(ONCE, 1),
+        "priors": folds,
+        "segmenter": folds,
         "preprocess": subjects,
         "train": cells,
         "generate": 30 * cells,
@@ -68,16 +104,108 @@ def wanted(subjects: int, cells: int) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("tree", ["made", "real"])
-def test_the_paper_s_grid_is_nine_trainings_on_78_patients(tree, request):
-    folder = request.getfixturevalue(tree)
-    assert planned(folder, "paper.yaml") == wanted(subjects=78, cells=9)
+def test_the_paper_s_grid_is_nine_trainings_on_78_patients(empty, fetched):
+    jobs = wanted(subjects=78, variants=9)
+    assert planned(empty, "paper.yaml") == jobs
+    del jobs["fetch"]
+    assert planned(fetched, "paper.yaml") == jobs
+
+
+def test_the_split_is_looked_at_as_soon_as_it_is_there(empty, fetched, tmp_path):
+    values = load_study(ROOT / "config" / "paper.yaml").model_dump(mode="json")
+    values["folds"]["k"], values["variants"] = 60, {"base": {}}
+    config = tmp_path / "many.json"
+    config.write_text(json.dumps(values))
+    arguments = ("--dry-run", "--quiet", "all", "--configfile", str(config))
+    assert snakemake("preprocessed", *arguments, folder=empty).returncode == 0
+    done = snakemake("preprocessed", *arguments, folder=fetched)
+    assert done.returncode != 0
+    assert (
+        "folds.k: 60 folds rotate val, but only 51 subjects are not split test" in done.stdout + done.stderr
+    )
+
+
+@pytest.mark.parametrize("tree", ["empty", "made"])
+def test_the_study_of_ds004199_is_three_folds_of_163_subjects(tree, request):
+    counts = planned(request.getfixturevalue(tree), "ds004199.yaml")
+    assert counts == wanted(subjects=163, variants=1, folds=3)
+
+
+def outputs(folder: Path, config: Path, *targets: str) -> dict[str, str]:
+    """Every file that would be made, and the rule that makes it."""
+    done = snakemake(*targets, "--summary", "--configfile", str(config), folder=folder)
+    assert done.returncode == 0, done.stderr
+    rows = csv.DictReader(done.stdout.splitlines(), delimiter="\t")
+    return {row["output_file"]: row["rule"] for row in rows}
+
+
+def test_what_is_made_is_the_same_before_while_and_after_the_dataset_comes(empty, half, made):
+    config = ROOT / "config" / "ds004199.yaml"
+    files = [outputs(folder, config) for folder in (empty, half, made)]
+    assert files[0] == files[1] == files[2]
+    paths = load_study(config).paths
+    assert files[0][str(paths.fetched)] == "fetch"
+    # A failed fetch would lose what the engine knows as its outputs.
+    assert list(files[0].values()).count("fetch") == 1
+    assert sum(rule == "preprocess" for rule in files[0].values()) == 3 * 163
+
+
+def test_participants_are_the_same_before_and_after_the_dataset_comes(empty, made, fetched):
+    data = load_study(ROOT / "config" / "ds004199.yaml").data
+    facts = []
+    for folder in (empty, made, fetched):
+        rows = discover(data.model_copy(update={"root": str(folder / data.root)}), Path())
+        assert all(row.image.is_relative_to(folder / data.root) for row in rows)
+        facts.append(
+            [
+                (
+                    row.participant_id,
+                    row.group,
+                    row.image.relative_to(folder),
+                    row.mask and row.mask.relative_to(folder),
+                    row.acquisition,
+                    row.included,
+                )
+                for row in rows
+            ]
+        )
+    assert facts[0] == facts[1] == facts[2]
+    assert sum(row[-1] for row in facts[0]) == 163
+    assert {row[0] for row in facts[0] if row[3]} == set(ds004199_patients())
+    assert {row[0] for row in facts[0] if not row[-1]} == set(ds004199_two_dimensional())
+
+
+def test_what_was_made_is_not_made_again_because_the_dataset_has_come(tmp_path, made):
+    """Jobs are recorded as done, with inputs and parameters, while no file of the dataset is there; then they come."""
+    study = load_study(ROOT / "config" / "ds004199.yaml")
+    config, paths, values = tmp_path / "config.json", study.paths, study.model_dump(mode="json")
+    config.write_text(json.dumps(values))
+    targets = [str(paths.volume(name, "FLAIR")) for name in ("sub-00001", "sub-00048")]
+
+    def again() -> set[str]:
+        said = plan(tmp_path, config, *targets)
+        return set() if "Nothing to be done" in said else set(job_counts(said))
+
+    for output in outputs(tmp_path, config, *targets):
+        (tmp_path / output).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / output).touch()
+    recorded = (*targets, "--touch", "--forceall", "--cores", "2", "--configfile", str(config))
+    done = snakemake(*recorded, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert again() == set()
+    shutil.copytree(made / "data", tmp_path / "data")
+    # A repeated fetch may leave another record, of another place for example.
+    (tmp_path / paths.fetched).write_text('{"base_url": "https://example.org"}')
+    assert again() == set()
+    values["data"]["exclude"] = {"sub-00002": "moved"}
+    config.write_text(json.dumps(values))
+    assert "participants" in again()
 
 
 def test_the_ablations_are_one_training_each(made):
     cells = len(load_study(ROOT / "config" / "ablations.yaml").variants)
     assert cells == 13
-    assert planned(made, "ablations.yaml") == wanted(subjects=78, cells=cells)
+    assert planned(made, "ablations.yaml") == wanted(subjects=78, variants=cells)
 
 
 def test_three_folds_on_request(made, tmp_path):
@@ -121,10 +249,11 @@ def test_thick_slices_and_other_groups_stay_in_the_table_with_their_reason(made)
     here = data.model_copy(update={"root": str(made / data.root)})
     rows = {row.participant_id: row for row in discover(here, Path())}
     assert len(rows) == 170
-    for number in THICK_NUMBERS:
-        assert "2-D acquisition" in rows[f"sub-{number:05d}"].excluded
-        assert "4 mm" in rows[f"sub-{number:05d}"].excluded
-    assert rows["sub-00002"].excluded == "group hc is not in data.groups"
+    for name in ds004199_two_dimensional():
+        assert "2-D acquisition" in rows[name].excluded
+        assert "4 mm" in rows[name].excluded
+    control = next(name for name in rows if name not in ds004199_patients())
+    assert rows[control].excluded == "group hc is not in data.groups"
     assert rows["sub-00048"].included and rows["sub-00048"].mask is not None
     everybody = here.model_copy(update={"groups": (), "two_dimensional": "include"})
     assert sum(row.included for row in discover(everybody, Path())) == 170

@@ -18,7 +18,8 @@ from slimdiff.config import (
     study_from_mapping,
 )
 from slimdiff.data.folds import check_split
-from slimdiff.data.participants import DataError
+from slimdiff.data.participants import PATHS as PATH_COLUMNS, DataError
+from slimdiff.data.quality.verdicts import settle_discovery
 from slimdiff.data.sources import discover
 from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
 from slimdiff.generation.requests import counts_of
@@ -44,10 +45,16 @@ def check_generation(study):
 try:
     STUDY = study_from_mapping(config, ", ".join(map(str, workflow.configfiles)) or "config")
     PATHS = STUDY.paths
-    ROWS = discover(STUDY.data, PATHS.phantom)
+    ROWS = settle_discovery(discover(STUDY.data, PATHS.phantom), STUDY.quality)
     PARTICIPANTS = {row.participant_id: row for row in ROWS if row.included}
+    # Whether a dataset is there makes no difference to its jobs.
+    FETCHED = [ancient(str(PATHS.fetched))] if STUDY.data.fetch.dataset else []
+    split_to_come = FETCHED and not all(
+        path.is_file() for path in (PATHS.fetched, Path(STUDY.data.root) / "participants.tsv")
+    )
     if STUDY.folds.use_split:
-        check_split(list(PARTICIPANTS.values()), STUDY.folds.k)
+        if not split_to_come:
+            check_split(list(PARTICIPANTS.values()), STUDY.folds.k)
     else:
         patients = sum(row.is_patient for row in PARTICIPANTS.values())
         check_fold_count(STUDY.folds.k, patients, len(PARTICIPANTS) - patients)
@@ -95,14 +102,33 @@ def gpus(section):
     return of
 
 
+def rows_hash():
+    """Of who takes part with which files: the same before and after a dataset is fetched."""
+    rows = [(row.participant_id, *[getattr(row, key) for key in PATH_COLUMNS], row.included) for row in ROWS]
+    return hashlib.sha256(repr([[str(value) for value in row] for row in rows]).encode()).hexdigest()[:16]
+
+
 def source_files():
     """What participants.tsv is made from, where the source has such a file."""
+    if FETCHED:
+        return FETCHED
     if STUDY.data.source == "phantom":
         return [str(PATHS.phantom / "participants.tsv")]
     if STUDY.data.source == "table":
         return [STUDY.data.table]
     described = Path(STUDY.data.root) / "participants.tsv"
     return [str(described)] if described.is_file() else []
+
+
+def volumes_of_source(name):
+    """A participant's own image, and its masks."""
+    row = PARTICIPANTS[name]
+    return [str(path) for path in (row.image, row.mask, row.brain_mask) if path]
+
+
+def source_volumes(wildcards):
+    """The same, of the participant in the wildcards."""
+    return volumes_of_source(wildcards.participant)
 
 
 def volumes_of(kind):

@@ -26,34 +26,63 @@ if STUDY.data.source == "phantom":
             "slimdiff-phantom --config {params.config:q} 2>&1 | tee {log:q}"
 
 
+if FETCHED:
+
+    rule fetch:
+        output:
+            # Only the record: the engine deletes the outputs of a failed job, and what came is worth keeping.
+            PATHS.fetched,
+        log:
+            LOGS / "fetch.log",
+        benchmark:
+            BENCHMARKS / "fetch.tsv"
+        # Compute nodes often have no network.
+        localrule: True
+        conda:
+            CONDA
+        resources:
+            mem_mb=500,
+            runtime=240,
+        params:
+            config=part("fetch"),
+        message:
+            f"fetch {STUDY.data.fetch.dataset} into {STUDY.data.root}"
+        shell:
+            "slimdiff-fetch --config {params.config:q} 2>&1 | tee {log:q}"
+
+
 rule participants:
     input:
         source_files(),
+        # A file that was mended is looked at again.
+        [] if FETCHED else [path for name in PARTICIPANTS for path in volumes_of_source(name)],
     output:
         PATHS.participants,
+        PATHS.quality,
     log:
         LOGS / "participants.log",
     benchmark:
         BENCHMARKS / "participants.tsv"
     conda:
         CONDA
+    threads: 4
     resources:
-        mem_mb=500,
-        runtime=5,
+        mem_mb=3000,
+        runtime=30,
     params:
         config=part("participants"),
         # A subject or mask that comes, goes or changes its name makes the table again, although no input changed.
-        rows=hashlib.sha256(repr(ROWS).encode()).hexdigest()[:16],
+        rows=rows_hash(),
     message:
-        "participants.tsv from the source"
+        f"participants: {len(PARTICIPANTS)} to be looked at"
     shell:
-        "slimdiff-participants --config {params.config:q} 2>&1 | tee {log:q}"
+        "slimdiff-participants --config {params.config:q} --workers {threads} 2>&1 | tee {log:q}"
 
 
 rule preprocess:
     input:
-        image=lambda wildcards: str(PARTICIPANTS[wildcards.participant].image),
-        mask=lambda wildcards: [str(path) for path in [PARTICIPANTS[wildcards.participant].mask] if path],
+        # Of a dataset that is fetched the engine knows the record only: no rule makes its volumes.
+        volumes=FETCHED or source_volumes,
         participants=ancient(PATHS.participants),
     output:
         PATHS.volume("{participant}", "FLAIR"),
@@ -156,3 +185,38 @@ rule preprocessed:
         volumes_of("mask"),
     message:
         "every participant on the study's grid"
+
+
+rule quality_sheet:
+    input:
+        PATHS.participants,
+        PATHS.quality,
+        volumes_of("FLAIR"),
+        volumes_of("mask"),
+        volume_records(),
+    output:
+        shown(PATHS.tables / "quality.html", "1 Data", "quality", result="contact sheet of all participants"),
+    log:
+        LOGS / "quality_sheet.log",
+    benchmark:
+        BENCHMARKS / "quality_sheet.tsv"
+    # Seen before anything is trained.
+    priority: 10
+    conda:
+        CONDA
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    params:
+        config=report_config(),
+    message:
+        "contact sheet of all participants"
+    shell:
+        "slimdiff-figures quality --config {params.config:q} 2>&1 | tee {log:q}"
+
+
+rule quality:
+    input:
+        PATHS.tables / "quality.html",
+    message:
+        f"to be looked at: {PATHS.tables / 'quality.html'}"

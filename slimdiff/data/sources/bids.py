@@ -1,104 +1,228 @@
-"""A BIDS dataset: sub-*/[ses-*/]anat/sub-*_{suffix}.nii[.gz]."""
+"""A BIDS dataset: sub-*/[ses-*/]anat/sub-*_{suffix}.nii[.gz], on disk or to be fetched."""
 
-import json
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
-from slimdiff.data.participants import DataError, Participant, check_name, first_of, refuse_duplicates
-from slimdiff.files import MISSING, read_table
+from slimdiff.config.data import DataConfig
+from slimdiff.data.participants import DataError, Flag, Participant, check_name, first_of
+from slimdiff.data.sources.bids_files import BidsFile, sort_files, subjects_of, tree_of
+from slimdiff.data.sources.reading import further_of, is_there, json_object, listed, table_lines, two_splits
+from slimdiff.files import MISSING
 
-ENDINGS = (".nii.gz", ".nii")
 
-
-def bids_participants(root: Path, image_suffix: str, mask_suffix: str) -> list[Participant]:
-    """Participants of a BIDS dataset: sub-*/[ses-*/]anat/sub-*_{suffix}.nii[.gz].
-
-    Group, site, split and lobe come from participants.tsv where it has them; the acquisition comes from the
-    image's own `acq-` entity.
-    """
+def bids_participants(config: DataConfig) -> list[Participant]:
+    """Participants of the BIDS dataset in the folder `data.root`."""
+    root = Path(config.root)
     if not root.is_dir():
         raise DataError(f"data.root: {root} is no folder; the BIDS dataset's folder is wanted")
-    table = root / "participants.tsv"
-    lines = read_table(table, ["participant_id"]) if table.is_file() else []
-    refuse_duplicates([line["participant_id"] for line in lines], table)
-    described = {line["participant_id"]: line for line in lines}
+    return bids_participants_of(tree_of(root), root, config)
+
+
+def bids_participants_of(
+    paths: Iterable[PurePosixPath],
+    root: Path,
+    config: DataConfig,
+    fetched_groups: tuple[str, str] | None = None,
+) -> list[Participant]:
+    """Participants of a BIDS dataset of which this is the list of files.
+
+    Group, site, split and lobe come from participants.tsv where it is there and has them; the acquisition comes from
+    the image's own `acq-` entity.
+
+    Args:
+        paths: files relative to root, of the file system or of a manifest.
+        fetched_groups: of a dataset that is to be fetched: its groups with and without a mask, as long as its
+            participants.tsv is not there; its paths name everybody. None: patient and control; whoever stands in
+            participants.tsv without a folder is listed too.
+
+    Raises:
+        DataError: naming the file, folder or key, what was found and what is wanted.
+    """
+    image_suffix, mask_suffix = suffixes_of(config)
+    paths = list(paths)
+    kinds = {"image": image_suffix, "mask": mask_suffix, "brain": config.brain_suffix}
+    files = sort_files(paths, root, kinds)
+    subjects = subjects_of(paths)
+    if config.mask_root:
+        elsewhere = sort_files(_mask_tree(config, root), Path(config.mask_root), {**kinds, "image": None})
+        files["mask"] = elsewhere["mask"]
+        files["brain"] = elsewhere["brain"] | files["brain"]
+        subjects |= elsewhere["mask"].keys()
+    described, flags = _described(root / "participants.tsv", subjects)
+    if fetched_groups is None:
+        subjects |= described.keys()
     rows = []
-    for name in sorted({path.name for path in root.glob("sub-*") if path.is_dir()} | described.keys()):
-        check_name(name, str(root))
-        folder = root / name
-        images = _bids_files(folder, image_suffix)
-        if not images:
-            # It stays in the table with the reason, so that nobody is lost without a word (docs/method.md, F8).
-            group = first_of(described.get(name, {}), "group", "diagnosis") or MISSING
-            absent = folder / "anat" / f"{name}_{image_suffix}.nii.gz"
-            rows.append(Participant(name, group, absent, None, excluded=f"no _{image_suffix} image"))
+    for name in sorted(subjects):
+        check_name(name, str(root / "participants.tsv" if name in described else root))
+        line = described.get(name, {})
+        images, masks, brains = (files[kind].get(name, []) for kind in kinds)
+        chosen = [image for image in images if image.has(config.entities)]
+        if not chosen:
+            group = fetched_groups[0 if masks else 1] if fetched_groups else MISSING
+            rows.append(_without_image(name, line, group, images, root, config))
             continue
-        if len(images) > 1:
-            names = ", ".join(path.name for path in images)
-            raise DataError(
-                f"{folder}: {len(images)} images match _{image_suffix}: {names}; keep one or use a table"
+        faults = [flags[name]] if name in flags else []
+        if len(chosen) > 1:
+            reason = (
+                f"{root / name}: {len(chosen)} images match _{image_suffix}: {_names(chosen)}; choose with "
+                "data.entities, keep one or use a table"
             )
-        masks = _bids_files(folder, mask_suffix)
-        if len(masks) > 1:
-            raise DataError(f"{folder}: {len(masks)} masks match _{mask_suffix}; keep one or use a table")
-        row = described.get(name, {})
-        entities = dict(part.split("-", 1) for part in images[0].name.split("_") if "-" in part)
+            faults.append(Flag("several_images", reason))
+        image = chosen[0]
+        mask = _of_image(masks, image, mask_suffix, "masks", faults)
+        with_mask, without_mask = fetched_groups or ("patient", "control")
         rows.append(
             Participant(
                 participant_id=name,
-                group=first_of(row, "group", "diagnosis") or ("patient" if masks else "control"),
-                image=images[0],
-                mask=masks[0] if masks else None,
-                acquisition=entities.get("acq", MISSING),
-                site=first_of(row, "site") or MISSING,
-                split=first_of(row, "split") or MISSING,
-                lobe=first_of(row, "lobe") or MISSING,
+                group=first_of(line, "group", "diagnosis") or (with_mask if masks else without_mask),
+                image=image.path,
+                mask=mask,
+                acquisition=image.entities.get("acq", MISSING),
+                site=first_of(line, "site") or MISSING,
+                split=first_of(line, "split") or MISSING,
+                lobe=first_of(line, "lobe") or MISSING,
+                brain_mask=_of_image(brains, image, config.brain_suffix, "brain masks", faults),
+                further=further_of(line),
+                flags=tuple(faults),
             )
         )
     if not any(row.included for row in rows):
-        raise DataError(f"{root}: no sub-*/anat/sub-*_{image_suffix}.nii.gz; see data.image_suffix")
+        only = f" with {_written(config.entities)}" if config.entities else ""
+        keys = "data.image_suffix and data.entities" if config.entities else "data.image_suffix"
+        raise DataError(f"{root}: no sub-*/anat/sub-*_{image_suffix}.nii.gz{only}; see {keys}")
     return rows
 
 
-def _bids_files(folder: Path, suffix: str) -> list[Path]:
-    found: list[Path] = []
-    for pattern in ("anat", "ses-*/anat"):
-        for ending in ENDINGS:
-            found += folder.glob(f"{pattern}/{folder.name}_*{suffix}{ending}")
-            found += folder.glob(f"{pattern}/{folder.name}_{suffix}{ending}")
-    # "*FLAIR" must not take "..._desc-xFLAIR": the suffix stands after an underscore.
-    return sorted({path for path in found if path.name.split(".")[0].endswith(f"_{suffix}")})
+def _without_image(
+    name: str, line: dict[str, str], group: str, others: list[BidsFile], root: Path, config: DataConfig
+) -> Participant:
+    """It stays in the table with the reason, so that nobody is lost without a word (docs/method.md, F8)."""
+    suffix, _ = suffixes_of(config)
+    reason = f"no _{suffix} image"
+    if others:
+        reason += f" with {_written(config.entities)} (data.entities), only {_names(others)}"
+    return Participant(
+        participant_id=name,
+        group=first_of(line, "group", "diagnosis") or group,
+        image=others[0].path if others else root / name / "anat" / f"{name}_{suffix}.nii.gz",
+        mask=None,
+        excluded=reason,
+        further=further_of(line),
+    )
 
 
-def without_thick_slices(participant: Participant) -> Participant:
-    """Exclude an image that its sidecar calls a 2-D acquisition: its slices are too thick to be resampled."""
+def suffixes_of(config: DataConfig) -> tuple[str, str]:
+    """Suffix of images and of lesion masks; raises DataError where two kinds of files would have the same names."""
+    image, mask = config.image_suffix or "FLAIR", config.mask_suffix or "FLAIR_roi"
+    if image == mask and not config.mask_root:
+        raise DataError(f"data.mask_suffix: {mask} is data.image_suffix too; a mask needs a name of its own")
+    if config.brain_suffix in (image, mask):
+        raise DataError(
+            f"data.brain_suffix: {config.brain_suffix} is the suffix of images or of lesion masks too; a brain mask "
+            "needs a name of its own"
+        )
+    return image, mask
+
+
+def _mask_tree(config: DataConfig, root: Path) -> list[PurePosixPath]:
+    folder = Path(config.mask_root)
+    if not folder.is_dir():
+        meant = f" (did you mean {root / folder}?)" if (root / folder).is_dir() else ""
+        raise DataError(f"data.mask_root: {folder} is no folder{meant}; one with a sub-*/ tree is wanted")
+    return tree_of(folder)
+
+
+def _described(table: Path, subjects: set[str]) -> tuple[dict[str, dict[str, str]], dict[str, Flag]]:
+    """participants.tsv by participant_id: its first line of each, and flags of those with several."""
+    if not is_there(table):
+        return {}, {}
+    lines = []
+    for line in table_lines(table, ["participant_id"]):
+        name = line["participant_id"].strip()
+        # The prefix is often left out of the table.
+        lines.append((f"sub-{name}" if name not in subjects and f"sub-{name}" in subjects else name, line))
+    if lines and subjects and not any(name in subjects for name, _ in lines):
+        raise DataError(
+            f"{table}: none of its participant_ids ({listed(name for name, _ in lines)}) has a folder; there are "
+            f"{listed(sorted(subjects))}"
+        )
+    flags = two_splits(lines, table)
+    # The first line stands; later ones of the same name come with a flag.
+    return dict(reversed(lines)), flags
+
+
+def _of_image(
+    files: list[BidsFile], image: BidsFile, suffix: str | None, kind: str, faults: list[Flag]
+) -> Path | None:
+    """The mask that belongs to an image: of its session where both have one, else of its subject."""
+    fitting = [file for file in files if file.fits_session_of(image)]
+    if len(fitting) > 1:
+        folder = _subject_folder(fitting[0].path)
+        reason = (
+            f"{folder}: {len(fitting)} {kind} match _{suffix}: {_names(fitting)}; keep one or use a table"
+        )
+        faults.append(Flag("several_masks", reason))
+    if files and not fitting and kind == "masks":
+        # Whoever has a lesion in another session is no control in this one.
+        reason = (
+            f"{_subject_folder(files[0].path)}: no mask of ses-{image.session}, the image's session, only "
+            f"{_names(files)}; choose the session with data.entities, or use a table"
+        )
+        faults.append(Flag("no_mask", reason))
+    return fitting[0].path if fitting else None
+
+
+def _subject_folder(path: Path) -> Path:
+    return next(folder for folder in path.parents if folder.name.startswith("sub-"))
+
+
+def _names(files: list[BidsFile]) -> str:
+    return listed(file.path.name for file in files)
+
+
+def _written(entities: dict[str, str]) -> str:
+    return ", ".join(f"{key}-{value}" for key, value in entities.items())
+
+
+def without_thick_slices(participant: Participant, known: str | None = None) -> Participant:
+    """Exclude an image that is a 2-D acquisition: its slices are too thick to be resampled.
+
+    known: the image's `MRAcquisitionType` as a manifest has it; None: the sidecar says. What a manifest says holds
+    before and after the sidecar is fetched; the sidecar adds the thickness.
+    """
     if not participant.included:
         return participant
     facts = _sidecar(participant.image)
-    if facts.get("MRAcquisitionType") != "2D":
+    kind = known if known is not None else (facts or {}).get("MRAcquisitionType")
+    if kind != "2D":
         return participant
-    thickness = facts.get("SliceThickness", "unknown")
-    return participant.without(f"2-D acquisition (MRAcquisitionType 2D, slice thickness {thickness} mm)")
+    thickness = f", slice thickness {facts.get('SliceThickness', 'unknown')} mm" if facts is not None else ""
+    return participant.without(f"2-D acquisition (MRAcquisitionType 2D{thickness})")
 
 
-def _sidecar(image: Path) -> dict:
-    path = image.with_name(f"{image.name.split('.')[0]}.json")
-    if not path.is_file():
-        return {}
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise DataError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(facts, dict):
-        raise DataError(f"{path}: a JSON object is wanted, found {type(facts).__name__}")
-    return facts
+def _sidecar(image: Path) -> dict | None:
+    stem = image.name.removesuffix(".gz").removesuffix(".nii")
+    path = image.with_name(f"{stem}.json")
+    return json_object(path) if is_there(path) else None
 
 
-def refuse_lost_masks(rows: list[Participant], mask_suffix: str) -> None:
-    # A patient without its mask would be taken for a control, and its lesion slices for lesion-free ones.
-    with_mask = {row.group for row in rows if row.is_patient}
+def with_lost_masks(rows: list[Participant], config: DataConfig) -> list[Participant]:
+    """Flag participants without a mask in a group where others have one.
+
+    A patient without its mask would be taken for a control, and its lesion slices for lesion-free ones.
+    """
+    _, mask_suffix = suffixes_of(config)
+    with_mask = {row.group for row in rows if row.included and row.is_patient}
+    checked = []
     for row in rows:
-        if row.group in with_mask and not row.is_patient:
-            raise DataError(
-                f"{row.image.parent}: no mask matches _{mask_suffix}, but others of group {row.group} have one; "
-                f"exclude {row.participant_id} by name, or use a table where its mask is n/a"
+        known = row.is_patient or any(flag.name == "no_mask" for flag in row.flags)
+        if row.included and row.group in with_mask and not known:
+            folder = Path(config.mask_root) / row.participant_id if config.mask_root else row.image.parent
+            reason = (
+                f"{folder}: no mask matches _{mask_suffix}, but others of group {row.group} have one; exclude "
+                f"{row.participant_id} by name, or use a table where its mask is n/a"
             )
+            row = replace(row, flags=(*row.flags, Flag("no_mask", reason)))
+        checked.append(row)
+    return checked

@@ -1,32 +1,53 @@
 """A TSV or CSV of paths."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from slimdiff.data.participants import DataError, Participant, check_name, first_of, refuse_duplicates
-from slimdiff.files import MISSING, read_table
+from slimdiff.data.participants import DataError, Flag, Participant, check_name, first_of
+from slimdiff.data.sources.reading import further_of, table_lines, two_splits
+from slimdiff.files import MISSING
 
 
 def table_participants(table: Path) -> list[Participant]:
-    """Participants of a TSV or CSV with columns participant_id, image, mask."""
+    """Participants of a TSV or CSV with columns participant_id, image, mask, and others as in `DataConfig.table`.
+
+    A file that is not there becomes the flag missing_file, so that all of them are named at once. Raises DataError for
+    a table that cannot be read, a row without an image, and a participant_id that stands there twice.
+    """
     if not table.is_file():
         raise DataError(f"data.table: {table} is not there")
-    try:
-        lines = read_table(table, ["participant_id", "image", "mask"])
-    except ValueError as error:
-        raise DataError(str(error)) from None
-    rows = []
-    for number, row in enumerate(lines, start=2):
-        name = row["participant_id"].strip()
-        check_name(name, f"{table}, line {number}")
-        image, mask = first_of(row, "image"), first_of(row, "mask")
-        if image is None:
-            raise DataError(f"{table}, line {number}: {name} has no image")
-        paths = [(table.parent / path) if path else None for path in (image, mask)]
-        for path in paths:
-            if path is not None and not path.is_file():
-                raise DataError(f"{table}, line {number}: {name}: {path} is not there")
-        group = first_of(row, "group") or ("patient" if mask else "control")
-        more = {key: first_of(row, key) or MISSING for key in ("acquisition", "site", "split", "lobe")}
-        rows.append(Participant(name, group, paths[0], paths[1], **more))
-    refuse_duplicates([row.participant_id for row in rows], table)
-    return rows
+    rows: dict[str, Participant] = {}
+    lines = []
+    for number, line in enumerate(table_lines(table, ["participant_id", "image", "mask"]), start=2):
+        row = _participant(line, table, number)
+        name = row.participant_id
+        lines.append((name, line))
+        # The first line stands; what is wrong in later ones of the same name is told too.
+        rows[name] = replace(rows[name], flags=rows[name].flags + row.flags) if name in rows else row
+    flags = two_splits(lines, table)
+    return [
+        replace(row, flags=(*row.flags, flags[name])) if name in flags else row for name, row in rows.items()
+    ]
+
+
+def _participant(line: dict[str, str], table: Path, number: int) -> Participant:
+    name = line["participant_id"].strip()
+    where = f"{table}, line {number}"
+    check_name(name, where)
+    written = {key: first_of(line, key) for key in ("image", "mask", "brain_mask")}
+    if written["image"] is None:
+        raise DataError(f"{where}: {name} has no image")
+    paths = {key: table.parent / path if path else None for key, path in written.items()}
+    flags = [
+        Flag("missing_file", f"{where}: {name}: {path} is not there")
+        for path in paths.values()
+        if path is not None and not path.is_file()
+    ]
+    return Participant(
+        participant_id=name,
+        group=first_of(line, "group") or ("patient" if paths["mask"] else "control"),
+        **paths,
+        **{key: first_of(line, key) or MISSING for key in ("acquisition", "site", "split", "lobe")},
+        further=further_of(line),
+        flags=tuple(flags),
+    )

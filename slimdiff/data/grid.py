@@ -1,0 +1,106 @@
+"""The study's grid, and the one resampling that takes a volume to it.
+
+SimpleITK's own world is LPS and wants orthonormal axes. Here it only ever sees voxel indices: the map from the target's
+voxels to the source's is composed beforehand, of affines in RAS mm, so that any affine is possible.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where voxels lie: shape (X, Y, Z), and the affine (4, 4) from voxel to world, mm, RAS+."""
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+
+def canonical(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same voxels, axes (X, Y, Z) swapped and flipped nearest to right, anterior, superior, and their affine."""
+    turn = nibabel.io_orientation(affine)
+    moved = affine @ nibabel.orientations.inv_ornt_aff(turn, values.shape)
+    return nibabel.orientations.apply_orientation(values, turn), moved
+
+
+def native_grid(source: Grid, spacing_mm: float, shape: tuple[int, int, int]) -> Grid:
+    """A grid of isotropic voxels about the source's own centre, with its axes and tilt.
+
+    Along each axis there are first as many whole voxels as the source is long, centred; then voxels are cut off or
+    added on both sides, one more at the beginning where the difference is odd.
+    """
+    edges_mm = np.linalg.norm(source.affine[:3, :3], axis=0)
+    size = np.array(source.shape)
+    centre = source.affine[:3, :3] @ ((size - 1) / 2) + source.affine[:3, 3]
+    # A little more than exact, so that rounding in a header's affine does not cost a voxel (and move the centre).
+    whole = np.floor(size * edges_mm / spacing_mm + 1e-3)
+    whole[size == 1] = 1
+    difference = np.array(shape) - whole
+    added = np.sign(difference) * np.ceil(np.abs(difference) / 2)
+    affine = np.eye(4)
+    affine[:3, :3] = source.affine[:3, :3] / edges_mm * spacing_mm
+    affine[:3, 3] = centre - affine[:3, :3] @ ((whole - 1) / 2 + added)
+    return Grid(tuple(shape), affine)
+
+
+def centred_grid(centre_mm: np.ndarray, spacing_mm: float, shape: tuple[int, int, int]) -> Grid:
+    """A grid of isotropic voxels along the world's axes about a point (3,) in mm, RAS."""
+    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+    affine[:3, 3] = np.asarray(centre_mm) - spacing_mm * (np.array(shape) - 1) / 2
+    return Grid(tuple(shape), affine)
+
+
+def resample(
+    values: np.ndarray,
+    affine: np.ndarray,
+    target: Grid,
+    to_source_mm: np.ndarray | None = None,
+    linear: bool = True,
+    outside: float = 0.0,
+) -> np.ndarray:
+    """Values at the voxels of `target`, interpolated once.
+
+    Args:
+        values: (X, Y, Z), numbers or bool, and `affine` (4, 4), their voxel to world, mm.
+        to_source_mm: (4, 4), from the target's world to that of `affine`, mm; nothing: they are the same.
+        linear: trilinear, else the nearest voxel.
+        outside: the value more than half a voxel beyond the outermost voxel centres; between, the edge is continued.
+
+    Returns an array of the target's shape and the type of `values`.
+    """
+    to_source = np.eye(4) if to_source_mm is None else to_source_mm
+    to_voxel = np.linalg.inv(affine) @ to_source @ target.affine
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(to_voxel[:3, :3].ravel().tolist())
+    transform.SetTranslation(to_voxel[:3, 3].tolist())
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize([int(n) for n in target.shape])
+    resampler.SetTransform(transform)
+    resampler.SetInterpolator(sitk.sitkLinear if linear else sitk.sitkNearestNeighbor)
+    resampler.SetDefaultPixelValue(float(outside))
+    moved = resampler.Execute(as_image(values))
+    return sitk.GetArrayFromImage(moved).T.astype(values.dtype, copy=False)
+
+
+def as_image(values: np.ndarray, spacing_mm: float = 1.0, origin_mm=(0.0, 0.0, 0.0)) -> sitk.Image:
+    """An array (X, Y, Z) as SimpleITK's image, axes as they are."""
+    image = sitk.GetImageFromArray((values.view(np.uint8) if values.dtype == bool else values).T)
+    image.SetSpacing([float(spacing_mm)] * 3)
+    image.SetOrigin([float(value) for value in origin_mm])
+    return image
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """SimpleITK in one thread: with more, sums are added in another order and the last digits change."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)

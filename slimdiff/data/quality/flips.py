@@ -1,0 +1,92 @@
+"""Whether a lesion mask sits where the lesion is, or where it would be if the mask were turned over.
+
+A lesion on FLAIR is brighter than the tissue around it. Its contrast is the mean within the mask, less the mean of the
+shell from 1.5 to 6 mm around it, within the brain, in standard deviations of the brain. It is taken where the mask is
+stored and where it would lie turned over: mirrored at the brain's own plane of symmetry, or reversed along an axis of
+the file, or along two (left and posterior for right and anterior, as other file formats have it).
+"""
+
+import numpy as np
+from scipy import ndimage
+
+SHELL_MM = (1.5, 6.0)
+SHIFT = 0.15
+"""The plane of symmetry is looked for within this share of the width about the middle of the head."""
+
+
+def flip_contrasts(
+    values: np.ndarray, lesion: np.ndarray, brain: np.ndarray, spacing_mm: np.ndarray, plane: float
+) -> dict[str, float]:
+    """Contrast of the mask `as stored` and turned over, in SD of the brain; those that meet no brain are left out.
+
+    values (X, Y, Z), lesion and brain bool, all in RAS order. plane: see `symmetry_plane`.
+    """
+    # Of large voxels at least the next ones.
+    nearest, farthest = SHELL_MM[0], max(SHELL_MM[1], float(spacing_mm.max()))
+    box = box_of(lesion, np.ceil(farthest / spacing_mm).astype(int))
+    deviation = float(values[brain].std()) if brain.any() else 0.0
+    if box is None or deviation == 0:
+        return {}
+    distance = ndimage.distance_transform_edt(~lesion[box], sampling=spacing_mm)
+    start = np.array([[part.start] for part in box])
+    within = np.array(np.nonzero(lesion[box])) + start
+    around = np.array(np.nonzero((distance > nearest) & (distance <= farthest))) + start
+    last = np.array(values.shape) - 1
+    turns = {
+        "as stored": (None, None, None),
+        "mirrored left to right": (round(2 * plane), None, None),
+        "reversed left to right": (last[0], None, None),
+        "reversed front to back": (None, last[1], None),
+        "reversed top to bottom": (None, None, last[2]),
+        "turned by 180 degrees": (last[0], last[1], None),
+    }
+    found = {}
+    for name, turn in turns.items():
+        inside, shell = (_met(values, brain, _turned(voxels, turn)) for voxels in (within, around))
+        if len(inside) and len(shell):
+            found[name] = float(inside.mean(dtype=np.float64) - shell.mean(dtype=np.float64)) / deviation
+    return found
+
+
+def symmetry_plane(values: np.ndarray, brain: np.ndarray) -> float:
+    """Where left and right of the brain agree best (highest correlation): voxels along the first axis, RAS order."""
+    shown = np.where(brain, values, 0).astype(np.float32)
+    width = len(shown)
+    where = np.flatnonzero(brain.any(axis=(1, 2)))
+    middle, reach = where[0] + where[-1], max(1, int(SHIFT * width))
+    best = (-2.0, middle)
+    for total in range(middle - reach, middle + reach + 1):
+        first, last = max(0, total - width + 1), min(width - 1, total)
+        part = shown[first : last + 1]
+        if len(part) < width // 2:
+            continue
+        part = part - part.mean()
+        power = float((part * part).sum())
+        if power > 0:
+            best = max(best, (float((part * part[::-1]).sum()) / power, total))
+    return best[1] / 2
+
+
+def _turned(voxels: np.ndarray, turn: tuple[int | None, ...]) -> np.ndarray:
+    """Voxels (3, N) with i replaced by total - i along every axis that `turn` has a total for."""
+    return np.stack(
+        [index if total is None else total - index for index, total in zip(voxels, turn, strict=True)]
+    )
+
+
+def _met(values: np.ndarray, brain: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+    """The values at those of the voxels (3, N) that lie in the volume and in the brain."""
+    there = ((voxels >= 0) & (voxels < np.array(values.shape)[:, None])).all(axis=0)
+    place = tuple(voxels[:, there])
+    return values[place][brain[place]]
+
+
+def box_of(mask: np.ndarray, margin: np.ndarray) -> tuple[slice, ...] | None:
+    """The smallest box around a mask, wider by `margin` voxels (3,) on each side; None around nothing."""
+    box = []
+    for axis, more in enumerate(margin):
+        where = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        if not len(where):
+            return None
+        box.append(slice(max(0, where[0] - more), where[-1] + more + 1))
+    return tuple(box)

@@ -1,0 +1,86 @@
+"""The stage `participants`: find everybody, look at every file, and let pass what may be trained on."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from slimdiff.config.data import DataConfig
+from slimdiff.config.quality import QualityConfig
+from slimdiff.data.participants import DataError, Participant
+from slimdiff.data.quality.measure import Measured
+from slimdiff.data.quality.memory import measure_and_remember, remembered
+from slimdiff.data.quality.table import write_quality
+from slimdiff.data.quality.verdicts import Verdict, enforce, judge, leave_out, refuse_unknown_names
+from slimdiff.data.sources import discover
+
+REFUSED = "refused.tsv"
+
+
+def gate(
+    data: DataConfig, quality: QualityConfig, phantom_root: Path, folder: Path, workers: int = 1
+) -> tuple[list[Participant], list[Verdict]]:
+    """Discover, measure and judge.
+
+    folder: where measurements are remembered and planes are kept. workers: processes that read side by side.
+    Returns the rows of participants.tsv and those of quality.tsv, in the source's order.
+    Raises DataError naming everybody that is flagged, as the policy wants it; the table is then in `refused.tsv`.
+    """
+    rows = discover(data, phantom_root)
+    refuse_unknown_names(rows, quality)
+    measured = measure_all([row for row in rows if row.included and not row.flags], data, folder, workers)
+    if quality.policy == "exclude":
+        rows = leave_out(rows)
+    judged = judge(rows, measured, quality, data)
+    refused = folder / REFUSED
+    try:
+        enforce(judged, quality, refused)
+    except DataError:
+        write_quality(refused, judged)
+        raise
+    refused.unlink(missing_ok=True)
+    return [verdict.participant for verdict in judged], judged
+
+
+def measure_all(
+    participants: Sequence[Participant], data: DataConfig, folder: Path, workers: int = 1
+) -> dict[str, Measured]:
+    """Measure those whose measurement is not remembered; participant_id, measurement.
+
+    Raises DataError where a process is killed, most often for want of memory; what is done is kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    measured = {row.participant_id: remembered(row, data, folder) for row in participants}
+    wanted = [row for row in participants if measured[row.participant_id] is None]
+    bar = tqdm(total=len(wanted), desc="quality", unit="subject", disable=not wanted)
+    with bar:
+        for name, facts in _measurements(wanted, data, folder, min(workers, len(wanted))):
+            measured[name] = facts
+            bar.update()
+    return measured
+
+
+def _measurements(
+    wanted: Sequence[Participant], data: DataConfig, folder: Path, workers: int
+) -> Iterator[tuple[str, Measured]]:
+    if workers <= 1:
+        for row in wanted:
+            yield row.participant_id, measure_and_remember(row, data, folder)
+        return
+    # Spawned, because a fork of a process with threads (torch, BLAS) can hang.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = {pool.submit(measure_and_remember, row, data, folder): row.participant_id for row in wanted}
+        try:
+            for job in as_completed(jobs):
+                yield jobs[job], job.result()
+        except BrokenProcessPool:
+            raise DataError(
+                f"a process that looked at volumes was killed, perhaps for want of memory; try fewer than {workers} "
+                f"workers. What was measured is kept in {folder}"
+            ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -1,0 +1,191 @@
+"""What one participant's files are: read once, measured, and nothing judged that the configuration has a say in."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from slimdiff.config.data import DataConfig
+from slimdiff.data.participants import Flag, Participant
+from slimdiff.data.quality.flips import flip_contrasts, symmetry_plane
+from slimdiff.data.quality.overflow import overflow
+from slimdiff.data.quality.planes import Planes, three_planes
+from slimdiff.data.volumes import Volume, VolumeError, read_brain, read_image, read_lesion
+from slimdiff.files import sha256
+
+MEASUREMENT_VERSION = 1
+"""Raised whenever a number below would come out otherwise: what was remembered is then measured again."""
+COARSE_MM = 2.0
+"""The head is found on voxels of about this size; finer ones change no figure here and cost a second each volume."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Facts of one participant. A number is None where the file that it is of cannot be read."""
+
+    image_sha256: str | None = None
+    mask_sha256: str | None = None
+    voxel_sha256: str | None = None
+    """Of the image's values in ascending order and its sorted shape: the same for a copy that is renamed, compressed
+    otherwise, stored in another order of axes, or mirrored."""
+    shape: tuple[int, ...] | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    orientation: str | None = None
+    """The stored axes' directions, for example LAS."""
+    placed: bool = True
+    """False: the header does not say where the volume lies (`Volume.placed`)."""
+    dtype: str | None = None
+    """As stored."""
+    minimum: float | None = None
+    maximum: float | None = None
+    lesion_voxels: int | None = None
+    lesion_ml: float | None = None
+    lesion_outside_share: float | None = None
+    """Of the lesion's voxels, outside `outside_of`."""
+    outside_of: str | None = None
+    """brain mask, or head."""
+    lesion_contrast: float | None = None
+    """Lesion less its surroundings, in SD of the brain (`slimdiff.data.quality.flips`)."""
+    flip: str | None = None
+    """How the mask has to be turned over for its highest other contrast."""
+    flip_contrast: float | None = None
+    """That contrast."""
+    wrapped_voxels: int | None = None
+    clipped_share: float | None = None
+    mask_moved: bool = False
+    """The mask lay on another grid and was brought onto the image's."""
+    has_planes: bool = False
+    flags: tuple[Flag, ...] = field(default=())
+    """What was wrong with the files themselves."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Measured":
+        """What `to_dict` gave, after JSON too. Raises TypeError where it is something else."""
+        unknown = values.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise TypeError(f"unknown: {', '.join(sorted(unknown))}")
+        lists = {key: tuple(values[key]) for key in ("shape", "spacing_mm") if values.get(key) is not None}
+        flags = tuple(Flag(**flag) for flag in values.get("flags", ()))
+        return cls(**{**values, **lists, "flags": flags})
+
+
+def measure(participant: Participant, data: DataConfig) -> Measured:
+    """Read one participant's image and masks and measure them; what is wrong with the files becomes flags."""
+    return look(participant, data)[0]
+
+
+def look(participant: Participant, data: DataConfig) -> tuple[Measured, Planes | None]:
+    """`measure`, and the planes for the eye where the image can be read."""
+    flags: list[Flag] = []
+    found: dict[str, Any] = {
+        "image_sha256": _hash(participant.image),
+        "mask_sha256": _hash(participant.mask),
+    }
+    image = _tried(participant, flags, lambda: read_image(participant))
+    if image is None:
+        return Measured(**found, flags=tuple(flags)), None
+    masked = _tried(participant, flags, lambda: read_lesion(participant, image, data.labels, data.mask_grid))
+    lesion, moved = masked or (None, False)
+    brain, _ = _tried(participant, flags, lambda: read_brain(participant, image, data.mask_grid)) or (
+        None,
+        False,
+    )
+    found |= _image_facts(image) | {"mask_moved": moved, "has_planes": True}
+    canonical, codes = _to_ras(image.affine)
+    spacing = nibabel.affines.voxel_sizes(image.affine)[codes]
+    values = canonical(image.values)
+    lesion = np.zeros(values.shape, bool) if lesion is None else canonical(lesion)
+    inside, plane = _head(values, None if brain is None else canonical(brain), spacing)
+    if lesion.any():
+        found |= {
+            "lesion_voxels": int(lesion.sum()),
+            "lesion_ml": float(lesion.sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000),
+            "lesion_outside_share": float((lesion & ~inside).sum() / lesion.sum()),
+            "outside_of": "head" if brain is None else "brain mask",
+        }
+        found |= _flips(flip_contrasts(values, lesion, inside, spacing, plane))
+    elif participant.mask is None:
+        found |= {"lesion_voxels": 0, "lesion_ml": 0.0}
+    planes = three_planes(values, lesion, spacing, inside)
+    return Measured(**found, flags=tuple(flags)), planes
+
+
+def _tried(participant: Participant, flags: list[Flag], read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except VolumeError as error:
+        flags.append(Flag(error.flag, str(error).removeprefix(f"{participant.participant_id}: ")))
+        return None
+
+
+def _hash(path: Path | None) -> str | None:
+    try:
+        return sha256(path) if path else None
+    except OSError:
+        return None
+
+
+def _image_facts(image: Volume) -> dict[str, Any]:
+    over = overflow(image.stored, image.scaled)
+    # Adding 0 makes -0 of 0: equal values, unequal bytes.
+    ordered = np.sort(image.values.ravel(order="K") + np.float32(0))
+    digest = hashlib.sha256(str(sorted(image.values.shape)).encode())
+    digest.update(ordered.astype("<f4", copy=False).tobytes())
+    return {
+        "voxel_sha256": digest.hexdigest(),
+        "shape": tuple(int(n) for n in image.values.shape),
+        "spacing_mm": tuple(round(float(size), 5) for size in nibabel.affines.voxel_sizes(image.affine)),
+        "orientation": "".join(nibabel.aff2axcodes(image.affine)),
+        "placed": image.placed,
+        "dtype": image.stored.dtype.name,
+        "minimum": float(ordered[0]),
+        "maximum": float(ordered[-1]),
+        "wrapped_voxels": over.wrapped_voxels,
+        "clipped_share": over.clipped_share,
+    }
+
+
+def _to_ras(affine: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
+    """A function that turns arrays (X, Y, Z) to the closest RAS order, and the stored axis of each new one."""
+    orientation = nibabel.io_orientation(affine)
+    stored_axis = np.argsort(orientation[:, 0])
+    return lambda array: nibabel.apply_orientation(array, orientation), stored_axis
+
+
+def _head(values: np.ndarray, brain: np.ndarray | None, spacing: np.ndarray) -> tuple[np.ndarray, float]:
+    """The brain mask, or else the head, bool (X, Y, Z); and the plane of symmetry along the first axis, in voxels."""
+    from slimdiff.data.intensity import foreground
+
+    # Never fewer than about 32 voxels along an axis, or small volumes would have no shape left.
+    most = np.maximum(np.array(values.shape) // 32, 1)
+    steps = np.clip(np.round(COARSE_MM / spacing), 1, most).astype(int)
+    coarse = values[tuple(slice(None, None, step) for step in steps)]
+    if brain is None:
+        found = foreground(coarse)
+        index = [np.arange(n) // step for n, step in zip(values.shape, steps, strict=True)]
+        inside = found[np.ix_(*index)]
+    else:
+        inside = brain
+        found = brain[tuple(slice(None, None, step) for step in steps)]
+    plane = symmetry_plane(coarse, found) * steps[0] if found.any() else (len(values) - 1) / 2
+    return inside, float(plane)
+
+
+def _flips(contrasts: dict[str, float]) -> dict[str, Any]:
+    stored = contrasts.pop("as stored", None)
+    if stored is None:
+        return {}
+    best = max(contrasts, key=contrasts.get, default=None)
+    return {
+        "lesion_contrast": stored,
+        "flip": best,
+        "flip_contrast": None if best is None else contrasts[best],
+    }

@@ -1,0 +1,97 @@
+"""Files named as in the BraTS challenges: {case}_{suffix} or {case}-{suffix}, in one folder or one folder a case."""
+
+import re
+from pathlib import Path
+
+from slimdiff.config.data import DataConfig
+from slimdiff.data.participants import DataError, Flag, Participant, check_name
+from slimdiff.data.sources.reading import listed, nifti_files, stem_of
+from slimdiff.files import MISSING
+
+IMAGE_SUFFIXES = ("flair", "t2f")
+"""Of FLAIR images, until the challenge of 2021 and since that of 2023."""
+MASK_SUFFIX = "seg"
+
+
+def brats_participants(config: DataConfig) -> list[Participant]:
+    """Participants of such a folder, in order of their names.
+
+    A case with an image and no mask has the flag no_mask, because these datasets have no controls; one without an image
+    is excluded. Raises DataError where no image is found.
+    """
+    root = Path(config.root)
+    if not root.is_dir():
+        raise DataError(f"data.root: {root} is no folder; the folder of the cases is wanted")
+    mask_suffix = config.mask_suffix or MASK_SUFFIX
+    wanted = (config.image_suffix,) if config.image_suffix else IMAGE_SUFFIXES
+    if mask_suffix in wanted:
+        raise DataError(
+            f"data.mask_suffix: {mask_suffix} is the images' suffix too; a mask needs a name of its own"
+        )
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    loose = nifti_files(root)
+    inside = {folder.name: nifti_files(folder) for folder in folders}
+    for image_suffix in wanted:
+        images = _by_case(loose, inside, image_suffix)
+        if images:
+            break
+    else:
+        names = " or ".join(f"{{case}}_{suffix}.nii.gz" for suffix in wanted)
+        raise DataError(
+            f"{root}: no case, neither {names} nor a folder {{case}} with it ('-' in place of '_' will do); see "
+            "data.image_suffix"
+        )
+    masks = _by_case(loose, inside, mask_suffix)
+    cases = images.keys() | masks.keys()
+    if any(case in inside for case in images):
+        # One folder a case: a folder without an image is a case whose image is missing.
+        cases |= inside.keys()
+    return [
+        _participant(root, case, images.get(case, []), masks.get(case, []), image_suffix, mask_suffix, inside)
+        for case in sorted(cases)
+    ]
+
+
+def _by_case(loose: list[Path], inside: dict[str, list[Path]], suffix: str) -> dict[str, list[Path]]:
+    """Files with this suffix by case. In a folder only those named after it: others are of nobody knows whom."""
+    pattern = re.compile(rf"(?P<case>.+)[_-]{re.escape(suffix)}")
+    found: dict[str, list[Path]] = {}
+    for folder, paths in ((None, loose), *inside.items()):
+        for path in paths:
+            match = pattern.fullmatch(stem_of(path.name))
+            if match and folder in (None, match["case"]):
+                found.setdefault(match["case"], []).append(path)
+    return found
+
+
+def _participant(
+    root: Path,
+    case: str,
+    images: list[Path],
+    masks: list[Path],
+    image_suffix: str,
+    mask_suffix: str,
+    inside: dict[str, list[Path]],
+) -> Participant:
+    if images or masks:
+        check_name(case, str(root))
+    folder = root / case if case in inside else root
+    beside = f" (the folder holds {listed(path.name for path in inside[case])})" if inside.get(case) else ""
+    if not images:
+        absent = folder / f"{case}_{image_suffix}.nii.gz"
+        return Participant(case, MISSING, absent, None, excluded=f"no {image_suffix} image{beside}")
+    flags = []
+    if len(images) > 1:
+        reason = f"{folder}: {len(images)} images of {case}: {listed(path.name for path in images)}; keep one"
+        flags.append(Flag("several_images", reason))
+    if len(masks) > 1:
+        reason = f"{folder}: {len(masks)} masks of {case}: {listed(path.name for path in masks)}; keep one"
+        flags.append(Flag("several_masks", reason))
+    if not masks:
+        reason = (
+            f"{folder}: no mask {case}_{mask_suffix}.nii.gz{beside}; give it, exclude {case} by name, or use a table "
+            "where its mask is n/a"
+        )
+        flags.append(Flag("no_mask", reason))
+    group = "patient" if masks else MISSING
+    return Participant(case, group, images[0], masks[0] if masks else None, flags=tuple(flags))

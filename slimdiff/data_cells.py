@@ -1,0 +1,100 @@
+"""What the commands before the slice store do: fetch, look at, and bring volumes onto the grid."""
+
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from slimdiff.config import Study
+from slimdiff.data.participants import DataError, Participant, read_participants
+
+
+def run_participants(study: Study, workers: int) -> None:
+    """Find the participants, look at every volume, and write participants.tsv and quality.tsv.
+
+    Raises DataError naming everybody that is flagged, as `quality.policy` wants it; then neither table is written.
+    """
+    from slimdiff.data.participants import write_participants
+    from slimdiff.data.quality.gate import gate
+    from slimdiff.data.quality.table import write_quality
+
+    paths = study.paths
+    rows, verdicts = gate(study.data, study.quality, paths.phantom, paths.quality_state, workers)
+    write_quality(paths.quality, verdicts)
+    write_participants(paths.participants, rows)
+    out = [row for row in rows if not row.included]
+    for row in out:
+        print(f"{row.participant_id}: left out: {row.excluded}", file=sys.stderr)
+    print(f"{len(rows) - len(out)} participants take part, {len(out)} are left out", file=sys.stderr)
+
+
+def run_preprocess(study: Study, participant: str | None) -> None:
+    """Put one participant's volumes, or everybody's, on the study's grid."""
+    from slimdiff.data.preprocess import preprocess
+
+    paths = study.paths
+    if participant:
+        rows = [_named(paths.participants, participant)]
+    else:
+        rows = [row for row in read_participants(paths.participants) if row.included]
+    for row in tqdm(rows, desc="preprocess", unit="subject", disable=len(rows) == 1):
+        name = row.participant_id
+        preprocess(
+            row,
+            study.data,
+            study.preprocess,
+            paths.volume(name, "FLAIR"),
+            paths.volume(name, "mask"),
+            paths.volume_json(name),
+        )
+
+
+def run_back(study: Study, participant: str | None, path: Path, out: Path | None) -> None:
+    """Bring a volume on the study's grid (a mask that somebody drew there) back to the participant's own image."""
+    import json
+
+    import nibabel
+    import numpy as np
+
+    from slimdiff.data.history import back_to_source
+    from slimdiff.data.volumes import largest_offset_mm, read_volume
+    from slimdiff.files import replacing
+
+    if not participant or not out:
+        raise ValueError("--back wants --participant, whose image it belongs to, and --out, the file to write")
+    record_path = study.paths.volume_json(participant)
+    if not record_path.is_file():
+        raise FileNotFoundError(f"{record_path} is not there; make the stage preprocess first")
+    record = json.loads(record_path.read_text(encoding="utf-8"))
+    if "affine" not in record:
+        raise DataError(f"{participant}: excluded ({record.get('excluded')}); it has no volume on the grid")
+    volume, affine = read_volume(path, participant), np.array(record["affine"])
+    wanted = nibabel.load(study.paths.volume(participant, "FLAIR")).shape
+    if volume.values.shape != wanted or largest_offset_mm(volume.affine, affine, wanted) > 0.1:
+        raise DataError(
+            f"{path}: shape {volume.values.shape}, which is not on {participant}'s grid of {wanted} with the affine of "
+            f"{study.paths.volume(participant, 'FLAIR')}"
+        )
+    whole = volume.stored.dtype.kind in "iub"
+    image = back_to_source(volume.values, record, 0 if whole else 1)
+    result = nibabel.Nifti1Image(
+        np.asarray(image.dataobj).astype(volume.stored.dtype if whole else np.float32), image.affine
+    )
+    with replacing(out, suffix=".nii.gz" if out.name.endswith(".gz") else ".nii") as temporary:
+        nibabel.save(result, temporary)
+
+
+def run_fetch(study: Study) -> None:
+    """Fetch the study's dataset, keeping what is there and right."""
+    from slimdiff.data.fetch import fetch
+
+    if not study.data.fetch.dataset:
+        raise ValueError("data.fetch.dataset: nothing is named; the study's files are its own")
+    fetch(study.data.fetch, Path(study.data.root), study.paths.fetched)
+
+
+def _named(table: Path, participant: str) -> Participant:
+    found = [row for row in read_participants(table) if row.participant_id == participant]
+    if not found:
+        raise ValueError(f"{table}: no participant {participant!r}")
+    return found[0]

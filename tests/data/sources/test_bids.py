@@ -1,0 +1,205 @@
+"""BIDS: image, masks and description of every subject are found by name, and nothing is lost without a word."""
+
+import random
+import shutil
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from slimdiff.config.data import DataConfig
+from slimdiff.data.participants import DataError
+from slimdiff.data.sources import discover
+from slimdiff.data.sources.bids import bids_participants_of
+
+
+def bids(root: Path, **more) -> list:
+    return discover(DataConfig(source="bids", root=str(root), **more), Path("unused"))
+
+
+def flags(row) -> list[str]:
+    return [flag.name for flag in row.flags]
+
+
+def replace_text(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8-sig")
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_image_mask_and_description_are_found(dataset):
+    one, two, three = bids(dataset)
+    assert [row.participant_id for row in (one, two, three)] == ["sub-1", "sub-2", "sub-3"]
+    assert one.image == dataset / "sub-1/anat/sub-1_acq-T2sel_FLAIR.nii.gz"
+    assert one.mask == dataset / "sub-1/anat/sub-1_acq-T2sel_FLAIR_roi.nii.gz"
+    assert (one.group, one.split, one.lobe, one.acquisition) == ("fcd", "train", "TL,OL", "T2sel")
+    assert two.mask == dataset / "sub-2/ses-a/anat/sub-2_ses-a_FLAIR_roi.nii"
+    assert (two.split, two.lobe, two.acquisition, two.site) == ("test", "n/a", "tse", "n/a")
+    assert (three.image.name, three.mask, three.group) == ("sub-3_FLAIR.nii.gz", None, "hc")
+    assert [row.brain_mask for row in (one, two, three)] == [None] * 3
+    assert [row.flags for row in (one, two, three)] == [()] * 3
+
+
+def test_other_columns_are_carried_along(dataset):
+    assert [row.further for row in bids(dataset)] == [{"age": "31"}, {"age": "n/a"}, {"age": "40"}]
+
+
+def test_groups_without_participants_tsv_follow_the_mask(dataset):
+    (dataset / "participants.tsv").unlink()
+    assert [row.group for row in bids(dataset)] == ["patient", "patient", "control"]
+
+
+def test_ids_without_the_prefix_are_understood_where_the_folder_exists(dataset):
+    wanted = bids(dataset)
+    replace_text(dataset / "participants.tsv", "sub-", "")
+    assert bids(dataset) == wanted
+    with (dataset / "participants.tsv").open("a") as stream:
+        stream.write("7\thc\ttrain\tn/a\t50\n")
+    rows = {row.participant_id: row for row in bids(dataset)}
+    assert set(rows) == {"sub-1", "sub-2", "sub-3", "7"}
+    assert rows["7"].excluded == "no _FLAIR image"
+
+
+def test_a_participants_tsv_of_another_dataset_is_an_error(dataset):
+    replace_text(dataset / "participants.tsv", "sub-", "sub-00")
+    with pytest.raises(DataError, match=r"participants\.tsv.*sub-001, sub-002, sub-003.*sub-1, sub-2, sub-3"):
+        bids(dataset)
+
+
+def test_suffixes_are_configurable(dataset, tree):
+    tree("sub-1/anat/sub-1_label-lesion_mask.nii.gz")
+    rows = bids(dataset, image_suffix="T1w", mask_suffix="mask")
+    assert [row.participant_id for row in rows if row.included] == ["sub-1"]
+    assert rows[0].image.name == "sub-1_T1w.nii.gz"
+    assert rows[0].mask.name == "sub-1_label-lesion_mask.nii.gz"
+
+
+def test_one_suffix_for_two_kinds_of_files_is_an_error(dataset):
+    with pytest.raises(DataError, match=r"data\.mask_suffix: FLAIR is data\.image_suffix too"):
+        bids(dataset, mask_suffix="FLAIR")
+    with pytest.raises(DataError, match=r"data\.brain_suffix: FLAIR_roi"):
+        bids(dataset, brain_suffix="FLAIR_roi")
+
+
+@pytest.mark.parametrize(
+    ("extra", "first"),
+    [
+        ("sub-1/anat/sub-1_acq-other_FLAIR.nii.gz", "sub-1_acq-T2sel_FLAIR.nii.gz"),
+        ("sub-1/anat/sub-1_acq-A_FLAIR.nii.gz", "sub-1_acq-A_FLAIR.nii.gz"),
+        ("sub-1/anat/sub-1_acq-T2sel_FLAIR.nii", "sub-1_acq-T2sel_FLAIR.nii"),
+        ("sub-1/ses-b/anat/sub-1_ses-b_FLAIR.nii.gz", "sub-1_acq-T2sel_FLAIR.nii.gz"),
+    ],
+)
+def test_two_images_of_a_subject_are_flagged_and_the_first_stands(dataset, tree, extra, first):
+    tree(extra)
+    one, *others = bids(dataset)
+    assert flags(one) == ["several_images"]
+    assert one.image.name == first
+    for part in ("sub-1: 2 images match _FLAIR", "sub-1_acq-T2sel_FLAIR.nii.gz", Path(extra).name):
+        assert part in one.flags[0].reason
+    assert not any(row.flags for row in others)
+
+
+def test_two_masks_of_a_subject_are_flagged(dataset, tree):
+    tree("sub-1/anat/sub-1_acq-other_FLAIR_roi.nii.gz")
+    one = bids(dataset)[0]
+    assert flags(one) == ["several_masks"]
+    assert "sub-1: 2 masks match _FLAIR_roi" in one.flags[0].reason
+    assert one.is_patient
+
+
+def test_entities_choose_among_images(dataset, tree):
+    tree("sub-1/anat/sub-1_acq-other_FLAIR.nii.gz", "sub-1/anat/sub-1_acq-other_run-2_FLAIR.nii.gz")
+    rows = bids(dataset, entities={"acq": "other", "run": "2"})
+    assert rows[0].image.name == "sub-1_acq-other_run-2_FLAIR.nii.gz"
+    assert rows[0].flags == ()
+    assert rows[0].mask.name == "sub-1_acq-T2sel_FLAIR_roi.nii.gz", "masks are the subject's"
+    assert flags(bids(dataset, entities={"acq": "other"})[0]) == ["several_images"]
+
+
+def test_a_subject_without_an_image_of_the_entities_stays_with_its_reason(dataset):
+    one, two, three = bids(dataset, entities={"acq": "T2sel"})
+    assert one.included
+    wanted = "no _FLAIR image with acq-T2sel (data.entities), only "
+    assert two.excluded == wanted + "sub-2_ses-a_acq-tse_FLAIR.nii"
+    assert three.excluded == wanted + "sub-3_FLAIR.nii.gz"
+    with pytest.raises(DataError, match=r"with acq-T2, ses-7.*data\.entities"):
+        bids(dataset, entities={"acq": "T2", "ses": "7"})
+
+
+def test_without_any_mask_is_an_error(dataset):
+    for mask in dataset.rglob("*_roi.nii*"):
+        mask.unlink()
+    (dataset / "participants.tsv").unlink()
+    with pytest.raises(DataError, match="no subject with a lesion mask"):
+        bids(dataset)
+
+
+def test_without_images_or_folder_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="image_suffix"):
+        bids(tmp_path)
+    with pytest.raises(DataError, match="absent"):
+        bids(tmp_path / "absent")
+
+
+def test_a_mask_missing_from_a_group_of_patients_is_not_taken_for_a_control(dataset):
+    """A patient without its mask would enter training as lesion-free slices that show a lesion (F8)."""
+    (dataset / "sub-1/anat/sub-1_acq-T2sel_FLAIR_roi.nii.gz").unlink()
+    one, two, three = bids(dataset)
+    assert (flags(one), two.flags, three.flags) == (["no_mask"], (), ())
+    for part in ("sub-1/anat", "_FLAIR_roi", "group fcd"):
+        assert part in one.flags[0].reason
+    rows = bids(dataset, exclude={"sub-1": "mask lost"})
+    assert [(row.excluded, row.flags) for row in rows] == [("mask lost", ()), ("n/a", ()), ("n/a", ())]
+
+
+def test_subjects_whose_image_is_missing_stay_in_the_table(dataset):
+    """F8: every subject stands in the table with its reason."""
+    (dataset / "sub-3/anat/sub-3_FLAIR.nii.gz").unlink()
+    shutil.rmtree(dataset / "sub-2")
+    (dataset / "sub-4").mkdir()
+    rows = {row.participant_id: row for row in bids(dataset)}
+    assert set(rows) == {"sub-1", "sub-2", "sub-3", "sub-4"}
+    assert all(rows[name].excluded == "no _FLAIR image" for name in ("sub-2", "sub-3", "sub-4"))
+    assert rows["sub-3"].further == {"age": "40"}
+
+
+def test_a_participant_described_twice_is_an_error_unless_the_splits_differ(dataset):
+    described = dataset / "participants.tsv"
+    before = described.read_text()
+    for again in ("sub-1\thc\ttrain\tn/a\t31\n", "1\tfcd\ttrain\tn/a\t31\n", "sub-1\tfcd\t\tn/a\t31\n"):
+        described.write_text(before + again)
+        with pytest.raises(DataError, match=r"participants\.tsv.*sub-1.*twice"):
+            bids(dataset)
+    described.write_text(before + "sub-1\thc\ttest\tn/a\t99\n")
+    one, *others = bids(dataset)
+    assert flags(one) == ["two_splits"]
+    assert "splits train and test" in one.flags[0].reason
+    assert (one.group, one.split, one.further["age"]) == ("fcd", "train", "31"), "the first line stands"
+    assert not any(row.flags for row in others)
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("participant_id\tsite\nsub-1\tKöln\n".encode("latin-1"), "UTF-8"),
+        (b"participant_id\tsite\nsub-1\n", "1 cells"),
+        (b"name\nsub-1\n", "no column participant_id"),
+        (b"participant_id\n" + b"x" * 200_000 + b"\n", "field"),
+        (b"participant_id\nsub-1/x\nsub-1\n", "sub-1/x"),
+    ],
+)
+def test_a_participants_tsv_that_cannot_be_read_is_named(dataset, content, cause):
+    (dataset / "participants.tsv").write_bytes(content)
+    with pytest.raises(DataError, match=rf"participants\.tsv.*{cause}"):
+        bids(dataset)
+
+
+def test_the_order_of_a_listing_makes_no_difference(dataset, tree):
+    root = tree(*(f"sub-4/ses-{s}/anat/sub-4_ses-{s}_FLAIR{e}.nii.gz" for s in "123" for e in ("", "_roi")))
+    config = DataConfig(source="bids", root=str(root))
+    paths = [PurePosixPath(path.relative_to(root).as_posix()) for path in root.rglob("*")]
+    wanted = bids_participants_of(sorted(paths), root, config)
+    assert len(wanted) == 4
+    for seed in range(3):
+        random.Random(seed).shuffle(paths)
+        assert bids_participants_of(paths, root, config) == wanted
