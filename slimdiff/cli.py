@@ -36,6 +36,9 @@ def _command(function: Callable, with_study: bool = True, **arguments: dict) -> 
             if os.environ.get("SLIMDIFF_DEBUG"):
                 raise
             return 2
+        except KeyboardInterrupt:
+            print(f"{name}: stopped", file=sys.stderr)
+            return 130
         return 0
 
     return main

@@ -51,21 +51,19 @@ def run_preprocess(study: Study, participant: str | None) -> None:
 
 def run_back(study: Study, participant: str | None, path: Path, out: Path | None) -> None:
     """Bring a volume on the study's grid (a mask that somebody drew there) back to the participant's own image."""
-    import json
-
     import nibabel
     import numpy as np
 
     from slimdiff.data.history import back_to_source
     from slimdiff.data.volumes import largest_offset_mm, read_volume
-    from slimdiff.files import replacing
+    from slimdiff.files import read_object, replacing
 
     if not participant or not out:
-        raise ValueError("--back wants --participant, whose image it belongs to, and --out, the file to write")
+        raise ValueError(
+            "--back wants --participant, whose image it belongs to, and --out, the file to write"
+        )
     record_path = study.paths.volume_json(participant)
-    if not record_path.is_file():
-        raise FileNotFoundError(f"{record_path} is not there; make the stage preprocess first")
-    record = json.loads(record_path.read_text(encoding="utf-8"))
+    record = read_object(record_path)
     if "affine" not in record:
         raise DataError(f"{participant}: excluded ({record.get('excluded')}); it has no volume on the grid")
     volume, affine = read_volume(path, participant), np.array(record["affine"])

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -66,8 +67,8 @@ def written(value: Any) -> Any:
 def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
     """Read a TSV or CSV (by its ending) with a header as dictionaries of strings; a byte-order mark is skipped.
 
-    Raises FileNotFoundError where there is no file, and ValueError naming it where a required column is missing, a row
-    is ragged, or nothing is in it.
+    Raises FileNotFoundError where there is no file, and ValueError naming it where a required column is missing, a
+    column stands there twice, a row is ragged, or nothing is in it.
     """
     path = Path(path)
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
@@ -78,6 +79,9 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
     if not lines:
         raise ValueError(f"{path}: empty, a header line is wanted")
     header, *body = lines
+    twice = sorted({column for column in header if column and header.count(column) > 1})
+    if twice:
+        raise ValueError(f"{path}: column {', '.join(twice)} stands there twice; keep one")
     missing = [column for column in required if column not in header]
     if missing:
         raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}")
@@ -85,6 +89,20 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
         if len(line) != len(header):
             raise ValueError(f"{path}, line {number}: {len(line)} cells, the header has {len(header)}")
     return [dict(zip(header, line, strict=True)) for line in body]
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object that a stage wrote; raises FileNotFoundError, or ValueError naming the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; make the stage that writes it first")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); make it again") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a JSON object is wanted, found {type(values).__name__}; make it again")
+    return values
 
 
 class ArrayWriter:

@@ -62,6 +62,7 @@ def study_mapping(bids_root: Path, results: Path) -> dict:
         "study": "tiny",
         "results_dir": str(results),
         "data": {"source": "bids", "root": str(bids_root)},
+        "quality": {"max_spacing_mm": SPACING_MM + 1},
         "preprocess": {"spacing_mm": SPACING_MM, "grid": [32, 32, 32]},
         "slices": {
             "z_range": [11, 20],

@@ -32,7 +32,7 @@ class FetchConfig(Section):
     base_url: str | None = None
     """Where its files lie, paths of the dataset below it; nothing: the dataset's public bucket."""
     t1w: bool = False
-    """Fetch the T1w images too (3.0 GB more); no stage reads them."""
+    """Fetch the T1w images too (2.9 GB more); no stage reads them."""
     connections: PositiveInt = 8
     """Files fetched side by side."""
     attempts: PositiveInt = 5

@@ -60,4 +60,8 @@ def stage_config(study: Study, stage: str, variant: str | None = None) -> str:
         values["variants"] = {variant: {}}
     if stage == "phantom":
         values["data"] = {"phantom": study.data.phantom.model_dump(mode="json", exclude_defaults=True)}
+    if stage == "participants":
+        # How the files come makes no difference to who takes part.
+        dataset = values["data"].pop("fetch", {}).get("dataset")
+        values["data"] |= {"fetch": {"dataset": dataset}} if dataset else {}
     return json.dumps(values, sort_keys=True)

@@ -277,7 +277,7 @@ def study_from_mapping(values: Mapping, source: str = "config", complete: bool =
         raise ConfigError(f"{source}: {_explain(error, Study)}") from None
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: {error}") from None
 
 
@@ -303,12 +303,31 @@ def load_study(source: str | Path, complete: bool = True) -> Study:
         import yaml  # only here: the core runs without it from JSON
 
         try:
-            values = yaml.safe_load(content)
-        except yaml.YAMLError as error:
+            values = yaml.load(content, Loader=_strict_loader())
+        except (yaml.YAMLError, RecursionError) as error:
             raise ConfigError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path}: a mapping of sections is wanted, found {type(values).__name__}")
     return study_from_mapping(values, str(path), complete)
+
+
+def _strict_loader() -> type:
+    """YAML's safe loader, but a key that stands twice in a mapping is an error: the first one would go unread."""
+    import yaml
+
+    class Strict(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            seen = set()
+            for key_node, _ in node.value:
+                key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+                if key is not None and key != "<<" and key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"key {key!r} stands there twice", problem_mark=key_node.start_mark
+                    )
+                seen.add(key)
+            return super().construct_mapping(node, deep)
+
+    return Strict
 
 
 def _parse_json(text: str, source: str) -> Any:

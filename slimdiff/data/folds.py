@@ -3,7 +3,6 @@
 Writes `folds.tsv`: participant, fold, split, stratified_by, stratum.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from slimdiff.config.folds import FoldsConfig
 from slimdiff.config.study import check_fold_count
 from slimdiff.data.participants import DataError, Participant
-from slimdiff.files import MISSING, read_table, write_table
+from slimdiff.files import MISSING, read_object, read_table, write_table
 
 COLUMNS = ("participant", "fold", "split", "stratified_by", "stratum")
 MIN_SUBJECTS_FOR_VAL = 4
@@ -155,7 +154,12 @@ def write_folds(path: Path, rows: list[dict]) -> None:
 def read_folds(path: Path, fold: int) -> dict[str, list[str]]:
     """Participants of one fold: {"train": [...], "val": [...], "test": [...]}."""
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for row in read_table(path, COLUMNS):
+    for number, row in enumerate(read_table(path, COLUMNS), start=2):
+        if not row["fold"].isdecimal() or row["split"] not in parts:
+            raise ValueError(
+                f"{path}, line {number}: fold {row['fold']!r}, split {row['split']!r}; a whole number, and "
+                f"{', '.join(parts)} are allowed"
+            )
         if int(row["fold"]) == fold:
             parts[row["split"]].append(row["participant"])
     if not parts["train"]:
@@ -170,7 +174,10 @@ def training_participants(path: Path) -> list[str]:
 
 def lesion_volumes(json_paths: dict[str, Path]) -> dict[str, float]:
     """Lesion volume on the grid, in ml, of every participant from its preprocess record."""
-    return {
-        name: json.loads(path.read_text(encoding="utf-8"))["qc"]["lesion_ml_grid"]
-        for name, path in json_paths.items()
-    }
+    volumes = {}
+    for name, path in json_paths.items():
+        try:
+            volumes[name] = float(read_object(path)["qc"]["lesion_ml_grid"])
+        except (KeyError, TypeError):
+            raise ValueError(f"{path}: no qc.lesion_ml_grid; make the stage preprocess again") from None
+    return volumes

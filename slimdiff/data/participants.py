@@ -94,7 +94,7 @@ def write_participants(path: Path, participants: Iterable[Participant]) -> None:
     participants = list(participants)
     further = list(dict.fromkeys(key for row in participants for key in row.further))
     rows = (
-        {**row.further, **vars(row), **{key: value and str(value) for key, value in _paths(row).items()}}
+        {**vars(row), **{key: value and str(value) for key, value in _paths(row).items()}, **row.further}
         for row in participants
     )
     write_table(path, rows, (*COLUMNS, *further))

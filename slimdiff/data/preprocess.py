@@ -23,6 +23,7 @@ from slimdiff.config.preprocess import PreprocessConfig
 from slimdiff.data import bias_field, registration
 from slimdiff.data.brain import brain_mask
 from slimdiff.data.grid import Grid, canonical, centred_grid, native_grid, resample
+from slimdiff.data.history import to_grid_mm
 from slimdiff.data.intensity import foreground, normalise
 from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.volumes import Pair, load_pair
@@ -204,6 +205,8 @@ def _quality(
         "lesion_ml_source": source_ml,
         "lesion_ml_grid": float(moved.lesion.sum() * voxel_ml),
         "lesion_outside_foreground_share": float((moved.lesion & ~inside).sum() / max(moved.lesion.sum(), 1)),
+        # An affine registration makes brains as large as the template; what is lost is measured apart from that.
+        "registration_volume_ratio": float(np.linalg.det(to_grid_mm({"history": moved.history})[:3, :3])),
         "foreground_ml": float(inside.sum() * voxel_ml),
         "source_spacing_mm": [float(v) for v in nibabel.affines.voxel_sizes(affine)],
         "source_shape": list(shape),

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from slimdiff.config.slices import SlicesConfig
 from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.store import COLUMNS
+from slimdiff.data.volumes import read_volume
 from slimdiff.data.zbins import bin_centres, z_bin
 from slimdiff.files import ArrayWriter, replacing, sha256, write_table, write_text
 
@@ -107,6 +108,10 @@ def _common_grid(
     names: Sequence[str], volume_path: VolumePath, folder: Path
 ) -> tuple[tuple[int, int, int], float]:
     """Shape in voxels and spacing in mm that all volumes share, from their headers."""
+    if not names:
+        raise DataError(
+            f"{folder.parent / 'participants.tsv'}: no participant takes part; see its column excluded"
+        )
     grids = {}
     for name in names:
         for kind in ("FLAIR", "mask"):
@@ -142,7 +147,7 @@ def _extent(
 
 
 def _read(volume_path: VolumePath, name: str, kind: str) -> np.ndarray:
-    return np.asarray(nibabel.load(volume_path(name, kind)).dataobj, np.float32)
+    return read_volume(volume_path(name, kind), name).values
 
 
 def _slices(

@@ -7,14 +7,13 @@ A store is a folder with
 Rows of a slice run from anterior to posterior, columns from left to right.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from slimdiff.files import read_table
+from slimdiff.files import read_object, read_table
 
 COLUMNS = ("participant", "z", "z_bin", "class", "lesion_px", "acquisition")
 
@@ -45,10 +44,9 @@ class SliceStore:
     def open(cls, folder: Path) -> "SliceStore":
         """Map a store into memory; raises FileNotFoundError or ValueError naming what does not fit."""
         folder = Path(folder)
-        facts = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        facts = read_object(folder / "store.json")
         rows = read_table(folder / "slices.tsv", COLUMNS)
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False)
+        images, masks = (_mapped(folder / name) for name in ("images.npy", "masks.npy"))
         if not (len(rows) == len(images) == len(masks) and images.shape == masks.shape):
             raise ValueError(
                 f"{folder}: {len(rows)} rows, images {images.shape}, masks {masks.shape}; make it again"
@@ -89,3 +87,10 @@ class SliceStore:
     def rows_of(self, participants: list[str]) -> np.ndarray:
         """Indices (M,) of the slices of these participants, in the store's order."""
         return np.flatnonzero(np.isin(self.participant, participants))
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not readable as an array ({error}); make the slice store again") from None

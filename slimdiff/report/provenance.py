@@ -46,6 +46,9 @@ def gather(study: Study, variants: Sequence[str], folds: int) -> dict:
     config["results_dir"] = hide_folders(config["results_dir"])
     for key in ("root", "table", "mask_root"):
         config["data"][key] = hide_folders(config["data"][key])
+    if base_url := config["data"]["fetch"]["base_url"]:
+        # What follows the question mark may be a signature.
+        config["data"]["fetch"]["base_url"] = base_url.split("?")[0]
     return {
         "study": study.study,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),

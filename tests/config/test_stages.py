@@ -45,6 +45,17 @@ def test_a_stage_sees_its_own_sections_only(stage, section):
     assert same == (section not in STAGE_SECTIONS[stage] or not set(CHANGES[section]) & set(keys))
 
 
+def test_how_files_are_fetched_makes_no_difference_to_who_takes_part():
+    fetched = [
+        {"data": {"source": "bids", "root": "d", "fetch": fetch}}
+        for fetch in ({"dataset": "ds004199"}, {"dataset": "ds004199", "connections": 3, "t1w": True}, {})
+    ]
+    same, other, none = (
+        stage_config(study_from_mapping(FITTING | values), "participants") for values in fetched
+    )
+    assert same == other != none
+
+
 def test_every_section_belongs_to_a_stage():
     sections = {
         name

@@ -60,7 +60,12 @@ def bids_participants_of(
         chosen = [image for image in images if image.has(config.entities)]
         if not chosen:
             group = fetched_groups[0 if masks else 1] if fetched_groups else MISSING
-            rows.append(_without_image(name, line, group, images, root, config))
+            row = _without_image(name, line, group, images, root, config)
+            if masks and not images and not config.mask_root:
+                # Somebody drew a lesion on an image: it is lost, not missing from the study.
+                fault = Flag("missing_file", f"{row.image} is not there, though {masks[0].path} is")
+                row = replace(row, mask=masks[0].path, excluded=MISSING, flags=(fault,))
+            rows.append(row)
             continue
         faults = [flags[name]] if name in flags else []
         if len(chosen) > 1:
@@ -87,7 +92,7 @@ def bids_participants_of(
                 flags=tuple(faults),
             )
         )
-    if not any(row.included for row in rows):
+    if not any(row.included and not any(flag.name == "missing_file" for flag in row.flags) for row in rows):
         only = f" with {_written(config.entities)}" if config.entities else ""
         keys = "data.image_suffix and data.entities" if config.entities else "data.image_suffix"
         raise DataError(f"{root}: no sub-*/anat/sub-*_{image_suffix}.nii.gz{only}; see {keys}")

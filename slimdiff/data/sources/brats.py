@@ -79,6 +79,10 @@ def _participant(
     beside = f" (the folder holds {listed(path.name for path in inside[case])})" if inside.get(case) else ""
     if not images:
         absent = folder / f"{case}_{image_suffix}.nii.gz"
+        if masks:
+            # A patient is never left out without a word.
+            missing = Flag("missing_file", f"{absent}: not there, but {masks[0]} is{beside}")
+            return Participant(case, "patient", absent, masks[0], flags=(missing,))
         return Participant(case, MISSING, absent, None, excluded=f"no {image_suffix} image{beside}")
     flags = []
     if len(images) > 1:

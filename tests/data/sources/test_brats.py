@@ -109,8 +109,10 @@ def test_a_case_without_an_image_stays_with_its_reason(tree):
     rows = {row.participant_id: row for row in brats(root)}
     assert set(rows) == {*CASES, "BraTS_empty"}
     assert rows["BraTS_empty"].excluded == "no flair image"
-    assert rows[CASES[1]].excluded.startswith("no flair image (the folder holds ")
-    assert not rows[CASES[1]].flags
+    # A patient, as its mask says: never left out without a word.
+    (flag,) = rows[CASES[1]].flags
+    assert flag.name == "missing_file" and f"{CASES[1]}_flair.nii.gz: not there" in flag.reason
+    assert rows[CASES[1]].mask.name == f"{CASES[1]}_seg.nii.gz" and rows[CASES[1]].included
 
 
 def test_hidden_copies_are_nobody_s(tree):
