@@ -90,42 +90,23 @@ def _preprocess(options: argparse.Namespace, study: Study) -> None:
 
 def _kfold(options: argparse.Namespace, study: Study) -> None:
     """Divide the participants into folds."""
-    from slimdiff.data.folds import lesion_volumes, make_folds, write_folds
-    from slimdiff.data.participants import read_participants
+    from slimdiff.data_cells import run_kfold
 
-    rows = [row for row in read_participants(study.paths.participants) if row.included]
-    volumes = lesion_volumes(
-        {row.participant_id: study.paths.volume_json(row.participant_id) for row in rows}
-    )
-    write_folds(study.paths.folds, make_folds(rows, volumes, study.folds))
+    run_kfold(study)
 
 
 def _cache(options: argparse.Namespace, study: Study) -> None:
     """Cut the preprocessed volumes into the slice store."""
-    from slimdiff.data.folds import training_participants
-    from slimdiff.data.participants import read_participants
-    from slimdiff.data.slices import build_store
+    from slimdiff.data_cells import run_cache
 
-    rows = [row for row in read_participants(study.paths.participants) if row.included]
-    automatic = study.slices.z_range == "auto"
-    training = training_participants(study.paths.folds) if automatic else []
-    build_store(rows, study.paths.volume, study.slices, study.paths.store, training)
+    run_cache(study)
 
 
 def _priors(options: argparse.Namespace, study: Study) -> None:
     """Write the z-bin priors of one fold (or all folds) from its training subjects."""
-    import numpy as np
+    from slimdiff.data_cells import run_priors
 
-    from slimdiff.data.folds import read_folds
-    from slimdiff.data.store import SliceStore
-    from slimdiff.data.zbins import write_priors, z_bin_priors
-
-    store = SliceStore.open(study.paths.store)
-    for fold in range(study.folds.k) if options.fold is None else [options.fold]:
-        rows = store.rows_of(read_folds(study.paths.folds, fold)["train"])
-        images = np.asarray(store.images[rows])
-        priors = z_bin_priors(images, store.z_bin[rows], store.n_bins, study.priors, store.spacing_mm)
-        write_priors(study.paths.prior(fold), priors)
+    run_priors(study, options.fold)
 
 
 def _train(options: argparse.Namespace, study: Study) -> None:

@@ -1,4 +1,4 @@
-"""What the commands before the slice store do: fetch, look at, and bring volumes onto the grid."""
+"""What the commands before the training do: fetch, look at, bring onto the grid, divide and cut."""
 
 import sys
 from pathlib import Path
@@ -33,10 +33,7 @@ def run_preprocess(study: Study, participant: str | None) -> None:
     from slimdiff.data.preprocess import preprocess
 
     paths = study.paths
-    if participant:
-        rows = [_named(paths.participants, participant)]
-    else:
-        rows = [row for row in read_participants(paths.participants) if row.included]
+    rows = [_named(paths.participants, participant)] if participant else _included(study)
     for row in tqdm(rows, desc="preprocess", unit="subject", disable=len(rows) == 1):
         name = row.participant_id
         preprocess(
@@ -89,6 +86,47 @@ def run_fetch(study: Study) -> None:
     if not study.data.fetch.dataset:
         raise ValueError("data.fetch.dataset: nothing is named; the study's files are its own")
     fetch(study.data.fetch, Path(study.data.root), study.paths.fetched)
+
+
+def run_kfold(study: Study) -> None:
+    """Divide the participants that take part into folds."""
+    from slimdiff.data.folds import lesion_volumes, make_folds, write_folds
+
+    rows = _included(study)
+    volumes = lesion_volumes(
+        {row.participant_id: study.paths.volume_json(row.participant_id) for row in rows}
+    )
+    write_folds(study.paths.folds, make_folds(rows, volumes, study.folds))
+
+
+def run_cache(study: Study) -> None:
+    """Cut the volumes of the participants that take part into the slice store."""
+    from slimdiff.data.folds import training_participants
+    from slimdiff.data.slices import build_store
+
+    automatic = study.slices.z_range == "auto"
+    training = training_participants(study.paths.folds) if automatic else []
+    build_store(_included(study), study.paths.volume, study.slices, study.paths.store, training)
+
+
+def run_priors(study: Study, fold: int | None) -> None:
+    """Write the z-bin priors of one fold, or of all, from its training subjects."""
+    import numpy as np
+
+    from slimdiff.data.folds import read_folds
+    from slimdiff.data.store import SliceStore
+    from slimdiff.data.zbins import write_priors, z_bin_priors
+
+    store = SliceStore.open(study.paths.store)
+    for number in range(study.folds.k) if fold is None else [fold]:
+        rows = store.rows_of(read_folds(study.paths.folds, number)["train"])
+        images = np.asarray(store.images[rows])
+        priors = z_bin_priors(images, store.z_bin[rows], store.n_bins, study.priors, store.spacing_mm)
+        write_priors(study.paths.prior(number), priors)
+
+
+def _included(study: Study) -> list[Participant]:
+    return [row for row in read_participants(study.paths.participants) if row.included]
 
 
 def _named(table: Path, participant: str) -> Participant:

@@ -1,16 +1,10 @@
 """The configuration of a study: pydantic models, one file a section."""
 
+from slimdiff.config.errors import ConfigError
+from slimdiff.config.loading import load_study, study_from_mapping
 from slimdiff.config.paths import StudyPaths
 from slimdiff.config.stages import stage_config
-from slimdiff.config.study import (
-    VARIANT_SECTIONS,
-    ConfigError,
-    Study,
-    check_acquisitions,
-    check_fold_count,
-    load_study,
-    study_from_mapping,
-)
+from slimdiff.config.study import VARIANT_SECTIONS, Study, check_acquisitions, check_fold_count
 
 __all__ = [
     "VARIANT_SECTIONS",

@@ -1,9 +1,7 @@
-"""A study: one YAML, one validated object."""
+"""A study: one validated object, from the sections that are each a model of their own."""
 
-import difflib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -12,7 +10,7 @@ from slimdiff.config.base import Name, Section
 from slimdiff.config.data import DataConfig
 from slimdiff.config.data_checks import check_data
 from slimdiff.config.diffusion import DiffusionConfig
-from slimdiff.config.errors import ConfigError
+from slimdiff.config.errors import ConfigError, explain
 from slimdiff.config.evaluation import EvaluationConfig
 from slimdiff.config.export import MAX_NNUNET_ID, ExportConfig
 from slimdiff.config.folds import FoldsConfig
@@ -82,7 +80,7 @@ class Study(Section):
             try:
                 parts[section] = kind.model_validate_json(json.dumps(values))
             except ValidationError as error:
-                raise ConfigError(_explain(error, kind, prefix=f"variants.{name}.{section}")) from None
+                raise ConfigError(explain(error, kind, prefix=f"variants.{name}.{section}")) from None
         return self.model_copy(update=parts)
 
 
@@ -231,107 +229,3 @@ def _merge(base: Mapping, overrides: Any) -> dict:
         nested = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
         merged[key] = _merge(merged[key], value) if nested else value
     return merged
-
-
-def _fields_at(model: type[Section], location: tuple) -> dict:
-    for key in location:
-        field = model.model_fields.get(key) if isinstance(key, str) else None
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-        ):
-            return {}
-        model = field.annotation
-    return model.model_fields
-
-
-def _explain(error: ValidationError, model: type[Section], prefix: str = "") -> str:
-    lines = []
-    for problem in error.errors():
-        # Members of a union append their own name to the place; the reader knows none of them.
-        location = [str(part) for part in problem["loc"] if "[" not in str(part)]
-        key = ".".join([part for part in (prefix, *location) if part])
-        if problem["type"] == "extra_forbidden":
-            allowed = sorted(_fields_at(model, problem["loc"][:-1]))
-            near = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            lines.append(f"{key}: unknown key{hint} Allowed here: {', '.join(allowed)}")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            found = "" if isinstance(problem["input"], dict) else f" (found {json.dumps(problem['input'])})"
-            lines.append(f"{key}: {message}{found}" if key else message)
-    return "\n".join(dict.fromkeys(lines))
-
-
-def study_from_mapping(values: Mapping, source: str = "config", complete: bool = True) -> Study:
-    """Validate a study's mapping; raise ConfigError with one line a problem.
-
-    `complete` also checks the sections against each other; a stage's part of a study was checked as a whole.
-    """
-    try:
-        # YAML reads 2026-01-31 as a date; the field it stands in then judges its text.
-        study = Study.model_validate_json(json.dumps(values, default=str))
-        if complete:
-            check_study(study)
-        return study
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(error, Study)}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: {error}") from None
-
-
-def load_study(source: str | Path, complete: bool = True) -> Study:
-    """Read a study from a YAML or JSON file, or from JSON text that starts with a brace.
-
-    `complete` checks the sections of a file against each other; a rule's JSON text was checked as a whole.
-    Raises ConfigError naming the file, the key, what was found and what is allowed.
-    """
-    text = str(source)
-    if text.lstrip().startswith("{"):
-        return study_from_mapping(_parse_json(text, "config"), "config", complete=False)
-    path = Path(source)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such configuration file")
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text: {error}") from None
-    if path.suffix == ".json":
-        values = _parse_json(content, str(path))
-    else:
-        import yaml  # only here: the core runs without it from JSON
-
-        try:
-            values = yaml.load(content, Loader=_strict_loader())
-        except (yaml.YAMLError, RecursionError) as error:
-            raise ConfigError(f"{path}: not readable as YAML: {error}") from None
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{path}: a mapping of sections is wanted, found {type(values).__name__}")
-    return study_from_mapping(values, str(path), complete)
-
-
-def _strict_loader() -> type:
-    """YAML's safe loader, but a key that stands twice in a mapping is an error: the first one would go unread."""
-    import yaml
-
-    class Strict(yaml.SafeLoader):
-        def construct_mapping(self, node, deep=False):
-            seen = set()
-            for key_node, _ in node.value:
-                key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-                if key is not None and key != "<<" and key in seen:
-                    raise yaml.constructor.ConstructorError(
-                        problem=f"key {key!r} stands there twice", problem_mark=key_node.start_mark
-                    )
-                seen.add(key)
-            return super().construct_mapping(node, deep)
-
-    return Strict
-
-
-def _parse_json(text: str, source: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{source}: not readable as JSON: {error}") from None

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from slimdiff.config import ConfigError, Study, load_study
 from slimdiff.config.generation import GenerationConfig
-from slimdiff.config.study import ConfigError, Study, load_study
 from slimdiff.diffusion.schedule import leading, make_schedule, sampling_sigmas
 from slimdiff.files import sha256, written
 from slimdiff.generation.finishing import priors_hash, read_priors

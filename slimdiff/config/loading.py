@@ -1,0 +1,86 @@
+"""A study from a YAML or JSON file, or from a rule's JSON text."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from slimdiff.config.errors import ConfigError, explain
+from slimdiff.config.study import Study, check_study
+
+
+def study_from_mapping(values: Mapping, source: str = "config", complete: bool = True) -> Study:
+    """Validate a study's mapping; raise ConfigError with one line a problem.
+
+    `complete` also checks the sections against each other; a stage's part of a study was checked as a whole.
+    """
+    try:
+        # YAML reads 2026-01-31 as a date; the field it stands in then judges its text.
+        study = Study.model_validate_json(json.dumps(values, default=str))
+        if complete:
+            check_study(study)
+        return study
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error, Study)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def load_study(source: str | Path, complete: bool = True) -> Study:
+    """Read a study from a YAML or JSON file, or from JSON text that starts with a brace.
+
+    `complete` checks the sections of a file against each other; a rule's JSON text was checked as a whole.
+    Raises ConfigError naming the file, the key, what was found and what is allowed.
+    """
+    text = str(source)
+    if text.lstrip().startswith("{"):
+        return study_from_mapping(_parse_json(text, "config"), "config", complete=False)
+    path = Path(source)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file")
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error}") from None
+    if path.suffix == ".json":
+        values = _parse_json(content, str(path))
+    else:
+        import yaml  # only here: the core runs without it from JSON
+
+        try:
+            values = yaml.load(content, Loader=_strict_loader())
+        except (yaml.YAMLError, RecursionError) as error:
+            raise ConfigError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path}: a mapping of sections is wanted, found {type(values).__name__}")
+    return study_from_mapping(values, str(path), complete)
+
+
+def _strict_loader() -> type:
+    """YAML's safe loader, but a key that stands twice in a mapping is an error: the first one would go unread."""
+    import yaml
+
+    class Strict(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            seen = set()
+            for key_node, _ in node.value:
+                key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+                if key is not None and key != "<<" and key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"key {key!r} stands there twice", problem_mark=key_node.start_mark
+                    )
+                seen.add(key)
+            return super().construct_mapping(node, deep)
+
+    return Strict
+
+
+def _parse_json(text: str, source: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{source}: not readable as JSON: {error}") from None
