@@ -20,7 +20,7 @@ from slimdiff.data.participants import DataError
 
 WORKING_MM = 2.0
 HISTOGRAM_BINS = 32
-START_DEGREES = (-30, -15, 0, 15, 30)
+START_DEGREES = (-20, 0, 20)
 START_SCALES = (0.7, 0.85, 1.0)
 LEVELS = ((4, 4.0), (2, 2.0), (1, 0.0))
 """Shrink factor of the working copy, and sd of the smoothing in mm, coarse to fine."""

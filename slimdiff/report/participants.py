@@ -49,7 +49,9 @@ def flags(person: Participant, qc: dict, slices: int, lesion_slices: int, odd: b
         outside = qc["lesion_outside_foreground_share"]
         if outside > OUTSIDE_SHARE:
             found.append(f"{100 * outside:.0f} % of the lesion outside the head")
-        change = qc["lesion_ml_grid"] / qc["lesion_ml_source"] - 1 if qc["lesion_ml_source"] else 0
+        # An affine registration changes every volume; what is left is the resampling.
+        expected = qc["lesion_ml_source"] * qc.get("registration_volume_ratio", 1)
+        change = qc["lesion_ml_grid"] / expected - 1 if expected else 0
         if abs(change) > VOLUME_CHANGE:
             found.append(f"lesion volume {100 * change:+.0f} % on the grid".replace("-", "−"))
     if odd:

@@ -25,7 +25,6 @@ PACKAGES = (
     "safetensors",
     "snakemake",
     "torchvision",
-    "torchio",
     "nibabel",
     "nilearn",
     "SimpleITK",

@@ -79,7 +79,9 @@ def registered(tmp_path_factory):
     lesion = ball_at(shape, affine, centre, RADIUS_MM)
     config = PreprocessConfig(spacing_mm=1.25, grid=(144, 168, 152))
     config = config.model_copy(
-        update={"registration": config.registration.model_copy(update={"transform": "affine"})}
+        update={
+            "registration": config.registration.model_copy(update={"transform": "affine", "sampling": 0.05})
+        }
     )
     made_of = made(tmp_path_factory.mktemp("registered"), head, affine, lesion, config)
     return *made_of, TO_SUBJECT, affine, shape, lesion
