@@ -81,7 +81,8 @@ def chosen_volumes(options: argparse.Namespace, work: Path) -> Volumes:
         "grid": [160, 160, 160],
         "z_range": [34, 115],
         "n_bins": 30,
-        "min_lesion_px": 30,
+        # Two patients with small lesions would leave z-bins empty.
+        "min_lesion_px": 0 if options.open_ms else 30,
         "batch": runs.BATCH,
     }
     return Volumes(work, data, taken, facts)
@@ -204,7 +205,7 @@ def goals(rows: list[dict]) -> list[str]:
         ratios = {
             f"{row['work']}, {row.get('workers', 1)} worker(s)": row["times_reference"]
             for row in rows
-            if row["side"] == "slimdiff" and chosen(row) and "times_reference" in row
+            if row["side"] == "slimdiff" and "times_reference" in row and chosen(row)
         }
         if ratios:
             worst = min(ratios, key=ratios.get)

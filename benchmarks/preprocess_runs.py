@@ -38,7 +38,9 @@ class Volumes:
 
     def study(self, name: str) -> str:
         """JSON of the study that writes below `work`/`name`."""
-        return json.dumps({"study": name, "results_dir": str(self.work), "data": self.data})
+        least = self.facts["min_lesion_px"] * self.facts["spacing_mm"] ** 2
+        study = {"study": name, "results_dir": str(self.work), "data": self.data}
+        return json.dumps(study | {"slices": {"min_lesion_mm2": least}})
 
     def shares(self, workers: int) -> list[list[dict]]:
         """Each worker's part; empty ones are left out."""
