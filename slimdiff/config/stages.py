@@ -10,6 +10,7 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "fetch": ("data",),
     "participants": ("data", "quality"),
     "preprocess": ("data", "preprocess"),
+    "quality_sheet": ("report",),
     "cache": ("slices",),
     "kfold": ("folds",),
     "priors": ("priors",),
@@ -27,6 +28,7 @@ STAGE_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
     "fetch": {"data": ("source", "root", "fetch")},
     # What a mask's values and grid mean; `source`, because it has a say in that.
     "preprocess": {"data": ("source", "lesion_labels", "empty_mask", "mask_grid")},
+    "quality_sheet": {"report": ("title", "notice")},
     "segmenter": {
         "utility": (
             "shares",

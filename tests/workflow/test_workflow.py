@@ -39,7 +39,15 @@ def test_an_untouched_clone_lists_every_job(tmp_path):
     counts = job_counts(done.stdout)
     subjects, k = study.data.phantom.patients + study.data.phantom.controls, study.folds.k
     cells = k * len(study.variants)
-    expected = {"phantom": 1, "participants": 1, "preprocess": subjects, "folds": 1, "cache": 1, "priors": k}
+    expected = {
+        "phantom": 1,
+        "participants": 1,
+        "preprocess": subjects,
+        "quality_sheet": 1,
+        "folds": 1,
+        "cache": 1,
+        "priors": k,
+    }
     expected |= {
         "train": cells,
         "generate": cells * study.slices.n_bins,

@@ -208,7 +208,7 @@ rule quality_sheet:
         mem_mb=1500,
         runtime=15,
     params:
-        config=report_config(),
+        config=part("quality_sheet"),
     message:
         "contact sheet of all participants"
     shell:
