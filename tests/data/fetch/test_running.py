@@ -58,10 +58,13 @@ def test_a_stopped_run_goes_on_where_it_was(place):
     place.fault(second, ("silent", 0))
     files = [(str(f.path), f.size, f.sha256) for f in manifest_of(place.contents, "").files]
     script = f"""
+import signal
 from pathlib import Path, PurePosixPath
 from slimdiff.config.data import FetchConfig
 from slimdiff.data.fetch import fetch
 from slimdiff.data.manifest import File, Manifest
+# A job in a shell's background begins with the signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 files = tuple(File(PurePosixPath(path), size, digest) for path, size, digest in {files!r})
 manifest = Manifest("made", "1.0", "10.0/made", {place.site.url!r}, files, "5" * 64)
 fetch(FetchConfig(dataset="ds004199", timeout_s=20), Path({str(place.root)!r}), Path({str(place.record)!r}), manifest)
