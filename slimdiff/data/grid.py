@@ -12,6 +12,8 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
+from slimdiff.data.box import box_of
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -85,6 +87,40 @@ def resample(
     resampler.SetDefaultPixelValue(float(outside))
     moved = resampler.Execute(as_image(values))
     return sitk.GetArrayFromImage(moved).T.astype(values.dtype, copy=False)
+
+
+def resample_mask(
+    mask: np.ndarray, affine: np.ndarray, target: Grid, to_source_mm: np.ndarray | None = None
+) -> np.ndarray:
+    """`resample` of a bool mask, nearest voxel, done only about what is True: most of a lesion mask is empty."""
+    moved = np.zeros(target.shape, bool)
+    # One voxel of background around it, so that no edge is continued which is not the volume's own.
+    box = box_of(mask, (1, 1, 1))
+    if box is None:
+        return moved
+    begin = np.array([part.start for part in box])
+    to_source = np.eye(4) if to_source_mm is None else to_source_mm
+    to_target = np.linalg.inv(target.affine) @ np.linalg.inv(to_source) @ affine
+    ends = [(part.start - 1, part.stop) for part in box]
+    corners = np.stack(np.meshgrid(*ends, indexing="ij")).reshape(3, -1)
+    reached = to_target[:3, :3] @ corners + to_target[:3, 3:]
+    first = np.clip(np.floor(reached.min(axis=1)).astype(int), 0, target.shape)
+    last = np.clip(np.ceil(reached.max(axis=1)).astype(int) + 1, 0, target.shape)
+    if (last <= first).any():
+        return moved
+    part = Grid(tuple(last - first), target.affine @ _shift(first))
+    found = resample(
+        np.ascontiguousarray(mask[box]), affine @ _shift(begin), part, to_source_mm, linear=False
+    )
+    moved[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] = found
+    return moved
+
+
+def _shift(voxels: np.ndarray) -> np.ndarray:
+    """Affine (4, 4) that moves by so many voxels (3,)."""
+    moved = np.eye(4)
+    moved[:3, 3] = voxels
+    return moved
 
 
 def as_image(values: np.ndarray, spacing_mm: float = 1.0, origin_mm=(0.0, 0.0, 0.0)) -> sitk.Image:

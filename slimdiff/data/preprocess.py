@@ -22,7 +22,7 @@ from slimdiff.config.data import DataConfig
 from slimdiff.config.preprocess import PreprocessConfig
 from slimdiff.data import bias_field, registration
 from slimdiff.data.brain import brain_mask
-from slimdiff.data.grid import Grid, canonical, centred_grid, native_grid, resample
+from slimdiff.data.grid import Grid, canonical, centred_grid, native_grid, resample, resample_mask
 from slimdiff.data.history import to_grid_mm
 from slimdiff.data.intensity import foreground, normalise
 from slimdiff.data.participants import DataError, Participant
@@ -170,9 +170,9 @@ def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig) -> O
     )
     return OnGrid(
         resample(values, affine, grid, to_source, outside=background),
-        resample(lesion, affine, grid, to_source, linear=False),
+        resample_mask(lesion, affine, grid, to_source),
         grid.affine,
-        None if brain is None else resample(brain, affine, grid, to_source, linear=False),
+        None if brain is None else resample_mask(brain, affine, grid, to_source),
         history,
     )
 
@@ -195,19 +195,21 @@ def _quality(
     """What the report and the folds want to know. Raises DataError where no lesion is left."""
     affine, shape = pair.image.affine, pair.image.values.shape
     voxel_ml = config.spacing_mm**3 / 1000
-    source_ml = float(pair.lesion.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)
-    if participant.is_patient and pair.lesion.any() and not moved.lesion.any():
+    source, grid = np.count_nonzero(pair.lesion), np.count_nonzero(moved.lesion)
+    outside = np.count_nonzero(moved.lesion & ~inside) if grid else 0
+    source_ml = float(source * abs(np.linalg.det(affine[:3, :3])) / 1000)
+    if participant.is_patient and source and not grid:
         raise DataError(
             f"{participant.participant_id}: {participant.mask}: the lesion ({source_ml:.3g} ml) is gone after "
             f"resampling to {config.spacing_mm} mm and cropping to {list(config.grid)}"
         )
     return {
         "lesion_ml_source": source_ml,
-        "lesion_ml_grid": float(moved.lesion.sum() * voxel_ml),
-        "lesion_outside_foreground_share": float((moved.lesion & ~inside).sum() / max(moved.lesion.sum(), 1)),
+        "lesion_ml_grid": float(grid * voxel_ml),
+        "lesion_outside_foreground_share": float(outside / max(grid, 1)),
         # An affine registration makes brains as large as the template; what is lost is measured apart from that.
         "registration_volume_ratio": float(np.linalg.det(to_grid_mm({"history": moved.history})[:3, :3])),
-        "foreground_ml": float(inside.sum() * voxel_ml),
+        "foreground_ml": float(np.count_nonzero(inside) * voxel_ml),
         "source_spacing_mm": [float(v) for v in nibabel.affines.voxel_sizes(affine)],
         "source_shape": list(shape),
         "source_orientation": "".join(nibabel.aff2axcodes(affine)),

@@ -97,7 +97,10 @@ class TrainingSet:
 
     def _batch(self, rows: np.ndarray, images: Tensor, masks: Tensor) -> Batch:
         z_bin, label, acquisition = self._facts[:, to_device(rows, self.device)]
-        x0 = torch.stack([images.float(), masks.float() * 2 - 1], dim=1)
+        # Filled in place: a stack of two float copies costs twice the time.
+        x0 = torch.empty((len(images), 2, *images.shape[1:]), device=images.device)
+        x0[:, 0], x0[:, 1] = images, masks
+        x0[:, 1].mul_(2).sub_(1)
         return Batch(x0, Condition(z_bin, label, acquisition))
 
     def names(self, rows: np.ndarray) -> list[str]:

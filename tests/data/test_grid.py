@@ -6,8 +6,9 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+from synthetic import ball
 
-from slimdiff.data.grid import Grid, canonical, centred_grid, native_grid, resample
+from slimdiff.data.grid import Grid, canonical, centred_grid, native_grid, resample, resample_mask
 
 
 def affine_of(codes: str, spacing, degrees=(0, 0, 0), origin=(11.0, -23.0, 5.0)) -> np.ndarray:
@@ -141,3 +142,27 @@ def test_canonical_keeps_every_voxel_where_it_is(codes):
     }
     for index in np.ndindex(turned.shape):
         assert there[tuple(np.round(nibabel.affines.apply_affine(moved, index), 6))] == turned[index]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_mask_resampled_about_its_lesion_is_the_mask_resampled_whole(seed):
+    """Balls anywhere, at the volume's border and outside of the grid too, through turns, flips and shears."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(n) for n in rng.integers(8, 30, 3))
+    centre = tuple(int(rng.integers(0, n)) for n in shape)
+    mask = ball(centre, float(rng.uniform(0, 6)), shape)
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag(rng.choice([-1, 1], 3) * rng.uniform(0.5, 4, 3)) @ (
+        np.eye(3) + rng.normal(0, 0.2, (3, 3))
+    )
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) / 2) + rng.normal(0, 5, 3)
+    target = Grid(
+        (20, 22, 24), np.diag([1.5, 1.5, 1.5, 1.0]) + np.pad([[-15], [-16], [-18]], ((0, 1), (3, 0)))
+    )
+    move = np.eye(4)
+    move[:3] += rng.normal(0, 0.1, (3, 4))
+    for to_source in (None, move):
+        wanted = resample(mask, affine, target, to_source, linear=False)
+        found = resample_mask(mask, affine, target, to_source)
+        np.testing.assert_array_equal(found, wanted)
+    assert not resample_mask(np.zeros(shape, bool), affine, target).any()

@@ -9,6 +9,8 @@ the file, or along two (left and posterior for right and anterior, as other file
 import numpy as np
 from scipy import ndimage
 
+from slimdiff.data.box import box_of
+
 SHELL_MM = (1.5, 6.0)
 SHIFT = 0.15
 """The plane of symmetry is looked for within this share of the width about the middle of the head."""
@@ -79,14 +81,3 @@ def _met(values: np.ndarray, brain: np.ndarray, voxels: np.ndarray) -> np.ndarra
     there = ((voxels >= 0) & (voxels < np.array(values.shape)[:, None])).all(axis=0)
     place = tuple(voxels[:, there])
     return values[place][brain[place]]
-
-
-def box_of(mask: np.ndarray, margin: np.ndarray) -> tuple[slice, ...] | None:
-    """The smallest box around a mask, wider by `margin` voxels (3,) on each side; None around nothing."""
-    box = []
-    for axis, more in enumerate(margin):
-        where = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not len(where):
-            return None
-        box.append(slice(max(0, where[0] - more), where[-1] + more + 1))
-    return tuple(box)

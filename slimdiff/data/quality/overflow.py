@@ -37,7 +37,7 @@ def overflow(stored: np.ndarray, scaled: bool) -> Overflow:
 
 
 def _background(values: np.ndarray) -> int:
-    faces = [np.take(values, (0, -1), axis).ravel() for axis in range(3)]
+    faces = [np.moveaxis(values, axis, 0)[[0, -1]].ravel() for axis in range(3)]
     return int(np.median(np.concatenate(faces)))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from slimdiff.data.quality.flips import box_of
+from slimdiff.data.box import box_of
 from slimdiff.files import replacing
 
 NAMES = ("axial", "coronal", "sagittal")
@@ -35,7 +35,7 @@ def three_planes(
     planes = []
     for axis in (2, 1, 0):
         sizes = np.delete(spacing_mm, axis)
-        image, mask = (np.take(array, point[axis], axis) for array in (values, lesion))
+        image, mask = (np.moveaxis(array, axis, 0)[point[axis]] for array in (values, lesion))
         shape = tuple(
             min(LARGEST_PX, max(1, round(float(n * size / pixel))))
             for n, size in zip(image.shape, sizes, strict=True)
@@ -48,14 +48,14 @@ def three_planes(
 
 
 def _deepest(lesion: np.ndarray, spacing_mm: np.ndarray) -> tuple[int, ...]:
-    box = box_of(lesion, np.array([0, 0, 0]))
+    box = box_of(lesion)
     depth = ndimage.distance_transform_edt(np.pad(lesion[box], 1), sampling=spacing_mm)
     place = np.unravel_index(np.argmax(depth), depth.shape)
     return tuple(int(i) - 1 + part.start for i, part in zip(place, box, strict=True))
 
 
 def _middle(inside: np.ndarray) -> tuple[int, ...]:
-    box = box_of(inside, np.array([0, 0, 0]))
+    box = box_of(inside)
     if box is None:
         return tuple(n // 2 for n in inside.shape)
     return tuple(int(part.start + part.stop - 1) // 2 for part in box)
