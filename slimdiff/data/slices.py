@@ -74,9 +74,11 @@ def build_store(
         ):
             for participant in tqdm(participants, desc="slices", unit="subject"):
                 name = participant.participant_id
+                # Only what can be kept is converted.
+                heights = slice(z_min, z_max + 1)
                 pair = (
-                    _read(volume_path, name, "FLAIR").astype(np.float16),
-                    _read(volume_path, name, "mask") > 0,
+                    _read(volume_path, name, "FLAIR")[:, :, heights].astype(np.float16),
+                    _read(volume_path, name, "mask")[:, :, heights] > 0,
                 )
                 for z, image, mask in _slices(
                     *pair, range(z_min, z_max + 1), config, min_lesion_px, name, kept
@@ -161,8 +163,8 @@ def _slices(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Height, image and mask of the slices that stay; counts the others."""
     kept.small[name] = 0
-    for z in heights:
-        image, mask = axial(volume, z), axial(lesion, z)
+    for place, z in enumerate(heights):
+        image, mask = axial(volume, place), axial(lesion, place)
         if (image > config.background_level).mean() < config.min_tissue:
             kept.too_little_tissue += 1
         elif 0 < mask.sum() < min_lesion_px:
