@@ -52,29 +52,15 @@ def study_file(study_values, tmp_path) -> Path:
 def prepared(bids_root, tmp_path_factory):
     """The tiny study after preprocess, kfold and cache. Read only."""
     from slimdiff.config import study_from_mapping
-    from slimdiff.data.folds import lesion_volumes, make_folds, write_folds
     from slimdiff.data.participants import write_participants
-    from slimdiff.data.preprocess import preprocess
-    from slimdiff.data.slices import build_store
     from slimdiff.data.sources import discover
+    from slimdiff.data_cells import run_cache, run_kfold, run_preprocess
 
     study = study_from_mapping(study_mapping(bids_root, tmp_path_factory.mktemp("prepared")))
-    paths = study.paths
-    rows = discover(study.data, paths.phantom)
-    write_participants(paths.participants, rows)
-    for row in rows:
-        name = row.participant_id
-        preprocess(
-            row,
-            study.data,
-            study.preprocess,
-            paths.volume(name, "FLAIR"),
-            paths.volume(name, "mask"),
-            paths.volume_json(name),
-        )
-    volumes = lesion_volumes({row.participant_id: paths.volume_json(row.participant_id) for row in rows})
-    write_folds(paths.folds, make_folds(rows, volumes, study.folds))
-    build_store(rows, paths.volume, study.slices, paths.store)
+    write_participants(study.paths.participants, discover(study.data, study.paths.phantom))
+    run_preprocess(study, None)
+    run_kfold(study)
+    run_cache(study)
     return study
 
 

@@ -1,4 +1,4 @@
-"""The bytes of a NIfTI file as an array and an affine, every promise of its header checked against what is there.
+"""NIfTI files, read with every promise of their header checked against what is there, and written.
 
 nibabel mends some headers without a word (a voxel size of 0 becomes 1) and reads a gzip stream no further than it has
 to, so that damage behind the last voxel, or within it, goes unseen. Here the header is read as it stands and the whole
@@ -15,8 +15,12 @@ import nibabel
 import numpy as np
 from isal import igzip, isal_zlib
 
+from slimdiff.files import replacing
+
 ENDINGS = (".nii", ".nii.gz")
 GZIP_MAGIC = b"\x1f\x8b"
+GZIP_LEVEL = 1
+"""Of what is written: each level more costs time, and noise does not get smaller."""
 
 
 class FileFault(ValueError):
@@ -64,6 +68,25 @@ def read_nifti(path: Path) -> NiftiFile:
     slope, intercept = (1.0, 0.0) if slope is None else (float(slope), float(intercept or 0.0))
     affine, placed = _affine(header)
     return NiftiFile(stored, slope, intercept, affine, placed, hashlib.sha256(content).hexdigest())
+
+
+def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, space: str = "scanner") -> None:
+    """Write voxels (X, Y, Z) as .nii.gz, whole or not at all; the same input gives the same bytes.
+
+    affine: (4, 4) in mm, sform and qform. space: what it refers to, in NIfTI's words.
+    """
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(voxels.dtype)
+    header.set_data_shape(voxels.shape)
+    header.set_sform(affine, code=space)
+    header.set_qform(affine, code=space)
+    header.set_xyzt_units("mm")
+    header["vox_offset"] = header.single_vox_offset
+    # Not by nibabel.save: the temporary file's name and the time would be in the gzip header. The four bytes say that
+    # no extension follows.
+    content = header.binaryblock + bytes(4) + voxels.tobytes(order="F")
+    with replacing(path) as temporary:
+        temporary.write_bytes(igzip.compress(content, GZIP_LEVEL, mtime=0))
 
 
 def _bytes_of(path: Path) -> bytes:

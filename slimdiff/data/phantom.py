@@ -9,13 +9,12 @@ Every file is written under a temporary name and renamed; participants.tsv comes
 cohort is whole. The same arguments give the same bytes, and a subject does not depend on its cohort's size.
 """
 
-import gzip
 import json
 from pathlib import Path
 
 import numpy as np
 
-from slimdiff.files import replacing, write_text
+from slimdiff.files import write_text
 
 DATASET_NAME = "slimdiff phantom (synthetic lesions on a brain atlas; no patients)"
 GENERATOR = "slimdiff phantom"
@@ -86,6 +85,7 @@ def write_cohort(
     """
     from tqdm import tqdm
 
+    from slimdiff.data.nifti import write_nifti  # here, because naming subjects needs no nibabel
     from slimdiff.data.phantom_anatomy import grid, lesion_site
 
     root = Path(root)
@@ -159,18 +159,6 @@ def make_room(root: Path) -> None:
     for folder in [*root.glob("sub-*/anat"), *root.glob("sub-*")]:
         if not any(folder.iterdir()):
             folder.rmdir()
-
-
-def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
-    """Write voxels (X, Y, Z) with sform and qform = affine in mm; gzip without a time, so bytes repeat."""
-    import nibabel
-
-    image = nibabel.Nifti1Image(voxels, affine)
-    image.set_sform(affine, code="scanner")
-    image.set_qform(affine, code="scanner")
-    image.header.set_xyzt_units("mm")
-    with replacing(path) as temporary:
-        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=5, mtime=0))
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from isal import igzip
 
 from slimdiff.config.data import DataConfig
 from slimdiff.config.preprocess import PreprocessConfig
@@ -25,13 +24,12 @@ from slimdiff.data.brain import brain_mask
 from slimdiff.data.grid import Grid, canonical, centred_grid, native_grid, resample, resample_mask
 from slimdiff.data.history import to_grid_mm
 from slimdiff.data.intensity import foreground, normalise
+from slimdiff.data.nifti import write_nifti
 from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.volumes import Pair, load_pair
 from slimdiff.files import replacing, sha256, write_text
 
 MOST_LESION_OUTSIDE = 0.5
-GZIP_LEVEL = 1
-"""Each level more costs time, and noise does not get smaller."""
 
 
 @dataclass
@@ -73,8 +71,8 @@ def preprocess(
                 pass
         record = {"participant": participant.participant_id, "excluded": participant.excluded}
     else:
-        _write_volume(image_path, scaled, moved.affine)
-        _write_volume(mask_path, moved.lesion.astype(np.uint8), moved.affine)
+        write_nifti(image_path, scaled, moved.affine)
+        write_nifti(mask_path, moved.lesion.astype(np.uint8), moved.affine)
     write_text(json_path, json.dumps(record, indent=1))
 
 
@@ -214,18 +212,3 @@ def _quality(
         "source_shape": list(shape),
         "source_orientation": "".join(nibabel.aff2axcodes(affine)),
     }
-
-
-def _write_volume(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
-    header = nibabel.Nifti1Header()
-    header.set_data_dtype(array.dtype)
-    header.set_data_shape(array.shape)
-    header.set_sform(affine, code="scanner")
-    header.set_qform(affine, code="scanner")
-    header.set_xyzt_units("mm")
-    header["vox_offset"] = header.single_vox_offset
-    # Not by nibabel.save: the temporary file's name and the time would be in the gzip header. The four bytes say that
-    # no extension follows.
-    content = header.binaryblock + bytes(4) + array.tobytes(order="F")
-    with replacing(path) as temporary:
-        temporary.write_bytes(igzip.compress(content, GZIP_LEVEL, mtime=0))

@@ -4,13 +4,12 @@ The store's rows run from anterior to posterior and its columns from left to rig
 to the front and up (RAS), so that voxel (i, j, 0) is the participant's voxel (i, j, z).
 """
 
-import gzip
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
-GZIP_LEVEL = 6
+from slimdiff.data.nifti import write_nifti
 
 
 def to_volume(plane: np.ndarray) -> np.ndarray:
@@ -40,9 +39,4 @@ def read_affine(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
 
 def write_slice(path: Path, plane: np.ndarray, affine: np.ndarray, space: str) -> None:
     """Write a slice (H, W) as (W, H, 1) with its affine (4, 4); `space` is what that refers to, in NIfTI's words."""
-    image = nibabel.Nifti1Image(np.ascontiguousarray(to_volume(plane)), affine)
-    image.set_sform(affine, code=space)
-    image.set_qform(affine, code=space)
-    image.header.set_xyzt_units("mm")
-    # Without the time, so that the same slice gives the same bytes.
-    path.write_bytes(gzip.compress(image.to_bytes(), GZIP_LEVEL, mtime=0))
+    write_nifti(path, to_volume(plane), affine, space)
