@@ -5,8 +5,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from slimdiff.config import Study
+from slimdiff.config import Study, StudyPaths, stage_config
 from slimdiff.data.participants import DataError, Participant, read_participants
+from slimdiff.data.taking_part import enforce_policy, read_taking_part
 
 
 def run_participants(study: Study, workers: int) -> None:
@@ -33,7 +34,8 @@ def run_preprocess(study: Study, participant: str | None) -> None:
     from slimdiff.data.preprocess import preprocess
 
     paths = study.paths
-    rows = [_named(paths.participants, participant)] if participant else _included(study)
+    known = read_participants(paths.participants)
+    rows = [_named(known, participant, paths)] if participant else [row for row in known if row.included]
     for row in tqdm(rows, desc="preprocess", unit="subject", disable=len(rows) == 1):
         name = row.participant_id
         preprocess(
@@ -43,6 +45,8 @@ def run_preprocess(study: Study, participant: str | None) -> None:
             paths.volume(name, "FLAIR"),
             paths.volume(name, "mask"),
             paths.volume_json(name),
+            study.quality,
+            stage_config(study, "preprocess"),
         )
 
 
@@ -62,7 +66,8 @@ def run_back(study: Study, participant: str | None, path: Path, out: Path | None
     record_path = study.paths.volume_json(participant)
     record = read_object(record_path)
     if "affine" not in record:
-        raise DataError(f"{participant}: excluded ({record.get('excluded')}); it has no volume on the grid")
+        reason = record.get("excluded", record.get("not_preprocessed"))
+        raise DataError(f"{participant}: excluded ({reason}); it has no volume on the grid")
     volume, affine = read_volume(path, participant), np.array(record["affine"])
     wanted = nibabel.load(study.paths.volume(participant, "FLAIR")).shape
     if volume.values.shape != wanted or largest_offset_mm(volume.affine, affine, wanted) > 0.1:
@@ -91,8 +96,11 @@ def run_fetch(study: Study) -> None:
 def run_kfold(study: Study) -> None:
     """Divide the participants that take part into folds."""
     from slimdiff.data.folds import lesion_volumes, make_folds, write_folds
+    from slimdiff.data.quality.flags import MEANINGS
 
-    rows = _included(study)
+    everybody = read_taking_part(study.paths.participants, study.paths.volume_json)
+    enforce_policy(everybody, study.quality, frozenset(MEANINGS))
+    rows = [row for row in everybody if row.included]
     volumes = lesion_volumes(
         {row.participant_id: study.paths.volume_json(row.participant_id) for row in rows}
     )
@@ -106,7 +114,16 @@ def run_cache(study: Study) -> None:
 
     automatic = study.slices.z_range == "auto"
     training = training_participants(study.paths.folds) if automatic else []
-    build_store(_included(study), study.paths.volume, study.slices, study.paths.store, training)
+    rows = read_taking_part(study.paths.participants, study.paths.volume_json)
+    included = [row for row in rows if row.included]
+    facts = build_store(included, study.paths.volume, study.slices, study.paths.store, training)
+    for name in facts["patients_without_lesion_slice"]:
+        outside, small = facts["lesion_outside_z_range"].get(name, 0), facts["dropped_small_lesion"][name]
+        print(
+            f"{name}: no lesion slice is kept: {outside} lie outside slices.z_range {facts['z_range']}, {small} have "
+            "less than slices.min_lesion_mm2; its other slices train as lesion-free ones",
+            file=sys.stderr,
+        )
 
 
 def run_priors(study: Study, fold: int | None) -> None:
@@ -125,12 +142,8 @@ def run_priors(study: Study, fold: int | None) -> None:
         write_priors(study.paths.prior(number), priors)
 
 
-def _included(study: Study) -> list[Participant]:
-    return [row for row in read_participants(study.paths.participants) if row.included]
-
-
-def _named(table: Path, participant: str) -> Participant:
-    found = [row for row in read_participants(table) if row.participant_id == participant]
+def _named(known: list[Participant], participant: str, paths: StudyPaths) -> Participant:
+    found = [row for row in known if row.participant_id == participant]
     if not found:
-        raise ValueError(f"{table}: no participant {participant!r}")
+        raise ValueError(f"{paths.participants}: no participant {participant!r}")
     return found[0]

@@ -9,6 +9,7 @@ from synthetic import SPACING_MM, ball, head, save_nifti
 
 from slimdiff.config.data import DataConfig
 from slimdiff.config.preprocess import PreprocessConfig
+from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import Participant
 from slimdiff.data.preprocess import preprocess
 
@@ -41,9 +42,15 @@ def percentile_twin(values: np.ndarray, percent: float) -> float:
     return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
-def files_of(participant: Participant, config: PreprocessConfig, folder: Path, **data) -> list[bytes]:
+def files_of(
+    participant: Participant,
+    config: PreprocessConfig,
+    folder: Path,
+    quality: QualityConfig | None = None,
+    **data,
+) -> list[bytes]:
     out = [folder / name for name in ("image.nii.gz", "mask.nii.gz", "record.json")]
-    preprocess(participant, DataConfig(**data), config, *out)
+    preprocess(participant, DataConfig(**data), config, *out, quality)
     return [path.read_bytes() for path in out]
 
 

@@ -12,7 +12,7 @@ class SlicesConfig(Section):
 
     z_range: Literal["auto"] | tuple[Count, Count] = (34, 115)
     """First and last axial slice, both included; `auto` is the extent of the brain in the subjects that are
-    training subjects of at least one fold."""
+    training subjects of at least one fold, and what is taken where volumes are registered and nothing is said."""
     n_bins: PositiveInt = 30
     """z-bins (paper: 30)."""
     background_level: Real = -0.9

@@ -9,10 +9,10 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "phantom": ("data",),
     "fetch": ("data",),
     "participants": ("data", "quality"),
-    "preprocess": ("data", "preprocess"),
+    "preprocess": ("data", "preprocess", "quality"),
     "quality_sheet": ("report",),
     "cache": ("slices",),
-    "kfold": ("folds",),
+    "kfold": ("folds", "quality"),
     "priors": ("priors",),
     "train": ("model", "diffusion", "training"),
     "generate": ("generation",),
@@ -27,7 +27,11 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
 STAGE_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
     "fetch": {"data": ("source", "root", "fetch")},
     # What a mask's values and grid mean; `source`, because it has a say in that.
-    "preprocess": {"data": ("source", "lesion_labels", "empty_mask", "mask_grid")},
+    "preprocess": {
+        "data": ("source", "lesion_labels", "empty_mask", "mask_grid"),
+        "quality": ("policy", "max_lesion_outside", "accept"),
+    },
+    "kfold": {"quality": ("policy", "max_excluded")},
     "quality_sheet": {"report": ("title", "notice")},
     "segmenter": {
         "utility": (
@@ -62,6 +66,15 @@ def stage_config(study: Study, stage: str, variant: str | None = None) -> str:
         values["variants"] = {variant: {}}
     if stage == "phantom":
         values["data"] = {"phantom": study.data.phantom.model_dump(mode="json", exclude_defaults=True)}
+    if stage == "preprocess":
+        # Only against an extracted brain is the lesion judged here; of what was accepted nothing else counts.
+        extracted = study.preprocess.brain.method != "none"
+        names = study.quality.accept.get("lesion_outside_brain") if extracted else None
+        values["quality"].pop("accept", None)
+        if not extracted:
+            values["quality"].pop("max_lesion_outside", None)
+        if names is not None:
+            values["quality"]["accept"] = {"lesion_outside_brain": names}
     if stage == "participants":
         # How the files come makes no difference to who takes part.
         dataset = values["data"].pop("fetch", {}).get("dataset")

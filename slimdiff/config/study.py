@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from slimdiff.config.base import Name, Section
 from slimdiff.config.data import DataConfig
@@ -34,8 +34,8 @@ class Study(Section):
 
     study: Name = "study"
     """Name of the study: its folder under `results_dir`."""
-    results_dir: str = "results"
-    """Folder of all outputs."""
+    results_dir: Annotated[str, Field(pattern=r"^[^{}]+$")] = "results"
+    """Folder of all outputs; no braces, which the engine would read as wildcards."""
     data: DataConfig = DataConfig()
     quality: QualityConfig = QualityConfig()
     preprocess: PreprocessConfig = PreprocessConfig()
@@ -52,6 +52,13 @@ class Study(Section):
     utility: UtilityConfig = UtilityConfig()
     variants: dict[Name, dict[str, Any]] = Field(default_factory=lambda: {"base": {}}, min_length=1)
     """name: overrides of model, diffusion, training and generation. One model is trained a variant and fold."""
+
+    @model_validator(mode="after")
+    def _whole_brain_on_a_template(self):
+        # The paper's range of slices fits its own grid; a brain that stands on the template reaches further up.
+        if self.preprocess.registration.transform == "none" or "z_range" in self.slices.model_fields_set:
+            return self
+        return self.model_copy(update={"slices": self.slices.model_copy(update={"z_range": "auto"})})
 
     @property
     def paths(self) -> StudyPaths:

@@ -5,8 +5,8 @@ intensity}` each do one. The brain comes before the field, because the field of 
 further from the brain's (docs/data.md has the numbers).
 
 Writes `volumes/{participant}_{FLAIR,mask}.nii.gz` (float32 in [-1, 1]; uint8 {0, 1}; RAS, true affine) and
-`volumes/{participant}.json` (the QC row and the history). An excluded participant whose files cannot be used gets empty
-files, so that nobody takes them for data, and a record that says why.
+`volumes/{participant}.json` (the QC row and the history). A participant that is left out because its files cannot be
+used gets empty files, so that nobody takes them for data, and a record that says why.
 """
 
 import json
@@ -19,17 +19,21 @@ import numpy as np
 
 from slimdiff.config.data import DataConfig
 from slimdiff.config.preprocess import PreprocessConfig
+from slimdiff.config.quality import QualityConfig
 from slimdiff.data import bias_field, registration
 from slimdiff.data.brain import brain_mask
 from slimdiff.data.grid import Grid, canonical, centred_grid, native_grid, resample, resample_mask
 from slimdiff.data.history import to_grid_mm
 from slimdiff.data.intensity import foreground, normalise
+from slimdiff.data.made_of import MADE_OF, made_of
 from slimdiff.data.nifti import write_nifti
 from slimdiff.data.participants import DataError, Participant
+from slimdiff.data.taking_part import NOT_PREPROCESSED
 from slimdiff.data.volumes import Pair, load_pair
 from slimdiff.files import replacing, sha256, write_text
 
-MOST_LESION_OUTSIDE = 0.5
+LEAST_FOREGROUND = 0.01
+"""Of the grid. A brain takes 4 % (an infant's in a wide field) or more; less is what a few bright voxels leave."""
 
 
 @dataclass
@@ -54,37 +58,46 @@ def preprocess(
     image_path: Path,
     mask_path: Path,
     json_path: Path,
+    quality: QualityConfig | None = None,
+    settings: str = "",
 ) -> None:
     """Put one participant on the grid and write image, mask and record, the record last.
 
-    data: what the mask's values mean, and whether it may lie on another grid.
-    Raises DataError: what `load_pair` raises; no brain where one is wanted; more than half of the lesion outside of it;
-    a failed registration; nothing but background on the grid; no lesion left there.
+    data: what the mask's values mean, and whether it may lie on another grid. quality: with policy `exclude` a
+    participant that cannot be preprocessed gets empty files and a record that says why (`slimdiff.data.taking_part`).
+    settings: the stage's part of the study, for `slimdiff.data.made_of`.
+    Raises DataError: what `load_pair` raises; no brain where one is wanted; too much of the lesion outside of it; a
+    failed registration; nothing, or next to nothing, but background on the grid; no lesion left there.
     """
+    quality = quality or QualityConfig()
     try:
-        scaled, moved, record = _on_grid(participant, data, config)
-    except DataError:
-        if participant.included:
+        scaled, moved, record = _on_grid(participant, data, config, quality)
+    except DataError as error:
+        if participant.included and quality.policy == "error":
             raise
         for path in (image_path, mask_path):
             with replacing(path):
                 pass
-        record = {"participant": participant.participant_id, "excluded": participant.excluded}
+        record = {"participant": participant.participant_id, NOT_PREPROCESSED: str(error)}
+        if not participant.included:
+            record["excluded"] = participant.excluded
     else:
         write_nifti(image_path, scaled, moved.affine)
         write_nifti(mask_path, moved.lesion.astype(np.uint8), moved.affine)
+    record[MADE_OF] = made_of(participant, settings)
     write_text(json_path, json.dumps(record, indent=1))
 
 
 def _on_grid(
-    participant: Participant, data: DataConfig, config: PreprocessConfig
+    participant: Participant, data: DataConfig, config: PreprocessConfig, quality: QualityConfig
 ) -> tuple[np.ndarray, OnGrid, dict[str, Any]]:
     """The image in [-1, 1], what it was made of, and the record."""
     pair = load_pair(participant, data.labels, data.mask_grid)
     who = f"{participant.participant_id}: {participant.image}"
-    moved = to_grid(pair, participant, config)
+    moved = to_grid(pair, participant, config, quality)
     try:
         scaled, inside, (low, high) = normalise(moved.image, config, moved.brain)
+        _refuse_no_head(inside, config)
     except DataError as error:
         raise DataError(f"{who}: {error}") from None
     moved.history.append(
@@ -110,7 +123,7 @@ def _on_grid(
     return scaled, moved, record
 
 
-def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig) -> OnGrid:
+def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig, quality: QualityConfig) -> OnGrid:
     """Brain extraction, bias field, registration and the one resampling: image linear, masks nearest voxel.
 
     Raises DataError as `preprocess` does.
@@ -125,7 +138,7 @@ def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig) -> O
 
     brain = brain_mask(values, affine, given, participant, config.brain)
     if brain is not None:
-        _refuse_lesion_outside(lesion, brain, participant, config)
+        _refuse_lesion_outside(lesion, brain, participant, config, quality)
         values = np.where(brain, values, np.float32(background))
         history.append(
             {"step": "extract_brain", **config.brain.model_dump(mode="json"), "background": background}
@@ -176,14 +189,31 @@ def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig) -> O
 
 
 def _refuse_lesion_outside(
-    lesion: np.ndarray, brain: np.ndarray, participant: Participant, config: PreprocessConfig
+    lesion: np.ndarray,
+    brain: np.ndarray,
+    participant: Participant,
+    config: PreprocessConfig,
+    quality: QualityConfig,
 ) -> None:
+    # Quality control saw the head, because the brain was not there yet.
+    name, most = participant.participant_id, quality.max_lesion_outside
     voxels, outside = int(lesion.sum()), int((lesion & ~brain).sum())
-    if outside > MOST_LESION_OUTSIDE * voxels:
+    if outside > most * voxels and not quality.accepts("lesion_outside_brain", name):
         raise DataError(
-            f"{participant.participant_id}: {participant.image}: {outside} of the lesion's {voxels} voxels lie "
-            f"outside the brain that {config.brain.method} gave, at most half may; look at both, grow the brain "
-            "(preprocess.brain.dilate_mm), or exclude the participant (data.exclude)"
+            f"{name}: {participant.image}: {outside} of the lesion's {voxels} voxels lie outside the brain that "
+            f"{config.brain.method} gave, at most {100 * most:.3g} % may (quality.max_lesion_outside); look at both, "
+            "grow the brain (preprocess.brain.dilate_mm), accept it (quality.accept: lesion_outside_brain), or exclude "
+            "the participant (data.exclude)"
+        )
+
+
+def _refuse_no_head(inside: np.ndarray, config: PreprocessConfig) -> None:
+    share = np.count_nonzero(inside) / inside.size
+    if share < LEAST_FOREGROUND:
+        raise DataError(
+            f"brain or head take {100 * share:.2g} % of the grid {list(config.grid)} at {config.spacing_mm} mm, at "
+            f"least {100 * LEAST_FOREGROUND:g} % are wanted: a few voxels may be far brighter than the rest, or the "
+            "volume is not a head's; look at it, mend it, or exclude the participant (data.exclude)"
         )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -45,6 +46,8 @@ class _Kept:
     too_little_tissue: int = 0
     small: dict[str, int] = field(default_factory=dict)
     """Lesion slices under the least area, by participant."""
+    outside: dict[str, int] = field(default_factory=dict)
+    """Lesion slices above or below the range, by participant; those who have any."""
 
 
 def build_store(
@@ -53,12 +56,13 @@ def build_store(
     config: SlicesConfig,
     folder: Path,
     training_participants: Sequence[str] = (),
-) -> None:
+) -> dict[str, Any]:
     """Cut every included participant's volumes into slices and write the store, a volume in memory at a time.
 
     volume_path(participant_id, kind) gives the path of kind FLAIR or mask. `training_participants` are those
     whose brains set the extent where z_range is `auto`.
-    Raises DataError if nothing is kept, or if a z-bin has no slice; then nothing is written.
+    Returns what store.json says. Raises DataError if nothing is kept, if a participant or a z-bin has no slice; then
+    nothing is written.
     """
     shape, spacing_mm = _common_grid([p.participant_id for p in participants], volume_path, folder)
     z_min, z_max = _extent(participants, volume_path, config, training_participants)
@@ -76,16 +80,22 @@ def build_store(
                 name = participant.participant_id
                 # Only what can be kept is converted.
                 heights = slice(z_min, z_max + 1)
+                lesion = _read(volume_path, name, "mask") > 0
                 pair = (
                     _read(volume_path, name, "FLAIR")[:, :, heights].astype(np.float16),
-                    _read(volume_path, name, "mask")[:, :, heights] > 0,
+                    lesion[:, :, heights],
                 )
+                with_lesion = lesion.any(axis=(0, 1))
+                outside = int(with_lesion.sum() - with_lesion[heights].sum())
+                if outside:
+                    kept.outside[name] = outside
                 for z, image, mask in _slices(
                     *pair, range(z_min, z_max + 1), config, min_lesion_px, name, kept
                 ):
                     images.append(image)
                     masks.append(mask)
                     kept.rows.append(_row(participant, z, mask, (z_min, z_max, config.n_bins)))
+        _refuse_nothing_kept(participants, kept.rows, (z_min, z_max))
         _refuse_gaps(kept.rows, config, min_lesion_px)
         write_table(temporary["slices"], kept.rows, COLUMNS)
     facts = {
@@ -101,9 +111,12 @@ def build_store(
             "lesion_too_small": sum(kept.small.values()),
         },
         "dropped_small_lesion": kept.small,
+        "lesion_outside_z_range": kept.outside,
+        "patients_without_lesion_slice": _without_lesion(participants, kept.rows),
         "sha256": {name: sha256(folder / file) for name, file in _FILES.items()},
     }
     write_text(folder / "store.json", json.dumps(facts, indent=1))
+    return facts
 
 
 def _common_grid(
@@ -183,6 +196,25 @@ def _row(participant: Participant, z: int, mask: np.ndarray, binning: tuple[int,
         "lesion_px": lesion_px,
         "acquisition": participant.acquisition,
     }
+
+
+def _without_lesion(participants: Sequence[Participant], rows: Sequence[dict]) -> list[str]:
+    lesioned = {row["participant"] for row in rows if row["class"]}
+    names = (person.participant_id for person in participants if person.is_patient)
+    return [name for name in names if name not in lesioned]
+
+
+def _refuse_nothing_kept(
+    participants: Sequence[Participant], rows: Sequence[dict], z_range: tuple[int, int]
+) -> None:
+    kept = {row["participant"] for row in rows}
+    lost = [person.participant_id for person in participants if person.participant_id not in kept]
+    # Of nobody at all `_refuse_gaps` says more.
+    if lost and kept:
+        raise DataError(
+            f"slices: no slice of {', '.join(lost)} is kept of slices {z_range[0]} to {z_range[1]}; look at the "
+            "volumes, see slices.z_range, slices.min_tissue and slices.min_lesion_mm2, or leave them out (data.exclude)"
+        )
 
 
 def _refuse_gaps(rows: Sequence[dict], config: SlicesConfig, min_lesion_px: int) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
-from slimdiff.data.participants import read_participants
 from slimdiff.data.store import SliceStore
+from slimdiff.data.taking_part import read_taking_part
 from slimdiff.generation.samples import read_samples
 from slimdiff.report import curves, nearest, pictures
 from slimdiff.report.lesions import lesion_sheet
@@ -46,7 +46,10 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
 
     draw_lesions(study, variants, folds)
     with look():
-        write(pictures.cohort(store, read_participants(paths.participants), report.dpi), "data.png")
+        write(
+            pictures.cohort(store, read_taking_part(paths.participants, paths.volume_json), report.dpi),
+            "data.png",
+        )
         histories = {(v, k): read_history(paths, v, k) for v in variants for k in range(folds)}
         rounds = {(v, k): read_rounds(paths, v, k) for v in variants for k in range(folds)}
         write(curves.training(histories, rounds, "Training"), "training.svg")

@@ -38,7 +38,9 @@ def odd_sizes(records: dict[str, dict]) -> set[str]:
     }
 
 
-def flags(person: Participant, qc: dict, slices: int, lesion_slices: int, odd: bool) -> list[str]:
+def flags(
+    person: Participant, qc: dict, slices: int, lesion_slices: int, odd: bool, cut: int = 0
+) -> list[str]:
     """What somebody should look at before believing this participant's slices."""
     found = []
     if not slices:
@@ -46,6 +48,8 @@ def flags(person: Participant, qc: dict, slices: int, lesion_slices: int, odd: b
     if person.is_patient:
         if slices and not lesion_slices:
             found.append("no lesion slice kept")
+        if cut:
+            found.append(f"{cut} lesion slice{'s' * (cut > 1)} outside slices.z_range")
         outside = qc["lesion_outside_foreground_share"]
         if outside > OUTSIDE_SHARE:
             found.append(f"{100 * outside:.0f} % of the lesion outside the head")
@@ -79,6 +83,7 @@ def table(
     )
     odd = odd_sizes(records)
     small = store.facts.get("dropped_small_lesion", {})
+    outside = store.facts.get("lesion_outside_z_range", {})
     where = [{name: part for part, names in split.items() for name in names} for split in splits]
     body = []
     for person in people:
@@ -106,7 +111,7 @@ def table(
         ]
         voxel = " × ".join(f"{edge:.3g}" for edge in qc["source_spacing_mm"])
         cells.append(f"<td>{voxel}</td><td>{markup.text(qc['source_orientation'])}</td>")
-        found = flags(person, qc, len(rows), lesioned, name in odd)
+        found = flags(person, qc, len(rows), lesioned, name in odd, outside.get(name, 0))
         cells.append(f'<td class="wrap alarm">{markup.text("; ".join(found))}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     return markup.table(head, body) + _summary(people, splits, store)
@@ -130,7 +135,8 @@ def _summary(people: Sequence[Participant], splits: Sequence[dict[str, list[str]
         said.append(f"Fold {fold}, subjects: {', '.join(parts)}.")
     said.append(
         f"Flags: more than {100 * OUTSIDE_SHARE:g} % of the lesion outside the head; a lesion volume that changes by "
-        f"more than {100 * VOLUME_CHANGE:g} % on the grid; no slice, or no lesion slice, in the store; a foreground "
+        f"more than {100 * VOLUME_CHANGE:g} % on the grid; no slice, or no lesion slice, in the store; lesion slices "
+        "above or below its range; a foreground "
         f"volume more than {ODD_DEVIATIONS:g} robust deviations from the median. A flag asks for a look; it excludes "
         f"nobody. {MISSING}: the source does not say."
     )

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import slimdiff
 from slimdiff.config import VARIANT_SECTIONS, Study, StudyPaths
-from slimdiff.data.participants import read_participants
 from slimdiff.data.store import SliceStore
+from slimdiff.data.taking_part import read_taking_part
 from slimdiff.files import read_table, sha256, write_text
 from slimdiff.report.results import number
 
@@ -158,7 +158,7 @@ def _memory_gb() -> float | None:
 def source_hashes(paths: StudyPaths) -> dict[str, dict]:
     """sha256 of image and mask of every participant, or why it is excluded."""
     result = {}
-    for person in read_participants(paths.participants):
+    for person in read_taking_part(paths.participants, paths.volume_json):
         record = paths.volume_json(person.participant_id)
         if not person.included:
             result[person.participant_id] = {"excluded": person.excluded}

@@ -9,9 +9,10 @@ import nibabel
 import numpy as np
 
 from slimdiff.config import Study, StudyPaths
-from slimdiff.data.participants import Participant, read_participants
+from slimdiff.data.participants import Participant
 from slimdiff.data.quality.flags import MEANINGS
 from slimdiff.data.quality.planes import read_planes, three_planes
+from slimdiff.data.taking_part import NOT_PREPROCESSED, read_taking_part
 from slimdiff.files import MISSING, read_table, write_text
 from slimdiff.report import markup
 from slimdiff.report.quality_page import Person, Plane, sheet
@@ -20,7 +21,7 @@ from slimdiff.report.quality_page import Person, Plane, sheet
 def write_sheet(study: Study) -> None:
     """Write the contact sheet of every participant of the study, of those who were left out too."""
     paths = study.paths
-    people = read_participants(paths.participants)
+    people = read_taking_part(paths.participants, paths.volume_json)
     rows = {row["participant_id"]: row for row in read_table(paths.quality)}
     body = sheet([_person(person, rows.get(person.participant_id, {}), paths) for person in people], MEANINGS)
     report = study.report
@@ -35,7 +36,10 @@ def _person(person: Participant, row: dict[str, str], paths: StudyPaths) -> Pers
     # One line a flag; a reason may have semicolons of its own.
     reasons = [] if said == MISSING else re.split(rf"; (?=(?:{'|'.join(MEANINGS)}): )", said)
     if not person.included:
-        verdict, reasons = "excluded", reasons or [person.excluded]
+        # Who could not be preprocessed passed quality control.
+        late = person.excluded.startswith(f"{NOT_PREPROCESSED}: ")
+        verdict = "excluded"
+        reasons = [*reasons, person.excluded] if late else reasons or [person.excluded]
     else:
         verdict = "shown" if reasons else "ok"
     state = paths.quality_state / f"{name}.npz"

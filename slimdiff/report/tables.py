@@ -5,8 +5,8 @@ from pathlib import Path
 
 from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
-from slimdiff.data.participants import read_participants
 from slimdiff.data.store import SliceStore
+from slimdiff.data.taking_part import read_taking_part
 from slimdiff.files import write_table, write_text
 from slimdiff.report import comparison_page, latex, markup, metrics_page, participants
 from slimdiff.report.metric_lines import Line, lines, remarks, sections
@@ -75,7 +75,7 @@ def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
     )
 
     store = SliceStore.open(paths.store)
-    people = read_participants(paths.participants)
+    people = read_taking_part(paths.participants, paths.volume_json)
     splits = [read_folds(paths.folds, fold) for fold in range(folds)]
     records = {p.participant_id: paths.volume_json(p.participant_id) for p in people if p.included}
     body = participants.table(people, participants.read_records(records), splits, store)

@@ -79,7 +79,7 @@ METRICS = {
     "lesion_area": Metric("control", "Lesion area [px]"),
     "lesion_area_gap": Metric("control", "Lesion area, log2 ratio by height", True),
     "centroid_distance": Metric("control", "Lesion centroids, distance [mm]", True),
-    "lesion_left_gap": Metric("control", "Lesions on the left, share − held-out", True),
+    "lesion_left_gap": Metric("control", "Left lesions, share − held-out", True),
     "memorisation_ratio": Metric("memorisation", "Distance ratio R", True),
     "suspect_share": Metric("memorisation", "Suspected copies, share", True),
     "suspect_share_check": Metric("memorisation", "Unseen slices flagged, share (right: 1 %)"),

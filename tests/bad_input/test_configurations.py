@@ -58,6 +58,7 @@ KEYS = {
     ),
     "slices outside of the grid": Bad({"slices.z_range": [11, 32]}, (r"slices\.z_range", "32", "0 to 31")),
     "more bins than slices": Bad({"slices.n_bins": 11}, ("slices", "10 slices", "n_bins 11")),
+    "braces in the results' folder": Bad({"results_dir": "out{1}"}, ("results_dir", r"out\{1\}")),
     "unknown source": Bad({"data.source": "dicom"}, (r"data\.source", '"dicom"', "bids", "nnunet", "table")),
     "bids without a folder": Bad({"data.root": None}, (r"data\.root", "bids")),
     "table without a path": Bad({"data.source": "table"}, (r"data\.table", "TSV")),

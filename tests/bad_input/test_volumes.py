@@ -222,7 +222,9 @@ MASKS = {
     "outside of the head": Bad(mask_of(ball((2, 2, 2), 2).astype(np.uint8)), (MASK, "outside")),
     "the image itself": Bad(mask_of(head(2)), (MASK, "values above 0")),
     "left for right": Bad(
-        mask_of(LESION[::-1].astype(np.uint8)), (MASK, "left|right|flip|mirror"), {"quality.accept": {}}
+        mask_of(LESION[::-1].astype(np.uint8)),
+        (MASK, "left|right|flip|mirror"),
+        {"quality.accept": {"flip_suspected": []}},
     ),
 }
 

@@ -1,5 +1,7 @@
 """A stage gets its own part of a study, and nothing else."""
 
+import json
+
 import pytest
 
 from slimdiff.config import (
@@ -113,3 +115,20 @@ def test_inline_json_of_a_variant_has_its_overrides_resolved():
     later = study_from_mapping({**FITTING, "variants": variants})
     assert stage_config(later, "train", "v") == stage_config(study, "train", "v")
     assert stage_config(later, "train", "w") != stage_config(study, "train", "w")
+
+
+def test_preprocessing_knows_of_quality_what_it_judges_by():
+    """Whoever accepts thick slices does not preprocess everybody again."""
+
+    def of(**changes) -> dict:
+        return json.loads(stage_config(study_from_mapping(FITTING | changes), "preprocess"))["quality"]
+
+    accept = {"thick_slices": ["sub-1"], "lesion_outside_brain": ["sub-2"]}
+    brain = {**FITTING["preprocess"], "brain": {"method": "deepbet"}}
+    quality = {"accept": accept, "max_lesion_outside": 0.7, "max_spacing_mm": 5, "policy": "exclude"}
+    assert of(quality=quality) == {"policy": "exclude"}
+    assert of(quality=quality, preprocess=brain) == {
+        "policy": "exclude",
+        "max_lesion_outside": 0.7,
+        "accept": {"lesion_outside_brain": ["sub-2"]},
+    }

@@ -324,6 +324,15 @@ def test_the_studies_that_are_shipped_are_valid(path):
     assert load_study(path).variants
 
 
+@pytest.mark.parametrize("transform", ["rigid", "affine"])
+def test_registered_brains_are_kept_to_the_top_unless_a_range_is_given(transform):
+    registered = {"preprocess": {"registration": {"transform": transform}}}
+    assert study_from_mapping(registered).slices.z_range == "auto"
+    assert study_from_mapping(registered | {"slices": {"n_bins": 20}}).slices.z_range == "auto"
+    assert study_from_mapping(registered | {"slices": {"z_range": [34, 115]}}).slices.z_range == (34, 115)
+    assert study_from_mapping({}).slices.z_range == (34, 115)
+
+
 def test_a_coupling_alone_brings_its_own_widths():
     study = study_from_mapping(
         changed(FITTING, "variants", {"a": {}, "b": {"model": {"coupling": "independent"}}})

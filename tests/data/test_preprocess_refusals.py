@@ -11,6 +11,7 @@ from synthetic import AFFINE, SPACING_MM, ball, head, save_nifti
 from tiny_volumes import CONFIG, LESION, files_of, percentile_twin, run, with_brain
 
 from slimdiff.config.preprocess import BrainConfig
+from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import DataError, Participant
 
 
@@ -128,7 +129,39 @@ def test_more_than_half_of_the_lesion_outside_of_the_brain_is_an_error(tmp_path)
         assert not (tmp_path / "refused").exists()
 
 
-@pytest.mark.parametrize("fault", ["no image", "NaN", "no brain mask", "lesion outside"])
+def test_what_was_accepted_and_the_limit_hold_where_the_brain_is_extracted_too(tmp_path):
+    """Quality control sees the head only, as long as there is no brain."""
+    participant = with_brain(tmp_path, ball((15, 15, 16), 9), ball((25, 25, 25), 3))
+    for allowed in ({"accept": {"lesion_outside_brain": ("sub-1",)}}, {"max_lesion_outside": 1.0}):
+        assert all(files_of(participant, BY_SOURCE, tmp_path / "kept", QualityConfig(**allowed)))
+    for refused in (
+        {},
+        {"accept": {"lesion_outside_brain": ("sub-2",)}},
+        {"accept": {"thick_slices": "all"}},
+    ):
+        with pytest.raises(DataError, match=r"50 % may .*quality\.accept: lesion_outside_brain"):
+            files_of(participant, BY_SOURCE, tmp_path / "refused", QualityConfig(**refused))
+
+
+def test_a_few_voxels_far_brighter_than_the_head_are_no_head(tmp_path):
+    volume = head(1)
+    volume[10:12, 10:12, 10:12] = np.linspace(20_000, 25_000, 8).reshape(2, 2, 2)
+    image = save_nifti(tmp_path / "image.nii.gz", volume)
+    with pytest.raises(
+        DataError, match=r"sub-1: .*image\.nii\.gz: brain or head take 0\.024 % .*at least 1 %"
+    ):
+        files_of(Participant("sub-1", "hc", image, None), CONFIG, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def told(record: bytes) -> dict:
+    return {key: value for key, value in json.loads(record).items() if key != "made_of"}
+
+
+FAULTS = ["no image", "NaN", "no brain mask", "lesion outside"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_an_excluded_participant_that_cannot_be_used_gets_empty_files_and_a_record(fault, tmp_path):
     participant = with_brain(
         tmp_path,
@@ -138,11 +171,17 @@ def test_an_excluded_participant_that_cannot_be_used_gets_empty_files_and_a_reco
         participant.image.unlink()
     elif fault == "NaN":
         save_nifti(participant.image, _with(head(1), np.nan))
-    with pytest.raises(DataError):
+    with pytest.raises(DataError) as caught:
         files_of(participant, BY_SOURCE, tmp_path / "included")
+    named = {"participant": "sub-1", "not_preprocessed": str(caught.value)}
     image, mask, record = files_of(participant.without("a broken file"), BY_SOURCE, tmp_path / "excluded")
     assert image == mask == b""
-    assert json.loads(record) == {"participant": "sub-1", "excluded": "a broken file"}
+    assert told(record) == {**named, "excluded": "a broken file"}
+    # What quality control could not see (no brain, no registration) is left out by the same policy.
+    lenient = QualityConfig(policy="exclude")
+    image, mask, record = files_of(participant, BY_SOURCE, tmp_path / "left out", lenient)
+    assert image == mask == b""
+    assert told(record) == named
 
 
 def test_an_excluded_participant_that_can_be_used_is_processed_as_usual(tmp_path):

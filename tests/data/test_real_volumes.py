@@ -11,12 +11,14 @@ from scipy import ndimage
 
 from slimdiff.config.data import DataConfig
 from slimdiff.config.preprocess import BiasFieldConfig, BrainConfig, PreprocessConfig, RegistrationConfig
+from slimdiff.config.quality import QualityConfig
 from slimdiff.config.slices import SlicesConfig
 from slimdiff.data.brain import brain_mask
 from slimdiff.data.grid import canonical
 from slimdiff.data.history import back_to_source, to_grid_mm, to_source_mm
 from slimdiff.data.participants import Participant
 from slimdiff.data.preprocess import preprocess
+from slimdiff.data.quality.gate import gate
 from slimdiff.data.registration import register, template
 from slimdiff.data.slices import build_store
 from slimdiff.data.store import SliceStore
@@ -162,6 +164,20 @@ def test_thick_slices_with_a_skull_become_a_brain_on_the_template_s_grid(thick):
     middle = apply(thick.affine, np.argwhere(thick.image > -1).mean(axis=0))
     brain = apply(affine, np.argwhere(values > 0).mean(axis=0))
     assert np.abs(middle - brain).max() < 8
+
+
+def test_quality_control_flags_its_thick_slices_and_nothing_else(open_ms, tmp_path):
+    image = open_ms / "long_patient01_study1_FLAIR_raw.nii.gz"
+    mask = open_ms / "patient07_lesion_MNI.nii.gz"
+    other = open_ms / "patient07_FLAIR_MNI.nii.gz"
+    table = tmp_path / "volumes.tsv"
+    table.write_text(f"participant_id\timage\tmask\nraw01\t{image}\tn/a\n07\t{other}\t{mask}\n")
+    data, quality = DataConfig(source="table", table=str(table)), QualityConfig(policy="exclude")
+    _, verdicts = gate(data, quality, tmp_path / "phantom", tmp_path / "state")
+    raw, stripped = verdicts
+    assert [flag.name for flag in raw.stopping] == ["thick_slices"] and raw.shown == ()
+    assert "4 mm" in raw.stopping[0].reason
+    assert stripped.word == "ok"
 
 
 def test_its_record_leads_back_to_the_scanner(thick, open_ms):

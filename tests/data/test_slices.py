@@ -148,6 +148,30 @@ def test_auto_range_is_the_training_subjects_brain(tmp_path):
     assert store.z.min() >= 10 and store.z.max() <= 19
 
 
+def test_a_participant_of_whom_nothing_is_kept_is_an_error_that_names_it(tmp_path):
+    """F8: nobody is lost without a word."""
+    volumes = {
+        "a": (scaled(1), ball((14, 14, 15), 4)),
+        "b": (np.full((32, 32, 32), -1.0), np.zeros((32, 32, 32))),
+    }
+    with pytest.raises(DataError, match=r"no slice of b is kept of slices 11 to 20.*data\.exclude"):
+        build(tmp_path, volumes)
+    assert not (tmp_path / "slices" / "images.npy").exists()
+
+
+def test_a_patient_whose_lesion_lies_outside_of_the_range_is_named(tmp_path):
+    # Slices 5 to 9 lie below the range of 11 to 20; of slices 8 to 14 the lower three.
+    volumes = {
+        "a": (scaled(1), ball((14, 14, 7), 2.5)),
+        "b": (scaled(2), ball((14, 14, 11), 3.5)),
+        "c": (scaled(3), np.zeros((32, 32, 32))),
+    }
+    facts = build(tmp_path, volumes).facts
+    assert facts["lesion_outside_z_range"] == {"a": 5, "b": 3}
+    # c has a mask without lesion.
+    assert facts["patients_without_lesion_slice"] == ["a", "c"]
+
+
 def test_a_bin_without_slices_is_an_error_that_names_it(tmp_path):
     image = scaled(1)
     image[:, :, 13:15] = -1

@@ -1,4 +1,5 @@
 import xml.etree.ElementTree
+from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.text import Text
 from slimdiff.data.folds import read_folds
 from slimdiff.data.participants import Participant, read_participants
 from slimdiff.generation.samples import read_samples
-from slimdiff.report import curves, figures, nearest, pictures
+from slimdiff.report import curves, figures, nearest, pictures, vocabulary
 from slimdiff.report.names import figure_names
 from slimdiff.report.results import all_metrics, read_history, read_neighbours, read_rounds
 from slimdiff.report.style import look, save
@@ -126,6 +127,23 @@ def test_metrics_by_variant_show_value_interval_floor_and_reason(finished):
     reasons = [text.get_text() for text in panels["MMD-PL ↓"].texts]
     assert len(reasons) == 4
     assert all(reason.startswith("n/a: 7 real and 4 synthetic") for reason in reasons)
+
+
+def test_no_panel_title_runs_into_its_neighbour(finished):
+    measured = all_metrics(finished.paths, ["base"], 1)
+    headlines = [name for name, entry in vocabulary.METRICS.items() if entry.headline]
+    rows = [replace(measured[0], metric=name, z_bin=None, extractor=None) for name in headlines]
+    with look():
+        figure = curves.by_variant(rows, ["base"], 1, "a title")
+        figure.draw_without_rendering()
+    said = {axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()} - {""}
+    titles = [text for text in figure.findobj(Text) if text.get_text() in said]
+    boxes = [title.get_window_extent() for title in titles]
+    assert len(boxes) == len(headlines)
+    for index, box in enumerate(boxes):
+        assert figure.bbox.x1 >= box.x1, titles[index].get_text()
+        for other in boxes[index + 1 :]:
+            assert not box.padded(2).overlaps(other), titles[index].get_text()
 
 
 def test_metrics_along_z_leave_a_gap_with_its_reason(finished):

@@ -182,7 +182,7 @@ def trained(tmp_path_factory):
         folder, images.astype(np.float16), masks, names, zeros, zeros, label, acquisition, facts
     )
     model = ModelConfig(
-        channels=(32, 48), res_blocks=1, attention=(False, True), head_channels=16, norm_groups=8
+        channels=(24, 32), res_blocks=1, attention=(False, False), head_channels=16, norm_groups=8
     )
     training = TrainingConfig(
         steps=1200,

@@ -19,7 +19,7 @@ from slimdiff.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 SCRIPT = """
-import os, sys
+import json, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from slimdiff.config.diffusion import DiffusionConfig, FocalFrequencyConfig, LossConfig
@@ -28,37 +28,48 @@ from slimdiff.training.processes import Processes
 from slimdiff.training.trainer import Trainer
 from tiny_training import EVERYTHING, MODEL, PARTICIPANTS, TRAINING, tiny_store
 
+def train(folder, settings):
+    kids = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    extra = EVERYTHING if settings.pop("everything", False) else dict()
+    model, diffusion, priors = (extra.get(key) for key in ("model", "diffusion", "priors"))
+    loss = LossConfig(uncertainty="each", focal_frequency=FocalFrequencyConfig(weight=0.5, below=0.4))
+    training = {{key: value for key, value in extra.items() if key not in ("model", "diffusion", "priors")}} | settings
+    if "validation" in training:
+        training["validation"] = ValidationConfig(**training["validation"])
+    Trainer(
+        model or MODEL, diffusion or DiffusionConfig(loss=loss), TRAINING.model_copy(update=training),
+        tiny_store(folder.parent), PARTICIPANTS, folder, dict(study="tiny", variant="base", fold=0), priors,
+        watched=["sub-3"], judge=lambda images, z_bin: dict(kid=next(kids), memorisation_ratio=1.0),
+        processes=processes,
+    ).run()
+
 processes = Processes.join("gloo")
-folder, kids = Path(sys.argv[1]), iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
-settings = {settings!r}
-extra = EVERYTHING if settings.pop("everything", False) else dict()
-model, diffusion, priors = (extra.get(key) for key in ("model", "diffusion", "priors"))
-loss = LossConfig(uncertainty="each", focal_frequency=FocalFrequencyConfig(weight=0.5, below=0.4))
-training = {{key: value for key, value in extra.items() if key not in ("model", "diffusion", "priors")}} | settings
-if "validation" in training:
-    training["validation"] = ValidationConfig(**training["validation"])
-trainer = Trainer(
-    model or MODEL, diffusion or DiffusionConfig(loss=loss), TRAINING.model_copy(update=training),
-    tiny_store(folder.parent), PARTICIPANTS, folder, dict(study="tiny", variant="base", fold=0), priors,
-    watched=["sub-3"], judge=lambda images, z_bin: dict(kid=next(kids), memorisation_ratio=1.0), processes=processes,
-)
-trainer.run()
+for folder, settings in json.loads(Path(sys.argv[1]).read_text()).items():
+    train(Path(folder), settings)
 processes.leave()
 """
 
 
-def run_script(folder, processes, **settings):
-    script = folder.parent / f"{folder.name}.py"
-    script.write_text(SCRIPT.format(paths=[str(HERE.parent)], settings=settings))
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(script), str(folder)], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    return read_table(folder / "history.tsv")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder in which every training of TRAININGS was done by one process, and by two: {name}/{processes}."""
+    folder = tmp_path_factory.mktemp("processes")
+    script = folder / "script.py"
+    script.write_text(SCRIPT.format(paths=[str(HERE.parent)]))
+    for processes in (1, 2):
+        runs = {str(folder / name / str(processes)): settings for name, (settings, _) in TRAININGS.items()}
+        (folder / "runs.json").write_text(json.dumps(runs))
+        command = [sys.executable]
+        if processes > 1:
+            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        done = subprocess.run(
+            [*command, str(script), str(folder / "runs.json")],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+    return folder
 
 
 # Stops after step 8 by patience; the best is the round after step 4.
@@ -69,20 +80,21 @@ WATCHED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("settings", "rows"),
-    [
-        ({}, 6),
-        # Uneven parts.
-        ({"batch_size": 5, "accumulate": 2, "log_every": 3}, 4),
-        ({"everything": True, "self_conditioning": 0.3}, 6),
-        (WATCHED, 4),
-    ],
-)
-def test_two_processes_follow_the_loss_curve_of_one(tmp_path, settings, rows):
+# What is trained, and how many rows its history has.
+TRAININGS = {
+    "plain": ({}, 6),
+    "uneven parts": ({"batch_size": 5, "accumulate": 2, "log_every": 3}, 4),
+    "everything": ({"everything": True, "self_conditioning": 0.3}, 6),
+    "watched": (WATCHED, 4),
+}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_two_processes_follow_the_loss_curve_of_one(trained, name):
     """The same global batch: terms over part of the samples, learned weights, everything that draws, and rounds that
     end the training and choose its weights."""
-    one, two = (run_script(tmp_path / str(count), count, **settings) for count in (1, 2))
+    folders, (_, rows) = [trained / name / str(count) for count in (1, 2)], TRAININGS[name]
+    one, two = (read_table(folder / "history.tsv") for folder in folders)
     assert len(one) == len(two) == rows
     columns = [key for key in one[0] if key not in ("images_per_s", "memory_mb")]
     assert "loss_focal_frequency" in columns and "log_variance_2" in columns
@@ -95,12 +107,12 @@ def test_two_processes_follow_the_loss_curve_of_one(tmp_path, settings, rows):
                     column
                 )
     assert [float(row["loss"]) for row in one] != [float(one[0]["loss"])] * len(one)
-    (a, first), (b, second) = (weights_of(tmp_path / str(count)) for count in (1, 2))
+    (a, first), (b, second) = map(weights_of, folders)
     assert max((a[name] - b[name]).abs().max().item() for name in a) < 1e-4
-    assert first.step == second.step == (4 if settings is WATCHED else 12)
-    tables = [read_table(tmp_path / str(count) / "validation.tsv") for count in (1, 2)]
+    assert first.step == second.step == (4 if name == "watched" else 12)
+    tables = [read_table(folder / "validation.tsv") for folder in folders]
     assert [row["step"] for row in tables[0]] == [row["step"] for row in tables[1]]
-    assert len(tables[0]) == (4 if settings is WATCHED else 1)
+    assert len(tables[0]) == (4 if name == "watched" else 1)
 
 
 def test_a_batch_too_small_for_the_processes_is_refused(tmp_path):

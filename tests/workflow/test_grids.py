@@ -10,7 +10,8 @@ import pytest
 from synthetic import ds004199_patients, ds004199_two_dimensional, write_ds004199
 from workflow_runs import ROOT, job_counts, snakemake
 
-from slimdiff.config import load_study
+from slimdiff.config import load_study, stage_config
+from slimdiff.data.made_of import MADE_OF, made_of
 from slimdiff.data.manifest import read_manifest
 from slimdiff.data.sources import discover
 
@@ -200,6 +201,51 @@ def test_what_was_made_is_not_made_again_because_the_dataset_has_come(tmp_path, 
     values["data"]["exclude"] = {"sub-00002": "moved"}
     config.write_text(json.dumps(values))
     assert "participants" in again()
+
+
+def test_own_masks_of_a_fetched_dataset_are_inputs(tmp_path, made, monkeypatch):
+    """The engine knows the dataset by its record only, but masks in a folder of the user's own by their files."""
+    shutil.copytree(made / "data", tmp_path / "data")
+    study = load_study(ROOT / "config" / "ds004199.yaml")
+    config, values = tmp_path / "config.json", study.model_dump(mode="json")
+    targets_of = ds004199_patients()[:2]
+    targets = [str(study.paths.volume(name, "FLAIR")) for name in targets_of]
+
+    def run(*arguments: str) -> set[str]:
+        config.write_text(json.dumps(values))
+        done = snakemake(*targets, *arguments, "--configfile", str(config), folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        nothing = "Nothing to be done" in done.stdout + done.stderr
+        return set() if nothing else set(job_counts(done.stdout + done.stderr))
+
+    def record() -> None:
+        """As if everything had been made of what is there now."""
+        config.write_text(json.dumps(values))
+        study = load_study(config)
+        for output in outputs(tmp_path, config, *targets):
+            (tmp_path / output).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / output).touch()
+        # Paths are relative to where the engine runs.
+        monkeypatch.chdir(tmp_path)
+        for row in discover(study.data, study.paths.phantom):
+            if row.participant_id in targets_of:
+                told = {MADE_OF: made_of(row, stage_config(study, "preprocess"))}
+                study.paths.volume_json(row.participant_id).write_text(json.dumps(told))
+        run("--touch", "--forceall", "--cores", "2")
+        assert run("--dry-run") == set()
+
+    record()
+    own = tmp_path / "mine"
+    for name in ds004199_patients():
+        mask = own / name / "anat" / f"{name}_FLAIR_roi.nii.gz"
+        mask.parent.mkdir(parents=True)
+        mask.write_bytes(b"drawn")
+    values["data"]["mask_root"] = "mine"
+    assert {"participants", "preprocess"} <= run("--dry-run")
+    record()
+    edited = own / targets_of[0] / "anat" / f"{targets_of[0]}_FLAIR_roi.nii.gz"
+    edited.write_bytes(b"drawn again")
+    assert {"participants", "preprocess"} <= run("--dry-run")
 
 
 def test_the_ablations_are_one_training_each(made):

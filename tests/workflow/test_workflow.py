@@ -1,10 +1,14 @@
 """What the engine would do: the jobs of an untouched clone, and what a changed section makes again."""
 
+import gzip
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
+from synthetic import write_bids
 from workflow_runs import ROOT, job_counts, snakemake
 
 from slimdiff import weights
@@ -199,8 +203,49 @@ def test_an_impossible_study_stops_before_the_first_job(tmp_path, changes, words
     assert not (tmp_path / "results").exists()
 
 
+def test_braces_in_a_path_are_refused_by_name(tmp_path):
+    root = write_bids(tmp_path / "in{1}", patients=3, controls=1)
+    config = write_study(tmp_path, data={"source": "bids", "root": str(root)})
+    done = snakemake("preprocessed", "--dry-run", "--configfile", str(config), folder=tmp_path)
+    assert done.returncode != 0
+    assert "sub-01_FLAIR.nii.gz: braces in a path" in done.stdout + done.stderr
+
+
+def test_volumes_are_made_again_where_their_own_files_or_settings_changed_and_nowhere_else(tmp_path):
+    """Also where quality control has to run again in the same breath."""
+    root = write_bids(tmp_path / "in")
+    own = {"data": {"source": "bids", "root": str(root)}, "quality": {"max_spacing_mm": 7}}
+
+    def volumes(**changes) -> int:
+        config = write_study(tmp_path, **own, **changes)
+        done = snakemake("preprocessed", "--dry-run", "--configfile", str(config), folder=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        counts = (
+            {"participants": 0} if "Nothing to be" in done.stdout + done.stderr else job_counts(done.stdout)
+        )
+        participants.append(counts.get("participants", 0))
+        return counts.get("preprocess", 0)
+
+    participants: list[int] = []
+    assert volumes() == 8
+    config = write_study(tmp_path, **own)
+    done = snakemake("preprocessed", "--cores", "2", "--configfile", str(config), folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert volumes() == 0
+    own["data"] |= {"exclude": {"sub-08": "moved"}}
+    assert volumes() == 0
+    assert volumes(preprocess={"percentiles": [1.0, 99.0]}) == 7
+    mask = root / "sub-02" / "anat" / "sub-02_FLAIR_roi.nii.gz"
+    later = time.time() + 2
+    mask.write_bytes(gzip.compress(gzip.decompress(mask.read_bytes()), mtime=1))
+    os.utime(mask, (later, later))
+    assert volumes() == 1
+    assert participants == [1, 0, 1, 1, 1]
+
+
 def test_a_failing_job_leaves_no_half_written_file_and_keeps_the_rest(finished, tmp_path):
-    folder, _ = finished
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
     # The training has no device of this kind, so the job fails after the store was opened.
     config = write_study(tmp_path, training={"device": "mps", "steps": 3})
     model = folder / "results" / "tiny" / "models" / "base" / "fold-0"
@@ -212,8 +257,9 @@ def test_a_failing_job_leaves_no_half_written_file_and_keeps_the_rest(finished, 
     assert "device mps" in done.stdout + done.stderr
     assert not [path for path in model.rglob("*") if path.is_file() and path.name.startswith(".")]
     assert store.read_bytes() == before
-    again = snakemake("--cores", "2", "--configfile", str(write_study(tmp_path)), folder=folder)
+    again = snakemake(target, "--cores", "1", "--configfile", str(write_study(tmp_path)), folder=folder)
     assert again.returncode == 0, again.stderr
+    assert job_counts(again.stdout + again.stderr) == {"train": 1}
 
 
 KILL_ONCE = """
@@ -311,3 +357,30 @@ def test_a_study_with_matched_counts_runs_to_its_report_and_export(finished, tmp
     assert done.returncode == 0, done.stdout + done.stderr
     rows = read_table(folder / "results" / "tiny" / "samples" / "base" / "fold-0" / "zbin-00.tsv")
     assert [row["class"] for row in rows].count("1") == 4 and len(rows) == 10
+
+
+@pytest.mark.slow
+def test_a_study_of_two_real_patients_runs_to_its_report(shared_data, tmp_path):
+    """config/open_ms.yaml, its volumes and all its stages; the training is cut short."""
+    values = json.loads(load_study(ROOT / "config" / "open_ms.yaml").model_dump_json(exclude_defaults=True))
+    values["training"] |= {"steps": 4}
+    values["generation"] |= {"evaluations": 2, "per_bin_and_class": 2}
+    lines = ["participant_id\timage\tmask"]
+    for number in ("07", "19"):
+        image, mask = (
+            shared_data / "open_ms" / f"patient{number}_{kind}_MNI.nii.gz" for kind in ("FLAIR", "lesion")
+        )
+        lines.append(f"{number}\t{image}\t{mask}")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "open_ms.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "study.json").write_text(json.dumps(values))
+    done = snakemake("--cores", "2", "--configfile", str(tmp_path / "study.json"), folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = tmp_path / "results" / "open_ms"
+    assert "(ERROR/3)" not in (results / "report.html").read_text(encoding="utf-8")
+    for number in ("07", "19"):
+        qc = json.loads((results / "volumes" / f"{number}.json").read_text())["qc"]
+        assert qc["lesion_ml_grid"] == pytest.approx(qc["lesion_ml_source"], rel=0.03)
+    rows = read_table(results / "slices" / "slices.tsv")
+    lesioned = {row["participant"] for row in rows if row["class"] == "1"}
+    assert lesioned == {"07", "19"}

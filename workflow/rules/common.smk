@@ -18,6 +18,7 @@ from slimdiff.config import (
     study_from_mapping,
 )
 from slimdiff.data.folds import check_split
+from slimdiff.data.made_of import has_changed
 from slimdiff.data.participants import PATHS as PATH_COLUMNS, DataError
 from slimdiff.data.quality.verdicts import settle_discovery
 from slimdiff.data.sources import discover
@@ -42,6 +43,16 @@ def check_generation(study):
             raise ConfigError(f"variants.{name}: generation: {error}")
 
 
+def check_paths(rows):
+    """Raise for braces in a file's path: the engine would read them as a wildcard, and say so in its own words."""
+    for row in rows:
+        for path in (row.image, row.mask, row.brain_mask):
+            if path and re.search("[{}]", str(path)):
+                raise DataError(
+                    f"{path}: braces in a path are wildcards to Snakemake; rename the folder, or link it under another name"
+                )
+
+
 try:
     STUDY = study_from_mapping(config, ", ".join(map(str, workflow.configfiles)) or "config")
     PATHS = STUDY.paths
@@ -60,6 +71,7 @@ try:
         check_fold_count(STUDY.folds.k, patients, len(PARTICIPANTS) - patients)
     check_acquisitions(STUDY, {row.acquisition for row in PARTICIPANTS.values()})
     check_generation(STUDY)
+    check_paths(PARTICIPANTS.values())
 except (ConfigError, DataError) as error:
     raise WorkflowError(str(error))
 
@@ -108,7 +120,7 @@ def rows_hash():
     return hashlib.sha256(repr([[str(value) for value in row] for row in rows]).encode()).hexdigest()[:16]
 
 
-def source_files():
+def source_files(wildcards):
     """What participants.tsv is made from, where the source has such a file."""
     if FETCHED:
         return FETCHED
@@ -120,15 +132,41 @@ def source_files():
     return [str(described)] if described.is_file() else []
 
 
-def volumes_of_source(name):
-    """A participant's own image, and its masks."""
-    row = PARTICIPANTS[name]
+def sources_of(wildcards):
+    """Image and masks of the participant in the wildcards."""
+    row = PARTICIPANTS[wildcards.participant]
     return [str(path) for path in (row.image, row.mask, row.brain_mask) if path]
 
 
+def own_volumes(row):
+    """Of a participant's files those that the engine sees change; of a fetched dataset it knows the record only."""
+    own = Path(STUDY.data.mask_root) if FETCHED and STUDY.data.mask_root else None
+    paths = [path for path in (row.image, row.mask, row.brain_mask) if path]
+    return [str(path) for path in paths if not FETCHED or (own and own in path.parents)]
+
+
+def every_volume(wildcards):
+    """What quality control looks at again when it is mended."""
+    return [path for row in PARTICIPANTS.values() for path in own_volumes(row)]
+
+
+def participants_for(wildcards):
+    """participants.tsv, whose own change makes a volume anew only where the volume's files or settings changed too."""
+    name, settings = wildcards.participant, stage_config(STUDY, "preprocess")
+    row = PARTICIPANTS[name]
+    changed = has_changed(PATHS.volume_json(name), row, settings, map(Path, own_volumes(row)))
+    table = str(PATHS.participants)
+    return table if changed else ancient(table)
+
+
 def source_volumes(wildcards):
-    """The same, of the participant in the wildcards."""
-    return volumes_of_source(wildcards.participant)
+    """What one participant's preprocessing reads."""
+    return FETCHED + own_volumes(PARTICIPANTS[wildcards.participant])
+
+
+def quality_memory_mb(wildcards, threads, attempt):
+    """24 bytes a voxel and reader: 700 MB for 320 x 320 x 256."""
+    return attempt * (1000 + 700 * threads)
 
 
 def volumes_of(kind):

@@ -46,16 +46,16 @@ if FETCHED:
         params:
             config=part("fetch"),
         message:
-            f"fetch {STUDY.data.fetch.dataset} into {STUDY.data.root}"
+            f"fetch {STUDY.data.fetch.dataset}"
         shell:
             "slimdiff-fetch --config {params.config:q} 2>&1 | tee {log:q}"
 
 
 rule participants:
     input:
-        source_files(),
+        source_files,
         # A file that was mended is looked at again.
-        [] if FETCHED else [path for name in PARTICIPANTS for path in volumes_of_source(name)],
+        every_volume,
     output:
         PATHS.participants,
         PATHS.quality,
@@ -67,7 +67,7 @@ rule participants:
         CONDA
     threads: 4
     resources:
-        mem_mb=3000,
+        mem_mb=quality_memory_mb,
         runtime=30,
     params:
         config=part("participants"),
@@ -81,9 +81,8 @@ rule participants:
 
 rule preprocess:
     input:
-        # Of a dataset that is fetched the engine knows the record only: no rule makes its volumes.
-        volumes=FETCHED or source_volumes,
-        participants=ancient(PATHS.participants),
+        volumes=source_volumes,
+        participants=participants_for,
     output:
         PATHS.volume("{participant}", "FLAIR"),
         PATHS.volume("{participant}", "mask"),
@@ -101,6 +100,8 @@ rule preprocess:
         runtime=10,
     params:
         config=part("preprocess"),
+        # Another file under another name is another volume, though no input may have changed.
+        sources=sources_of,
     message:
         "preprocess {wildcards.participant}"
     shell:

@@ -20,6 +20,8 @@ FAULTS: dict[str, str] = {
     "mask_not_binary": "The mask has several values above 0 and the configuration does not say which are lesion.",
     "empty_mask": "No voxel of the mask is lesion.",
     "empty_brain_mask": "The source's brain mask has no voxel on the image.",
+    "not_preprocessed": "The volume could not be put on the study's grid: no brain was found, the registration failed, "
+    "or nothing is left there.",
 }
 """A file cannot be used; nothing but mending it or leaving the participant out helps."""
 

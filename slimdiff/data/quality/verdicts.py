@@ -136,8 +136,7 @@ def refuse_unknown_names(participants: Sequence[Participant], config: QualityCon
 def _accepted(flag: Flag, name: str, config: QualityConfig, data: DataConfig) -> bool:
     if flag.name == "thick_slices" and data.two_dimensional == "include":
         return True
-    names = config.accept.get(flag.name, ())
-    return names == "all" or name in names
+    return config.accepts(flag.name, name)
 
 
 def _empty_mask_as_control(

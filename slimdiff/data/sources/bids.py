@@ -6,8 +6,24 @@ from pathlib import Path, PurePosixPath
 
 from slimdiff.config.data import DataConfig
 from slimdiff.data.participants import DataError, Flag, Participant, check_name, first_of
-from slimdiff.data.sources.bids_files import BidsFile, sort_files, subjects_of, tree_of
-from slimdiff.data.sources.reading import further_of, is_there, json_object, listed, table_lines, two_splits
+from slimdiff.data.sources.bids_files import (
+    OTHER,
+    BidsFile,
+    mask_by_its_name,
+    nearly,
+    sort_files,
+    subjects_of,
+    tree_of,
+)
+from slimdiff.data.sources.reading import (
+    further_of,
+    is_there,
+    json_object,
+    listed,
+    stem_of,
+    table_lines,
+    two_splits,
+)
 from slimdiff.files import MISSING
 
 
@@ -44,11 +60,14 @@ def bids_participants_of(
     kinds = {"image": image_suffix, "mask": mask_suffix, "brain": config.brain_suffix}
     files = sort_files(paths, root, kinds)
     subjects = subjects_of(paths)
+    # A folder of masks may be of a larger cohort.
+    of_root = set(subjects)
     if config.mask_root:
         elsewhere = sort_files(_mask_tree(config, root), Path(config.mask_root), {**kinds, "image": None})
         files["mask"] = elsewhere["mask"]
         files["brain"] = elsewhere["brain"] | files["brain"]
         subjects |= elsewhere["mask"].keys()
+        files[OTHER] = elsewhere[OTHER] | files[OTHER]
     described, flags = _described(root / "participants.tsv", subjects)
     if fetched_groups is None:
         subjects |= described.keys()
@@ -61,10 +80,8 @@ def bids_participants_of(
         if not chosen:
             group = fetched_groups[0 if masks else 1] if fetched_groups else MISSING
             row = _without_image(name, line, group, images, root, config)
-            if masks and not images and not config.mask_root:
-                # Somebody drew a lesion on an image: it is lost, not missing from the study.
-                fault = Flag("missing_file", f"{row.image} is not there, though {masks[0].path} is")
-                row = replace(row, mask=masks[0].path, excluded=MISSING, flags=(fault,))
+            if not images and name in of_root:
+                row = _with_lost_image(row, masks, nearly(files[OTHER].get(name, []), image_suffix))
             rows.append(row)
             continue
         faults = [flags[name]] if name in flags else []
@@ -77,10 +94,18 @@ def bids_participants_of(
         image = chosen[0]
         mask = _of_image(masks, image, mask_suffix, "masks", faults)
         with_mask, without_mask = fetched_groups or ("patient", "control")
+        group = first_of(line, "group", "diagnosis")
+        stray = None if masks or group else _stray_mask(files[OTHER].get(name, []), mask_suffix)
+        if stray:
+            reason = (
+                f"{stray.path} looks like a lesion mask, but _{mask_suffix} is wanted, so {name} would be a control; "
+                "rename it, set data.mask_suffix, or say the group in participants.tsv"
+            )
+            faults.append(Flag("no_mask", reason))
         rows.append(
             Participant(
                 participant_id=name,
-                group=first_of(line, "group", "diagnosis") or (with_mask if masks else without_mask),
+                group=group or (with_mask if masks else without_mask),
                 image=image.path,
                 mask=mask,
                 acquisition=image.entities.get("acq", MISSING),
@@ -115,6 +140,22 @@ def _without_image(
         excluded=reason,
         further=further_of(line),
     )
+
+
+def _with_lost_image(row: Participant, masks: list[BidsFile], near: BidsFile | None) -> Participant:
+    """Flagged where an image is lost, not merely absent: a lesion was drawn on it, or one has nearly its name."""
+    if near is not None:
+        reason = f"{row.image} is not there, but {near.path} is; rename it, or set data.image_suffix"
+    elif masks:
+        reason = f"{row.image} is not there, though {masks[0].path} is"
+    else:
+        return row
+    mask = masks[0].path if masks else None
+    return replace(row, mask=mask, excluded=MISSING, flags=(Flag("missing_file", reason),))
+
+
+def _stray_mask(others: list[BidsFile], suffix: str) -> BidsFile | None:
+    return nearly(others, suffix) or mask_by_its_name(others)
 
 
 def suffixes_of(config: DataConfig) -> tuple[str, str]:
@@ -207,8 +248,7 @@ def without_thick_slices(participant: Participant, known: str | None = None) -> 
 
 
 def _sidecar(image: Path) -> dict | None:
-    stem = image.name.removesuffix(".gz").removesuffix(".nii")
-    path = image.with_name(f"{stem}.json")
+    path = image.with_name(f"{stem_of(image.name) or image.name}.json")
     return json_object(path) if is_there(path) else None
 
 

@@ -1,5 +1,6 @@
 """Files of a BIDS tree, sorted into images, lesion masks and brain masks by their names."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -7,6 +8,8 @@ from pathlib import Path, PurePosixPath
 from slimdiff.data.sources.reading import stem_of
 
 FOLDERS = ("sub-*", "sub-*/ses-*")
+OTHER = "other"
+MASK = re.compile(r"_(roi|lesion[a-z]*|mask|seg)(_|$)")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def tree_of(root: Path) -> list[PurePosixPath]:
     files = [
         path
         for folder in FOLDERS
-        for path in root.glob(f"{folder}/anat/*.nii*")
+        for path in root.glob(f"{folder}/anat/*")
         if stem_of(path.name) and not path.is_dir()
     ]
     return sorted(PurePosixPath(path.relative_to(root).as_posix()) for path in (*subjects, *files))
@@ -64,19 +67,34 @@ def sort_files(
 
     paths: relative to root. suffixes: kind, and the suffix of its files, or None. Where several suffixes fit a name,
     the longest one counts: with `mask` for lesions and `desc-brain_mask` for brains, a brain mask is no lesion.
+    Files that fit none are of the kind OTHER.
     """
     wanted = {kind: suffix for kind, suffix in suffixes.items() if suffix}
-    found: dict[str, dict[str, list[BidsFile]]] = {kind: {} for kind in suffixes}
+    found: dict[str, dict[str, list[BidsFile]]] = {kind: {} for kind in (*suffixes, OTHER)}
     for path in sorted(paths):
         file = _anat_file(path, root)
         if file is None:
             continue
         # "FLAIR" must not take "..._desc-xFLAIR": the suffix stands after an underscore.
         kinds = [kind for kind, suffix in wanted.items() if file.stem.endswith(f"_{suffix}")]
-        if kinds:
-            kind = max(kinds, key=lambda kind: len(wanted[kind]))
-            found[kind].setdefault(path.parts[0], []).append(file)
+        kind = max(kinds, key=lambda kind: len(wanted[kind]), default=OTHER)
+        found[kind].setdefault(path.parts[0], []).append(file)
     return found
+
+
+def nearly(files: Iterable[BidsFile], suffix: str) -> BidsFile | None:
+    """The first file with this suffix in other letters: upper for lower case, a hyphen for an underscore."""
+    wanted = _plain(f"_{suffix}")
+    return next((file for file in files if _plain(file.stem).endswith(wanted)), None)
+
+
+def mask_by_its_name(files: Iterable[BidsFile]) -> BidsFile | None:
+    """The first file whose name says that it is a mask, though not of a brain."""
+    return next((file for file in files if MASK.search(_plain(file.stem)) and "brain" not in file.stem), None)
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "_")
 
 
 def _anat_file(path: PurePosixPath, root: Path) -> BidsFile | None:

@@ -14,9 +14,9 @@ ENDINGS = (".nii.gz", ".nii")
 def stem_of(name: str, endings: Sequence[str] = ENDINGS) -> str | None:
     """A file's name without its ending; None where it has none of them, or is hidden."""
     for ending in endings:
-        # "._case.nii.gz" is what macOS leaves beside a copied file.
-        if name.endswith(ending) and not name.startswith("."):
-            return name.removesuffix(ending)
+        # "._case.nii.gz" is what macOS leaves beside a copied file; some scanners write NII.GZ.
+        if name.lower().endswith(ending) and not name.startswith("."):
+            return name[: -len(ending)]
     return None
 
 

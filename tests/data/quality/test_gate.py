@@ -21,7 +21,7 @@ from slimdiff.files import read_table
 
 PATIENTS, CONTROLS = 4, 4
 NAMES = [f"sub-{number:02d}" for number in range(1, PATIENTS + CONTROLS + 1)]
-QUALITY = {"max_spacing_mm": 7.0, "accept": {}}
+QUALITY = {"max_spacing_mm": 7.0, "accept": {"flip_suspected": ()}}
 
 
 class Cohort:

@@ -66,16 +66,17 @@ DOUBTFUL = {
     "orientation_unknown": ({"placed": False}, ["sform and qform code are 0", "LAS"]),
 }
 EXCLUDE = {"policy": "exclude"}
+NOTHING = {"flip_suspected": ()}
 
 
 def test_a_good_cohort_raises_no_flag():
-    assert {verdict.word for verdict in judged(quality=QualityConfig(accept={})).values()} == {"ok"}
+    assert {verdict.word for verdict in judged(quality=QualityConfig(accept=NOTHING)).values()} == {"ok"}
 
 
 @pytest.mark.parametrize("flag", DOUBTFUL)
 def test_every_doubt_stops_its_participant_and_the_reason_has_the_numbers(flag):
     change, wanted = DOUBTFUL[flag]
-    found = judged({2: change}, QualityConfig(accept={}, **EXCLUDE))
+    found = judged({2: change}, QualityConfig(accept=NOTHING, **EXCLUDE))
     (stopping,) = found[2].stopping
     assert stopping.name == flag
     for part in ("/d/sub-02", *wanted):
@@ -98,7 +99,7 @@ def test_every_doubt_stops_its_participant_and_the_reason_has_the_numbers(flag):
     ],
 )
 def test_what_is_just_within_the_limit_passes(change):
-    found = judged({2: change, 3: change | {"voxel_sha256": None}}, QualityConfig(accept={}))
+    found = judged({2: change, 3: change | {"voxel_sha256": None}}, QualityConfig(accept=NOTHING))
     assert found[2].word == "ok"
 
 
@@ -122,6 +123,13 @@ def test_accept_waves_a_flag_through_for_those_that_it_names():
 
 def test_by_default_a_suspected_flip_is_only_shown():
     assert judged({2: DOUBTFUL["flip_suspected"][0]})[2].word == "shown"
+
+
+def test_accepting_one_flag_leaves_the_default_of_the_others():
+    turned = {2: DOUBTFUL["flip_suspected"][0]}
+    assert judged(turned, QualityConfig(accept={"thick_slices": ("sub-01",)}))[2].word == "shown"
+    strict = QualityConfig(accept={"flip_suspected": ("sub-01",)}, **EXCLUDE)
+    assert judged(turned, strict)[2].word == "excluded"
 
 
 def test_where_thick_slices_are_wanted_they_are_only_shown():

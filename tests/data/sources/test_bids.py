@@ -152,6 +152,56 @@ def test_a_mask_missing_from_a_group_of_patients_is_not_taken_for_a_control(data
     assert [(row.excluded, row.flags) for row in rows] == [("mask lost", ()), ("n/a", ()), ("n/a", ())]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["FLAIR_ROI", "FLAIR-roi", "T1w_roi", "FLAIR_lesion", "label-lesion_mask", "desc-lesionFilled_mask"],
+)
+def test_a_mask_under_another_name_does_not_make_a_control(dataset, tree, name):
+    """F8: without a word, its lesion slices would be lesion-free ones."""
+    (dataset / "participants.tsv").unlink()
+    tree(f"sub-3/anat/sub-3_{name}.nii.gz")
+    three = bids(dataset)[2]
+    assert flags(three) == ["no_mask"]
+    for part in (f"sub-3_{name}.nii.gz", "_FLAIR_roi", "data.mask_suffix"):
+        assert part in three.flags[0].reason
+
+
+def test_a_brain_mask_or_a_stated_group_is_no_doubt(dataset, tree):
+    tree(
+        "sub-3/anat/sub-3_desc-brain_mask.nii.gz",
+        "sub-3/anat/sub-3_dseg.nii.gz",
+        "sub-3/anat/sub-3_FLAIR.NII",
+    )
+    (dataset / "sub-3/anat/sub-3_FLAIR.nii.gz").unlink()
+    described = (dataset / "participants.tsv").read_bytes()
+    (dataset / "participants.tsv").unlink()
+    three = bids(dataset)[2]
+    # Endings in capitals are NIfTI too.
+    assert (three.image.name, flags(three)) == ("sub-3_FLAIR.NII", [])
+    tree("sub-3/anat/sub-3_roi.nii.gz")
+    assert flags(bids(dataset)[2]) == ["no_mask"]
+    (dataset / "participants.tsv").write_bytes(described)
+    assert flags(bids(dataset)[2]) == []
+
+
+def test_an_image_that_has_nearly_the_name_is_not_left_out_without_a_word(dataset, tree):
+    (dataset / "sub-3/anat/sub-3_FLAIR.nii.gz").unlink()
+    tree("sub-3/anat/sub-3_flair.nii.gz")
+    three = bids(dataset)[2]
+    assert (flags(three), three.excluded) == (["missing_file"], "n/a")
+    assert "sub-3_flair.nii.gz" in three.flags[0].reason and "data.image_suffix" in three.flags[0].reason
+
+
+def test_a_subject_s_mask_elsewhere_without_an_image_is_a_fault(dataset, tree):
+    tree("masks/sub-3/anat/sub-3_FLAIR_roi.nii.gz", "masks/sub-9/anat/sub-9_FLAIR_roi.nii.gz")
+    tree("masks/sub-1/anat/sub-1_FLAIR_roi.nii.gz", "masks/sub-2/anat/sub-2_FLAIR_roi.nii.gz")
+    (dataset / "sub-3/anat/sub-3_FLAIR.nii.gz").unlink()
+    rows = {row.participant_id: row for row in bids(dataset, mask_root=str(dataset / "masks"))}
+    assert flags(rows["sub-3"]) == ["missing_file"]
+    # A folder of masks may be of a larger cohort.
+    assert (rows["sub-9"].excluded, flags(rows["sub-9"])) == ("no _FLAIR image", [])
+
+
 def test_subjects_whose_image_is_missing_stay_in_the_table(dataset):
     """F8: every subject stands in the table with its reason."""
     (dataset / "sub-3/anat/sub-3_FLAIR.nii.gz").unlink()
