@@ -4,7 +4,6 @@ from functools import cache
 
 import nibabel
 import numpy as np
-from scipy import ndimage
 
 from slimdiff.config.preprocess import BrainConfig
 from slimdiff.data.participants import DataError, Participant
@@ -48,6 +47,8 @@ def dilated(mask: np.ndarray, by_mm: float, spacing_mm: np.ndarray) -> np.ndarra
     """A mask (X, Y, Z) grown by `by_mm` in every direction (below 0: shrunk), whatever its voxels' shape (3,)."""
     if by_mm == 0 or not mask.any():
         return mask
+    from scipy import ndimage  # a fifth of a preprocessing's imports, wanted here only
+
     if by_mm < 0:
         return mask & (ndimage.distance_transform_edt(mask, sampling=spacing_mm) > -by_mm)
     margin = np.ceil(by_mm / np.asarray(spacing_mm)).astype(int) + 1

@@ -1,8 +1,8 @@
 """One participant's image and mask onto the study's grid, with the record of what was done to them.
 
 Brain, bias field, template, one resampling, intensities: `slimdiff.data.{brain, bias_field, registration, grid,
-intensity}` each do one. The brain comes before the field, because the field of a head with its fat and muscle is
-further from the brain's (docs/data.md has the numbers).
+intensity}` each do one. The brain comes before the field, so that fat and muscle have no say in the field that the
+brain is corrected for.
 
 Writes `volumes/{participant}_{FLAIR,mask}.nii.gz` (float32 in [-1, 1]; uint8 {0, 1}; RAS, true affine) and
 `volumes/{participant}.json` (the QC row and the history). A participant that is left out because its files cannot be

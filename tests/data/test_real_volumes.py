@@ -13,9 +13,11 @@ from slimdiff.config.data import DataConfig
 from slimdiff.config.preprocess import BiasFieldConfig, BrainConfig, PreprocessConfig, RegistrationConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.config.slices import SlicesConfig
+from slimdiff.data.bias_field import correct
 from slimdiff.data.brain import brain_mask
 from slimdiff.data.grid import canonical
 from slimdiff.data.history import back_to_source, to_grid_mm, to_source_mm
+from slimdiff.data.intensity import foreground
 from slimdiff.data.participants import Participant
 from slimdiff.data.preprocess import preprocess
 from slimdiff.data.quality.gate import gate
@@ -196,3 +198,25 @@ def test_its_record_leads_back_to_the_scanner(thick, open_ms):
     air = ndimage.binary_erosion(original == 0, np.ones((3, 3, 1)), iterations=4)  # fluid is 0, too
     assert air.mean() > 0.3
     assert not (brain & air).any()
+
+
+@pytest.mark.slow
+def test_n4_finds_a_known_field_on_the_extracted_brain_of_a_raw_volume(open_ms):
+    """The field that is added, beside the scanner's own: what N4 finds with it less what it finds without."""
+    pytest.importorskip("deepbet", reason="deepbet is not installed")
+    path = open_ms / "long_patient01_study1_FLAIR_raw.nii.gz"
+    image = nibabel.load(path)
+    values, affine = canonical(np.asarray(image.dataobj, np.float32), image.affine)
+    raw = Participant("raw01", "ms", path, None)
+    brain = brain_mask(values, affine, None, raw, BrainConfig(method="deepbet"))
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in values.shape), indexing="ij")
+    added = 0.3 * np.sin(1.4 * x) + 0.2 * y * z - 0.2 * z**2 + 0.2 * y
+    for start, inside in ((np.where(brain, values, values.min()), brain), (values, foreground(values))):
+        zero = np.percentile(start, 0.1)
+        shaded = ((start - zero) * np.exp(added) + zero).astype(np.float32)
+        found = []
+        for volume in (start, shaded):
+            corrected, used = correct(volume, inside, BiasFieldConfig(n4=True))
+            signal = brain & (start - zero > 1)
+            found.append(np.log((volume - used["zero"])[signal] / (corrected - used["zero"])[signal]))
+        assert np.corrcoef(found[1] - found[0], added[signal])[0, 1] > 0.999
