@@ -7,7 +7,12 @@ from tqdm import tqdm
 
 from slimdiff.config import Study, StudyPaths, stage_config
 from slimdiff.data.participants import DataError, Participant, read_participants
-from slimdiff.data.taking_part import enforce_policy, read_taking_part
+from slimdiff.data.taking_part import (
+    enforce_policy,
+    left_out_for_flags,
+    not_preprocessed,
+    read_taking_part,
+)
 
 
 def run_participants(study: Study, workers: int) -> None:
@@ -15,12 +20,15 @@ def run_participants(study: Study, workers: int) -> None:
 
     Raises DataError naming everybody that is flagged, as `quality.policy` wants it; then neither table is written.
     """
+    from slimdiff.data.made_of import SETTINGS, short_hash
     from slimdiff.data.participants import write_participants
     from slimdiff.data.quality.gate import gate
     from slimdiff.data.quality.table import write_quality
+    from slimdiff.files import write_text
 
     paths = study.paths
     rows, verdicts = gate(study.data, study.quality, paths.phantom, paths.quality_state, workers)
+    write_text(paths.quality_state / SETTINGS, short_hash(stage_config(study, "participants")))
     write_quality(paths.quality, verdicts)
     write_participants(paths.participants, rows)
     out = [row for row in rows if not row.included]
@@ -96,11 +104,10 @@ def run_fetch(study: Study) -> None:
 def run_kfold(study: Study) -> None:
     """Divide the participants that take part into folds."""
     from slimdiff.data.folds import lesion_volumes, make_folds, write_folds
-    from slimdiff.data.quality.flags import MEANINGS
 
-    everybody = read_taking_part(study.paths.participants, study.paths.volume_json)
-    enforce_policy(everybody, study.quality, frozenset(MEANINGS))
-    rows = [row for row in everybody if row.included]
+    table, record_of = study.paths.participants, study.paths.volume_json
+    enforce_policy(not_preprocessed(table, record_of), left_out_for_flags(study.paths.quality), study.quality)
+    rows = [row for row in read_taking_part(table, record_of) if row.included]
     volumes = lesion_volumes(
         {row.participant_id: study.paths.volume_json(row.participant_id) for row in rows}
     )

@@ -12,6 +12,8 @@ from pathlib import Path
 from slimdiff.files import MISSING, read_table, write_table
 
 PATHS = ("image", "mask", "brain_mask")
+EMPTY_MASK = "empty_mask"
+"""Further column: the mask of somebody who counts as a control because it has no lesion (`data.empty_mask`)."""
 COLUMNS = ("participant_id", "group", *PATHS, "acquisition", "site", "split", "lobe", "excluded")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 

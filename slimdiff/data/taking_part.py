@@ -9,45 +9,59 @@ from pathlib import Path
 
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import DataError, Participant, read_participants
-from slimdiff.files import read_object
+from slimdiff.files import MISSING, read_object, read_table
 
 NOT_PREPROCESSED = "not_preprocessed"
 """The record's key for the reason, and the flag's name."""
 
 
-def read_taking_part(table: Path, record_of: Callable[[str], Path]) -> list[Participant]:
-    """The rows of participants.tsv; who could not be preprocessed is excluded with the reason.
+def not_preprocessed(table: Path, record_of: Callable[[str], Path]) -> dict[str, str]:
+    """participant_id: why, of those who take part by participants.tsv and could not be preprocessed.
 
     record_of(participant_id): the path of its preprocessing record, which need not be there.
     """
-    rows = []
+    found = {}
     for row in read_participants(table):
         path = record_of(row.participant_id)
-        reason = read_object(path).get(NOT_PREPROCESSED) if row.included and path.is_file() else None
-        rows.append(row.without(f"{NOT_PREPROCESSED}: {reason}") if reason else row)
-    return rows
+        if row.included and path.is_file() and (reason := read_object(path).get(NOT_PREPROCESSED)):
+            found[row.participant_id] = f"{NOT_PREPROCESSED}: {reason}"
+    return found
 
 
-def enforce_policy(rows: list[Participant], quality: QualityConfig, flags: frozenset[str]) -> None:
+def read_taking_part(table: Path, record_of: Callable[[str], Path]) -> list[Participant]:
+    """The rows of participants.tsv; who could not be preprocessed is excluded with the reason."""
+    failed = not_preprocessed(table, record_of)
+    rows = read_participants(table)
+    return [row.without(failed[row.participant_id]) if row.participant_id in failed else row for row in rows]
+
+
+def left_out_for_flags(quality: Path) -> dict[str, str]:
+    """participant_id: flags with their reasons, of those whom quality control left out; not of those left out by name.
+
+    quality: quality.tsv, which need not be there.
+    """
+    if not quality.is_file():
+        return {}
+    rows = read_table(quality, ("participant_id", "verdict", "flags", "reasons"))
+    flagged = [row for row in rows if row["verdict"] == "excluded" and row["flags"] != MISSING]
+    return {row["participant_id"]: row["reasons"] for row in flagged}
+
+
+def enforce_policy(failed: dict[str, str], flagged: dict[str, str], quality: QualityConfig) -> None:
     """Hold to `quality.policy` about those who could not be preprocessed.
 
-    flags: names of all flags; whoever was left out for one counts towards `quality.max_excluded`.
+    failed, flagged: as `not_preprocessed` and `left_out_for_flags` give them; together they count towards
+    `quality.max_excluded`.
     Raises DataError naming everybody concerned: for policy `error`, and for more than `max_excluded`.
     """
-    failed = [row for row in rows if row.excluded.startswith(f"{NOT_PREPROCESSED}: ")]
-    flagged = [row for row in rows if row.excluded.split(":")[0] in flags]
-    if not failed:
-        return
-    if quality.policy == "exclude" and len(flagged) <= quality.max_excluded:
+    everybody = {**flagged, **failed}
+    if not failed or (quality.policy == "exclude" and len(everybody) <= quality.max_excluded):
         return
     if quality.policy == "error":
-        first = f"{len(failed)} of {len(rows)} participants could not be preprocessed"
+        first = f"{len(failed)} participants could not be preprocessed"
         ways = "make the stage preprocess again, leave them out by name (data.exclude) or with quality.policy: exclude"
     else:
-        first = (
-            f"{len(flagged)} of {len(rows)} participants would be left out, but quality.max_excluded is "
-            f"{quality.max_excluded}"
-        )
+        first = f"{len(everybody)} participants would be left out, but quality.max_excluded is {quality.max_excluded}"
         ways = "mend the files, leave them out by name (data.exclude), or raise quality.max_excluded"
-    listed = [f"  {row.participant_id}: {row.excluded}" for row in flagged]
+    listed = [f"  {name}: {reason}" for name, reason in everybody.items()]
     raise DataError("\n".join([f"{first}:", *listed, f"What can be done: {ways}."]))

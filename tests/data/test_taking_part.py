@@ -9,18 +9,20 @@ from synthetic import save_nifti
 from slimdiff import cli
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import DataError, Participant, write_participants
-from slimdiff.data.quality.flags import MEANINGS
 from slimdiff.data.store import SliceStore
-from slimdiff.data.taking_part import enforce_policy, read_taking_part
+from slimdiff.data.taking_part import (
+    enforce_policy,
+    left_out_for_flags,
+    not_preprocessed,
+    read_taking_part,
+)
 from slimdiff.files import read_table
-
-FLAGS = frozenset(MEANINGS)
 
 
 @pytest.fixture
-def rows(tmp_path):
+def place(tmp_path):
     """Six people: 2 could not be preprocessed, 3 was left out for a flag, 4 by name, 6 has no record yet."""
-    excluded = {3: "truncated: ends too early", 4: "moved"}
+    excluded = {3: "truncated: ends too early", 4: "not_preprocessed: as somebody else wrote"}
     write_participants(
         tmp_path / "participants.tsv",
         [
@@ -33,30 +35,44 @@ def rows(tmp_path):
     for n in range(1, 6):
         record = {"not_preprocessed": "no brain found"} if n in (2, 3) else {"qc": {}}
         (tmp_path / f"sub-{n}.json").write_text(json.dumps(record))
-    return read_taking_part(tmp_path / "participants.tsv", lambda name: tmp_path / f"{name}.json")
+    lines = ["participant_id\tverdict\tflags\treasons", "sub-1\tshown\tflip_suspected\tflip_suspected: x"]
+    lines += ["sub-3\texcluded\ttruncated\ttruncated: ends too early", "sub-4\texcluded\tn/a\tas somebody"]
+    (tmp_path / "quality.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path
 
 
-def test_a_record_with_a_reason_excludes_its_participant(rows):
+def enforce(place, **quality) -> None:
+    failed = not_preprocessed(place / "participants.tsv", lambda name: place / f"{name}.json")
+    enforce_policy(failed, left_out_for_flags(place / "quality.tsv"), QualityConfig(**quality))
+
+
+def test_a_record_with_a_reason_excludes_its_participant(place):
+    rows = read_taking_part(place / "participants.tsv", lambda name: place / f"{name}.json")
     assert [row.excluded for row in rows] == [
         "n/a",
         "not_preprocessed: no brain found",
         "truncated: ends too early",
-        "moved",
+        "not_preprocessed: as somebody else wrote",
         "n/a",
         "n/a",
     ]
 
 
-def test_policy_error_names_everybody_who_could_not_be_preprocessed(rows):
-    with pytest.raises(DataError, match=r"(?s)1 of 6 .*sub-2: not_preprocessed: no brain.*policy: exclude"):
-        enforce_policy(rows, QualityConfig(), FLAGS)
-    enforce_policy([row for row in rows if row.participant_id != "sub-2"], QualityConfig(), FLAGS)
+def test_policy_error_names_everybody_who_could_not_be_preprocessed(place):
+    with pytest.raises(
+        DataError, match=r"(?s)1 participants could.*sub-2: not_preprocessed: no brain.*exclude"
+    ):
+        enforce(place)
+    (place / "sub-2.json").unlink()
+    enforce(place)
 
 
-def test_they_count_towards_max_excluded_with_those_left_out_for_flags(rows):
-    enforce_policy(rows, QualityConfig(policy="exclude", max_excluded=2), FLAGS)
-    with pytest.raises(DataError, match=r"(?s)2 of 6 .*max_excluded is 1.*sub-2.*sub-3.*truncated"):
-        enforce_policy(rows, QualityConfig(policy="exclude", max_excluded=1), FLAGS)
+def test_they_count_towards_max_excluded_with_those_left_out_for_flags_and_not_by_name(place):
+    enforce(place, policy="exclude", max_excluded=2)
+    with pytest.raises(
+        DataError, match=r"(?s)2 participants would.*max_excluded is 1.*sub-3.*truncated.*sub-2"
+    ):
+        enforce(place, policy="exclude", max_excluded=1)
 
 
 def test_the_commands_go_on_without_who_cannot_be_preprocessed(bids_root, study_values, tmp_path, capsys):

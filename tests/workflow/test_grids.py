@@ -11,7 +11,7 @@ from synthetic import ds004199_patients, ds004199_two_dimensional, write_ds00419
 from workflow_runs import ROOT, job_counts, snakemake
 
 from slimdiff.config import load_study, stage_config
-from slimdiff.data.made_of import MADE_OF, made_of
+from slimdiff.data.made_of import MADE_OF, SETTINGS, made_of, short_hash
 from slimdiff.data.manifest import read_manifest
 from slimdiff.data.sources import discover
 
@@ -243,6 +243,18 @@ def test_own_masks_of_a_fetched_dataset_are_inputs(tmp_path, made, monkeypatch):
     values["data"]["mask_root"] = "mine"
     assert {"participants", "preprocess"} <= run("--dry-run")
     record()
+    # A fetch that has to run again hides nothing that is pending behind it.
+    settings = study.paths.quality_state / SETTINGS
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(short_hash(stage_config(load_study(config), "participants")))
+    values["data"]["fetch"]["t1w"] = True
+    assert run("--dry-run") == {"fetch"}
+    values["quality"]["max_spacing_mm"] = 4.0
+    assert {"fetch", "participants"} <= run("--dry-run")
+    values["preprocess"]["percentiles"] = [1.0, 99.0]
+    assert {"fetch", "participants", "preprocess"} <= run("--dry-run")
+    values["preprocess"]["percentiles"] = [0.5, 99.5]
+    values["data"]["fetch"]["t1w"], values["quality"]["max_spacing_mm"] = False, 3.0
     edited = own / targets_of[0] / "anat" / f"{targets_of[0]}_FLAIR_roi.nii.gz"
     edited.write_bytes(b"drawn again")
     assert {"participants", "preprocess"} <= run("--dry-run")

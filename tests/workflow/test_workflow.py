@@ -7,8 +7,9 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from synthetic import write_bids
+from synthetic import head, save_nifti, write_bids
 from workflow_runs import ROOT, job_counts, snakemake
 
 from slimdiff import weights
@@ -241,6 +242,26 @@ def test_volumes_are_made_again_where_their_own_files_or_settings_changed_and_no
     os.utime(mask, (later, later))
     assert volumes() == 1
     assert participants == [1, 0, 1, 1, 1]
+    # Quality control makes a control of a patient without lesion; then its volume has no mask.
+    own["data"] |= {"empty_mask": "control"}
+    save_nifti(root / "sub-03" / "anat" / "sub-03_FLAIR_roi.nii.gz", np.zeros((32, 32, 32), np.uint8))
+    config = write_study(tmp_path, **own)
+    done = snakemake("preprocessed", "--cores", "2", "--configfile", str(config), folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert volumes() == 0
+    # One more; the others stay.
+    save_nifti(root / "sub-09" / "anat" / "sub-09_FLAIR.nii.gz", head(9))
+    with (root / "participants.tsv").open("a") as table:
+        table.write("sub-09\thc\tbonn\tn/a\n")
+    assert volumes() == 1
+    # A link to a file that is older than the volume.
+    image, old = root / "sub-04" / "anat" / "sub-04_FLAIR.nii.gz", tmp_path / "old.nii.gz"
+    save_nifti(old, head(40))
+    os.utime(old, (1e9, 1e9))
+    image.unlink()
+    image.symlink_to(old)
+    os.utime(image, (later + 60, later + 60), follow_symlinks=False)
+    assert volumes() == 2
 
 
 def test_a_failing_job_leaves_no_half_written_file_and_keeps_the_rest(finished, tmp_path):

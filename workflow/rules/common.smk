@@ -18,7 +18,7 @@ from slimdiff.config import (
     study_from_mapping,
 )
 from slimdiff.data.folds import check_split
-from slimdiff.data.made_of import has_changed
+from slimdiff.data.made_of import SETTINGS, has_changed, short_hash
 from slimdiff.data.participants import PATHS as PATH_COLUMNS, DataError
 from slimdiff.data.quality.verdicts import settle_discovery
 from slimdiff.data.sources import discover
@@ -123,7 +123,9 @@ def rows_hash():
 def source_files(wildcards):
     """What participants.tsv is made from, where the source has such a file."""
     if FETCHED:
-        return FETCHED
+        told = PATHS.quality_state / SETTINGS
+        changed = told.is_file() and told.read_text() != short_hash(stage_config(STUDY, "participants"))
+        return [str(PATHS.fetched)] if changed else FETCHED
     if STUDY.data.source == "phantom":
         return [str(PATHS.phantom / "participants.tsv")]
     if STUDY.data.source == "table":
@@ -150,18 +152,24 @@ def every_volume(wildcards):
     return [path for row in PARTICIPANTS.values() for path in own_volumes(row)]
 
 
+def changed_volume(name):
+    """Whether a participant's own files or settings are no longer those that its volume was made of."""
+    row, settings = PARTICIPANTS[name], stage_config(STUDY, "preprocess")
+    files = map(Path, own_volumes(row))
+    return has_changed(PATHS.volume_json(name), row, settings, files)
+
+
 def participants_for(wildcards):
     """participants.tsv, whose own change makes a volume anew only where the volume's files or settings changed too."""
-    name, settings = wildcards.participant, stage_config(STUDY, "preprocess")
-    row = PARTICIPANTS[name]
-    changed = has_changed(PATHS.volume_json(name), row, settings, map(Path, own_volumes(row)))
-    table = str(PATHS.participants)
-    return table if changed else ancient(table)
+    name = wildcards.participant
+    return str(PATHS.participants) if changed_volume(name) else ancient(str(PATHS.participants))
 
 
 def source_volumes(wildcards):
     """What one participant's preprocessing reads."""
-    return FETCHED + own_volumes(PARTICIPANTS[wildcards.participant])
+    name = wildcards.participant
+    fetched = [str(PATHS.fetched)] if FETCHED and changed_volume(name) else FETCHED
+    return fetched + own_volumes(PARTICIPANTS[name])
 
 
 def quality_memory_mb(wildcards, threads, attempt):

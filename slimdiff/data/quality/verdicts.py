@@ -10,7 +10,7 @@ from typing import Literal
 
 from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
-from slimdiff.data.participants import DataError, Flag, Participant
+from slimdiff.data.participants import EMPTY_MASK, DataError, Flag, Participant
 from slimdiff.data.quality.flags import ACCEPTABLE
 from slimdiff.data.quality.limits import doubts, duplicates
 from slimdiff.data.quality.measure import Measured
@@ -145,7 +145,8 @@ def _empty_mask_as_control(
     if data.empty_mask != "control" or not any(flag.name == "empty_mask" for flag in flags):
         return participant, flags
     group = "control" if participant.group == "patient" else participant.group
-    control = replace(participant, mask=None, group=group)
+    further = {**participant.further, EMPTY_MASK: str(participant.mask)}
+    control = replace(participant, mask=None, group=group, further=further)
     return control, [flag for flag in flags if flag.name != "empty_mask"]
 
 

@@ -67,7 +67,8 @@ def bids_participants_of(
         files["mask"] = elsewhere["mask"]
         files["brain"] = elsewhere["brain"] | files["brain"]
         subjects |= elsewhere["mask"].keys()
-        files[OTHER] = elsewhere[OTHER] | files[OTHER]
+        for name, others in elsewhere[OTHER].items():
+            files[OTHER].setdefault(name, []).extend(others)
     described, flags = _described(root / "participants.tsv", subjects)
     if fetched_groups is None:
         subjects |= described.keys()
@@ -81,7 +82,10 @@ def bids_participants_of(
             group = fetched_groups[0 if masks else 1] if fetched_groups else MISSING
             row = _without_image(name, line, group, images, root, config)
             if not images and name in of_root:
-                row = _with_lost_image(row, masks, nearly(files[OTHER].get(name, []), image_suffix))
+                near = nearly(
+                    (file for file in files[OTHER].get(name, []) if root in file.path.parents), image_suffix
+                )
+                row = _with_lost_image(row, masks, near)
             rows.append(row)
             continue
         faults = [flags[name]] if name in flags else []
@@ -151,7 +155,9 @@ def _with_lost_image(row: Participant, masks: list[BidsFile], near: BidsFile | N
     else:
         return row
     mask = masks[0].path if masks else None
-    return replace(row, mask=mask, excluded=MISSING, flags=(Flag("missing_file", reason),))
+    # So that `data.groups` does not pass over it.
+    group = ("patient" if masks else "control") if row.group == MISSING else row.group
+    return replace(row, mask=mask, group=group, excluded=MISSING, flags=(Flag("missing_file", reason),))
 
 
 def _stray_mask(others: list[BidsFile], suffix: str) -> BidsFile | None:

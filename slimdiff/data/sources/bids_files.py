@@ -9,7 +9,8 @@ from slimdiff.data.sources.reading import stem_of
 
 FOLDERS = ("sub-*", "sub-*/ses-*")
 OTHER = "other"
-MASK = re.compile(r"_(roi|lesion[a-z]*|mask|seg)(_|$)")
+LESION = re.compile(r"[_-](roi|lesion[a-z]*|tumou?r|fcd|wmh)([_-]|$)")
+TISSUE = re.compile(r"brain|head|skull|_([gw]m|csf|ribbon)_")
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,17 @@ def nearly(files: Iterable[BidsFile], suffix: str) -> BidsFile | None:
 
 
 def mask_by_its_name(files: Iterable[BidsFile]) -> BidsFile | None:
-    """The first file whose name says that it is a mask, though not of a brain."""
-    return next((file for file in files if MASK.search(_plain(file.stem)) and "brain" not in file.stem), None)
+    """The first file whose name says that it is a lesion's mask, or a mask and not of what."""
+    return next((file for file in files if _is_mask(file)), None)
+
+
+def _is_mask(file: BidsFile) -> bool:
+    # The subject may be called anything.
+    name = "_" + file.stem.partition("_")[2].casefold()
+    if LESION.search(name):
+        return True
+    unspecified = not {"label", "desc"} & file.entities.keys() and not TISSUE.search(name)
+    return name.endswith(("_mask", "_seg", "_label")) and unspecified
 
 
 def _plain(name: str) -> str:

@@ -154,7 +154,7 @@ def test_a_mask_missing_from_a_group_of_patients_is_not_taken_for_a_control(data
 
 @pytest.mark.parametrize(
     "name",
-    ["FLAIR_ROI", "FLAIR-roi", "T1w_roi", "FLAIR_lesion", "label-lesion_mask", "desc-lesionFilled_mask"],
+    ["FLAIR_ROI", "FLAIR-roi", "T1w_roi", "FLAIR_lesion", "label-lesion_mask", "FLAIR_mask", "seg"],
 )
 def test_a_mask_under_another_name_does_not_make_a_control(dataset, tree, name):
     """F8: without a word, its lesion slices would be lesion-free ones."""
@@ -166,12 +166,18 @@ def test_a_mask_under_another_name_does_not_make_a_control(dataset, tree, name):
         assert part in three.flags[0].reason
 
 
+def test_a_mask_under_another_name_is_seen_in_a_folder_of_masks_too(dataset, tree):
+    (dataset / "participants.tsv").unlink()
+    tree("sub-3/anat/sub-3_T1w.nii.gz", "masks/sub-3/anat/sub-3_FLAIR_ROI.nii.gz")
+    tree("masks/sub-1/anat/sub-1_FLAIR_roi.nii.gz", "masks/sub-2/anat/sub-2_FLAIR_roi.nii.gz")
+    assert flags(bids(dataset, mask_root=str(dataset / "masks"))[2]) == ["no_mask"]
+
+
 def test_a_brain_mask_or_a_stated_group_is_no_doubt(dataset, tree):
-    tree(
-        "sub-3/anat/sub-3_desc-brain_mask.nii.gz",
-        "sub-3/anat/sub-3_dseg.nii.gz",
-        "sub-3/anat/sub-3_FLAIR.NII",
+    names = (
+        "desc-brain_mask dseg acq-seg_T1w Brain_mask GM_mask label-GM_mask desc-ribbon_mask FLAIR_brainmask"
     )
+    tree(*(f"sub-3/anat/sub-3_{name}.nii.gz" for name in names.split()), "sub-3/anat/sub-3_FLAIR.NII")
     (dataset / "sub-3/anat/sub-3_FLAIR.nii.gz").unlink()
     described = (dataset / "participants.tsv").read_bytes()
     (dataset / "participants.tsv").unlink()
@@ -198,6 +204,12 @@ def test_a_subject_s_mask_elsewhere_without_an_image_is_a_fault(dataset, tree):
     (dataset / "sub-3/anat/sub-3_FLAIR.nii.gz").unlink()
     rows = {row.participant_id: row for row in bids(dataset, mask_root=str(dataset / "masks"))}
     assert flags(rows["sub-3"]) == ["missing_file"]
+    (dataset / "participants.tsv").unlink()
+    chosen = {
+        row.participant_id: row
+        for row in bids(dataset, mask_root=str(dataset / "masks"), groups=("patient",))
+    }
+    assert flags(chosen["sub-3"]) == ["missing_file"]
     # A folder of masks may be of a larger cohort.
     assert (rows["sub-9"].excluded, flags(rows["sub-9"])) == ("no _FLAIR image", [])
 
