@@ -8,6 +8,7 @@ from tqdm import tqdm
 from slimdiff.config import Study, StudyPaths, stage_config
 from slimdiff.data.participants import DataError, Participant, read_participants
 from slimdiff.data.taking_part import (
+    NOT_PREPROCESSED,
     enforce_policy,
     left_out_for_flags,
     not_preprocessed,
@@ -74,7 +75,7 @@ def run_back(study: Study, participant: str | None, path: Path, out: Path | None
     record_path = study.paths.volume_json(participant)
     record = read_object(record_path)
     if "affine" not in record:
-        reason = record.get("excluded", record.get("not_preprocessed"))
+        reason = record.get("excluded", record.get(NOT_PREPROCESSED))
         raise DataError(f"{participant}: excluded ({reason}); it has no volume on the grid")
     volume, affine = read_volume(path, participant), np.array(record["affine"])
     wanted = nibabel.load(study.paths.volume(participant, "FLAIR")).shape
@@ -106,7 +107,8 @@ def run_kfold(study: Study) -> None:
     from slimdiff.data.folds import lesion_volumes, make_folds, write_folds
 
     table, record_of = study.paths.participants, study.paths.volume_json
-    enforce_policy(not_preprocessed(table, record_of), left_out_for_flags(study.paths.quality), study.quality)
+    failed = not_preprocessed(read_participants(table), record_of)
+    enforce_policy(failed, left_out_for_flags(study.paths.quality), study.quality)
     rows = [row for row in read_taking_part(table, record_of) if row.included]
     volumes = lesion_volumes(
         {row.participant_id: study.paths.volume_json(row.participant_id) for row in rows}

@@ -4,7 +4,7 @@ With `quality.policy: exclude` a volume in which no brain is found, or whose reg
 the reason instead of a volume. Such a participant counts as excluded in everything that comes after.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from slimdiff.config.quality import QualityConfig
@@ -15,13 +15,13 @@ NOT_PREPROCESSED = "not_preprocessed"
 """The record's key for the reason, and the flag's name."""
 
 
-def not_preprocessed(table: Path, record_of: Callable[[str], Path]) -> dict[str, str]:
-    """participant_id: why, of those who take part by participants.tsv and could not be preprocessed.
+def not_preprocessed(rows: Iterable[Participant], record_of: Callable[[str], Path]) -> dict[str, str]:
+    """participant_id: why, of those who take part by these rows of participants.tsv and could not be preprocessed.
 
     record_of(participant_id): the path of its preprocessing record, which need not be there.
     """
     found = {}
-    for row in read_participants(table):
+    for row in rows:
         path = record_of(row.participant_id)
         if row.included and path.is_file() and (reason := read_object(path).get(NOT_PREPROCESSED)):
             found[row.participant_id] = f"{NOT_PREPROCESSED}: {reason}"
@@ -30,8 +30,8 @@ def not_preprocessed(table: Path, record_of: Callable[[str], Path]) -> dict[str,
 
 def read_taking_part(table: Path, record_of: Callable[[str], Path]) -> list[Participant]:
     """The rows of participants.tsv; who could not be preprocessed is excluded with the reason."""
-    failed = not_preprocessed(table, record_of)
     rows = read_participants(table)
+    failed = not_preprocessed(rows, record_of)
     return [row.without(failed[row.participant_id]) if row.participant_id in failed else row for row in rows]
 
 

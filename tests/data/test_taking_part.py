@@ -8,7 +8,7 @@ from synthetic import save_nifti
 
 from slimdiff import cli
 from slimdiff.config.quality import QualityConfig
-from slimdiff.data.participants import DataError, Participant, write_participants
+from slimdiff.data.participants import DataError, Participant, read_participants, write_participants
 from slimdiff.data.store import SliceStore
 from slimdiff.data.taking_part import (
     enforce_policy,
@@ -42,7 +42,8 @@ def place(tmp_path):
 
 
 def enforce(place, **quality) -> None:
-    failed = not_preprocessed(place / "participants.tsv", lambda name: place / f"{name}.json")
+    rows = read_participants(place / "participants.tsv")
+    failed = not_preprocessed(rows, lambda name: place / f"{name}.json")
     enforce_policy(failed, left_out_for_flags(place / "quality.tsv"), QualityConfig(**quality))
 
 

@@ -1,40 +1,14 @@
 """What the engine would do: the jobs of an untouched clone, and what a changed section makes again."""
 
-import gzip
-import json
-import os
 import shutil
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from synthetic import head, save_nifti, write_bids
-from workflow_runs import ROOT, job_counts, snakemake
+from workflow_runs import ROOT, job_counts, snakemake, write_study
 
 from slimdiff import weights
 from slimdiff.config import load_study
 from slimdiff.files import read_table
-
-
-def write_study(folder: Path, **changes) -> Path:
-    """A study of a few phantoms, with `changes` as section={key: value}."""
-    study = {
-        "study": "tiny",
-        "data": {"source": "phantom", "phantom": {"patients": 3, "controls": 1}},
-        "preprocess": {"spacing_mm": 6.25, "grid": [32, 32, 32]},
-        "slices": {"z_range": [10, 24], "n_bins": 3, "min_lesion_mm2": 0},
-        "folds": {"k": 2},
-        "model": {"channels": [16, 32], "attention": [False, True], "norm_groups": 8, "head_channels": 16},
-        "training": {"steps": 2, "batch_size": 2},
-        "generation": {"evaluations": 2, "per_bin_and_class": 2},
-        "utility": {"steps": 2, "shares": [0.5, 1.0], "channels": [16, 16], "batch_size": 4},
-    }
-    for section, values in changes.items():
-        study[section] = {**study.get(section, {}), **values}
-    path = folder / "study.json"
-    path.write_text(json.dumps(study))
-    return path
 
 
 def test_an_untouched_clone_lists_every_job(tmp_path):
@@ -185,85 +159,6 @@ def test_a_single_target_is_made_again_by_name(finished, tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"model": {"chanels": [16]}}, ["model.chanels", "did you mean channels?"]),
-        ({"training": {"steps": "many"}}, ["training.steps", '"many"', "integer"]),
-        ({"slices": {"z_range": [10, 40]}}, ["slices.z_range", "[10, 40]", "0 to 31"]),
-        ({"folds": {"k": 4}}, ["folds.k", "4 folds", "at most 3"]),
-        ({"evaluation": {"extractors": ["resnet"]}}, ["evaluation.extractors", '"resnet"', "alexnet"]),
-        ({"data": {"source": "bids", "root": "nowhere"}}, ["data.root", "nowhere"]),
-    ],
-)
-def test_an_impossible_study_stops_before_the_first_job(tmp_path, changes, words):
-    done = snakemake("--cores", "1", "--configfile", str(write_study(tmp_path, **changes)), folder=tmp_path)
-    assert done.returncode != 0
-    for word in words:
-        assert word in done.stdout + done.stderr
-    assert not (tmp_path / "results").exists()
-
-
-def test_braces_in_a_path_are_refused_by_name(tmp_path):
-    root = write_bids(tmp_path / "in{1}", patients=3, controls=1)
-    config = write_study(tmp_path, data={"source": "bids", "root": str(root)})
-    done = snakemake("preprocessed", "--dry-run", "--configfile", str(config), folder=tmp_path)
-    assert done.returncode != 0
-    assert "sub-01_FLAIR.nii.gz: braces in a path" in done.stdout + done.stderr
-
-
-def test_volumes_are_made_again_where_their_own_files_or_settings_changed_and_nowhere_else(tmp_path):
-    """Also where quality control has to run again in the same breath."""
-    root = write_bids(tmp_path / "in")
-    own = {"data": {"source": "bids", "root": str(root)}, "quality": {"max_spacing_mm": 7}}
-
-    def volumes(**changes) -> int:
-        config = write_study(tmp_path, **own, **changes)
-        done = snakemake("preprocessed", "--dry-run", "--configfile", str(config), folder=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
-        counts = (
-            {"participants": 0} if "Nothing to be" in done.stdout + done.stderr else job_counts(done.stdout)
-        )
-        participants.append(counts.get("participants", 0))
-        return counts.get("preprocess", 0)
-
-    participants: list[int] = []
-    assert volumes() == 8
-    config = write_study(tmp_path, **own)
-    done = snakemake("preprocessed", "--cores", "2", "--configfile", str(config), folder=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert volumes() == 0
-    own["data"] |= {"exclude": {"sub-08": "moved"}}
-    assert volumes() == 0
-    assert volumes(preprocess={"percentiles": [1.0, 99.0]}) == 7
-    mask = root / "sub-02" / "anat" / "sub-02_FLAIR_roi.nii.gz"
-    later = time.time() + 2
-    mask.write_bytes(gzip.compress(gzip.decompress(mask.read_bytes()), mtime=1))
-    os.utime(mask, (later, later))
-    assert volumes() == 1
-    assert participants == [1, 0, 1, 1, 1]
-    # Quality control makes a control of a patient without lesion; then its volume has no mask.
-    own["data"] |= {"empty_mask": "control"}
-    save_nifti(root / "sub-03" / "anat" / "sub-03_FLAIR_roi.nii.gz", np.zeros((32, 32, 32), np.uint8))
-    config = write_study(tmp_path, **own)
-    done = snakemake("preprocessed", "--cores", "2", "--configfile", str(config), folder=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert volumes() == 0
-    # One more; the others stay.
-    save_nifti(root / "sub-09" / "anat" / "sub-09_FLAIR.nii.gz", head(9))
-    with (root / "participants.tsv").open("a") as table:
-        table.write("sub-09\thc\tbonn\tn/a\n")
-    assert volumes() == 1
-    # A link to a file that is older than the volume.
-    image, old = root / "sub-04" / "anat" / "sub-04_FLAIR.nii.gz", tmp_path / "old.nii.gz"
-    save_nifti(old, head(40))
-    os.utime(old, (1e9, 1e9))
-    image.unlink()
-    image.symlink_to(old)
-    os.utime(image, (later + 60, later + 60), follow_symlinks=False)
-    assert volumes() == 2
-
-
 def test_a_failing_job_leaves_no_half_written_file_and_keeps_the_rest(finished, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(finished[0], folder)
@@ -356,17 +251,6 @@ def test_counts_and_priors_are_inputs_of_what_is_drawn_by_them(finished, tmp_pat
     assert {"priors", *drawn} <= set(job_counts(done.stdout))
 
 
-def test_f1_a_chain_that_starts_with_signal_left_is_refused_before_the_first_job(tmp_path):
-    for evaluations, fits in ((250, True), (300, False)):
-        change = {"sampler": "ddim", "spacing": "leading", "evaluations": evaluations}
-        config = write_study(tmp_path, generation=change)
-        done = snakemake("--dry-run", "--configfile", str(config), folder=tmp_path)
-        assert (done.returncode == 0) == fits
-        if not fits:
-            assert "variants.base: generation: the chain starts" in done.stdout + done.stderr
-            assert "sqrt(alpha_bar) is 0.158" in done.stdout + done.stderr
-
-
 @pytest.mark.slow
 def test_a_study_with_matched_counts_runs_to_its_report_and_export(finished, tmp_path):
     """With a z-bin of which no sample is asked, and one without lesions."""
@@ -378,30 +262,3 @@ def test_a_study_with_matched_counts_runs_to_its_report_and_export(finished, tmp
     assert done.returncode == 0, done.stdout + done.stderr
     rows = read_table(folder / "results" / "tiny" / "samples" / "base" / "fold-0" / "zbin-00.tsv")
     assert [row["class"] for row in rows].count("1") == 4 and len(rows) == 10
-
-
-@pytest.mark.slow
-def test_a_study_of_two_real_patients_runs_to_its_report(shared_data, tmp_path):
-    """config/open_ms.yaml, its volumes and all its stages; the training is cut short."""
-    values = json.loads(load_study(ROOT / "config" / "open_ms.yaml").model_dump_json(exclude_defaults=True))
-    values["training"] |= {"steps": 4}
-    values["generation"] |= {"evaluations": 2, "per_bin_and_class": 2}
-    lines = ["participant_id\timage\tmask"]
-    for number in ("07", "19"):
-        image, mask = (
-            shared_data / "open_ms" / f"patient{number}_{kind}_MNI.nii.gz" for kind in ("FLAIR", "lesion")
-        )
-        lines.append(f"{number}\t{image}\t{mask}")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "open_ms.tsv").write_text("\n".join(lines) + "\n")
-    (tmp_path / "study.json").write_text(json.dumps(values))
-    done = snakemake("--cores", "2", "--configfile", str(tmp_path / "study.json"), folder=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    results = tmp_path / "results" / "open_ms"
-    assert "(ERROR/3)" not in (results / "report.html").read_text(encoding="utf-8")
-    for number in ("07", "19"):
-        qc = json.loads((results / "volumes" / f"{number}.json").read_text())["qc"]
-        assert qc["lesion_ml_grid"] == pytest.approx(qc["lesion_ml_source"], rel=0.03)
-    rows = read_table(results / "slices" / "slices.tsv")
-    lesioned = {row["participant"] for row in rows if row["class"] == "1"}
-    assert lesioned == {"07", "19"}

@@ -35,7 +35,7 @@ def nnunet_participants(config: DataConfig) -> list[Participant]:
     root = Path(config.root)
     if not (root / "imagesTr").is_dir():
         raise DataError(
-            f"data.root: {root} has no folder imagesTr; an nnU-Net dataset (nnUNet_raw/DatasetXXX_NAME) is wanted"
+            f"data.root: {root} has no folder imagesTr; an nnU-Net dataset (nnUNet_raw/Dataset042_FCD, say) is wanted"
         )
     endings = _endings(root, config.channel)
     parts = {part: _read_part(root, part, endings) for part in SPLITS}
