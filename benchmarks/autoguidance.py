@@ -13,7 +13,7 @@ from judging import Judge, cell_parser, drawn_requests
 
 from slimdiff.config import load_study
 from slimdiff.files import write_table
-from slimdiff.generation.generate import Generator
+from slimdiff.generation.generator import Generator
 
 SCALES = (1.0, 1.25, 1.5, 2.0, 3.0)
 COLUMNS = ("guidance", "interval", "guide", "seed", "n", "evaluations", "kid", "r_features", "r_pixels")

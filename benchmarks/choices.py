@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from slimdiff.config.model import ModelConfig
 from slimdiff.devices import autocast, keep_freed_memory
 from slimdiff.model import blocks
-from slimdiff.model.build import DataSpec, build_network
+from slimdiff.model.checkpoint import DataSpec, build_network
 
 
 def upsample_then_convolve(layer, x):

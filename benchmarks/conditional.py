@@ -15,10 +15,10 @@ from judging import Judge, cell_parser, drawn_requests
 from scipy import ndimage
 
 from slimdiff.config import load_study
-from slimdiff.evaluation.control import has_lesion
+from slimdiff.evaluation.metrics.lesions import has_lesion
 from slimdiff.files import write_table
 from slimdiff.generation.conditional import Given, draw_until_lesion, given_mask, given_surroundings
-from slimdiff.generation.generate import Generator
+from slimdiff.generation.generator import Generator
 
 SETTINGS = (
     {"sampler": "dpmpp_2m", "evaluations": 20},

@@ -14,9 +14,9 @@ from scipy import ndimage
 from slimdiff.config import load_study
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation.features import FeatureCache, to_uint8
-from slimdiff.evaluation.memorisation import memorisation
-from slimdiff.evaluation.neighbours import nearest
+from slimdiff.evaluation.metrics.features import FeatureCache, to_uint8
+from slimdiff.evaluation.metrics.memorisation import memorisation
+from slimdiff.evaluation.metrics.neighbours import nearest
 from slimdiff.files import write_table
 
 COPIES = 300

@@ -17,12 +17,12 @@ import torch
 from slimdiff.config import load_study
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation.features import FeatureCache, to_uint8
-from slimdiff.evaluation.image import kid
+from slimdiff.evaluation.metrics.features import FeatureCache, to_uint8
+from slimdiff.evaluation.metrics.kid import kid
 from slimdiff.files import read_table, write_table
-from slimdiff.generation.generate import Generator
+from slimdiff.generation.generator import Generator
 from slimdiff.generation.requests import requests_of_bin
-from slimdiff.model.build import build_network, read_card, save_model
+from slimdiff.model.checkpoint import build_network, read_card, save_model
 
 COLUMNS = ("criterion", "fold", "value", "wanted", "met")
 

@@ -7,13 +7,13 @@ import numpy as np
 from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation import control, masks, pairs
-from slimdiff.evaluation.features import FeatureCache, extract
-from slimdiff.evaluation.image import kid
-from slimdiff.evaluation.memorisation import memorisation
-from slimdiff.evaluation.neighbours import nearest
-from slimdiff.evaluation.ranges import to_uint8
-from slimdiff.generation.generate import Generator
+from slimdiff.evaluation.metrics import lesion_contrast, lesions
+from slimdiff.evaluation.metrics.features import FeatureCache, extract
+from slimdiff.evaluation.metrics.grey_levels import to_uint8
+from slimdiff.evaluation.metrics.kid import kid
+from slimdiff.evaluation.metrics.memorisation import memorisation
+from slimdiff.evaluation.metrics.neighbours import nearest
+from slimdiff.generation.generator import Generator
 from slimdiff.generation.requests import Request, requests_of_bin
 
 
@@ -64,8 +64,8 @@ class Judge:
         }
         self.ring = {"ring_px": max(1, round(self.config.ring_mm / spacing))}
         test_masks = np.asarray(self.store.masks[self.test])
-        self.real_shapes, _ = masks.component_features(test_masks, **self.options)
-        self.real_pairs, _ = pairs.pair_features(
+        self.real_shapes, _ = lesions.component_features(test_masks, **self.options)
+        self.real_pairs, _ = lesion_contrast.pair_features(
             self.images(self.test), test_masks, **self.options, **self.ring
         )
 
@@ -100,10 +100,10 @@ class Judge:
     def mask_numbers(self, images: np.ndarray, drawn: np.ndarray, label: np.ndarray) -> dict[str, float]:
         """MMD-MF and MMD-PL of the samples of class 1, and class fidelity of all."""
         config, chosen = self.config, label == 1
-        shapes, _ = masks.component_features(drawn[chosen], **self.options)
-        fidelity = control.class_fidelity(drawn, label, config.tau, self.min_px)
+        shapes, _ = lesions.component_features(drawn[chosen], **self.options)
+        fidelity = lesions.class_fidelity(drawn, label, config.tau, self.min_px)
         return {
-            "mmd_mf": masks.mmd_mf(self.real_shapes, shapes, config.seed, config.subsets).mmd.value,
+            "mmd_mf": lesions.mmd_mf(self.real_shapes, shapes, config.seed, config.subsets).mmd.value,
             **self.pair_numbers(images[chosen], drawn[chosen]),
             "class1": fidelity.lesion_share,
             "class0": 1 - fidelity.clean_share,
@@ -112,8 +112,8 @@ class Judge:
     def pair_numbers(self, images: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
         """MMD-PL, and the median contrast of a mask to its ring as a multiple of the held-out slices' own."""
         config = self.config
-        own, _ = pairs.pair_features(images, drawn, **self.options, **self.ring)
-        column = pairs.FEATURES.index("delta")
+        own, _ = lesion_contrast.pair_features(images, drawn, **self.options, **self.ring)
+        column = lesion_contrast.FEATURES.index("delta")
         contrast = np.median(own[:, column]) / np.median(self.real_pairs[:, column]) if len(own) else np.nan
-        distance = pairs.mmd_pl(self.real_pairs, own, config.seed, config.subsets).mmd.value
+        distance = lesion_contrast.mmd_pl(self.real_pairs, own, config.seed, config.subsets).mmd.value
         return {"mmd_pl": distance, "contrast": float(contrast)}

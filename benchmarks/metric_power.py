@@ -28,13 +28,13 @@ from tqdm import tqdm
 
 from slimdiff.config import Study
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation.axes_control import control_axis
-from slimdiff.evaluation.axes_image import image_axis
-from slimdiff.evaluation.axes_mask import mask_axis
-from slimdiff.evaluation.axes_pair import pair_axis
-from slimdiff.evaluation.cell import Cell
-from slimdiff.evaluation.directions import better
+from slimdiff.evaluation.axes.control import control_axis
+from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
+from slimdiff.evaluation.axes.image import image_axis
+from slimdiff.evaluation.axes.mask import mask_axis
+from slimdiff.evaluation.axes.pair import pair_axis
 from slimdiff.evaluation.evaluate import slices_as_samples
+from slimdiff.evaluation.registry import better
 from slimdiff.files import write_table
 
 METRICS = (
@@ -120,7 +120,9 @@ class Bench:
         for test in tqdm(draws, desc=damage, unit="draw"):
             # Without training slices there are no floors: undamaged samples are those very slices.
             names = {"study": "metric_power", "variant": damage, "fold": 0}
-            cell = Cell(self.store, test, np.empty(0, np.int64), samples, self.config, self.features, names)
+            cell = FoldEvaluation(
+                self.store, test, np.empty(0, np.int64), samples, self.config, self.features, names
+            )
             for axis in axes:
                 axis(cell)
             rows = {row["metric"]: row for row in cell.rows}

@@ -8,7 +8,7 @@ import numpy as np
 from slimdiff import cli
 from slimdiff.config import Study, load_study
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation.features import extract
+from slimdiff.evaluation.metrics.features import extract
 
 STAGES = (cli.phantom, cli.participants, cli.preprocess, cli.cache)
 

@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 from scipy import ndimage
 
-from slimdiff.evaluation.histogram import BRAIN_THRESHOLD
-from slimdiff.evaluation.positions import brain_middles
+from slimdiff.evaluation.metrics.lesions import brain_middles
+from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
 from slimdiff.generation.samples import Samples
 
 Damage = Callable[[Samples, np.ndarray, np.random.Generator], Samples]

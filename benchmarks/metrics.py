@@ -24,18 +24,21 @@ from metrics_data import N_BINS, Set, made
 from sides import device_name, today, write_table
 
 from slimdiff.config.evaluation import EvaluationConfig
-from slimdiff.evaluation import control, kernels, masks, pairs, robust
-from slimdiff.evaluation.frechet import fid, resampled_fid
-from slimdiff.evaluation.histogram import brain_histograms, histogram_distance
-from slimdiff.evaluation.image import in_fixed_order, kid
-from slimdiff.evaluation.lesion_areas import area_gap
-from slimdiff.evaluation.lesions import lesions_of, tau_sweep
-from slimdiff.evaluation.manifolds import precision_recall
-from slimdiff.evaluation.memorisation import memorisation
-from slimdiff.evaluation.morphology import components_of
-from slimdiff.evaluation.neighbours import nearest
-from slimdiff.evaluation.spectrum import radial_spectra, spectrum_distance
-from slimdiff.evaluation.statistics import Resampling, resampled_means
+from slimdiff.evaluation.metrics import lesion_contrast, lesions, mmd, robust_mmd, wasserstein
+from slimdiff.evaluation.metrics.components import components_of
+from slimdiff.evaluation.metrics.fid import fid, resampled_fid
+from slimdiff.evaluation.metrics.kid import in_fixed_order, kid
+from slimdiff.evaluation.metrics.lesions import area_gap, lesions_of, tau_sweep
+from slimdiff.evaluation.metrics.memorisation import memorisation
+from slimdiff.evaluation.metrics.neighbours import nearest
+from slimdiff.evaluation.metrics.precision_recall import precision_recall
+from slimdiff.evaluation.metrics.profiles import (
+    brain_histograms,
+    histogram_distance,
+    radial_spectra,
+    spectrum_distance,
+)
+from slimdiff.evaluation.statistics.bootstrap import Resampling, resampled_means
 
 SEED, MIN_PX, RING_PX = 0, 5, 5
 TAUS = EvaluationConfig().taus
@@ -49,7 +52,7 @@ def image_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argpar
     slow = Resampling.of(real.subjects, options.bootstrap_slow, SEED)
 
     def kids(*pairs: tuple[np.ndarray, np.ndarray]) -> list[float]:
-        return [kid(a, b, SEED).value for a, b in pairs]
+        return [kid(a, b, SEED).value for a, b in lesion_contrast]
 
     clock.part(
         "KID and its floor",
@@ -58,9 +61,7 @@ def image_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argpar
         lambda a, b: (a, b),
         "plain: numpy kernels of every subset",
     )
-    clock.part(
-        "KID, interval", lambda: many.percentile(kernels.resampled_mmd2(x, y, many.index, many.counts))
-    )
+    clock.part("KID, interval", lambda: many.percentile(mmd.resampled_mmd2(x, y, many.index, many.counts)))
     clock.part("FID and its floor", lambda: [fid(x, y), fid(x, like)])
     clock.part("FID, interval", lambda: slow.percentile(resampled_fid(x, y, slow.index, slow.counts)))
     clock.part(
@@ -90,7 +91,7 @@ def _of_bin(z_bin: int, real: Set, drawn: Set, train: Set, options: argparse.Nam
     many, slow = (Resampling.of(subjects, n, SEED) for n in (options.bootstrap, options.bootstrap_slow))
     for other in (y, like):
         kid(x, other, SEED), fid(x, other)
-    kernels.resampled_mmd2(x, y, many.index, many.counts)
+    mmd.resampled_mmd2(x, y, many.index, many.counts)
     resampled_fid(x, y, slow.index, slow.counts)
     precision_recall(x, y, subjects=slow.index, counts=slow.counts)
     precision_recall(x, like)
@@ -112,7 +113,7 @@ def lesion_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argpa
     scale = sum(map(len, sets.values())) / len(subset)
     found = clock.part(
         "components and their shapes",
-        lambda: {key: components_of(masks.binarise(values), MIN_PX) for key, values in sets.items()},
+        lambda: {key: components_of(lesions.binarise(values), MIN_PX) for key, values in sets.items()},
         lambda: timed(lambda: plain.shapes(drawn.masks[subset], 0.0, MIN_PX), scale),
         lambda a, b: (a["drawn"].features[: len(b)], b),
         f"plain: regionprops of {len(subset)} slices, scaled",
@@ -120,7 +121,7 @@ def lesion_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argpa
     share = len(asked) / sum(map(len, sets.values()))
     of_drawn = share * np.array([clock.rows[-1]["plain_s"], clock.rows[-1]["plain_cpu_s"]])
     shapes = {key: components.features for key, components in found.items()}
-    _table_parts(clock, "MMD-MF", masks.mmd_mf, shapes, real.subjects[found["real"].slices], options)
+    _table_parts(clock, "MMD-MF", lesions.mmd_mf, shapes, real.subjects[found["real"].slices], options)
 
     held_out = lesions_of(real.masks, real.z_bin, min_px=MIN_PX)
 
@@ -138,7 +139,7 @@ def lesion_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argpa
     images = {"real": real.images, "train": train.images, "drawn": drawn.images[asked]}
     tables = clock.part(
         "contrasts of components",
-        lambda: {key: pairs.pair_features(images[key], sets[key], min_px=MIN_PX) for key in sets},
+        lambda: {key: lesion_contrast.pair_features(images[key], sets[key], min_px=MIN_PX) for key in sets},
         lambda: timed(
             lambda: plain.contrasts(drawn.images[subset], drawn.masks[subset], 0.0, MIN_PX, RING_PX), scale
         ),
@@ -146,17 +147,19 @@ def lesion_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argpa
         f"plain: scipy.ndimage on {len(subset)} slices, scaled",
     )
     contrasts = {key: table for key, (table, _) in tables.items()}
-    _table_parts(clock, "MMD-PL", pairs.mmd_pl, contrasts, real.subjects[tables["real"][1]], options)
+    _table_parts(
+        clock, "MMD-PL", lesion_contrast.mmd_pl, contrasts, real.subjects[tables["real"][1]], options
+    )
     _robust_parts(
         clock, found, {"real": real.z_bin, "train": train.z_bin, "drawn": drawn.z_bin[asked]}, real, options
     )
     clock.part(
         "class fidelity and lesion area by height",
         lambda: (
-            control.class_fidelity(drawn.masks, drawn.label),
+            lesions.class_fidelity(drawn.masks, drawn.label),
             area_gap(
-                *_with_lesion(control.lesion_area(real.masks, min_px=MIN_PX), real.z_bin),
-                *_with_lesion(control.lesion_area(sets["drawn"], min_px=MIN_PX), drawn.z_bin[asked]),
+                *_with_lesion(lesions.lesion_area(real.masks, min_px=MIN_PX), real.z_bin),
+                *_with_lesion(lesions.lesion_area(sets["drawn"], min_px=MIN_PX), drawn.z_bin[asked]),
             ),
         ),
     )
@@ -186,27 +189,27 @@ def _table_parts(
     clock.part(
         f"{name} and Wasserstein-1, intervals",
         lambda: (
-            kernels.resampled_mmd2(*kernels.standardise(real, drawn), draws.index, draws.counts),
-            kernels.resampled_wasserstein(real, drawn, draws.index, draws.counts),
+            mmd.resampled_mmd2(*mmd.standardise(real, drawn), draws.index, draws.counts),
+            wasserstein.resampled_wasserstein(real, drawn, draws.index, draws.counts),
         ),
         note=f"{len(real)} real and {len(drawn)} synthetic components",
     )
 
 
 def _robust_parts(clock: Clock, found: dict, z_bin: dict, real: Set, options: argparse.Namespace) -> None:
-    vectors = {key: robust.slice_vectors(found[key], 2.7 * z_bin[key]) for key in found}
+    vectors = {key: robust_mmd.slice_vectors(found[key], 2.7 * z_bin[key]) for key in found}
     x, y, like = (vectors[key][0] for key in ("real", "drawn", "train"))
     draws = Resampling.of(real.subjects[vectors["real"][1]], options.bootstrap, SEED)
     few = max(1, options.permutations // 50)
 
     def plain_p() -> tuple:
-        (kernel, value), seconds = timed(lambda: plain.rbf_mmd2(*robust.whitened(x, y)))
+        (kernel, value), seconds = timed(lambda: plain.rbf_mmd2(*robust_mmd.whitened(x, y)))
         _, more = timed(lambda: plain.permutation_p(kernel, len(x), few, SEED), options.permutations / few)
         return value, seconds + more
 
     clock.part(
         "robust MMD with p",
-        lambda: robust.robust_mmd(x, y, options.permutations, SEED),
+        lambda: robust_mmd.robust_mmd(x, y, options.permutations, SEED),
         plain_p,
         lambda a, b: (a.value, b),
         f"{len(x)} real and {len(y)} synthetic slices; plain: {few} of {options.permutations} labellings, scaled",
@@ -214,8 +217,8 @@ def _robust_parts(clock: Clock, found: dict, z_bin: dict, real: Set, options: ar
     clock.part(
         "robust MMD, floor and interval",
         lambda: (
-            robust.robust_mmd(x, like, options.permutations, SEED),
-            robust.resampled_robust(x, y, draws.index, draws.counts),
+            robust_mmd.robust_mmd(x, like, options.permutations, SEED),
+            robust_mmd.resampled_robust(x, y, draws.index, draws.counts),
         ),
     )
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from slimdiff.config.model import ModelConfig
-from slimdiff.model.build import DataSpec, build_network
+from slimdiff.model.checkpoint import DataSpec, build_network
 from slimdiff.model.conditioning import Condition
 
 

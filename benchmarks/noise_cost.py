@@ -17,7 +17,7 @@ from slimdiff.config import Study, load_study
 from slimdiff.devices import autocast, pick_device, synchronise
 from slimdiff.generation.noise import normal
 from slimdiff.generation.requests import stream_key
-from slimdiff.model.build import DataSpec, build_network
+from slimdiff.model.checkpoint import DataSpec, build_network
 from slimdiff.model.conditioning import Condition
 
 COLUMNS = (

@@ -23,9 +23,9 @@ from slimdiff.config.model import ModelConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import autocast
-from slimdiff.generation.generate import Generator
+from slimdiff.generation.generator import Generator
 from slimdiff.generation.requests import Request
-from slimdiff.model.build import DataSpec, ModelCard, build_network, save_model
+from slimdiff.model.checkpoint import DataSpec, ModelCard, build_network, save_model
 from slimdiff.model.conditioning import Condition
 from slimdiff.training.trainer import Trainer
 

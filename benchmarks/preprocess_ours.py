@@ -19,7 +19,7 @@ from sides import Wire, options, peak_memory_mb
 from slimdiff import cli
 from slimdiff.config import Study, load_study
 from slimdiff.data.participants import read_participants, write_participants
-from slimdiff.data.phantom import write_cohort
+from slimdiff.data.phantom.cohort import write_cohort
 from slimdiff.data.slices import build_store
 from slimdiff.data.sources import discover
 from slimdiff.data.store import SliceStore
@@ -66,7 +66,7 @@ def epoch(study: Study, batch: int, where: str) -> dict:
     """One pass in random order as training reads: from memory, or from the files by a thread that reads ahead."""
     # Here, so that the memory of preprocessing is not torch's.
     from slimdiff.devices import pick_device
-    from slimdiff.training.batches import TrainingSet
+    from slimdiff.training.data import TrainingSet
 
     device = pick_device("cpu")
     store = SliceStore.open(study.paths.store)

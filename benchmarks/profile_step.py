@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from slimdiff.config.model import ModelConfig
 from slimdiff.devices import autocast, pick_device
-from slimdiff.model.build import DataSpec, build_network
+from slimdiff.model.checkpoint import DataSpec, build_network
 
 
 def main() -> None:

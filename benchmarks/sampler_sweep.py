@@ -21,10 +21,10 @@ from judging import Judge, cell_parser, drawn_requests
 
 from slimdiff.config import Study, load_study
 from slimdiff.config.generation import GenerationConfig
-from slimdiff.evaluation.perceptual import lpips_distance
+from slimdiff.evaluation.metrics.lpips import lpips_distance
 from slimdiff.files import replacing, write_table
 from slimdiff.generation.folder import settings_of
-from slimdiff.generation.generate import Generator
+from slimdiff.generation.generator import Generator
 
 EVALUATIONS = (5, 10, 15, 20, 25, 50, 100, 250)
 MOST = EVALUATIONS[-1]

@@ -58,7 +58,7 @@ def _seed(text: str) -> int:
 
 def _phantom(options: argparse.Namespace, study: Study) -> None:
     """Write the phantom cohort as a BIDS dataset."""
-    from slimdiff.data.phantom import write_cohort
+    from slimdiff.data.phantom.cohort import write_cohort
 
     settings = study.data.phantom
     write_cohort(study.paths.phantom, settings.patients, settings.controls, settings.seed, settings.voxel_mm)
@@ -111,7 +111,7 @@ def _priors(options: argparse.Namespace, study: Study) -> None:
 
 def _train(options: argparse.Namespace, study: Study) -> None:
     """Train one variant on one fold (or all of both), going on from a saved state."""
-    from slimdiff.training.processes import launch
+    from slimdiff.training.distributed import launch
 
     if options.processes > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         arguments = [f"--{name}={value}" for name, value in vars(options).items() if value is not None]
@@ -149,7 +149,7 @@ def _figures(options: argparse.Namespace, study: Study) -> None:
     """Draw the figures, and write the tables and the provenance of the study."""
     variants, folds = list(study.variants), study.folds.k
     if options.what in ("all", "quality"):
-        from slimdiff.report.quality_sheet import write_sheet
+        from slimdiff.report.quality import write_sheet
 
         write_sheet(study)
     if options.what in ("all", "pictures"):
@@ -177,12 +177,12 @@ def _export(options: argparse.Namespace, study: Study) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     """Make a checkpoint of the reference (PyPI slim-diff 1.0.0) one of ours; nothing in it is executed."""
-    from slimdiff.importing import import_reference, read_configuration
+    from slimdiff.importing.convert import import_reference, read_configuration
 
     config = read_configuration(Path(options.config)) if options.config else None
     priors = None
     if options.priors:
-        from slimdiff.data.zbins import read_priors
+        from slimdiff.data.priors import read_priors
 
         priors = read_priors(Path(options.priors))
     card = import_reference(Path(options.ckpt), Path(options.out), config, priors, options.raw)

@@ -6,14 +6,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from slimdiff.config import Study, StudyPaths, stage_config
-from slimdiff.data.participants import DataError, Participant, read_participants
-from slimdiff.data.taking_part import (
+from slimdiff.data.participants import (
     NOT_PREPROCESSED,
-    enforce_policy,
-    left_out_for_flags,
+    DataError,
+    Participant,
     not_preprocessed,
-    read_taking_part,
+    read_included,
+    read_participants,
 )
+from slimdiff.data.quality.verdicts import enforce_policy, left_out_for_flags
 
 
 def run_participants(study: Study, workers: int) -> None:
@@ -21,14 +22,15 @@ def run_participants(study: Study, workers: int) -> None:
 
     Raises DataError naming everybody that is flagged, as `quality.policy` wants it; then neither table is written.
     """
-    from slimdiff.data.made_of import SETTINGS, short_hash
     from slimdiff.data.participants import write_participants
-    from slimdiff.data.quality.gate import gate
-    from slimdiff.data.quality.table import write_quality
+    from slimdiff.data.quality.gate import run_quality_control, write_quality
+    from slimdiff.data.volumes.input_fingerprint import SETTINGS, short_hash
     from slimdiff.files import write_text
 
     paths = study.paths
-    rows, verdicts = gate(study.data, study.quality, paths.phantom, paths.quality_state, workers)
+    rows, verdicts = run_quality_control(
+        study.data, study.quality, paths.phantom, paths.quality_state, workers
+    )
     write_text(paths.quality_state / SETTINGS, short_hash(stage_config(study, "participants")))
     write_quality(paths.quality, verdicts)
     write_participants(paths.participants, rows)
@@ -40,7 +42,7 @@ def run_participants(study: Study, workers: int) -> None:
 
 def run_preprocess(study: Study, participant: str | None) -> None:
     """Put one participant's volumes, or everybody's, on the study's grid."""
-    from slimdiff.data.preprocess import preprocess
+    from slimdiff.data.volumes.preprocess import preprocess
 
     paths = study.paths
     known = read_participants(paths.participants)
@@ -64,8 +66,8 @@ def run_back(study: Study, participant: str | None, path: Path, out: Path | None
     import nibabel
     import numpy as np
 
-    from slimdiff.data.history import back_to_source
-    from slimdiff.data.volumes import largest_offset_mm, read_volume
+    from slimdiff.data.volumes.grid import back_to_source
+    from slimdiff.data.volumes.read import largest_offset_mm, read_volume
     from slimdiff.files import read_object, replacing
 
     if not participant or not out:
@@ -95,7 +97,7 @@ def run_back(study: Study, participant: str | None, path: Path, out: Path | None
 
 def run_fetch(study: Study) -> None:
     """Fetch the study's dataset, keeping what is there and right."""
-    from slimdiff.data.fetch import fetch
+    from slimdiff.data.fetch.dataset import fetch
 
     if not study.data.fetch.dataset:
         raise ValueError("data.fetch.dataset: nothing is named; the study's files are its own")
@@ -109,7 +111,7 @@ def run_kfold(study: Study) -> None:
     table, record_of = study.paths.participants, study.paths.volume_json
     failed = not_preprocessed(read_participants(table), record_of)
     enforce_policy(failed, left_out_for_flags(study.paths.quality), study.quality)
-    rows = [row for row in read_taking_part(table, record_of) if row.included]
+    rows = [row for row in read_included(table, record_of) if row.included]
     volumes = lesion_volumes(
         {row.participant_id: study.paths.volume_json(row.participant_id) for row in rows}
     )
@@ -123,7 +125,7 @@ def run_cache(study: Study) -> None:
 
     automatic = study.slices.z_range == "auto"
     training = training_participants(study.paths.folds) if automatic else []
-    rows = read_taking_part(study.paths.participants, study.paths.volume_json)
+    rows = read_included(study.paths.participants, study.paths.volume_json)
     included = [row for row in rows if row.included]
     facts = build_store(included, study.paths.volume, study.slices, study.paths.store, training)
     for name in facts["patients_without_lesion_slice"]:
@@ -140,8 +142,8 @@ def run_priors(study: Study, fold: int | None) -> None:
     import numpy as np
 
     from slimdiff.data.folds import read_folds
+    from slimdiff.data.priors import write_priors, z_bin_priors
     from slimdiff.data.store import SliceStore
-    from slimdiff.data.zbins import write_priors, z_bin_priors
 
     store = SliceStore.open(study.paths.store)
     for number in range(study.folds.k) if fold is None else [fold]:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, tab-separated tables without pandas, and content hashes."""
+"""Files that are whole or absent, tab-separated tables without pandas, and content hashes."""
 
 import csv
 import hashlib
@@ -47,16 +47,27 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write rows as TSV with a header; None and NaN become n/a, floats keep full precision."""
+    """Write rows as TSV without quoting; None and NaN become n/a, floats have nine digits.
+
+    Raises ValueError naming the file where a cell holds a tab or a line break.
+    """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+        writer = csv.writer(
+            stream, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None
+        )
         writer.writerow(columns)
         for row in rows:
-            writer.writerow([written(row.get(column)) for column in columns])
+            cells = [written(row.get(column)) for column in columns]
+            for column, cell in zip(columns, cells, strict=True):
+                if isinstance(cell, str) and any(sign in cell for sign in "\t\r\n"):
+                    raise ValueError(
+                        f"{path}: column {column}: {cell!r} has a tab or a line break; remove it"
+                    )
+            writer.writerow(cells)
 
 
 def written(value: Any) -> Any:
-    """A value as it stands in a table."""
+    """A value as a table shows it."""
     if value is None or value == "" or (isinstance(value, float) and value != value):
         return MISSING
     if isinstance(value, float):
@@ -65,43 +76,57 @@ def written(value: Any) -> Any:
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Read a TSV or CSV (by its ending) with a header as dictionaries of strings; a byte-order mark is skipped.
+    """Read a table as dictionaries of strings, one per row; see `read_cells`."""
+    header, body = read_cells(path, required)
+    return [dict(zip(header, line, strict=True)) for line in body]
 
-    Raises FileNotFoundError where there is no file, and ValueError naming it where a required column is missing, a
-    column stands there twice, a row is ragged, or nothing is in it.
+
+def read_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a TSV (no quoting, as BIDS) or CSV (by its ending); a byte-order mark is skipped.
+
+    Raises FileNotFoundError where there is no file, and ValueError naming it where it is empty, a required column is
+    missing, a column is duplicate, or a row has too few or too many cells.
     """
     path = Path(path)
-    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is not there; if a stage writes it, make that stage first")
+    form = (
+        {"delimiter": ","}
+        if path.suffix.lower() == ".csv"
+        else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    )
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; if a stage writes it, run that stage first")
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        lines = [line for line in csv.reader(stream, delimiter=delimiter) if line]
+        lines = [line for line in csv.reader(stream, **form) if line]
     if not lines:
-        raise ValueError(f"{path}: empty, a header line is wanted")
+        raise ValueError(f"{path}: empty; expected a header line")
     header, *body = lines
-    twice = sorted({column for column in header if column and header.count(column) > 1})
-    if twice:
-        raise ValueError(f"{path}: column {', '.join(twice)} stands there twice; keep one")
+    duplicate = sorted({column for column in header if column and header.count(column) > 1})
+    if duplicate:
+        raise ValueError(f"{path}: duplicate column {', '.join(duplicate)}; keep one")
     missing = [column for column in required if column not in header]
     if missing:
         raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}")
     for number, line in enumerate(body, start=2):
         if len(line) != len(header):
-            raise ValueError(f"{path}, line {number}: {len(line)} cells, the header has {len(header)}")
-    return [dict(zip(header, line, strict=True)) for line in body]
+            raise ValueError(f"{path}, line {number}: expected {len(header)} cells, found {len(line)}")
+    return header, body
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object that a stage wrote; raises FileNotFoundError, or ValueError naming the file."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; make the stage that writes it first")
+        raise FileNotFoundError(f"{path}: not found; run the stage that writes it first")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); make it again") from None
+        raise ValueError(
+            f"{path}: not readable as JSON ({error}); delete it and run its stage again"
+        ) from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: a JSON object is wanted, found {type(values).__name__}; make it again")
+        raise ValueError(
+            f"{path}: expected a JSON object, found {type(values).__name__}; delete it and run its stage again"
+        )
     return values
 
 

@@ -10,7 +10,7 @@ from slimdiff.config.generation import GenerationConfig
 from slimdiff.generation.conditional import Given, draw_around, given_mask, given_surroundings
 from slimdiff.generation.finishing import read_priors
 from slimdiff.generation.folder import check_others, fill
-from slimdiff.generation.generate import Generator
+from slimdiff.generation.generator import Generator
 from slimdiff.generation.remake import remake
 from slimdiff.generation.requests import CLASSES, counts_of, parse_bins
 
@@ -120,7 +120,7 @@ def _classes(text: str) -> list[int]:
 
 
 def _given(options: argparse.Namespace, generator: Generator) -> list[Given]:
-    from slimdiff.data.given import Grid, read_image_slice, read_mask_slices
+    from slimdiff.generation.conditional import SliceGrid, read_image_slice, read_mask_slices
 
     if options.mask and (options.image or options.region):
         raise ConfigError(
@@ -137,7 +137,7 @@ def _given(options: argparse.Namespace, generator: Generator) -> list[Given]:
         if len(z_bins) > 1:
             raise ConfigError(f"--z_bins {options.z_bins}: what is given has one height; name one z-bin")
         own_bin = z_bins[0]
-    grid = Grid(card.store_size, card.spacing_mm, card.z_range, card.n_bins)
+    grid = SliceGrid(card.store_size, card.spacing_mm, card.z_range, card.n_bins)
     if options.mask:
         slices = [part for path in options.mask for part in read_mask_slices(path, grid, own_bin)]
         return [given_mask(mask, z_bin, name) for name, z_bin, mask in slices]

@@ -24,7 +24,7 @@ def run(what: str, study: Study, variant: str | None, fold: int | None) -> None:
         for number in range(study.folds.k) if fold is None else [fold]:
             _of_real_slices(what, study, number)
     elif what == "utility":
-        from slimdiff.evaluation.utility import evaluate_utility
+        from slimdiff.evaluation.utility.utility import evaluate_utility
 
         for cell in study.cells(variant, fold):
             evaluate_utility(study.variant(cell[0]), *cell)
@@ -40,7 +40,7 @@ def _of_real_slices(what: str, study: Study, fold: int) -> None:
 
         evaluate_baseline(study, fold)
     else:
-        from slimdiff.evaluation.utility import train_on_real
+        from slimdiff.evaluation.utility.utility import train_on_real
 
         train_on_real(study, fold)
 
@@ -52,7 +52,7 @@ def _over_folds(what: str, study: Study) -> None:
 
         summarise(study.paths, variants, folds, study.utility.enabled)
     else:
-        from slimdiff.evaluation.comparison import compare
+        from slimdiff.evaluation.compare import compare
 
         compare(study.paths, variants, folds, study.folds.use_split, study.utility.enabled)
 

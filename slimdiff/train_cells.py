@@ -7,8 +7,8 @@ from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import pick_device
-from slimdiff.training.failures import Interrupted
-from slimdiff.training.processes import Processes
+from slimdiff.training.checkpoint import Interrupted
+from slimdiff.training.distributed import Processes
 from slimdiff.training.trainer import Trainer
 
 
@@ -87,7 +87,7 @@ def _judge_of(study: Study, store: SliceStore, parts: dict[str, list[str]]):
 def _priors_of(study: Study, fold: int):
     if study.model.prior == "none":
         return None
-    from slimdiff.data.zbins import read_priors
+    from slimdiff.data.priors import read_priors
 
     path = study.paths.prior(fold)
     if not path.is_file():
@@ -103,6 +103,6 @@ def _perceptual_of(study: Study):
     settings = study.diffusion.loss.perceptual
     if not settings.weight:
         return None
-    from slimdiff.evaluation.perceptual import perceptual_loss
+    from slimdiff.evaluation.metrics.lpips import perceptual_loss
 
     return perceptual_loss(settings.net, pick_device(study.training.device))

@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # The helpers' module: pytest's importlib mode puts no folder on the path.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from synthetic import study_mapping, write_bids  # noqa: E402
+from helpers.synthetic import study_mapping, write_bids  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

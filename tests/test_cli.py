@@ -16,11 +16,11 @@ from slimdiff import cli
 from slimdiff.config import load_study, stage_config
 from slimdiff.data.folds import read_folds
 from slimdiff.data.participants import read_participants
+from slimdiff.data.priors import read_priors
 from slimdiff.data.store import SliceStore
-from slimdiff.data.zbins import read_priors
 from slimdiff.files import read_table, sha256
 from slimdiff.generation.samples import read_samples
-from slimdiff.model.build import load_model, read_card
+from slimdiff.model.checkpoint import load_model, read_card
 
 COMMANDS = {
     "phantom": [],

@@ -5,7 +5,7 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
-from synthetic import ball
+from helpers.synthetic import ball
 
 from slimdiff import cli
 

@@ -54,7 +54,7 @@ def test_a_byte_order_mark_and_commas_are_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("", "empty"), ("a\tb\n1\n", "line 2: 1 cells, the header has 2"), ("a\n1\n", "no column b; found a")],
+    [("", "empty"), ("a\tb\n1\n", "line 2: expected 2 cells, found 1"), ("a\n1\n", "no column b; found a")],
 )
 def test_a_broken_table_is_refused_by_name(tmp_path, text, says):
     path = tmp_path / "t.tsv"

@@ -12,7 +12,7 @@ from slimdiff.config import load_study
 from slimdiff.data.zbins import z_bin
 from slimdiff.files import read_table
 from slimdiff.generation.samples import read_samples
-from slimdiff.model.build import read_card
+from slimdiff.model.checkpoint import read_card
 from slimdiff.png import write_png
 
 GRID = np.diag([6.0, 6.0, 6.0, 1.0])

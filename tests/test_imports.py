@@ -64,7 +64,9 @@ def test_export_takes_only_the_rounding_and_the_drawing_of_others():
         used = {
             name for name in imported(path) if name.startswith(("slimdiff.evaluation", "slimdiff.report"))
         }
-        assert all(name.startswith(("slimdiff.evaluation.ranges", *report)) for name in used), path.name
+        assert all(name.startswith(("slimdiff.evaluation.metrics.grey_levels", *report)) for name in used), (
+            path.name
+        )
 
 
 def test_nothing_imports_the_commands():

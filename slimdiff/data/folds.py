@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from slimdiff.config.checks import check_fold_count
 from slimdiff.config.folds import FoldsConfig
-from slimdiff.config.study import check_fold_count
 from slimdiff.data.participants import DataError, Participant
 from slimdiff.files import MISSING, read_object, read_table, write_table
 

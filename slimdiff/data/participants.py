@@ -5,11 +5,11 @@ the source says of its participants. `excluded` is a reason or n/a.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from slimdiff.files import MISSING, read_table, write_table
+from slimdiff.files import MISSING, read_object, read_table, write_table
 
 PATHS = ("image", "mask", "brain_mask")
 EMPTY_MASK = "empty_mask"
@@ -115,3 +115,27 @@ def read_participants(path: Path) -> list[Participant]:
         further = {name: value for name, value in row.items() if name not in COLUMNS}
         rows.append(Participant(**values, **paths, further=further))
     return rows
+
+
+NOT_PREPROCESSED = "not_preprocessed"
+"""The record's key for the reason, and the flag's name."""
+
+
+def not_preprocessed(rows: Iterable[Participant], record_of: Callable[[str], Path]) -> dict[str, str]:
+    """participant_id: why, of those who take part by these rows of participants.tsv and could not be preprocessed.
+
+    record_of(participant_id): the path of its preprocessing record, which need not be there.
+    """
+    found = {}
+    for row in rows:
+        path = record_of(row.participant_id)
+        if row.included and path.is_file() and (reason := read_object(path).get(NOT_PREPROCESSED)):
+            found[row.participant_id] = f"{NOT_PREPROCESSED}: {reason}"
+    return found
+
+
+def read_included(table: Path, record_of: Callable[[str], Path]) -> list[Participant]:
+    """The rows of participants.tsv; who could not be preprocessed is excluded with the reason."""
+    rows = read_participants(table)
+    failed = not_preprocessed(rows, record_of)
+    return [row.without(failed[row.participant_id]) if row.participant_id in failed else row for row in rows]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from slimdiff.config.slices import SlicesConfig
 from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.store import COLUMNS
-from slimdiff.data.volumes import read_volume
+from slimdiff.data.volumes.read import read_volume
 from slimdiff.data.zbins import bin_centres, z_bin
 from slimdiff.files import ArrayWriter, replacing, sha256, write_table, write_text
 

@@ -17,14 +17,20 @@ from slimdiff.config import Study, StudyPaths
 from slimdiff.config.paths import REAL
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation import statistics
-from slimdiff.evaluation.axes_control import control_axis
-from slimdiff.evaluation.axes_image import image_axis
-from slimdiff.evaluation.axes_mask import LESION_COLUMNS, SWEEP_COLUMNS, mask_axis
-from slimdiff.evaluation.axes_memorisation import memorisation_axis
-from slimdiff.evaluation.axes_pair import pair_axis
-from slimdiff.evaluation.cell import COLUMNS, FLAGGED_COLUMNS, NEAREST_COLUMNS, TRAINING_SUBJECT_COLUMNS, Cell
-from slimdiff.evaluation.features import FeatureCache
+from slimdiff.evaluation.axes.control import control_axis
+from slimdiff.evaluation.axes.fold_evaluation import (
+    COLUMNS,
+    FLAGGED_COLUMNS,
+    NEAREST_COLUMNS,
+    TRAINING_SUBJECT_COLUMNS,
+    FoldEvaluation,
+)
+from slimdiff.evaluation.axes.image import image_axis
+from slimdiff.evaluation.axes.mask import LESION_COLUMNS, SWEEP_COLUMNS, mask_axis
+from slimdiff.evaluation.axes.memorisation import memorisation_axis
+from slimdiff.evaluation.axes.pair import pair_axis
+from slimdiff.evaluation.metrics.features import FeatureCache
+from slimdiff.evaluation.statistics import bootstrap
 from slimdiff.files import MISSING, read_table, write_table
 from slimdiff.generation.samples import Samples, read_samples
 
@@ -51,7 +57,7 @@ _AXIS = {
 }
 
 
-def evaluate(cell: Cell, axes: tuple[str, ...] = AXES) -> Cell:
+def evaluate(cell: FoldEvaluation, axes: tuple[str, ...] = AXES) -> FoldEvaluation:
     """Run the axes on a cell; fills its rows."""
     for axis in tqdm(axes, desc="metrics", unit="axis"):
         _AXIS[axis](cell)
@@ -93,7 +99,7 @@ def slices_as_samples(store: SliceStore, rows: np.ndarray) -> Samples:
 
 def _cell(
     study: Study, variant: str, fold: int, samples: Callable[[SliceStore, np.ndarray], Samples]
-) -> Cell:
+) -> FoldEvaluation:
     paths = study.paths
     store = SliceStore.open(paths.store)
     parts = read_folds(paths.folds, fold)
@@ -105,10 +111,12 @@ def _cell(
         )
     cache = FeatureCache(paths.root / "metrics" / "features")
     names = {"study": study.study, "variant": variant, "fold": fold}
-    return Cell(store, test, train, samples(store, train), study.evaluation, cache, names)
+    return FoldEvaluation(store, test, train, samples(store, train), study.evaluation, cache, names)
 
 
-def write_tables(folder: Path, cell: Cell, axes: tuple[str, ...], ending: str | None = None) -> None:
+def write_tables(
+    folder: Path, cell: FoldEvaluation, axes: tuple[str, ...], ending: str | None = None
+) -> None:
     """Write what the axes found, `metrics.tsv` last.
 
     ending: of the files' names before `.tsv`; None: some axes alone leave the workflow's own tables as they are, and
@@ -142,8 +150,8 @@ def summarise(paths: StudyPaths, variants: list[str], folds: int, utility: bool 
                     key = row["study"], row["z_bin"], row["metric"], row["extractor"]
                     by_key.setdefault(key, []).append(row)
         for (study, z_bin, metric, extractor), group in by_key.items():
-            value = statistics.fold_summary([_number(row["value"]) for row in group])
-            floor = statistics.fold_summary([_number(row["floor"]) for row in group])
+            value = bootstrap.fold_summary([_number(row["value"]) for row in group])
+            floor = bootstrap.fold_summary([_number(row["floor"]) for row in group])
             note = "" if value.n > 1 else f"{value.n} fold with a number: no spread"
             rows.append(
                 {

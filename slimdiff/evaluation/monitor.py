@@ -10,11 +10,11 @@ import torch
 
 from slimdiff import weights
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation.features import FeatureCache, extract
-from slimdiff.evaluation.image import kid
-from slimdiff.evaluation.memorisation import memorisation
-from slimdiff.evaluation.neighbours import nearest
-from slimdiff.evaluation.ranges import to_uint8
+from slimdiff.evaluation.metrics.features import FeatureCache, extract
+from slimdiff.evaluation.metrics.grey_levels import to_uint8
+from slimdiff.evaluation.metrics.kid import kid
+from slimdiff.evaluation.metrics.memorisation import memorisation
+from slimdiff.evaluation.metrics.neighbours import nearest
 
 SUBSETS = 100
 BLOCK = 512

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import slimdiff
 from slimdiff.data.participants import DataError, Participant, read_participants
-from slimdiff.export.cases import Case, Cell, unique_names
-from slimdiff.export.folder import replacing_folder
-from slimdiff.export.names import INDEX, folder_of
+from slimdiff.export.cases import Case, ModelSamples, unique_names
+from slimdiff.export.folder import INDEX, folder_of, replacing_folder
 from slimdiff.files import write_table, write_text
 
 BIDS_VERSION = "1.10.0"
@@ -59,7 +58,7 @@ Samples of one model are not independent subjects. Train on them; do not test on
 """
 
 
-def write(cell: Cell) -> Path:
+def write(cell: ModelSamples) -> Path:
     """Write one variant and fold's samples; returns the dataset's folder.
 
     Raises FileExistsError, FileNotFoundError or DataError, naming the file.
@@ -93,7 +92,7 @@ def subject_label(sample_id: str) -> str:
     return f"sub-{NOT_ALPHANUMERIC.sub('', sample_id)}"
 
 
-def _row(case: Case, cell: Cell) -> dict:
+def _row(case: Case, cell: ModelSamples) -> dict:
     return {
         "participant_id": subject_label(case.sample["id"]),
         "sample_id": case.sample["id"],
@@ -124,7 +123,7 @@ def _write_case(anat: Path, subject: str, case: Case, facts: dict) -> None:
     )
 
 
-def _skull_stripped(cell: Cell) -> bool:
+def _skull_stripped(cell: ModelSamples) -> bool:
     """As configured, or true where the sidecars of all training images say so; BIDS demands a yes or no."""
     if cell.study.export.skull_stripped is not None:
         return cell.study.export.skull_stripped
@@ -132,7 +131,7 @@ def _skull_stripped(cell: Cell) -> bool:
     return bool(people) and all(_sidecar(person).get("SkullStripped") is True for person in people)
 
 
-def _training(cell: Cell) -> list[Participant]:
+def _training(cell: ModelSamples) -> list[Participant]:
     path = cell.study.paths.participants
     if not path.is_file():
         return []
@@ -152,14 +151,14 @@ def _read_json(path: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def _source_datasets(cell: Cell) -> list[dict]:
+def _source_datasets(cell: ModelSamples) -> list[dict]:
     """DOIs of the BIDS datasets that the training images lie in, where these state one."""
     roots = {parent for person in _training(cell) for parent in person.image.parents}
     descriptions = [_read_json(root / "dataset_description.json") for root in sorted(roots)]
     return [{"DOI": found["DatasetDOI"]} for found in descriptions if found.get("DatasetDOI")]
 
 
-def _description(cell: Cell, checkpoints: set[str | None]) -> dict:
+def _description(cell: ModelSamples, checkpoints: set[str | None]) -> dict:
     known = ", ".join(sorted(name for name in checkpoints if name)) or "unknown"
     content = {
         "Name": f"slimdiff synthetic slices: study {cell.study.study}, variant {cell.variant}, fold {cell.fold}",
@@ -181,7 +180,7 @@ def _description(cell: Cell, checkpoints: set[str | None]) -> dict:
     return content
 
 
-def _readme(cell: Cell, count: int) -> str:
+def _readme(cell: ModelSamples, count: int) -> str:
     height, width = cell.store.size
     notice = cell.study.report.notice
     return README.format(

@@ -7,14 +7,46 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import nibabel
 import numpy as np
 
 from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
 from slimdiff.data.participants import DataError
 from slimdiff.data.store import SliceStore
-from slimdiff.export.nifti import canonical_affine, read_affine, slice_affine, write_slice
+from slimdiff.data.volumes.nifti import write_nifti
 from slimdiff.files import read_table
+
+
+def to_volume(plane: np.ndarray) -> np.ndarray:
+    """(W, H, 1) in RAS from a slice (H, W); undoes `slimdiff.data.slices.axial`."""
+    return np.rot90(plane, -1)[:, :, None]
+
+
+def slice_affine(affine: np.ndarray, z: float) -> np.ndarray:
+    """Affine (4, 4) in mm of the one-slice volume at index z of a volume with this affine."""
+    shift = np.eye(4)
+    shift[2, 3] = z
+    return np.asarray(affine, float) @ shift
+
+
+def canonical_affine(grid: tuple[int, int, int], spacing_mm: float) -> np.ndarray:
+    """Affine (4, 4) in mm of a grid (X, Y, Z) that nobody lies in: RAS, its middle at the origin."""
+    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+    affine[:3, 3] = -spacing_mm * (np.asarray(grid) - 1) / 2
+    return affine
+
+
+def read_affine(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Affine (4, 4) in mm and shape of a volume, from its header."""
+    image = nibabel.load(path)
+    return image.affine, image.shape
+
+
+def write_slice(path: Path, plane: np.ndarray, affine: np.ndarray, space: str) -> None:
+    """Write a slice (H, W) as (W, H, 1) with its affine (4, 4); `space` is what that refers to, in NIfTI's words."""
+    write_nifti(path, to_volume(plane), affine, space)
+
 
 SAMPLE_COLUMNS = ("id", "key", "z_bin", "class")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -56,7 +88,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Cell:
+class ModelSamples:
     """One variant and fold with everything that an export of it reads."""
 
     study: Study
@@ -67,7 +99,7 @@ class Cell:
     """Participants by split: train, val, test."""
 
     @classmethod
-    def open(cls, study: Study, variant: str, fold: int, store: SliceStore) -> "Cell":
+    def open(cls, study: Study, variant: str, fold: int, store: SliceStore) -> "ModelSamples":
         """Read folds.tsv and check that the grid is the store's; raises DataError or FileNotFoundError."""
         grid, size = study.preprocess.grid, store.size
         if (grid[1], grid[0]) != size:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from slimdiff.config import Study
 from slimdiff.config.export import Format
 from slimdiff.data.store import SliceStore
-from slimdiff.export import bids, monai, nnunet, pictures
-from slimdiff.export.cases import Cell
+from slimdiff.export import bids, monai, nnunet, png
+from slimdiff.export.cases import ModelSamples
 
-WRITERS = {"bids": bids.write, "nnunet": nnunet.write, "monai": monai.write, "png": pictures.write}
+WRITERS = {"bids": bids.write, "nnunet": nnunet.write, "monai": monai.write, "png": png.write}
 
 
 def export_study(
@@ -30,6 +30,6 @@ def export_study(
     store = SliceStore.open(study.paths.store)
     for variant in variants:
         for fold in folds:
-            cell = Cell.open(study, variant, fold, store)
+            cell = ModelSamples.open(study, variant, fold, store)
             for form in formats:
                 print(f"{form}: {WRITERS[form](cell)}", flush=True)

@@ -13,13 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import slimdiff
-from slimdiff.export.cases import Case, Cell, unique_names
-from slimdiff.export.folder import replacing_folder
-from slimdiff.export.names import INDEX, folder_of
+from slimdiff.export.cases import Case, ModelSamples, unique_names
+from slimdiff.export.folder import INDEX, folder_of, replacing_folder
 from slimdiff.files import write_text
 
 
-def write(cell: Cell) -> Path:
+def write(cell: ModelSamples) -> Path:
     """Write one variant and fold; returns its folder.
 
     Raises FileExistsError, FileNotFoundError or DataError, naming the file.

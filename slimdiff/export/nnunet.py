@@ -17,9 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import slimdiff
-from slimdiff.export.cases import Case, Cell, unique_names
-from slimdiff.export.folder import replacing_folder
-from slimdiff.export.names import INDEX, folder_of, nnunet_id, nnunet_name, split_file
+from slimdiff.export.cases import Case, ModelSamples, unique_names
+from slimdiff.export.folder import INDEX, folder_of, nnunet_id, nnunet_name, replacing_folder, split_file
 from slimdiff.files import write_text
 
 ENDING = ".nii.gz"
@@ -49,7 +48,7 @@ WITHOUT_VAL = """\
 """
 
 
-def write(cell: Cell) -> Path:
+def write(cell: ModelSamples) -> Path:
     """Write one variant and fold; returns the raw dataset's folder.
 
     Raises FileExistsError, FileNotFoundError or DataError, naming the file.
@@ -87,7 +86,7 @@ def _write_cases(draft: Path, part: str, cases: Iterable[Case]) -> list[str]:
     return names
 
 
-def _dataset(cell: Cell, counts: dict[str, int], synthetic: int) -> dict:
+def _dataset(cell: ModelSamples, counts: dict[str, int], synthetic: int) -> dict:
     return {
         "channel_names": {"0": "FLAIR"},
         "labels": {"background": 0, "lesion": 1},
@@ -102,7 +101,7 @@ def _dataset(cell: Cell, counts: dict[str, int], synthetic: int) -> dict:
     }
 
 
-def _readme(cell: Cell, counts: dict[str, int], synthetic: int) -> str:
+def _readme(cell: ModelSamples, counts: dict[str, int], synthetic: int) -> str:
     notice = cell.study.report.notice
     return README.format(
         name=nnunet_name(cell.study, cell.variant, cell.fold),

@@ -7,7 +7,7 @@ import numpy as np
 
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.files import MISSING
-from slimdiff.model.build import ModelCard
+from slimdiff.model.checkpoint import ModelCard
 
 BACKGROUND = -1.0
 

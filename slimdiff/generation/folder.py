@@ -16,10 +16,10 @@ import numpy as np
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.files import read_table, written
 from slimdiff.generation.finishing import read_priors
-from slimdiff.generation.generate import Generator
+from slimdiff.generation.generator import Generator
 from slimdiff.generation.requests import Counts, Request, requests_of_bin
 from slimdiff.generation.samples import COLUMNS, write_samples
-from slimdiff.model.build import read_card
+from slimdiff.model.checkpoint import read_card
 
 # What may differ between a sample and the same sample made again.
 RESULTS = frozenset({"lesion_px", "device", "compiled", "checkpoint"})
@@ -102,7 +102,7 @@ class Bin:
         return [place for place, request in enumerate(self.requests) if request.id not in self.there]
 
 
-def look(generator: Generator, requests: list[Request], stem: Path) -> Bin:
+def plan_bin(generator: Generator, requests: list[Request], stem: Path) -> Bin:
     """Compare what is asked for with what lies there; raises ForeignFile where that was made otherwise."""
     rows = manifest_rows(generator, requests, stem.parent)
     manifest = stem.with_suffix(".tsv")
@@ -200,7 +200,7 @@ def fill(
     """
     card = generator.card
     parts = [
-        look(
+        plan_bin(
             generator,
             requests_of_bin(generator.config, card.fold, card.variant, z_bin, counts),
             stem_of(folder, z_bin),

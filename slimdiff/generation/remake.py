@@ -13,7 +13,7 @@ from slimdiff.files import MISSING, read_table, sha256
 from slimdiff.generation.conditional import CONDITIONAL_COLUMNS
 from slimdiff.generation.finishing import read_priors
 from slimdiff.generation.folder import ForeignFile, manifest_rows, with_lesions
-from slimdiff.generation.generate import Generator, Known
+from slimdiff.generation.generator import FixedRegion, Generator
 from slimdiff.generation.requests import Request
 from slimdiff.generation.samples import COLUMNS, write_samples
 
@@ -84,7 +84,7 @@ def remake(
     made = []
     for name in ids:
         row = rows[name]
-        known: Known | None = None
+        known: FixedRegion | None = None
         if row.get("mode", MISSING) != MISSING:
             if "known" not in stored:
                 raise FileNotFoundError(

@@ -16,12 +16,12 @@ from slimdiff.diffusion.schedule import leading, make_schedule, sampling_sigmas
 from slimdiff.files import sha256, written
 from slimdiff.generation.finishing import priors_hash, read_priors
 from slimdiff.generation.folder import check_archive, read_manifest, settings_of, stem_of
-from slimdiff.generation.generate import check_guide, check_settings, guide_path
+from slimdiff.generation.generator import check_guide, check_settings, guide_path
 from slimdiff.generation.requests import requests_of_bin
 from slimdiff.generation.spec_forms import Spec
 from slimdiff.generation.spec_plan import Plan
 from slimdiff.generation.strict_json import Problem, SpecError
-from slimdiff.model.build import ModelCard, read_card
+from slimdiff.model.checkpoint import ModelCard, read_card
 from slimdiff.model.prior import check_priors
 
 # Also the temporary names that a killed process left.

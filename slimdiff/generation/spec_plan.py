@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimdiff.config.generation import GenerationConfig
-from slimdiff.model.build import ModelCard
+from slimdiff.model.checkpoint import ModelCard
 
 
 @dataclass(frozen=True)

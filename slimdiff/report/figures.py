@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
+from slimdiff.data.participants import read_included
 from slimdiff.data.store import SliceStore
-from slimdiff.data.taking_part import read_taking_part
 from slimdiff.generation.samples import read_samples
-from slimdiff.report import curves, nearest, pictures
+from slimdiff.report import curves, nearest, slices
 from slimdiff.report.lesions import lesion_sheet
 from slimdiff.report.results import (
     all_metrics,
@@ -16,7 +16,7 @@ from slimdiff.report.results import (
     read_rounds,
     read_training_subjects,
 )
-from slimdiff.report.style import look, save
+from slimdiff.report.style import figure_style, save
 
 SHOWN_FOLD = 0
 
@@ -26,7 +26,7 @@ def draw_lesions(study: Study, variants: Sequence[str], folds: int) -> None:
     paths, report = study.paths, study.report
     store = SliceStore.open(paths.store)
     parts = read_folds(paths.folds, SHOWN_FOLD)
-    with look():
+    with figure_style():
         for variant in variants:
             rows = all_metrics(paths, [variant], folds)
             samples = read_samples(paths.samples(variant, SHOWN_FOLD), store.n_bins)
@@ -45,9 +45,9 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
         save(figure, paths.figures / name, report.notice, report.dpi, study.study)
 
     draw_lesions(study, variants, folds)
-    with look():
+    with figure_style():
         write(
-            pictures.cohort(store, read_taking_part(paths.participants, paths.volume_json), report.dpi),
+            slices.cohort(store, read_included(paths.participants, paths.volume_json), report.dpi),
             "data.png",
         )
         histories = {(v, k): read_history(paths, v, k) for v in variants for k in range(folds)}
@@ -65,7 +65,7 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
             }
             tau = study.evaluation.tau
             title = f"Held-out and synthetic slices by height: {variant}, fold {SHOWN_FOLD}"
-            sheet = pictures.real_and_synthetic(
+            sheet = slices.real_and_synthetic(
                 store, held_out, samples[SHOWN_FOLD], report.columns_per_bin, report.dpi, tau, title
             )
             write(sheet, f"samples_{variant}.png")

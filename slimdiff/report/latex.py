@@ -3,8 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from slimdiff.report.metric_lines import cell, mean_sd
-from slimdiff.report.numbers import Notes
+from slimdiff.report.metric_table import Notes, cell, mean_sd
 from slimdiff.report.vocabulary import SYMBOLS, describe
 
 SPECIAL = {

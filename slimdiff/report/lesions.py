@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 
 from slimdiff.config import StudyPaths
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation.histogram import BRAIN_THRESHOLD
+from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
 from slimdiff.files import read_table
 from slimdiff.generation.samples import Samples
 from slimdiff.report.results import Result, number

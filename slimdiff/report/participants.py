@@ -9,7 +9,7 @@ import numpy as np
 from slimdiff.data.participants import Participant
 from slimdiff.data.store import SliceStore
 from slimdiff.files import MISSING
-from slimdiff.report import markup
+from slimdiff.report import html_page
 
 OUTSIDE_SHARE = 0.05
 VOLUME_CHANGE = 0.2
@@ -88,15 +88,16 @@ def table(
     body = []
     for person in people:
         name = person.participant_id
-        cells = [f'<th scope="row">{markup.text(name)}</th>']
+        cells = [f'<th scope="row">{html_page.text(name)}</th>']
         cells += [
-            f"<td>{markup.text(v)}</td>" for v in (person.group, person.acquisition, person.site, person.lobe)
+            f"<td>{html_page.text(v)}</td>"
+            for v in (person.group, person.acquisition, person.site, person.lobe)
         ]
-        cells += [f"<td>{markup.text(own.get(name, '–'))}</td>" for own in where]
+        cells += [f"<td>{html_page.text(own.get(name, '–'))}</td>" for own in where]
         if not person.included or name not in records:
             reason = f"excluded: {person.excluded}" if not person.included else "no preprocess record"
             body.append(
-                f'<tr>{"".join(cells)}<td class="wrap alarm" colspan="8">{markup.text(reason)}</td></tr>'
+                f'<tr>{"".join(cells)}<td class="wrap alarm" colspan="8">{html_page.text(reason)}</td></tr>'
             )
             continue
         qc = records[name]["qc"]
@@ -110,11 +111,11 @@ def table(
             for value in (*volumes, len(rows), lesioned, small.get(name, 0))
         ]
         voxel = " × ".join(f"{edge:.3g}" for edge in qc["source_spacing_mm"])
-        cells.append(f"<td>{voxel}</td><td>{markup.text(qc['source_orientation'])}</td>")
+        cells.append(f"<td>{voxel}</td><td>{html_page.text(qc['source_orientation'])}</td>")
         found = flags(person, qc, len(rows), lesioned, name in odd, outside.get(name, 0))
-        cells.append(f'<td class="wrap alarm">{markup.text("; ".join(found))}</td>')
+        cells.append(f'<td class="wrap alarm">{html_page.text("; ".join(found))}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
-    return markup.table(head, body) + _summary(people, splits, store)
+    return html_page.table(head, body) + _summary(people, splits, store)
 
 
 def _summary(people: Sequence[Participant], splits: Sequence[dict[str, list[str]]], store: SliceStore) -> str:
@@ -140,4 +141,4 @@ def _summary(people: Sequence[Participant], splits: Sequence[dict[str, list[str]
         f"volume more than {ODD_DEVIATIONS:g} robust deviations from the median. A flag asks for a look; it excludes "
         f"nobody. {MISSING}: the source does not say."
     )
-    return '<ul class="notes">' + "".join(f"<li>{markup.text(line)}</li>" for line in said) + "</ul>"
+    return '<ul class="notes">' + "".join(f"<li>{html_page.text(line)}</li>" for line in said) + "</ul>"

@@ -52,7 +52,7 @@ RC = {
 
 
 @contextmanager
-def look():
+def figure_style():
     """matplotlib's settings for the figures made inside, and nobody else's."""
     with matplotlib.rc_context(RC):
         yield
@@ -103,7 +103,7 @@ def save(figure: Figure, path: Path, notice: str, dpi: int, study: str = "") -> 
 
     The same figure gives the same bytes: no date, no software version, no random ids.
     """
-    with look():
+    with figure_style():
         figure.text(
             0.09 / figure.get_figwidth(),
             0.07 / figure.get_figheight(),

@@ -5,13 +5,55 @@ from pathlib import Path
 
 from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
+from slimdiff.data.participants import read_included
 from slimdiff.data.store import SliceStore
-from slimdiff.data.taking_part import read_taking_part
 from slimdiff.files import write_table, write_text
-from slimdiff.report import comparison_page, latex, markup, metrics_page, participants
-from slimdiff.report.metric_lines import Line, lines, remarks, sections
+from slimdiff.report import comparison, html_page, latex, participants
+from slimdiff.report.html_page import notes_list, table, text
+from slimdiff.report.metric_table import Line, Notes, cell, lines, mean_sd, remarks, sections
 from slimdiff.report.results import all_metrics
-from slimdiff.report.vocabulary import describe
+from slimdiff.report.vocabulary import SYMBOLS, describe
+
+
+def metrics_table(sections, variants: Sequence[str], folds: int, remarks: Sequence[str]) -> str:
+    """Metrics by axis: over folds, then every fold with its floor; footnotes give the reason of every n/a."""
+    notes = Notes()
+    several = len(variants) > 1
+    fold_heads = "".join(f'<th class="span" colspan="2">fold {fold}</th>' for fold in range(folds))
+    head = (
+        f'<tr><th colspan="{2 + several}"></th><th class="span" colspan="2">over folds</th>{fold_heads}</tr>'
+        f"<tr><th>metric</th><th>extractor</th>{'<th>variant</th>' if several else ''}"
+        '<th class="number">mean ± sd</th><th class="number">floor</th>'
+        + '<th class="number">value [95 %]</th><th class="number">floor</th>' * folds
+        + "</tr>"
+    )
+    body = []
+    for name, own in sections:
+        body.append(f'<tr class="group"><th colspan="{4 + several + 2 * folds}">{text(name)}</th></tr>')
+        for line in own:
+            cells = []
+            if not several or line.variant == variants[0]:
+                entry = describe(line.metric)
+                label = f"{entry.label} {SYMBOLS[entry.better]}".strip() + notes.mark(line.note)
+                span = f' rowspan="{len(variants)}"' if several else ""
+                cells.append(
+                    f'<th scope="row"{span}>{text(label)}</th><td{span}>{text(line.extractor or "–")}</td>'
+                )
+            if several:
+                cells.append(f"<td>{text(line.variant)}</td>")
+            cells.append(f'<td class="number">{text(mean_sd(line.summary, line.format, folds))}</td>')
+            cells.append(f'<td class="number floor">{text(_floor(line.floor.mean, line))}</td>')
+            for result in line.folds:
+                cells.append(f'<td class="number">{text(cell(result, line.format, notes))}</td>')
+                floor = _floor(result.floor if result else float("nan"), line)
+                cells.append(f'<td class="number floor">{text(floor)}</td>')
+            first = ' class="first"' if several and line.variant == variants[0] else ""
+            body.append(f"<tr{first}>{''.join(cells)}</tr>")
+    return table(head, body) + notes_list(notes, remarks)
+
+
+def _floor(value: float, line: Line) -> str:
+    return line.format(value) if value == value else "–"
 
 
 def write_metrics_tsv(path: Path, table: Sequence[Line], folds: int) -> None:
@@ -58,8 +100,8 @@ def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
     table = lines(all_metrics(paths, variants, folds, study.utility.enabled), variants, folds)
     write_metrics_tsv(paths.tables / "metrics.tsv", table, folds)
     say = remarks(variants, folds)
-    body = metrics_page.metrics_table(sections(table), variants, folds, say)
-    write_text(paths.tables / "metrics.html", markup.page(f"{report.title}: metrics", report.notice, body))
+    body = metrics_table(sections(table), variants, folds, say)
+    write_text(paths.tables / "metrics.html", html_page.page(f"{report.title}: metrics", report.notice, body))
     if report.notice:
         say.insert(0, report.notice[0].upper() + report.notice[1:] + ".")
     caption = f"Study {study.study}: metrics on held-out subjects."
@@ -67,18 +109,19 @@ def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
         paths.tables / "metrics.tex", latex.metrics_table(sections(table), variants, folds, say, caption)
     )
 
-    compared = comparison_page.read_comparison(paths.comparison)
-    comparison_page.write_tsv(paths.tables / "comparison.tsv", compared)
-    body = comparison_page.comparison_tables(compared, len(variants))
+    compared = comparison.read_comparison(paths.comparison)
+    comparison.write_tsv(paths.tables / "comparison.tsv", compared)
+    body = comparison.comparison_tables(compared, len(variants))
     write_text(
-        paths.tables / "comparison.html", markup.page(f"{report.title}: comparison", report.notice, body)
+        paths.tables / "comparison.html", html_page.page(f"{report.title}: comparison", report.notice, body)
     )
 
     store = SliceStore.open(paths.store)
-    people = read_taking_part(paths.participants, paths.volume_json)
+    people = read_included(paths.participants, paths.volume_json)
     splits = [read_folds(paths.folds, fold) for fold in range(folds)]
     records = {p.participant_id: paths.volume_json(p.participant_id) for p in people if p.included}
     body = participants.table(people, participants.read_records(records), splits, store)
     write_text(
-        paths.tables / "participants.html", markup.page(f"{report.title}: participants", report.notice, body)
+        paths.tables / "participants.html",
+        html_page.page(f"{report.title}: participants", report.notice, body),
     )

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from slimdiff.evaluation import morphology, pairs
-from slimdiff.evaluation.directions import better
+from slimdiff.evaluation.metrics import components, lesion_contrast
+from slimdiff.evaluation.registry import better
 from slimdiff.report import utility_names
 
 AXES = {
@@ -61,13 +61,13 @@ METRICS = {
     "lpips_ref": Metric("image", "LPIPS, the reference's way"),
     "mmd_mf": Metric("mask", "MMD-MF", True),
     "mmd_mf_w1": Metric("mask", "MMD-MF features, W1", True),
-    **_features("mask", "mmd_mf", morphology.FEATURES),
+    **_features("mask", "mmd_mf", components.FEATURES),
     "mmd_robust": Metric("mask", "Robust MMD of lesion slices", True),
     "mmd_robust_p": Metric("mask", "Robust MMD, permutation p"),
     "mask_undecided": Metric("mask", "Undecided mask pixels", True),
     "mmd_pl": Metric("pair", "MMD-PL", True),
     "mmd_pl_w1": Metric("pair", "MMD-PL features, W1", True),
-    **_features("pair", "mmd_pl", pairs.FEATURES),
+    **_features("pair", "mmd_pl", lesion_contrast.FEATURES),
     "delta_median": Metric(
         "pair", "Lesion contrast Δ, median", True, ("delta_median_shuffled", "masks shuffled")
     ),

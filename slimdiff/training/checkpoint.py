@@ -6,12 +6,79 @@ An engine deletes the declared outputs of a failed job; `state/last.pt` survives
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from slimdiff.config.training import TrainingConfig
 from slimdiff.files import replacing
+
+
+class TrainingFailed(RuntimeError):
+    """Training cannot go on; the message says at which step and what is kept."""
+
+
+@dataclass
+class Interrupted(Exception):
+    """A signal asked the run to stop; its state has been written."""
+
+    signum: int
+
+
+def out_of_memory(
+    error: RuntimeError,
+    config: TrainingConfig,
+    size: tuple[int, int],
+    device: torch.device,
+    step: int,
+    processes: int,
+    state: Path,
+) -> TrainingFailed:
+    """What is raised where the device's memory does not hold a batch of slices of `size` (height, width) px."""
+    height, width = size
+    kept = state if state.is_file() else "none"
+    parts = min(2 * config.accumulate, config.batch_size // processes)
+    advice = (
+        f"set training.accumulate to {parts} or more (the same batch in more parts), or a smaller batch_size"
+    )
+    if parts <= config.accumulate:
+        advice = "a part is one slice already; take a smaller network, or a device with more memory"
+    return TrainingFailed(
+        f"out of memory on {device} at step {step} with training.batch_size {config.batch_size} in "
+        f"{config.accumulate} part(s) of slices of {width} x {height} px: {advice}; state of an earlier step: {kept} "
+        f"({str(error).splitlines()[0]})"
+    )
+
+
+class Ema:
+    """average <- decay * average + (1 - decay) * weights, with a short memory early on.
+
+    The decay of step s is min(decay, (1 + s) / (10 + s)), so that the random start is forgotten.
+    """
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.decay = decay
+        self.parameters = list(network.parameters())
+        self.names = [name for name, _ in network.named_parameters()]
+        self.averages = [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after optimiser step number `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
+
+    def weights(self) -> dict[str, Tensor]:
+        """name: averaged weight."""
+        return dict(zip(self.names, self.averages, strict=True))
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Take averages from `weights`."""
+        for name, average in zip(self.names, self.averages, strict=True):
+            average.copy_(weights[name])
+
 
 # What a training learns does not depend on these, or up to rounding only.
 NOT_LEARNT = {"log_every", "save_every", "preview_every", "device", "accumulate", "compile", "slices_on"}

@@ -16,14 +16,14 @@ from slimdiff.diffusion.losses import (
 )
 from slimdiff.diffusion.prediction import target, to_x0_epsilon
 from slimdiff.diffusion.schedule import make_schedule
-from slimdiff.training.batches import Batch
+from slimdiff.training.data import Batch
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Distance of images (B, 1, H, W) in [-1, 1] to others: (B,)."""
 
 
 @dataclass(frozen=True)
-class Draws:
+class NoiseDraw:
     """The random part of a step, or of a part of its batch."""
 
     timestep: Tensor
@@ -40,9 +40,9 @@ class Draws:
     def __len__(self) -> int:
         return len(self.timestep)
 
-    def __getitem__(self, rows: slice) -> "Draws":
+    def __getitem__(self, rows: slice) -> "NoiseDraw":
         timestep = self.timestep[rows]
-        return Draws(
+        return NoiseDraw(
             timestep,
             self.epsilon[rows],
             len(range(self.self_conditioned)[rows]),
@@ -100,7 +100,7 @@ class Objective(nn.Module):
         }[config.loss.uncertainty]
         self.uncertainty = Uncertainty(groups) if groups else None
 
-    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, chance: float) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, chance: float) -> NoiseDraw:
         """Times, noise, and how many samples are informed: p * count, the fraction decided by chance.
 
         Args:
@@ -113,18 +113,18 @@ class Objective(nn.Module):
         timestep = torch.randint(self.config.timesteps, (count,), generator=generator, device=device)
         epsilon = torch.randn((count, 2, *size), generator=generator, device=device)
         informed = int(self.self_conditioning * count + chance)
-        return Draws(timestep, epsilon, informed, concerned=self._concerned(timestep).sum(dim=1))
+        return NoiseDraw(timestep, epsilon, informed, concerned=self._concerned(timestep).sum(dim=1))
 
     def _concerned(self, timestep: Tensor) -> Tensor:
         """Which samples each term with `below` looks at, bool (n, B)."""
         return timestep < self.below[:, None] * self.config.timesteps
 
-    def forward(self, network: nn.Module, batch: Batch, draws: Draws) -> Tensor:
+    def forward(self, network: nn.Module, batch: Batch, draws: NoiseDraw) -> Tensor:
         """Raw terms, float32 (len(self.terms),), each a mean over the batch; those of parts, times the parts' shares,
         add up to the whole batch's."""
         return self.measure(network, batch, draws)[0]
 
-    def measure(self, network: nn.Module, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor]:
+    def measure(self, network: nn.Module, batch: Batch, draws: NoiseDraw) -> tuple[Tensor, Tensor]:
         """The same, and the loss of every sample and channel, (B, 2), without its gradient."""
         signal = self.signal[draws.timestep].view(-1, 1, 1, 1)
         noise = self.noise[draws.timestep].view(-1, 1, 1, 1)
@@ -166,3 +166,21 @@ class Objective(nn.Module):
         """What is minimised: the weighted sum of the terms, or Kendall's."""
         weighted = terms * self.weights
         return self.uncertainty(weighted) if self.uncertainty else weighted.sum()
+
+
+NOISE_BINS = 4
+NOISE_COLUMNS = tuple(f"loss_{c}_noise_{b}" for c in ("image", "mask") for b in range(1, NOISE_BINS + 1))
+"""Losses of each channel by quarter of the noise levels' time, 1 the least noisy."""
+
+
+def losses_by_noise(samples: Tensor, timestep: Tensor, timesteps: int) -> Tensor:
+    """Sums of the samples' losses and their number by noise level, made on the device: (3, NOISE_BINS).
+
+    Args:
+        samples: loss of each sample's image and mask, (B, 2).
+        timestep: int64 (B,), of 0 ... timesteps - 1.
+    """
+    # Not one_hot, which looks at the values on the host.
+    levels = torch.arange(NOISE_BINS, device=timestep.device)
+    in_bin = (timestep[:, None] * NOISE_BINS // timesteps == levels).to(samples.dtype)
+    return torch.cat([samples, torch.ones_like(samples[:, :1])], dim=1).T @ in_bin

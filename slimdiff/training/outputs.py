@@ -13,13 +13,11 @@ import slimdiff
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.files import write_table
-from slimdiff.model.build import DataSpec, ModelCard, save_model
+from slimdiff.model.checkpoint import DataSpec, ModelCard, save_model
 from slimdiff.png import write_png
-from slimdiff.training.ema import Ema
-from slimdiff.training.history import History
-from slimdiff.training.preview import Sketch, preview
-from slimdiff.training.sinks import Sinks
-from slimdiff.training.validation import COLUMNS, Validation
+from slimdiff.training.checkpoint import Ema
+from slimdiff.training.logs import History, Sinks
+from slimdiff.training.validation import COLUMNS, PreviewSampler, Validation, preview
 
 
 class Outputs:
@@ -43,7 +41,7 @@ class Outputs:
         identity: dict,
         store: SliceStore,
         data: DataSpec,
-        sketch: Sketch,
+        sketch: PreviewSampler,
     ):
         self.folder, self.config, self.identity = folder, config, identity
         self.store, self.data, self.sketch = store, data, sketch

@@ -1,16 +1,98 @@
 """The gradients of one step: both passes of the network, in parts, on every process its own samples."""
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from slimdiff.config.training import TrainingConfig
 from slimdiff.devices import autocast
-from slimdiff.training.batches import Batch
-from slimdiff.training.history import losses_by_noise
-from slimdiff.training.objective import Draws, Objective
-from slimdiff.training.processes import Processes
+from slimdiff.model.unet import JointUNet
+from slimdiff.training.augment import LABELS, Augment
+from slimdiff.training.data import Batch, TrainingSet, step_chances, step_generator
+from slimdiff.training.distributed import Processes
+from slimdiff.training.objective import NoiseDraw, Objective, losses_by_noise
+
+
+class Preparation:
+    """Everything random of a step, in a fixed order from the step's own streams.
+
+    Every process draws for the whole batch and keeps its part, so that their number changes no sample.
+
+    Args:
+        training_set: where batches come from.
+        config: section `training`.
+        spacing_mm: side of a pixel.
+        tells_acquisition: whether the network is told the acquisition.
+        rank, processes: of the processes that share a batch, this takes every so-manieth sample from its rank on.
+    """
+
+    def __init__(
+        self,
+        training_set: TrainingSet,
+        config: TrainingConfig,
+        spacing_mm: float,
+        tells_acquisition: bool,
+        rank: int = 0,
+        processes: int = 1,
+    ):
+        self.set = training_set
+        self.config = config
+        self.augment = None
+        if config.augmentation.probability:
+            self.augment = Augment(config.augmentation, spacing_mm).to(training_set.device)
+        self.tells_acquisition = tells_acquisition
+        self.own = slice(rank, None, processes)
+
+    @property
+    def labels(self) -> int:
+        """How many augmentation labels the network is told."""
+        return len(LABELS) if self.augment else 0
+
+    def rows(self, step: int) -> np.ndarray:
+        """Rows of the training set of a step's whole batch."""
+        chances = step_chances(self.config.seed, step)
+        return self.set.choose(self.config.batch_size, self.config.lesion_share, chances)
+
+    def slices(self, step: int) -> list[str]:
+        """Names of the slices of a step's whole batch."""
+        return self.set.names(self.rows(step))
+
+    def __call__(self, step: int, objective: Objective, network: JointUNet) -> tuple[Batch, NoiseDraw]:
+        """This process's part of a step's batch and of the objective's draws."""
+        config, device = self.config, self.set.device
+        generator = step_generator(config.seed, step, device)
+        # Apart from the choice of slices, which is made anew wherever it is wanted.
+        chance = step_chances(config.seed, step).spawn(1)[0].random()
+        batch = self.set.take(step, lambda one: self.rows(one)[self.own])
+        height, width = batch.x0.shape[2:]
+        draws = objective.draw(config.batch_size, (height, width), generator, chance)[self.own]
+        x0, condition = batch.x0, batch.condition
+        if not self.tells_acquisition:
+            condition = replace(condition, acquisition=None)
+        if self.augment is not None:
+            labels = self.augment.draw(config.batch_size, generator)[self.own]
+            # What was moved needs its prior moved along.
+            prior = None if network.priors is None else network.priors(condition.z_bin)
+            x0, labels, prior = self.augment.apply(x0, labels, prior)
+            condition = replace(condition, augmentation=labels, prior=prior)
+        if config.condition_dropout:
+            chances = torch.rand(config.batch_size, generator=generator, device=device)[self.own]
+            condition = replace(condition, null=chances < config.condition_dropout)
+        return Batch(x0, condition), draws
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Linear warm-up, then a cosine down to `final_learning_rate` at the last step (Loshchilov & Hutter 2017)."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * share))
+    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
 
 
 class Loss(nn.Module):
@@ -34,7 +116,7 @@ class Loss(nn.Module):
             torch._dynamo.config.optimize_ddp = False
         self.evaluate: Callable = torch.compile(network.forward, dynamic=False) if compiled else network
 
-    def forward(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, batch: Batch, draws: NoiseDraw) -> tuple[Tensor, Tensor, Tensor]:
         """Total and terms, which add up over the parts of a batch, and `losses_by_noise`."""
         with autocast(self.device, self.precision):
             terms, samples = self.objective.measure(self.evaluate, batch, draws)
@@ -57,7 +139,7 @@ class Gradients:
         self.processes = processes
         self.shared = processes.share(loss)
 
-    def __call__(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, batch: Batch, draws: NoiseDraw) -> tuple[Tensor, Tensor, Tensor]:
         """Total, terms and `losses_by_noise` of this process's samples, which add up over processes."""
         sums: list[Tensor] = []
         for part in range(self.parts):

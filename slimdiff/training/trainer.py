@@ -23,20 +23,15 @@ from slimdiff.config.model import ModelConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import is_out_of_memory, peak_memory_mb, pick_device, pick_precision, synchronise
-from slimdiff.model.build import DataSpec, build_network, put_priors
-from slimdiff.training.batches import TrainingSet
-from slimdiff.training.checkpoint import learnt, load_state, save_state
-from slimdiff.training.ema import Ema
-from slimdiff.training.failures import Interrupted, out_of_memory
-from slimdiff.training.history import History
+from slimdiff.model.checkpoint import DataSpec, build_network, put_priors
+from slimdiff.training.checkpoint import Ema, Interrupted, learnt, load_state, out_of_memory, save_state
+from slimdiff.training.data import TrainingSet
+from slimdiff.training.distributed import STOP_SIGNALS, Processes
+from slimdiff.training.logs import History
 from slimdiff.training.objective import Objective, Perceptual
 from slimdiff.training.outputs import Outputs
-from slimdiff.training.preparation import Preparation
-from slimdiff.training.preview import Sketch
-from slimdiff.training.processes import STOP_SIGNALS, Processes
-from slimdiff.training.rate import learning_rate
-from slimdiff.training.step import Gradients, Loss
-from slimdiff.training.validation import Judge, Validation, reason_to_stop
+from slimdiff.training.step import Gradients, Loss, Preparation, learning_rate
+from slimdiff.training.validation import Judge, PreviewSampler, Validation, reason_to_stop
 
 
 class Trainer:
@@ -114,7 +109,7 @@ class Trainer:
         }
         self.step = 0
         self.history = History(self.objective, self.prepare.slices, self.processes.sum)
-        self.sketch = Sketch(self.network, diffusion, store.size, training.seed)
+        self.sketch = PreviewSampler(self.network, diffusion, store.size, training.seed)
         self.validation: Validation | None = None
         if self.processes.first and watched and training.validation.every and training.steps:
             told = self.data_spec.acquisitions

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthetic import AFFINE, ball, head, save_nifti, study_mapping, write_bids
+from helpers.synthetic import AFFINE, ball, head, save_nifti, study_mapping, write_bids
 
 from slimdiff import cli
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from bad_input.cases import Workplace
-from synthetic import ball, save_nifti
-from workflow_runs import snakemake
+from helpers.synthetic import ball, save_nifti
+from helpers.workflow_runs import snakemake
 
 
 @dataclass(frozen=True)

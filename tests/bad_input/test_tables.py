@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from bad_input.cases import Workplace
-from synthetic import head, save_nifti
+from helpers.synthetic import head, save_nifti
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 from bad_input.cases import STATE, Workplace
-from synthetic import AFFINE, ball, head, save_nifti
+from helpers.synthetic import AFFINE, ball, head, save_nifti
 
 WHO = "sub-02"
 LESION = ball((20, 14, 16), 3.5)

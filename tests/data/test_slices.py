@@ -7,14 +7,15 @@ import math
 import nibabel
 import numpy as np
 import pytest
-from synthetic import ball, head, save_nifti
+from helpers.synthetic import ball, head, save_nifti
 
 from slimdiff.config.priors import PriorConfig
 from slimdiff.config.slices import SlicesConfig
 from slimdiff.data.participants import DataError, Participant
+from slimdiff.data.priors import read_priors, write_priors, z_bin_priors
 from slimdiff.data.slices import axial, build_store, tissue_extent
 from slimdiff.data.store import SliceStore
-from slimdiff.data.zbins import bin_centres, read_priors, write_priors, z_bin, z_bin_priors
+from slimdiff.data.zbins import bin_centres, z_bin
 
 CONFIG = SlicesConfig(z_range=(11, 20), n_bins=5, min_lesion_mm2=36.0, min_tissue=0.05)
 

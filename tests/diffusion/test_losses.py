@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from noising import noisy
+from helpers.noising import noisy
 
 from slimdiff.diffusion.losses import (
     Uncertainty,

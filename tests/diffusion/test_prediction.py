@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from noising import noisy
+from helpers.noising import noisy
 
 from slimdiff.diffusion.prediction import PREDICTIONS, target, to_x0_epsilon
 

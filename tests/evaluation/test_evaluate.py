@@ -8,11 +8,11 @@ import pytest
 from scipy import ndimage
 
 from slimdiff.data.folds import read_folds
-from slimdiff.evaluation import reference_modes
-from slimdiff.evaluation.axes_pair import swap_onto_clean
-from slimdiff.evaluation.cell import COLUMNS, Cell
+from slimdiff.evaluation.axes.fold_evaluation import COLUMNS, FoldEvaluation
+from slimdiff.evaluation.axes.pair import swap_onto_clean
 from slimdiff.evaluation.evaluate import evaluate, summarise
-from slimdiff.evaluation.features import FeatureCache
+from slimdiff.evaluation.metrics import as_published
+from slimdiff.evaluation.metrics.features import FeatureCache
 from slimdiff.files import write_table
 from slimdiff.generation.samples import Samples
 
@@ -25,7 +25,7 @@ def cell_of(prepared, store, alexnet, tmp_path_factory):
     config = prepared.evaluation.model_copy(update={"bootstrap": 50, "subsets": 10, "lpips_pairs": 20})
     cache = FeatureCache(tmp_path_factory.mktemp("features"))
 
-    def build(source: str, noise: float = 0.0, order=None) -> Cell:
+    def build(source: str, noise: float = 0.0, order=None) -> FoldEvaluation:
         rows = {"test": test, "train": train}[source]
         rows = rows if order is None else rows[order]
         images = np.asarray(store.images[rows], np.float32)
@@ -38,12 +38,12 @@ def cell_of(prepared, store, alexnet, tmp_path_factory):
             np.array([f"s{row}" for row in rows]),
         )
         names = {"study": "tiny", "variant": source, "fold": 0}
-        return evaluate(Cell(store, test, train, samples, config, cache, names))
+        return evaluate(FoldEvaluation(store, test, train, samples, config, cache, names))
 
     return build
 
 
-def value(cell: Cell, metric: str, extractor: str | None = None, column: str = "value") -> float:
+def value(cell: FoldEvaluation, metric: str, extractor: str | None = None, column: str = "value") -> float:
     found = [
         row
         for row in cell.rows
@@ -103,7 +103,7 @@ def test_with_enough_subjects_every_number_has_an_interval(cell_of, store):
     people = np.array([f"{name}-{row % 8}" for row, name in enumerate(store.participant)])
     many = dataclasses.replace(store, participant=people)
     cell = evaluate(
-        Cell(many, plain.test, plain.train, plain.samples, plain.config, plain.cache, plain.names)
+        FoldEvaluation(many, plain.test, plain.train, plain.samples, plain.config, plain.cache, plain.names)
     )
     without = {
         row["metric"] for row in cell.rows if row["z_bin"] == "all" and not math.isfinite(row["ci_low"])
@@ -118,7 +118,7 @@ def test_with_enough_subjects_every_number_has_an_interval(cell_of, store):
 
 
 def test_the_reference_s_procedures_stand_beside_ours_on_request(cell_of, vgg16, monkeypatch):
-    monkeypatch.setattr(reference_modes, "PAIRS", 8)
+    monkeypatch.setattr(as_published, "PAIRS", 8)
     cell = cell_of("train", noise=0.1)
     assert not any(row["metric"].endswith(("kid_ref", "lpips_ref")) for row in cell.rows)
     asked = dataclasses.replace(

@@ -8,18 +8,22 @@ import pytest
 from scipy import ndimage
 
 from slimdiff.config.preprocess import PreprocessConfig
-from slimdiff.data.grid import Grid, canonical, native_grid, resample
-from slimdiff.data.intensity import normalise
 from slimdiff.data.slices import axial
-from slimdiff.evaluation import kernels, masks, pairs
-from slimdiff.evaluation.features import extract
-from slimdiff.evaluation.frechet import fid
-from slimdiff.evaluation.histogram import brain_histograms, histogram_distance
-from slimdiff.evaluation.image import kid
-from slimdiff.evaluation.perceptual import lpips_distance
-from slimdiff.evaluation.ranges import to_uint8
-from slimdiff.evaluation.spectrum import radial_spectra, spectrum_distance
-from slimdiff.evaluation.statistics import Resampling, resampled_means
+from slimdiff.data.volumes.grid import Grid, canonical, native_grid, resample
+from slimdiff.data.volumes.preprocess import normalise
+from slimdiff.evaluation.metrics import lesion_contrast, mmd
+from slimdiff.evaluation.metrics.features import extract
+from slimdiff.evaluation.metrics.fid import fid
+from slimdiff.evaluation.metrics.grey_levels import to_uint8
+from slimdiff.evaluation.metrics.kid import kid
+from slimdiff.evaluation.metrics.lpips import lpips_distance
+from slimdiff.evaluation.metrics.profiles import (
+    brain_histograms,
+    histogram_distance,
+    radial_spectra,
+    spectrum_distance,
+)
+from slimdiff.evaluation.statistics.bootstrap import Resampling, resampled_means
 
 HEIGHTS = range(60, 110)
 # Whose slices are damaged, by how much, and which metrics must see it. Two patients differ before any damage: a little
@@ -131,7 +135,7 @@ def test_interleaved_halves_of_one_patient_are_equal_within_the_interval(patient
 
     of_first, of_second = features(first), features(second)
     interval = resampling.percentile(
-        kernels.resampled_mmd2(of_first, of_second, resampling.index, resampling.counts)
+        mmd.resampled_mmd2(of_first, of_second, resampling.index, resampling.counts)
     )
     assert interval.low <= 0 <= interval.high
     # FID is far from 0 for 25 slices; what equal sets of that size score is the FID of random halves.
@@ -145,14 +149,14 @@ def test_interleaved_halves_of_one_patient_are_equal_within_the_interval(patient
         value = float(distance(real.mean(axis=0), middle))
         assert resampling.distance(value, resampled).low == 0
 
-    tables = [masks.component_features(part) for part in (lesions[::2], lesions[1::2])]
+    tables = [lesions.component_features(part) for part in (lesions[::2], lesions[1::2])]
     for (real, slices), (drawn, _) in (
         tables,
-        [pairs.pair_features(images[k::2], lesions[k::2]) for k in (0, 1)],
+        [lesion_contrast.pair_features(images[k::2], lesions[k::2]) for k in (0, 1)],
     ):
         chosen = Resampling.of(blocks[slices], 400, 0)
         interval = chosen.percentile(
-            kernels.resampled_mmd2(*kernels.standardise(real, drawn), chosen.index, chosen.counts)
+            mmd.resampled_mmd2(*mmd.standardise(real, drawn), chosen.index, chosen.counts)
         )
         assert interval.low <= 0 <= interval.high
 
@@ -161,12 +165,12 @@ def test_masks_of_another_patient_do_not_sit_on_lesions(patient):
     """MMD-PL sees that masks were moved, MMD-MF cannot."""
     images, lesions = patient("19")
     moved = np.roll(lesions, 25, axis=2)
-    shapes = [masks.component_features(part)[0] for part in (lesions, moved)]
+    shapes = [lesions.component_features(part)[0] for part in (lesions, moved)]
     assert np.allclose(*shapes)
-    contrast = [pairs.pair_features(images, part)[0] for part in (lesions, moved)]
-    delta = pairs.FEATURES.index("delta")
+    contrast = [lesion_contrast.pair_features(images, part)[0] for part in (lesions, moved)]
+    delta = lesion_contrast.FEATURES.index("delta")
     assert np.median(contrast[0][:, delta]) > 0.1 > np.median(contrast[1][:, delta])
-    assert pairs.mmd_pl(contrast[0], contrast[1], seed=0).mmd.value > 1
+    assert lesion_contrast.mmd_pl(contrast[0], contrast[1], seed=0).mmd.value > 1
 
 
 def test_batch_size_and_order_do_not_matter(patient, alexnet):

@@ -10,15 +10,14 @@ from slimdiff import cli, weights
 from slimdiff.config import load_study
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation.features import extract
-from slimdiff.evaluation.image import kid
+from slimdiff.evaluation.metrics.features import extract
+from slimdiff.evaluation.metrics.grey_levels import to_uint8
+from slimdiff.evaluation.metrics.kid import kid
 from slimdiff.evaluation.monitor import Monitor
-from slimdiff.evaluation.ranges import to_uint8
 from slimdiff.files import read_table
-from slimdiff.model.build import load_model
+from slimdiff.model.checkpoint import load_model
 from slimdiff.training.objective import Objective
-from slimdiff.training.preview import Sketch
-from slimdiff.training.validation import Validation
+from slimdiff.training.validation import PreviewSampler, Validation
 
 CPU = torch.device("cpu")
 
@@ -117,7 +116,7 @@ def test_the_command_watches_with_it(alexnet_weights, study_on_disk, tmp_path):
     parts, store = read_folds(study.paths.folds, 0), SliceStore.open(study.paths.store)
     part = study.variant("base")
     judge = Monitor(store, parts["train"], parts["val"], "alexnet", CPU, tmp_path / "features", 0)
-    sketch = Sketch(network, part.diffusion, store.size, part.training.seed)
+    sketch = PreviewSampler(network, part.diffusion, store.size, part.training.seed)
     objective = Objective(part.diffusion, part.training.self_conditioning)
     again = Validation(part.training, store, parts["val"], objective, sketch, CPU, [], judge)
     row = again.round(card.step, network, {0.9: dict(network.named_parameters())}, torch.float32)[0]

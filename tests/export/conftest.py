@@ -141,9 +141,9 @@ def cell(study):
 
 def open_cell(study, fold: int):
     from slimdiff.data.store import SliceStore
-    from slimdiff.export.cases import Cell
+    from slimdiff.export.cases import ModelSamples
 
-    return Cell.open(study, "base", fold, SliceStore.open(study.paths.store))
+    return ModelSamples.open(study, "base", fold, SliceStore.open(study.paths.store))
 
 
 @pytest.fixture

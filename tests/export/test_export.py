@@ -3,11 +3,11 @@ import json
 import nibabel
 import numpy as np
 import pytest
-from workflow_runs import ROOT, job_counts, snakemake
+from helpers.workflow_runs import ROOT, job_counts, snakemake
 
 from slimdiff.config import load_study, stage_config, study_from_mapping
 from slimdiff.export.export import export_study
-from slimdiff.export.names import folder_of, index_file
+from slimdiff.export.folder import folder_of, index_file
 
 FORMATS = ("bids", "nnunet", "monai", "png")
 

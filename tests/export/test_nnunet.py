@@ -6,7 +6,7 @@ import pytest
 
 from slimdiff.config import ConfigError, study_from_mapping
 from slimdiff.export import nnunet
-from slimdiff.export.names import nnunet_id, split_file
+from slimdiff.export.folder import nnunet_id, split_file
 
 
 def read_split(study, fold: int) -> dict:

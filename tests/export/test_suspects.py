@@ -6,7 +6,7 @@ import pytest
 
 from slimdiff.data.folds import read_folds
 from slimdiff.export.export import WRITERS
-from slimdiff.export.names import folder_of, split_file
+from slimdiff.export.folder import folder_of, split_file
 from slimdiff.files import read_table, write_table
 
 COLUMNS = ("id", "flagged", "space")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from spec_files import card_of
+from helpers.spec_files import card_of
 
-from slimdiff.model.build import build_network, save_model
+from slimdiff.model.checkpoint import build_network, save_model
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_sampling import CONFIG, assert_equal, mixed_requests
+from helpers.tiny_sampling import CONFIG, assert_equal, mixed_requests
 
 from slimdiff.files import read_table, sha256
 from slimdiff.generation.folder import fill
-from slimdiff.generation.generate import Generator
+from slimdiff.generation.generator import Generator
 from slimdiff.generation.remake import remake
-from slimdiff.model.build import load_model, read_card, save_model
+from slimdiff.model.checkpoint import load_model, read_card, save_model
 
 
 @pytest.fixture

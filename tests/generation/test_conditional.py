@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_sampling import EVERY_SAMPLER, assert_equal, generator_of
+from helpers.tiny_sampling import EVERY_SAMPLER, assert_equal, generator_of
 
 from slimdiff.diffusion.denoiser import HINT_SIGMA, Inpainted, lesion_hint
 from slimdiff.diffusion.samplers import SAMPLERS
@@ -130,9 +130,9 @@ def test_outside_the_region_not_one_bit_changes(trained, slice_, mask, options):
 
 def test_finishing_does_not_touch_what_is_given(trained, slice_, mask):
     priors = np.zeros((3, 32, 32), bool)
-    from tiny_sampling import CONFIG
+    from helpers.tiny_sampling import CONFIG
 
-    from slimdiff.generation.generate import Generator
+    from slimdiff.generation.generator import Generator
 
     generator = Generator(trained, CONFIG.model_copy(update={"background": "prior", "binary": True}), priors)
     requests, known = requests_around(generator, [given_surroundings(slice_, mask, 1, "mine")], 1)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_sampling import CONFIG, SAMPLERS, assert_equal, generator_of, mixed_requests
-from tiny_training import MODEL, PARTICIPANTS, tiny_store
+from helpers.tiny_sampling import CONFIG, SAMPLERS, assert_equal, generator_of, mixed_requests
+from helpers.tiny_training import MODEL, PARTICIPANTS, tiny_store
 
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.training import TrainingConfig

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from tiny_sampling import CONFIG, assert_equal, generator_of, mixed_requests
+from helpers.tiny_sampling import CONFIG, assert_equal, generator_of, mixed_requests
 
 from slimdiff.files import read_table
 from slimdiff.generation.finishing import read_priors
 from slimdiff.generation.folder import fill
-from slimdiff.generation.generate import Generator
+from slimdiff.generation.generator import Generator
 from slimdiff.generation.remake import remake
 from slimdiff.generation.samples import read_samples
 

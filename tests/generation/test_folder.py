@@ -4,13 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_sampling import CONFIG, EVERY_SAMPLER, assert_equal, generator_of
+from helpers.tiny_sampling import CONFIG, EVERY_SAMPLER, assert_equal, generator_of
 
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.files import read_table, write_table
 from slimdiff.generation import samples as samples_module
 from slimdiff.generation.folder import ForeignFile, draw_into, fill
-from slimdiff.generation.generate import Generator
+from slimdiff.generation.generator import Generator
 from slimdiff.generation.remake import config_of, remake
 from slimdiff.generation.requests import counts_of, parse_bins, read_counts
 from slimdiff.generation.samples import COLUMNS, read_samples

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from pydantic import ValidationError
-from spec_files import (
+from helpers.spec_files import (
     COMPACT,
     COUNTS,
     DETAILED,
@@ -21,6 +20,7 @@ from spec_files import (
     write,
     zbins,
 )
+from pydantic import ValidationError
 
 from slimdiff.generation.spec import SCHEMA, SpecError, load_spec, spec_from_values, spec_schema
 from slimdiff.generation.spec_forms import CompactSpec

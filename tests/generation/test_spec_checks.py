@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from spec_files import (
+from helpers.spec_files import (
     COMPACT,
     COUNTS,
     DETAILED,
@@ -26,7 +26,7 @@ from slimdiff.cli import generate_spec
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.generation import spec as spec_module
 from slimdiff.generation.spec import load_spec, plan, run_spec, spec_from_values
-from slimdiff.model.build import read_card, save_model
+from slimdiff.model.checkpoint import read_card, save_model
 
 
 def write_priors(folder: Path, maps: np.ndarray, key: str = "priors") -> str:

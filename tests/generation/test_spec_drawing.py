@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from spec_files import (
+from helpers.spec_files import (
     COUNTS,
     DETAILED,
     changed,
@@ -13,13 +13,13 @@ from spec_files import (
     tree,
     write,
 )
-from tiny_sampling import CONFIG
+from helpers.tiny_sampling import CONFIG
 
 from slimdiff.files import read_table
 from slimdiff.generation.requests import requests_of_bin
 from slimdiff.generation.samples import read_samples
 from slimdiff.generation.spec import SpecError, run_spec
-from slimdiff.model.build import build_network, read_card, save_model
+from slimdiff.model.checkpoint import build_network, read_card, save_model
 
 
 @pytest.fixture

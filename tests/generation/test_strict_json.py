@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from spec_files import (
+from helpers.spec_files import (
     DETAILED,
     refused,
     tree,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_networks import (
+from helpers.tiny_networks import (
     DATA,
     TWO_PROTOCOLS,
     differ,

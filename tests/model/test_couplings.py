@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny_networks import COUPLED, differ, inputs, randomise, small, three_maps
+from helpers.tiny_networks import COUPLED, differ, inputs, randomise, small, three_maps
 from torch.nn import functional as F
 
 from slimdiff.config.model import ModelConfig
-from slimdiff.model.build import DataSpec, build_network
+from slimdiff.model.checkpoint import DataSpec, build_network
 from slimdiff.model.couplings import ParallelMiddle
 from slimdiff.model.trunk import TrunkSpec
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from slimdiff.config.model import ModelConfig
-from slimdiff.model.build import DataSpec, build_network
+from slimdiff.importing.names import from_monai
+from slimdiff.model.checkpoint import DataSpec, build_network
 from slimdiff.model.conditioning import Condition
-from slimdiff.model.monai_names import from_monai
 from slimdiff.model.prior import TOKEN_WIDTH
 
 if os.environ.get("SLIMDIFF_REQUIRE_MONAI"):

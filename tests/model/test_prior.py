@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_networks import (
+from helpers.tiny_networks import (
     COUPLED,
     DATA,
     SEEING,
@@ -21,7 +21,7 @@ from tiny_networks import (
 from torch.nn import functional as F
 
 from slimdiff.model.blocks import CrossAttention
-from slimdiff.model.build import build_network, load_model, put_priors, save_model
+from slimdiff.model.checkpoint import build_network, load_model, put_priors, save_model
 from slimdiff.model.prior import sinusoidal_positions_2d
 
 

@@ -5,12 +5,12 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from helpers.tiny_networks import DATA, SMALL, card_of
 from safetensors.torch import save_file
-from tiny_networks import DATA, SMALL, card_of
 from torch.nn import functional as F
 
 from slimdiff.model.blocks import SelfAttention, sinusoid
-from slimdiff.model.build import build_network, load_model, read_card, save_model
+from slimdiff.model.checkpoint import build_network, load_model, read_card, save_model
 from slimdiff.model.conditioning import Condition
 
 

@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 
 from slimdiff.config.data import DataConfig
 from slimdiff.config.preprocess import PreprocessConfig
-from slimdiff.data.grid import Grid, resample
-from slimdiff.data.history import back_to_source, to_grid_mm
 from slimdiff.data.participants import Participant
-from slimdiff.data.preprocess import preprocess
+from slimdiff.data.volumes.grid import Grid, back_to_source, resample, to_grid_mm
+from slimdiff.data.volumes.preprocess import preprocess
 
 SOME = settings(deadline=None, derandomize=True, max_examples=40)
 TOLERANCE_MM = 0.01

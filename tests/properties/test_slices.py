@@ -8,9 +8,9 @@ from fractions import Fraction
 from math import floor
 
 import numpy as np
+from helpers.synthetic import save_nifti
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import save_nifti
 
 from slimdiff import cli
 from slimdiff.config.paths import StudyPaths

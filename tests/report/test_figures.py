@@ -10,10 +10,10 @@ from matplotlib.text import Text
 from slimdiff.data.folds import read_folds
 from slimdiff.data.participants import Participant, read_participants
 from slimdiff.generation.samples import read_samples
-from slimdiff.report import curves, figures, nearest, pictures, vocabulary
+from slimdiff.report import curves, figures, nearest, slices, vocabulary
 from slimdiff.report.names import figure_names
 from slimdiff.report.results import all_metrics, read_history, read_neighbours, read_rounds
-from slimdiff.report.style import look, save
+from slimdiff.report.style import figure_style, save
 
 DPI = 80
 
@@ -25,22 +25,22 @@ def words(figure):
 
 def test_a_participant_is_shown_by_the_slice_with_the_largest_lesion(finished, store):
     for person in read_participants(finished.paths.participants):
-        row = pictures.shown_slice(store, person.participant_id)
+        row = slices.shown_slice(store, person.participant_id)
         own = store.rows_of([person.participant_id])
         areas = {int(r): int(store.masks[r].sum()) for r in own}
         if max(areas.values()):
             assert areas[row] == max(areas.values())
         else:
             assert sorted(store.z[own])[len(own) // 2] == store.z[row]
-    assert pictures.shown_slice(store, "nobody") is None
+    assert slices.shown_slice(store, "nobody") is None
 
 
 def test_the_cohort_names_everybody_and_the_reason_of_an_exclusion(finished, store):
     people = read_participants(finished.paths.participants)
     gone = Participant("sub-99", "fcd", people[0].image, people[0].mask, excluded="moved a lot")
     lost = Participant("sub-98", "fcd", people[0].image, people[0].mask)
-    with look():
-        said = words(pictures.cohort(store, [*people, gone, lost], DPI))
+    with figure_style():
+        said = words(slices.cohort(store, [*people, gone, lost], DPI))
     assert {person.participant_id for person in people} <= set(said)
     assert any("sub-99, moved a lot" in text for text in said)
     assert "no slice\nin the store" in said
@@ -49,8 +49,8 @@ def test_the_cohort_names_everybody_and_the_reason_of_an_exclusion(finished, sto
 
 
 def test_bins_are_spread_from_the_lowest_to_the_highest():
-    assert pictures.spread_bins(6).tolist() == [0, 1, 2, 3, 4, 5]
-    many = pictures.spread_bins(30)
+    assert slices.spread_bins(6).tolist() == [0, 1, 2, 3, 4, 5]
+    many = slices.spread_bins(30)
     assert len(many) == 10
     assert (many[0], many[-1]) == (0, 29)
     assert set(np.diff(many)) <= {3, 4}
@@ -59,19 +59,19 @@ def test_bins_are_spread_from_the_lowest_to_the_highest():
 def test_rows_are_drawn_by_seed_and_from_different_subjects_first():
     rows = np.arange(100, 120)
     owners = np.array(["a"] * 18 + ["b", "c"])
-    drawn = pictures.draw_rows(rows, owners, 3, (1, 0))
+    drawn = slices.draw_rows(rows, owners, 3, (1, 0))
     assert set(owners[drawn - 100]) == {"a", "b", "c"}
-    assert (drawn == pictures.draw_rows(rows, owners, 3, (1, 0))).all()
-    assert any((drawn != pictures.draw_rows(rows, owners, 3, (1, seed))).any() for seed in range(1, 5))
-    assert len(pictures.draw_rows(rows[:2], owners[:2], 3, (1, 0))) == 2
+    assert (drawn == slices.draw_rows(rows, owners, 3, (1, 0))).all()
+    assert any((drawn != slices.draw_rows(rows, owners, 3, (1, seed))).any() for seed in range(1, 5))
+    assert len(slices.draw_rows(rows[:2], owners[:2], 3, (1, 0))) == 2
 
 
 def test_synthetic_masks_are_outlined_above_tau_and_only_held_out_subjects_are_shown(finished, store):
     held_out = read_folds(finished.paths.folds, 0)["test"]
     samples = read_samples(finished.paths.samples("base", 0))
-    with look():
-        low = pictures.real_and_synthetic(store, held_out, samples, 2, DPI, 0.0)
-        high = pictures.real_and_synthetic(store, held_out, samples, 2, DPI, 1.5)
+    with figure_style():
+        low = slices.real_and_synthetic(store, held_out, samples, 2, DPI, 0.0)
+        high = slices.real_and_synthetic(store, held_out, samples, 2, DPI, 1.5)
 
     def outlined(figure):
         return sum(bool(item.get_paths()) for item in figure.findobj(LineCollection))
@@ -85,8 +85,8 @@ def test_synthetic_masks_are_outlined_above_tau_and_only_held_out_subjects_are_s
 
 def test_a_bin_without_real_slices_says_so(finished, store):
     samples = read_samples(finished.paths.samples("base", 0))
-    with look():
-        said = words(pictures.real_and_synthetic(store, [], samples, 1, DPI))
+    with figure_style():
+        said = words(slices.real_and_synthetic(store, [], samples, 1, DPI))
     assert said.count("no such\nslice") == 2 * store.n_bins
 
 
@@ -96,7 +96,7 @@ def test_the_closest_pairs_come_first_over_all_folds(finished, store):
     assert [pair.distance for pair in pairs] == pytest.approx([0.5, 0.5, 0.6, 0.6])
     assert [pair.fold for pair in pairs] == [0, 1, 0, 1]
     samples = {fold: read_samples(finished.paths.samples("base", fold)) for fold in range(2)}
-    with look():
+    with figure_style():
         said = words(nearest.nearest_pairs(store, samples, neighbours, 6, DPI))
     # Two of six distances lie under the threshold in each fold, in two spaces; six pairs a space are shown.
     assert said.count("flagged") == 2 * 4
@@ -107,14 +107,14 @@ def test_the_closest_pairs_come_first_over_all_folds(finished, store):
 
 
 def test_without_a_neighbour_the_sheet_says_why_it_is_empty(store):
-    with look():
+    with figure_style():
         said = words(nearest.nearest_pairs(store, {}, [], 6, DPI))
     assert "n/a: no sample has a training slice in its z-bin" in said
 
 
 def test_metrics_by_variant_show_value_interval_floor_and_reason(finished):
     rows = all_metrics(finished.paths, ["base", "other"], 2)
-    with look():
+    with figure_style():
         figure = curves.by_variant(rows, ["base", "other"], 2, "a title")
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_visible()}
     assert "KID ↓ (alexnet)" in panels
@@ -133,7 +133,7 @@ def test_no_panel_title_runs_into_its_neighbour(finished):
     measured = all_metrics(finished.paths, ["base"], 1)
     headlines = [name for name, entry in vocabulary.METRICS.items() if entry.headline]
     rows = [replace(measured[0], metric=name, z_bin=None, extractor=None) for name in headlines]
-    with look():
+    with figure_style():
         figure = curves.by_variant(rows, ["base"], 1, "a title")
         figure.draw_without_rendering()
     said = {axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()} - {""}
@@ -148,7 +148,7 @@ def test_no_panel_title_runs_into_its_neighbour(finished):
 
 def test_metrics_along_z_leave_a_gap_with_its_reason(finished):
     rows = all_metrics(finished.paths, ["base"], 2)
-    with look():
+    with figure_style():
         figure = curves.by_z_bin(rows, "base", 2, "a title")
     panel = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("KID"))
     assert "10 of each wanted" in panel.get_xlabel().replace("\n", " ")
@@ -163,7 +163,7 @@ def test_training_shows_both_losses_and_what_was_watched(finished):
     histories, rounds = (
         {cell: read(finished.paths, *cell) for cell in cells} for read in (read_history, read_rounds)
     )
-    with look():
+    with figure_style():
         figure = curves.training(histories, rounds, "Training")
     assert [axes.get_yscale() for axes in figure.axes] == [
         "log",
@@ -185,7 +185,7 @@ def test_an_untrained_model_is_named_and_nothing_watched_is_no_error(finished):
     histories = {("base", 0): read_history(finished.paths, "base", 0)}
     rounds = {("base", 0): {name: [] for name in read_rounds(finished.paths, "base", 0)}}
     empty = {("base", 0): {name: [] for name in histories["base", 0]}}
-    with look():
+    with figure_style():
         bare = curves.training(empty, rounds, "Training")
         unwatched = curves.training(histories, rounds, "Training")
     assert "n/a: no step was trained" in words(bare)

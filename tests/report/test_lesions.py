@@ -5,13 +5,13 @@ from slimdiff.data.folds import read_folds
 from slimdiff.generation.samples import Samples, read_samples
 from slimdiff.report.lesions import SETS, lesion_sheet, read_lesions
 from slimdiff.report.results import all_metrics
-from slimdiff.report.style import look
+from slimdiff.report.style import figure_style
 
 
 @pytest.fixture(scope="module")
 def sheet(finished, store):
     paths = finished.paths
-    with look():
+    with figure_style():
         return lesion_sheet(
             paths,
             store,
@@ -77,7 +77,7 @@ def test_no_lesion_at_all_is_said(finished, store):
     paths = finished.paths
     samples = read_samples(paths.samples("base", 0))
     empty = Samples(samples.images, np.full_like(samples.masks, -1), samples.z_bin, samples.label, samples.id)
-    with look():
+    with figure_style():
         figure = lesion_sheet(paths, store, read_folds(paths.folds, 0), empty, [], "base", 2, 0, 0.0)
     (text,) = [text.get_text() for text in panel(figure, "synthetic: 0").texts]
     assert text == "n/a: no lesion"

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from slimdiff.generation.samples import read_samples
-from slimdiff.report import nearest, nearest_panels
+from slimdiff.report import nearest
 from slimdiff.report.results import Result, TrainingSubject, read_neighbours, read_training_subjects
-from slimdiff.report.style import ALARM, look
+from slimdiff.report.style import ALARM, figure_style
 
 
 def words(figure):
@@ -18,7 +18,7 @@ def words(figure):
 
 @pytest.fixture
 def axes():
-    with look():
+    with figure_style():
         yield Figure(figsize=(4, 3)).add_subplot()
 
 
@@ -41,7 +41,7 @@ def test_bars_are_summed_over_folds_with_suspects_first(axes):
         TrainingSubject(0, "pixels", "b", 2, 5.0, 2),
         TrainingSubject(1, "pixels", "c", 3, 3.0, 1),
     ]
-    nearest_panels.near_subjects(axes, rows, 0.15)
+    nearest.near_subjects(axes, rows, 0.15)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "c", "a"]
     lengths = [bar.get_width() for bar in axes.patches]
     assert lengths[0::2] == [2, 3, 10] and lengths[1::2] == [2, 1, 0]
@@ -51,7 +51,7 @@ def test_bars_are_summed_over_folds_with_suspects_first(axes):
 
 def test_subjects_that_find_no_place_are_counted(axes):
     rows = [TrainingSubject(0, "pixels", f"sub-{i:02d}", 30 - i, 3.0, 0) for i in range(20)]
-    nearest_panels.near_subjects(axes, rows, 0.15)
+    nearest.near_subjects(axes, rows, 0.15)
     assert [label.get_text() for label in axes.get_yticklabels()] == [f"sub-{i:02d}" for i in range(12)]
     assert "8 more not shown" in axes.get_xlabel()
 
@@ -62,7 +62,7 @@ def ratio(fold, z_bin, value, low=math.nan, high=math.nan, note=""):
 
 def test_the_ratio_stands_at_its_bin_beside_one(axes):
     rows = [ratio(0, None, 5.0), ratio(0, 1, 1.2, 1.1, 1.4), ratio(0, 0, 0.7), ratio(1, 0, 0.8, 0.6, 0.9)]
-    nearest_panels.ratio_by_bin(axes, rows, 0.15)
+    nearest.ratio_by_bin(axes, rows, 0.15)
     first, second, one = axes.lines
     assert list(first.get_ydata()) == [0.7, 1.2] and list(second.get_ydata()) == [0.8]
     assert [round(float(x)) for x in first.get_xdata()] == [0, 1]
@@ -72,8 +72,8 @@ def test_the_ratio_stands_at_its_bin_beside_one(axes):
 
 
 def test_panels_without_numbers_say_why(axes):
-    nearest_panels.ratio_by_bin(axes, [ratio(0, 0, math.nan, note="no held-out slice")], 0.15)
-    nearest_panels.near_subjects(axes, [], 0.15)
+    nearest.ratio_by_bin(axes, [ratio(0, 0, math.nan, note="no held-out slice")], 0.15)
+    nearest.near_subjects(axes, [], 0.15)
     said = [text.get_text() for text in axes.texts]
     assert said == ["n/a: no held-out slice", "n/a: no training subject"]
 
@@ -83,7 +83,7 @@ def test_each_space_has_its_own_panels(finished, store):
     neighbours = read_neighbours(finished.paths, "base", 2)
     subjects = read_training_subjects(finished.paths, "base", 2)
     ratios = [ratio(0, z_bin, 1.0 + z_bin) for z_bin in range(3)]
-    with look():
+    with figure_style():
         figure = nearest.nearest_pairs(store, samples, neighbours, 4, 80, subjects=subjects, metrics=ratios)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[1:] == ["Samples by distance", "Closest training subjects", "R by height"] * 2

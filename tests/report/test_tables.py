@@ -2,14 +2,13 @@ import re
 
 import numpy as np
 import pytest
-from html_rows import Rows
+from helpers.html_rows import Rows
 
 from slimdiff.data.participants import Participant, read_participants
 from slimdiff.data.store import SliceStore
 from slimdiff.files import read_table
-from slimdiff.report import latex, markup, participants, tables
-from slimdiff.report.metric_lines import cell, lines, mean_sd, remarks
-from slimdiff.report.numbers import Format, Notes, letters
+from slimdiff.report import html_page, latex, participants, tables
+from slimdiff.report.metric_table import Format, Notes, cell, letters, lines, mean_sd, remarks
 from slimdiff.report.results import Result
 
 
@@ -148,7 +147,7 @@ def test_latex_escapes_and_a_long_table_breaks_over_pages():
 
 
 def test_html_is_escaped_and_marks_are_raised():
-    assert markup.text("<b> & n/a^{a}") == "&lt;b&gt; &amp; n/a<sup>a</sup>"
+    assert html_page.text("<b> & n/a^{a}") == "&lt;b&gt; &amp; n/a<sup>a</sup>"
 
 
 def qc(**changes):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from slimdiff.config import StudyPaths
-from slimdiff.evaluation.cell import COLUMNS
-from slimdiff.evaluation.utility_rows import SCORES, utility_rows
-from slimdiff.evaluation.utility_scores import score_slices
+from slimdiff.evaluation.axes.fold_evaluation import COLUMNS
+from slimdiff.evaluation.utility.scores import score_slices
+from slimdiff.evaluation.utility.utility import SCORES, utility_rows
 from slimdiff.files import write_table
 from slimdiff.report.results import all_metrics
 from slimdiff.report.vocabulary import describe, heading, order

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_training import CPU
 from scipy import ndimage
-from tiny_training import CPU
 
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.model import ModelConfig
@@ -15,10 +15,10 @@ from slimdiff.data.store import SliceStore
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.samplers import dpmpp_2m
 from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
-from slimdiff.model.build import load_model
+from slimdiff.model.checkpoint import load_model
 from slimdiff.model.conditioning import Condition
 from slimdiff.training.augment import LABELS, Augment
-from slimdiff.training.batches import step_generator
+from slimdiff.training.data import step_generator
 from slimdiff.training.trainer import Trainer
 
 HEIGHT, WIDTH = 20, 26

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from slimdiff.config import study_from_mapping
-from slimdiff.data.phantom import write_cohort
-from slimdiff.data.preprocess import preprocess
+from slimdiff.data.phantom.cohort import write_cohort
 from slimdiff.data.slices import build_store
 from slimdiff.data.sources import discover
 from slimdiff.data.store import SliceStore
+from slimdiff.data.volumes.preprocess import preprocess
 from slimdiff.files import read_table
 from slimdiff.training.trainer import Trainer
 

@@ -9,19 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import CPU, assert_same_run, fail_at, trainer_in, weights_of
+from helpers.tiny_training import CPU, assert_same_run, fail_at, trainer_in, weights_of
 
 from slimdiff.files import read_table
-from slimdiff.training.checkpoint import StateNotSaved, load_state
-from slimdiff.training.failures import TrainingFailed
-from slimdiff.training.history import NOISE_BINS, losses_by_noise
+from slimdiff.training.checkpoint import StateNotSaved, TrainingFailed, load_state
+from slimdiff.training.objective import NOISE_BINS, losses_by_noise
 
 # `moment` of a run that is to be killed: before a step, or while the n-th state is being written.
 KILLED = """
 import os, signal, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from tiny_training import trainer_in
+from helpers.tiny_training import trainer_in
 import slimdiff.training.checkpoint as checkpoint
 from slimdiff.training.trainer import Trainer
 

@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_training import CPU, DATA_SPEC, MODEL
+from helpers.tiny_training import CPU, DATA_SPEC, MODEL
 
 from slimdiff.config.diffusion import DiffusionConfig, FocalFrequencyConfig, LossConfig, PerceptualConfig
 from slimdiff.devices import autocast
 from slimdiff.diffusion.prediction import target
-from slimdiff.model.build import build_network
+from slimdiff.model.checkpoint import build_network
 from slimdiff.model.conditioning import Condition
-from slimdiff.training.batches import Batch, step_generator
-from slimdiff.training.objective import Draws, Objective
+from slimdiff.training.data import Batch, step_generator
+from slimdiff.training.objective import NoiseDraw, Objective
 
 
 class Spy(torch.nn.Module):
@@ -124,7 +124,7 @@ TIMES = [5, 120, 400, 600, 800, 950]
 
 def draws_at(times, batch):
     epsilon = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(1))
-    return Draws(torch.tensor(times), epsilon, self_conditioned=0)
+    return NoiseDraw(torch.tensor(times), epsilon, self_conditioned=0)
 
 
 def levels(t):
@@ -191,7 +191,7 @@ def test_every_space_of_every_prediction_is_the_loop(kind, space, more):
     alone = []
     for i in range(len(TIMES)):
         one = slice(i, i + 1)
-        part = Draws(draws.timestep[one], draws.epsilon[one], self_conditioned=0)
+        part = NoiseDraw(draws.timestep[one], draws.epsilon[one], self_conditioned=0)
         alone.append(objective(Spy(), Batch(batch.x0[one], batch.condition[one]), part))
     torch.testing.assert_close(torch.stack(alone).double(), wanted, rtol=2e-4, atol=0)
     together = objective(Spy(), batch, draws)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny_training import fail_at, trainer_in
+from helpers.tiny_training import fail_at, trainer_in
 
-from slimdiff.model.build import load_model, read_card
+from slimdiff.model.checkpoint import load_model, read_card
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,15 @@ import shutil
 
 import pytest
 import torch
-from tiny_training import EVERYTHING, MODEL, PARTICIPANTS, TRAINING, tiny_store, trainer_in, weights_of
+from helpers.tiny_training import (
+    EVERYTHING,
+    MODEL,
+    PARTICIPANTS,
+    TRAINING,
+    tiny_store,
+    trainer_in,
+    weights_of,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimdiff.config.diffusion import DiffusionConfig

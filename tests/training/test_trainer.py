@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from tiny_training import (
+from helpers.tiny_training import (
     CPU,
     DATA_SPEC,
     EVERYTHING,
@@ -26,9 +26,8 @@ from slimdiff.config.diffusion import DiffusionConfig, LossConfig
 from slimdiff.config.training import AugmentationConfig
 from slimdiff.data.folds import read_folds
 from slimdiff.files import read_table
-from slimdiff.model.build import build_network, load_model
-from slimdiff.training.checkpoint import StateMismatch, load_state, save_state
-from slimdiff.training.failures import Interrupted, TrainingFailed
+from slimdiff.model.checkpoint import build_network, load_model
+from slimdiff.training.checkpoint import Interrupted, StateMismatch, TrainingFailed, load_state, save_state
 from slimdiff.training.trainer import Trainer
 
 

@@ -7,12 +7,20 @@ import signal
 import numpy as np
 import pytest
 import torch
-from tiny_training import CPU, PARTICIPANTS, assert_same_run, fail_at, tiny_store, trainer_in, weights_of
+from helpers.tiny_training import (
+    CPU,
+    PARTICIPANTS,
+    assert_same_run,
+    fail_at,
+    tiny_store,
+    trainer_in,
+    weights_of,
+)
 
 from slimdiff.config.training import ValidationConfig
 from slimdiff.files import read_table
-from slimdiff.model.build import load_model
-from slimdiff.training.failures import Interrupted
+from slimdiff.model.checkpoint import load_model
+from slimdiff.training.checkpoint import Interrupted
 from slimdiff.training.validation import NOISE_BINS, lowest_kid, reason_to_stop
 
 WATCHED = ["sub-3"]

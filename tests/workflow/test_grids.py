@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from synthetic import ds004199_patients, ds004199_two_dimensional, write_ds004199
-from workflow_runs import ROOT, job_counts, snakemake
+from helpers.synthetic import ds004199_patients, ds004199_two_dimensional, write_ds004199
+from helpers.workflow_runs import ROOT, job_counts, snakemake
 
 from slimdiff.config import load_study, stage_config
-from slimdiff.data.made_of import MADE_OF, SETTINGS, made_of, short_hash
-from slimdiff.data.manifest import read_manifest
+from slimdiff.data.fetch.download import read_file_manifest
 from slimdiff.data.sources import discover
+from slimdiff.data.volumes.input_fingerprint import MADE_OF, SETTINGS, made_of, short_hash
 
 ONCE = (
     "fetch",
@@ -49,11 +49,11 @@ def half(tmp_path_factory) -> Path:
     """A fetch was cut off: every second file is there, and one partly."""
     folder = tmp_path_factory.mktemp("half")
     root = write_ds004199(folder / "data" / "ds004199")
-    for number, file in enumerate(read_manifest("ds004199").wanted(t1w=False)):
+    for number, file in enumerate(read_file_manifest("ds004199").wanted(t1w=False)):
         if number % 2:
             (root / file.path).unlink()
     gone = next(
-        file.path for file in read_manifest("ds004199").files if file.path.name.endswith("FLAIR.nii.gz")
+        file.path for file in read_file_manifest("ds004199").files if file.path.name.endswith("FLAIR.nii.gz")
     )
     (root / gone).with_name(f".{gone.name}.part").write_bytes(b"half")
     return folder

@@ -1,8 +1,8 @@
 """What cannot be meant stops before the first job, with words of our own."""
 
 import pytest
-from synthetic import write_bids
-from workflow_runs import snakemake, write_study
+from helpers.synthetic import write_bids
+from helpers.workflow_runs import snakemake, write_study
 
 
 @pytest.mark.parametrize(

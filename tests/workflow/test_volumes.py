@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from synthetic import head, save_nifti, write_bids
-from workflow_runs import ROOT, job_counts, snakemake, write_study
+from helpers.synthetic import head, save_nifti, write_bids
+from helpers.workflow_runs import ROOT, job_counts, snakemake, write_study
 
 from slimdiff.config import load_study
 from slimdiff.files import read_table

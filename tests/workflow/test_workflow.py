@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from workflow_runs import ROOT, job_counts, snakemake, write_study
+from helpers.workflow_runs import ROOT, job_counts, snakemake, write_study
 
 from slimdiff import weights
 from slimdiff.config import load_study

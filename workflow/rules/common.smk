@@ -18,7 +18,7 @@ from slimdiff.config import (
     study_from_mapping,
 )
 from slimdiff.data.folds import check_split
-from slimdiff.data.made_of import SETTINGS, has_changed, short_hash
+from slimdiff.data.volumes.input_fingerprint import SETTINGS, has_changed, short_hash
 from slimdiff.data.participants import PATHS as PATH_COLUMNS, DataError
 from slimdiff.data.quality.verdicts import settle_discovery
 from slimdiff.data.sources import discover

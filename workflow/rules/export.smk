@@ -1,6 +1,6 @@
 # Real and synthetic slices for segmentation tools; not part of `all`: snakemake --cores all export
 
-from slimdiff.export.names import index_file
+from slimdiff.export.folder import index_file
 
 
 rule export:

@@ -1,26 +1,26 @@
 """The stage `participants`: find everybody, look at every file, and let pass what may be trained on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import DataError, Participant
-from slimdiff.data.quality.measure import Measured
-from slimdiff.data.quality.memory import measure_and_remember, remembered
-from slimdiff.data.quality.table import write_quality
-from slimdiff.data.quality.verdicts import Verdict, enforce, judge, leave_out, refuse_unknown_names
+from slimdiff.data.quality.measure import Measured, measure_and_remember, remembered
+from slimdiff.data.quality.verdicts import Verdict, enforce, judge, leave_out, reason_of, refuse_unknown_names
 from slimdiff.data.sources import discover
+from slimdiff.files import write_table, written
 
 REFUSED = "refused.tsv"
 
 
-def gate(
+def run_quality_control(
     data: DataConfig, quality: QualityConfig, phantom_root: Path, folder: Path, workers: int = 1
 ) -> tuple[list[Participant], list[Verdict]]:
     """Discover, measure and judge.
@@ -84,3 +84,55 @@ def _measurements(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+MEASURED = (
+    "shape",
+    "spacing_mm",
+    "orientation",
+    "dtype",
+    "minimum",
+    "maximum",
+    "lesion_voxels",
+    "lesion_ml",
+    "lesion_outside_share",
+    "outside_of",
+    "lesion_contrast",
+    "flip",
+    "flip_contrast",
+    "wrapped_voxels",
+    "clipped_share",
+    "mask_moved",
+    "image_sha256",
+    "mask_sha256",
+    "voxel_sha256",
+)
+COLUMNS = ("participant_id", "group", "verdict", "flags", "reasons", *MEASURED)
+
+
+def write_quality(path: Path, verdicts: Iterable[Verdict]) -> None:
+    """Write one row a participant, in the given order."""
+    write_table(path, (_row(verdict) for verdict in verdicts), COLUMNS)
+
+
+def _row(verdict: Verdict) -> dict[str, Any]:
+    participant, flags = verdict.participant, (*verdict.stopping, *verdict.shown)
+    reasons = reason_of(flags)
+    if not participant.included and not verdict.stopping:
+        reasons = "; ".join(filter(None, [participant.excluded, reasons]))
+    return {
+        "participant_id": participant.participant_id,
+        "group": participant.group,
+        "verdict": verdict.word,
+        "flags": ", ".join(flag.name for flag in flags),
+        "reasons": reasons,
+        **{key: _cell(getattr(verdict.measured, key, None)) for key in MEASURED},
+    }
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return " x ".join(str(written(part)) for part in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value

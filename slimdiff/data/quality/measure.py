@@ -1,6 +1,7 @@
 """What one participant's files are: read once, measured, and nothing judged that the configuration has a say in."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -10,12 +11,11 @@ import nibabel
 import numpy as np
 
 from slimdiff.config.data import DataConfig
-from slimdiff.data.participants import Flag, Participant
-from slimdiff.data.quality.flips import flip_contrasts, symmetry_plane
-from slimdiff.data.quality.overflow import overflow
-from slimdiff.data.quality.planes import Planes, three_planes
-from slimdiff.data.volumes import Volume, VolumeError, read_brain, read_image, read_lesion
-from slimdiff.files import sha256
+from slimdiff.data.participants import PATHS, Flag, Participant
+from slimdiff.data.quality.artefacts import flip_contrasts, overflow, symmetry_plane
+from slimdiff.data.quality.planes import Planes, three_planes, write_planes
+from slimdiff.data.volumes.read import Volume, VolumeError, read_brain, read_image, read_lesion
+from slimdiff.files import sha256, write_text
 
 MEASUREMENT_VERSION = 1
 """Raised whenever a number below would come out otherwise: what was remembered is then measured again."""
@@ -79,10 +79,10 @@ class Measured:
 
 def measure(participant: Participant, data: DataConfig) -> Measured:
     """Read one participant's image and masks and measure them; what is wrong with the files becomes flags."""
-    return look(participant, data)[0]
+    return measure_volume(participant, data)[0]
 
 
-def look(participant: Participant, data: DataConfig) -> tuple[Measured, Planes | None]:
+def measure_volume(participant: Participant, data: DataConfig) -> tuple[Measured, Planes | None]:
     """`measure`, and the planes for the eye where the image can be read."""
     flags: list[Flag] = []
     found: dict[str, Any] = {
@@ -166,7 +166,7 @@ def _to_ras(affine: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], np.
 
 def _head(values: np.ndarray, brain: np.ndarray | None, spacing: np.ndarray) -> tuple[np.ndarray, float]:
     """The brain mask, or else the head, bool (X, Y, Z); and the plane of symmetry along the first axis, in voxels."""
-    from slimdiff.data.intensity import foreground
+    from slimdiff.data.volumes.foreground import foreground
 
     # Never fewer than about 32 voxels along an axis, or small volumes would have no shape left.
     most = np.maximum(np.array(values.shape) // 32, 1)
@@ -193,3 +193,62 @@ def _flips(contrasts: dict[str, float]) -> dict[str, Any]:
         "flip": best,
         "flip_contrast": None if best is None else contrasts[best],
     }
+
+
+def remembered(participant: Participant, data: DataConfig, folder: Path) -> Measured | None:
+    """The measurement of exactly these files under this configuration, if there is one."""
+    try:
+        kept = json.loads(record_path(participant, folder).read_text(encoding="utf-8"))
+        if kept["depends_on"] != _depends_on(participant, data):
+            return None
+        measured = Measured.from_dict(kept["measured"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # Lost or broken state costs one more reading and nothing else.
+        return None
+    if measured.has_planes and not planes_path(participant.participant_id, folder).is_file():
+        return None
+    return measured
+
+
+def measure_and_remember(participant: Participant, data: DataConfig, folder: Path) -> Measured:
+    """Measure one participant; the record is written last, so that where it lies all is whole."""
+    # Before anything is read: a file that changes meanwhile is read again next time.
+    depends_on = _depends_on(participant, data)
+    measured, planes = measure_volume(participant, data)
+    path = planes_path(participant.participant_id, folder)
+    if planes is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_planes(path, planes)
+    record = {"depends_on": depends_on, "measured": measured.to_dict()}
+    write_text(record_path(participant, folder), json.dumps(record, indent=1))
+    return measured
+
+
+def record_path(participant: Participant, folder: Path) -> Path:
+    """Of the measurement."""
+    return folder / f"{participant.participant_id}.json"
+
+
+def planes_path(participant_id: str, folder: Path) -> Path:
+    """Of the planes; there is none where the image cannot be read."""
+    return folder / f"{participant_id}.npz"
+
+
+def _depends_on(participant: Participant, data: DataConfig) -> dict[str, Any]:
+    files = {key: getattr(participant, key) for key in PATHS}
+    labels = data.labels
+    return {
+        "version": MEASUREMENT_VERSION,
+        "labels": labels if isinstance(labels, str) else list(labels),
+        "mask_grid": data.mask_grid,
+        "files": {key: [str(path), *_state(path)] for key, path in files.items() if path},
+    }
+
+
+def _state(path: Path) -> list[int]:
+    try:
+        state = path.stat()
+    except OSError:
+        return []
+    return [state.st_size, state.st_mtime_ns]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from slimdiff.data.box import box_of
+from slimdiff.data.volumes.grid import box_of
 from slimdiff.files import replacing
 
 NAMES = ("axial", "coronal", "sagittal")

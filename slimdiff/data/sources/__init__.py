@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from slimdiff.config.data import DataConfig
-from slimdiff.data.manifest import File, read_manifest
+from slimdiff.data.fetch.download import File, read_file_manifest
 from slimdiff.data.participants import DataError, Flag, Participant
 from slimdiff.data.sources.bids import (
     bids_participants,
@@ -15,9 +15,8 @@ from slimdiff.data.sources.bids import (
 )
 from slimdiff.data.sources.brats import brats_participants
 from slimdiff.data.sources.nnunet import nnunet_participants
-from slimdiff.data.sources.phantom import phantom_participants
 from slimdiff.data.sources.reading import listed
-from slimdiff.data.sources.table import table_participants
+from slimdiff.data.sources.table import phantom_participants, table_participants
 from slimdiff.files import MISSING
 
 FETCHED_GROUPS = {"ds004199": ("fcd", "hc")}
@@ -35,7 +34,7 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
     if config.source == "phantom":
         found = phantom_participants(config, phantom_root)
     elif config.source == "bids" and config.fetch.dataset:
-        fetched = read_manifest(config.fetch.dataset).wanted(config.fetch.t1w)
+        fetched = read_file_manifest(config.fetch.dataset).wanted(config.fetch.t1w)
         paths = [file.path for file in fetched]
         groups = FETCHED_GROUPS[config.fetch.dataset]
         found = bids_participants_of(paths, Path(config.root), config, groups)

@@ -3,7 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+from slimdiff.config.data import DataConfig
 from slimdiff.data.participants import DataError, Flag, Participant, check_name, first_of
+from slimdiff.data.phantom import cohort
+from slimdiff.data.phantom.anatomy import lesion_site
 from slimdiff.data.sources.reading import further_of, table_lines, two_splits
 from slimdiff.files import MISSING
 
@@ -51,3 +54,15 @@ def _participant(line: dict[str, str], table: Path, number: int) -> Participant:
         further=further_of(line),
         flags=tuple(flags),
     )
+
+
+def phantom_participants(config: DataConfig, root: Path) -> list[Participant]:
+    """The phantom's participants, by the names that `slimdiff-phantom` will write."""
+    rows = []
+    for name, group in cohort.subject_ids(config.phantom.patients, config.phantom.controls):
+        stem = root / name / "anat" / f"{name}_FLAIR"
+        mask = stem.with_name(f"{name}_FLAIR_roi.nii.gz") if group == "fcd" else None
+        image = stem.with_name(f"{name}_FLAIR.nii.gz")
+        lobe = lesion_site(name, config.phantom.seed).lobe if mask else MISSING
+        rows.append(Participant(name, group, image, mask, acquisition="phantom", lobe=lobe))
+    return rows

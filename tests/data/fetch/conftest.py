@@ -1,8 +1,8 @@
 """A fresh server and folder a test, and no proxy in between."""
 
 import pytest
-from fetch_place import Place
-from local_server import serving
+from helpers.fetch_place import Place
+from helpers.local_server import serving
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,10 @@ import time
 from pathlib import PurePosixPath
 
 import pytest
-from fetch_place import Place, manifest_of
-from local_server import serving
+from helpers.fetch_place import Place, manifest_of
+from helpers.local_server import serving
 
-from slimdiff.data.download import address, checked_base
-from slimdiff.data.manifest import read_manifest
+from slimdiff.data.fetch.download import address, checked_base, read_file_manifest
 from slimdiff.data.participants import DataError
 
 
@@ -103,7 +102,7 @@ def test_ds004199_by_its_command(tmp_path, shared_data):
     source = shared_data / "ds004199"
     study = tmp_path / "study.json"
     with serving() as site:
-        for file in read_manifest("ds004199").files:
+        for file in read_file_manifest("ds004199").files:
             name = file.path.name
             here = source / (name if len(file.path.parts) == 1 else f"sidecars/{name}")
             if here.is_file():

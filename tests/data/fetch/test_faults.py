@@ -3,9 +3,9 @@
 import time
 
 import pytest
-from fetch_place import BASE, IMAGE, TABLE, manifest_of
+from helpers.fetch_place import BASE, IMAGE, TABLE, manifest_of
 
-from slimdiff.data.download import partial_of
+from slimdiff.data.fetch.download import partial_of
 from slimdiff.data.participants import DataError
 
 

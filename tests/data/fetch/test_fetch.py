@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fetch_place import BASE, IMAGE, T1W, TABLE
+from helpers.fetch_place import BASE, IMAGE, T1W, TABLE
 
 from slimdiff.data.participants import DataError
 

@@ -11,9 +11,9 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from fetch_place import IMAGE, TABLE, corrupt, manifest_of
+from helpers.fetch_place import IMAGE, TABLE, corrupt, manifest_of
 
-from slimdiff.data.download import FolderError, partial_of
+from slimdiff.data.fetch.download import FolderError, partial_of
 from slimdiff.data.participants import DataError
 
 
@@ -62,7 +62,7 @@ import signal
 from pathlib import Path, PurePosixPath
 from slimdiff.config.data import FetchConfig
 from slimdiff.data.fetch import fetch
-from slimdiff.data.manifest import File, Manifest
+from slimdiff.data.fetch.download import File, Manifest
 # A job in a shell's background begins with the signal ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 files = tuple(File(PurePosixPath(path), size, digest) for path, size, digest in {files!r})
@@ -160,7 +160,7 @@ def test_a_folder_that_takes_no_more_is_named_and_ends_the_run(place):
 def test_a_full_disk_names_its_folder():
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
-    from slimdiff.data.download import _unwritable
+    from slimdiff.data.fetch.download import _unwritable
 
     path = Path("data/sub-1/anat/.x.part")
     with pytest.raises(OSError) as raised, Path("/dev/full").open("wb", buffering=0) as stream:

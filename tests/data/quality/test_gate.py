@@ -9,13 +9,13 @@ import time
 
 import numpy as np
 import pytest
-from synthetic import ball, head, save_nifti, write_bids
+from helpers.synthetic import ball, head, save_nifti, write_bids
 
 from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import DataError
 from slimdiff.data.quality import measure as measuring
-from slimdiff.data.quality.gate import gate
+from slimdiff.data.quality.gate import run_quality_control
 from slimdiff.data.quality.planes import read_planes
 from slimdiff.files import read_table
 
@@ -37,11 +37,13 @@ class Cohort:
     def mask(self, name):
         return self.root / name / "anat" / f"{name}_FLAIR_roi.nii.gz"
 
-    def gate(self, workers=1, data=None, **quality):
+    def run_quality_control(self, workers=1, data=None, **quality):
         """participant_id, verdict."""
         self.read.clear()
         config = DataConfig(source="bids", root=str(self.root), **(data or {}))
-        rows, found = gate(config, QualityConfig(**{**QUALITY, **quality}), self.root, self.state, workers)
+        rows, found = run_quality_control(
+            config, QualityConfig(**{**QUALITY, **quality}), self.root, self.state, workers
+        )
         assert [row.participant_id for row in rows] == [v.participant.participant_id for v in found]
         return {verdict.participant.participant_id: verdict for verdict in found}
 
@@ -167,7 +169,7 @@ def test_what_masks_mean_is_part_of_what_is_remembered(data, cohort):
 
 def test_another_version_of_the_measurement_reads_all_again(cohort, monkeypatch):
     cohort.gate()
-    monkeypatch.setattr("slimdiff.data.quality.memory.MEASUREMENT_VERSION", 10**6)
+    monkeypatch.setattr("slimdiff.data.quality.measure.MEASUREMENT_VERSION", 10**6)
     cohort.gate()
     assert cohort.read == NAMES
 

@@ -7,11 +7,11 @@ import json
 import nibabel
 import numpy as np
 import pytest
-from synthetic import ball, head, save_nifti
+from helpers.synthetic import ball, head, save_nifti
 
 from slimdiff.config.data import DataConfig
 from slimdiff.data.participants import Participant
-from slimdiff.data.quality.measure import Measured, look, measure
+from slimdiff.data.quality.measure import Measured, measure, measure_volume
 
 LESION = ball((12, 14, 16), 3.5).astype(np.uint8)
 AFFINE = np.array([[-2.0, 0, 0, 31], [0, 0, 3.0, -46], [0, 2.5, 0, -40], [0, 0, 0, 1]])
@@ -134,7 +134,7 @@ def test_the_order_and_direction_of_stored_axes_changes_no_measurement(tmp_path)
         turned = nibabel.Nifti1Image(image, AFFINE).as_reoriented(turn)
         mask = nibabel.Nifti1Image(LESION, AFFINE).as_reoriented(turn)
         row = subject(tmp_path / codes, np.asarray(turned.dataobj), np.asarray(mask.dataobj), turned.affine)
-        measured, planes = look(row, DataConfig())
+        measured, planes = measure_volume(row, DataConfig())
         assert measured.orientation == codes
         found.append((measured, planes))
     first, planes = found[0]
@@ -157,12 +157,12 @@ def test_what_is_wrong_with_image_and_masks_is_said_of_each(tmp_path):
     row = subject(tmp_path, mask=LESION * 0)
     brain = save_nifti(tmp_path / "brain.nii.gz", LESION[:-1], AFFINE)
     row = Participant("sub-1", "fcd", row.image, row.mask, brain_mask=brain)
-    measured, planes = look(row, DataConfig())
+    measured, planes = measure_volume(row, DataConfig())
     assert [flag.name for flag in measured.flags] == ["empty_mask", "other_grid"]
     assert str(row.mask) in measured.flags[0].reason and str(brain) in measured.flags[1].reason
     assert measured.voxel_sha256 and planes
     row.image.write_bytes(b"")
-    measured, planes = look(row, DataConfig())
+    measured, planes = measure_volume(row, DataConfig())
     assert [flag.name for flag in measured.flags] == ["empty_file"]
     assert measured.shape is None and planes is None
     assert measured.mask_sha256

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from synthetic import ball, head
+from helpers.synthetic import ball, head
 
 from slimdiff.data.quality.planes import NAMES, read_planes, three_planes, write_planes
 

@@ -7,8 +7,8 @@ import pytest
 from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import DataError, Flag, Participant
+from slimdiff.data.quality.gate import write_quality
 from slimdiff.data.quality.measure import Measured
-from slimdiff.data.quality.table import write_quality
 from slimdiff.data.quality.verdicts import settle_discovery, verdicts
 from slimdiff.files import read_table
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from synthetic import write_ds004199
+from helpers.synthetic import write_ds004199
 
 from slimdiff.config.data import DataConfig, FetchConfig
 from slimdiff.data.participants import DataError

@@ -1,0 +1,1 @@
+"""Public datasets: their manifests, and the download of their files."""

@@ -1,0 +1,1 @@
+"""The phantom cohort of the demo, written as a BIDS dataset."""

@@ -1,0 +1,166 @@
+"""The cohort that needs no data: phantom subjects written as a BIDS dataset.
+
+    dataset_description.json  README  .bidsignore  participants.tsv  participants.json
+    sub-001/anat/sub-001_FLAIR.nii.gz       int16, 0 outside the brain, RAS affine in mm
+    sub-001/anat/sub-001_FLAIR.json
+    sub-001/anat/sub-001_FLAIR_roi.nii.gz   uint8 {0, 1}; group fcd only
+
+Every file is written under a temporary name and renamed; participants.tsv comes last, so where it lies the
+cohort is whole. The same arguments give the same bytes, and a subject does not depend on its cohort's size.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from slimdiff.files import write_text
+
+DATASET_NAME = "slimdiff phantom (synthetic lesions on a brain atlas; no patients)"
+GENERATOR = "slimdiff phantom"
+
+README = """\
+This dataset is a phantom. It holds no patients and no measurement of anybody.
+
+Each image starts from the ICBM152 2009a grey- and white-matter maps, an average of 152 heads that ships with
+nilearn. A random warp, FLAIR-like tissue contrasts, coil shading and noise make one subject of it. Subjects
+of the group "fcd" carry one drawn lesion that looks like a focal cortical dysplasia; *_FLAIR_roi.nii.gz is
+its mask. Subjects of the group "control" carry none and have no mask.
+
+It exists to run and test the slimdiff workflow. What is learnt from it says nothing about patients.
+"""
+
+COLUMNS = {
+    "participant_id": "Name of the phantom subject",
+    "group": {
+        "Description": "Whether the phantom has a drawn lesion",
+        "Levels": {"fcd": "one drawn lesion that looks like a focal cortical dysplasia", "control": "none"},
+    },
+    "acquisition": "Always phantom: no scanner was used",
+    "lobe": "Lobe in which the lesion was placed",
+    "hemisphere": "Side on which the lesion was placed: left or right",
+    "transmantle": "Whether a tail runs from the lesion towards the ventricle: yes or no",
+}
+
+
+def subject_ids(patients: int, controls: int) -> list[tuple[str, str]]:
+    """Names and groups of a cohort, patients first: ("sub-001", "fcd"), …, ("sub-009", "control").
+
+    Raises:
+        ValueError: a negative number, no subject at all, or more than three digits can name.
+    """
+    if patients < 0 or controls < 0 or not 1 <= patients + controls <= 999:
+        raise ValueError(
+            f"phantom: {patients} patients and {controls} controls; expected 1 to 999 subjects in all"
+        )
+    groups = ["fcd"] * patients + ["control"] * controls
+    return [(f"sub-{number:03d}", group) for number, group in enumerate(groups, start=1)]
+
+
+def write_subject(
+    participant_id: str, group: str, seed: int, voxel_mm: float = 2.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, lesion mask and affine of one subject; see `slimdiff.data.phantom_anatomy.make_subject`."""
+    from slimdiff.data.phantom import anatomy
+
+    return anatomy.make_subject(participant_id, group, seed, voxel_mm)
+
+
+def write_cohort(
+    root: Path, patients: int, controls: int, seed: int = 0, voxel_mm: float = 2.0, progress: bool = True
+) -> None:
+    """Write a cohort as a BIDS dataset; a phantom cohort that lies there already is replaced.
+
+    Args:
+        root: folder of the dataset, made where it is missing.
+        patients: subjects with one lesion each.
+        controls: subjects without a lesion.
+        seed: study seed, ≥ 0.
+        voxel_mm: isotropic voxel size, mm, in [1, 6].
+        progress: show a bar on stderr.
+
+    Raises:
+        FileExistsError: root holds something that is no slimdiff phantom.
+        ValueError: impossible numbers of subjects or voxel size.
+    """
+    from tqdm import tqdm
+
+    from slimdiff.data.phantom.anatomy import grid, lesion_site
+    from slimdiff.data.volumes.nifti import write_nifti  # here, because naming subjects needs no nibabel
+
+    root = Path(root)
+    subjects = subject_ids(patients, controls)
+    grid(voxel_mm)  # refuses an impossible size before anything is removed
+    make_room(root)
+    write_json(
+        root / "dataset_description.json",
+        {
+            "Name": DATASET_NAME,
+            "BIDSVersion": "1.10.0",
+            "DatasetType": "raw",
+            "GeneratedBy": [
+                {
+                    "Name": GENERATOR,
+                    "Description": "Synthetic lesions on warped ICBM152 tissue maps. A phantom: no patients.",
+                    "Parameters": {
+                        "patients": patients,
+                        "controls": controls,
+                        "seed": seed,
+                        "voxel_mm": voxel_mm,
+                    },
+                }
+            ],
+        },
+    )
+    write_text(root / "README", README)
+    write_text(root / ".bidsignore", "*_roi.nii.gz\n")
+
+    rows = []
+    for participant_id, group in tqdm(subjects, desc="phantom", unit="subject", disable=not progress):
+        image, mask, affine = write_subject(participant_id, group, seed, voxel_mm)
+        stem = root / participant_id / "anat" / f"{participant_id}_FLAIR"
+        write_nifti(Path(f"{stem}.nii.gz"), image.astype(np.int16), affine)
+        write_json(
+            Path(f"{stem}.json"),
+            {"MRAcquisitionType": "3D", "Manufacturer": GENERATOR, "SkullStripped": True},
+        )
+        site = ["n/a"] * 3
+        if group == "fcd":
+            write_nifti(Path(f"{stem}_roi.nii.gz"), mask, affine)
+            drawn = lesion_site(participant_id, seed)
+            site = [drawn.lobe, drawn.hemisphere, "yes" if drawn.transmantle else "no"]
+        rows.append([participant_id, group, "phantom", *site])
+
+    write_json(
+        root / "participants.json",
+        {name: text if isinstance(text, dict) else {"Description": text} for name, text in COLUMNS.items()},
+    )
+    table = "".join("\t".join(row) + "\n" for row in [list(COLUMNS), *rows])
+    write_text(root / "participants.tsv", table)
+
+
+def make_room(root: Path) -> None:
+    """Remove the files of an earlier phantom cohort, and refuse a folder that holds anything else."""
+    # Empty folders are no content: a workflow engine makes those of its outputs beforehand.
+    if not any(path.is_file() for path in root.rglob("*")):
+        return
+    description = root / "dataset_description.json"
+    try:
+        generators = [entry["Name"] for entry in json.loads(description.read_text())["GeneratedBy"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        generators = []
+    if GENERATOR not in generators:
+        raise FileExistsError(
+            f"{root}: holds files that are no slimdiff phantom; choose a new or empty folder"
+        )
+    (root / "participants.tsv").unlink(missing_ok=True)
+    for path in root.glob("sub-*/anat/sub-*_FLAIR*"):
+        path.unlink()
+    for folder in [*root.glob("sub-*/anat"), *root.glob("sub-*")]:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write indented JSON with a final newline."""
+    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,46 @@
+"""z-bins: where an axial slice lies, and where the brain is in each of them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from slimdiff.config.priors import PriorConfig
+from slimdiff.data.volumes.foreground import brain_of
+from slimdiff.files import replacing
+
+
+def z_bin_priors(
+    images: np.ndarray, bins: np.ndarray, n_bins: int, config: PriorConfig, spacing_mm: float
+) -> np.ndarray:
+    """Where the brain is in each z-bin, from the slices of the fold's training subjects only.
+
+    images: (N, H, W) in [-1, 1]; bins: (N,). Returns bool (n_bins, H, W); a bin without slices takes its nearest
+    neighbour's.
+    """
+    from scipy import ndimage
+
+    priors = np.zeros((n_bins, *images.shape[1:]), bool)
+    steps = round(config.dilate_mm / spacing_mm)
+    filled = np.unique(bins)
+    for b in filled:
+        occupancy = np.mean(
+            [brain_of(image, config, spacing_mm, b < config.low_bins) for image in images[bins == b]], axis=0
+        )
+        priors[b] = occupancy >= config.threshold
+        if steps:
+            priors[b] = ndimage.binary_dilation(priors[b], iterations=steps)
+    for b in set(range(n_bins)) - set(filled.tolist()):
+        priors[b] = priors[filled[np.abs(filled - b).argmin()]]
+    return priors
+
+
+def write_priors(path: Path, priors: np.ndarray) -> None:
+    """Write `priors/fold-{k}.npz`: key `priors`, bool (n_bins, H, W), readable without pickle."""
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, priors=priors)
+
+
+def read_priors(path: Path) -> np.ndarray:
+    """Read what `write_priors` wrote."""
+    with np.load(path, allow_pickle=False) as archive:
+        return archive["priors"]

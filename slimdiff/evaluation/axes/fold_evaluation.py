@@ -1,0 +1,191 @@
+"""One variant and fold under evaluation: what its metrics look at, and the tidy rows that they add."""
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from slimdiff.config.evaluation import EvaluationConfig
+from slimdiff.data.store import SliceStore
+from slimdiff.devices import pick_device
+from slimdiff.evaluation.metrics.features import FeatureCache
+from slimdiff.evaluation.metrics.grey_levels import to_uint8
+from slimdiff.evaluation.statistics.bootstrap import Resampling
+from slimdiff.files import MISSING
+from slimdiff.generation.samples import Samples
+
+COLUMNS = (
+    "study",
+    "variant",
+    "fold",
+    "z_bin",
+    "metric",
+    "extractor",
+    "value",
+    "ci_low",
+    "ci_high",
+    "floor",
+    "n",
+    "note",
+)
+NEAREST_COLUMNS = (
+    "id",
+    "sample",
+    "z_bin",
+    "class",
+    "train_row",
+    "train_participant",
+    "distance",
+    "threshold",
+    "flagged",
+    "space",
+)
+FLAGGED_COLUMNS = ("id", "z_bin", "class", "space", "distance", "threshold", "train_participant")
+TRAINING_SUBJECT_COLUMNS = (
+    "space",
+    "participant",
+    "n_slices",
+    "n_nearest",
+    "expected_share",
+    "n_suspects",
+    "closest",
+)
+
+
+@dataclass
+class FoldEvaluation:
+    """Everything that the metrics of one variant and fold look at."""
+
+    store: SliceStore
+    test: np.ndarray
+    """Store rows of the held-out subjects."""
+    train: np.ndarray
+    """Store rows of the training subjects."""
+    samples: Samples
+    config: EvaluationConfig
+    cache: FeatureCache
+    names: dict
+    """Columns study, variant and fold of every row."""
+    rows: list[dict] = field(default_factory=list)
+    nearest: list[dict] = field(default_factory=list)
+    """Of every sample, in every space."""
+    training_subjects: list[dict] = field(default_factory=list)
+    """How often each is the nearest, in every space."""
+    tau_sweep: list[dict] = field(default_factory=list)
+    """One row a threshold, see `axes_mask`."""
+    lesions: list[dict] = field(default_factory=list)
+    """One row a lesion of held-out, training and synthetic slices, see `axes_mask`."""
+
+    def real(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images float16 and masks uint8 of store rows."""
+        return np.asarray(self.store.images[rows]), np.asarray(self.store.masks[rows])
+
+    @cached_property
+    def like(self) -> np.ndarray:
+        """Store rows of training subjects in the samples' mix of z-bins and classes: a floor's stand-in."""
+        wanted = strata(self.samples.z_bin, self.samples.label)
+        chosen = same_mix(
+            wanted, strata(self.store.z_bin[self.train], self.store.label[self.train]), self.config.seed
+        )
+        return self.train[chosen]
+
+    def resampling(self, rows: np.ndarray) -> Resampling:
+        """Draws of the subjects that these store rows belong to."""
+        return Resampling.of(self.store.participant[rows], self.config.bootstrap, self.config.seed)
+
+    @cached_property
+    def device(self) -> torch.device:
+        # Distances are computed in float64, which MPS does not know.
+        available = "cuda" if torch.cuda.is_available() else "cpu"
+        return pick_device(available if self.config.device == "auto" else self.config.device)
+
+    @cached_property
+    def heights(self) -> np.ndarray:
+        """(n_bins,) middle of each z-bin, in slices: samples know no more of their height, so real ones get it too."""
+        return np.asarray(self.store.facts["bin_centres"], np.float64)
+
+    @property
+    def min_px(self) -> int:
+        return max(1, round(self.config.min_component_mm2 / self.store.spacing_mm**2))
+
+    @property
+    def min_slice_px(self) -> int:
+        """The rule that dropped small lesions from the store, for samples too."""
+        return int(self.store.facts["min_lesion_px"])
+
+    @property
+    def ring_px(self) -> int:
+        return max(1, round(self.config.ring_mm / self.store.spacing_mm))
+
+    def features(self, images: np.ndarray, extractor: str) -> np.ndarray:
+        return self.cache.extract(to_uint8(images), extractor, device=self.device)
+
+    @property
+    def flagged(self) -> list[dict]:
+        """The rows of `nearest` that are flagged, by sample and space."""
+        return sorted(
+            (row for row in self.nearest if row["flagged"]), key=lambda row: (str(row["id"]), row["space"])
+        )
+
+    def add(
+        self,
+        metric: str,
+        value: float,
+        z_bin="all",
+        extractor=MISSING,
+        interval=None,
+        floor=np.nan,
+        n=0,
+        note="",
+    ):
+        low, high = (interval.low, interval.high) if interval else (np.nan, np.nan)
+        if interval and interval.reason:
+            note = "; ".join(part for part in (note, f"no interval: {interval.reason}") if part)
+        values = {"value": value, "ci_low": low, "ci_high": high, "floor": floor}
+        self.rows.append(
+            {
+                **self.names,
+                "z_bin": z_bin,
+                "metric": metric,
+                "extractor": extractor,
+                **{key: float(number) for key, number in values.items()},
+                "n": n,
+                "note": note,
+            }
+        )
+
+
+def same_mix(wanted: Sequence[Hashable], available: Sequence[Hashable], seed: int) -> np.ndarray:
+    """Rows drawn without replacement so that each stratum is there as often as it is wanted, as far as it goes.
+
+    Samples are drawn in other shares of z-bins and classes than volumes have them. A metric between volumes as
+    they come would lie below what any model can reach; a floor from slices of the samples' own mix does not.
+    Where a stratum has fewer rows than wanted all of them are taken: drawing one twice would put copies into the
+    set, and a floor of fewer slices is an honest one.
+
+    Args:
+        wanted: (N,) stratum of each sample, e.g. (z-bin, class).
+        available: (M,) stratum of each training slice.
+        seed: of the draw.
+
+    Returns:
+        Indices into `available`, sorted; at most N.
+    """
+    counts = Counter(wanted)
+    generator = np.random.default_rng(seed)
+    chosen, taken = [], Counter()
+    keys = list(available)
+    for row in generator.permutation(len(keys)):
+        stratum = keys[row]
+        if taken[stratum] < counts[stratum]:
+            taken[stratum] += 1
+            chosen.append(row)
+    return np.sort(np.array(chosen, np.int64))
+
+
+def strata(z_bin: np.ndarray, label: np.ndarray) -> list[tuple[int, int]]:
+    """(z-bin, class) of each slice, for `same_mix`."""
+    return list(zip(np.asarray(z_bin).tolist(), np.asarray(label).tolist(), strict=True))

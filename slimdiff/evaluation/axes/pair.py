@@ -1,0 +1,111 @@
+"""The pair axis: whether masks of a cell sit on tissue that looks like a lesion, beside floors and intervals."""
+
+import numpy as np
+
+from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
+from slimdiff.evaluation.axes.mask import feature_rows
+from slimdiff.evaluation.metrics import lesion_contrast
+from slimdiff.evaluation.statistics import bootstrap
+
+OWN = "floor column: the held-out slices' own; interval over lesions of this model"
+
+
+def pair_axis(cell: FoldEvaluation) -> None:
+    """MMD-PL with its features' Wasserstein distances, lesion contrast, the same after shuffling, and brightness."""
+    config, store, samples = cell.config, cell.store, cell.samples
+    options = {
+        "tau": config.tau,
+        "min_px": cell.min_px,
+        "min_slice_px": cell.min_slice_px,
+        "ring_px": cell.ring_px,
+    }
+    test, slices = lesion_contrast.pair_features(*cell.real(cell.test), **options)
+    like, _ = lesion_contrast.pair_features(*cell.real(cell.like), **options)
+    chosen = np.flatnonzero(samples.label == 1)
+    drawn, drawn_slices = lesion_contrast.pair_features(
+        samples.images[chosen], samples.masks[chosen], **options
+    )
+    feature_rows(cell, "mmd_pl", lesion_contrast.FEATURES, test, drawn, like, cell.test[slices])
+
+    delta = lesion_contrast.FEATURES.index("delta")
+    _add_median(cell, "delta_median", drawn[:, delta], test[:, delta], OWN)
+    swapped = [
+        lesion_contrast.pair_features(*swap_onto_clean(images, binary, bins, labels, config.seed), **options)[
+            0
+        ][:, delta]
+        for images, binary, bins, labels in (
+            (samples.images, samples.masks, samples.z_bin, samples.label),
+            (*cell.real(cell.test), store.z_bin[cell.test], store.label[cell.test]),
+        )
+    ]
+    _add_median(
+        cell, "delta_median_shuffled", *swapped, f"masks on other, lesion-free slices of their z-bin; {OWN}"
+    )
+    _brightness(cell, test, drawn, like, cell.test[slices], samples.id[chosen][drawn_slices])
+
+
+def _add_median(cell: FoldEvaluation, name: str, drawn: np.ndarray, real: np.ndarray, note: str) -> None:
+    value, floor = (np.median(values) if len(values) else np.nan for values in (drawn, real))
+    interval = bootstrap.sample_median_interval(drawn, cell.config.bootstrap, cell.config.seed)
+    cell.add(name, value, interval=interval, floor=floor, n=len(drawn), note=note)
+
+
+def _brightness(
+    cell: FoldEvaluation,
+    test: np.ndarray,
+    drawn: np.ndarray,
+    like: np.ndarray,
+    test_rows: np.ndarray,
+    sample_ids: np.ndarray,
+) -> None:
+    """Mean `frac_bright`, and how far it is from that of the held-out lesions."""
+    column = lesion_contrast.FEATURES.index("frac_bright")
+    value, real, trained = (lesion_contrast.mean_frac_bright(table) for table in (drawn, test, like))
+    config = cell.config
+    over_samples = bootstrap.Resampling.of(sample_ids, config.bootstrap, config.seed, bootstrap.SAMPLES)
+    resampled = bootstrap.resampled_means(drawn[:, column], over_samples.index, over_samples.counts)
+    cell.add(
+        "frac_bright",
+        value,
+        interval=over_samples.percentile(resampled),
+        floor=real,
+        n=len(drawn),
+        note="floor column: the held-out slices' own; interval over samples of this model",
+    )
+    resampling = cell.resampling(test_rows)
+    resampled = bootstrap.resampled_means(test[:, column], resampling.index, resampling.counts)
+    cell.add(
+        "frac_bright_gap",
+        value - real,
+        interval=resampling.percentile(value - resampled),
+        floor=trained - real,
+        n=len(drawn),
+        note="samples minus held-out lesions; floor: training minus held-out lesions",
+    )
+
+
+def swap_onto_clean(
+    images: np.ndarray, masks: np.ndarray, bins: np.ndarray, labels: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put every lesion mask on a random slice without lesion of the same z-bin.
+
+    A mask that belongs to its image loses its contrast by this; one that merely lies where lesions tend to lie
+    keeps it. Only lesion-free slices are taken, because lesions of one z-bin may lie at the same place.
+
+    Args:
+        images, masks: (N, H, W).
+        bins, labels: (N,) z-bin and class.
+        seed: of the draw.
+
+    Returns:
+        images and masks (M, H, W); masks whose z-bin has no lesion-free slice are left out.
+    """
+    rng = np.random.default_rng(seed)
+    of_mask, of_image = [], []
+    for row in np.flatnonzero(labels == 1):
+        clean = np.flatnonzero((labels == 0) & (bins == bins[row]))
+        if len(clean):
+            of_mask.append(row)
+            of_image.append(rng.choice(clean))
+    chosen, others = np.array(of_mask, np.int64), np.array(of_image, np.int64)
+    return images[others], masks[chosen]

@@ -1,0 +1,340 @@
+"""Segmenters with and without synthetic pairs, on the same held-out subjects: the pairs that are tested."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from slimdiff.config import StudyPaths
+from slimdiff.evaluation.axes.fold_evaluation import COLUMNS as METRIC_COLUMNS
+from slimdiff.evaluation.registry import better
+from slimdiff.evaluation.statistics.bootstrap import fold_summary, sign_agreement
+from slimdiff.evaluation.statistics.significance import (
+    cliffs_delta,
+    friedman,
+    holm,
+    size_of_delta,
+    wilcoxon_signed_rank,
+)
+from slimdiff.evaluation.utility.utility import CAUTION
+from slimdiff.files import MISSING, read_table, write_table
+
+TOGETHER, ALONE = "real_synthetic", "real"
+NEEDED = ("participant", "condition", "share", "dice")
+
+
+def subject_pairs(
+    paths: StudyPaths, variant: str, folds: int
+) -> dict[int, tuple[np.ndarray, np.ndarray, str]]:
+    """Dice of the same subjects, by the share of the training subjects in percent.
+
+    Read from `utility_subjects.tsv` of every fold that has one, and from that of the folder `real` beside it. A subject
+    counts once: its rows of a fold are averaged, and so are its folds, where folds share their test subjects.
+
+    Returns:
+        Percent to (N,) Dice of real and synthetic together, (N,) Dice of real alone, both of the subjects that have
+        both in the same fold, sorted by name, and a note.
+
+    Raises:
+        OSError, ValueError: a fold has no table of real slices alone, or a table lacks a column; the file is named.
+    """
+    found: dict[int, dict[str, list[tuple[float, float]]]] = {}
+    for fold in range(folds):
+        path = paths.utility_subjects(variant, fold)
+        if not path.is_file():
+            continue
+        together = _scores(path, TOGETHER)
+        alone = _scores(paths.utility_subjects("real", fold), ALONE)
+        for (percent, participant), score in together.items():
+            own = found.setdefault(percent, {})
+            pair = (score, alone.get((percent, participant), np.nan))
+            if np.isfinite(pair).all():
+                own.setdefault(participant, []).append(pair)
+    return {percent: _averaged(found[percent]) for percent in sorted(found)}
+
+
+def _scores(path: Path, condition: str) -> dict[tuple[int, str], float]:
+    """(percent, participant) -> mean Dice of its rows; NaN for a subject without a lesion."""
+    found: dict[tuple[int, str], list[float]] = {}
+    for row in read_table(path, NEEDED):
+        if row["condition"] == condition:
+            key = round(100 * float(row["share"])), row["participant"]
+            found.setdefault(key, []).append(float("nan") if row["dice"] == MISSING else float(row["dice"]))
+    return {key: float(np.mean(scores)) for key, scores in found.items()}
+
+
+def _averaged(subjects: dict[str, list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray, str]:
+    pairs = np.array([np.mean(subjects[name], axis=0) for name in sorted(subjects)]).reshape(-1, 2)
+    again = any(len(folds) > 1 for folds in subjects.values())
+    return (*pairs.T, "a subject of several folds counts once, with its mean" if again else "")
+
+
+ALL = "all"
+"""In the place of variant_a: the row is about all variants together."""
+SEGMENTERS = "the subjects of a fold share their segmenters: nothing is said of other trainings"
+COLUMNS = (
+    "study",
+    "metric",
+    "extractor",
+    "better",  # lower, higher, floor or zero (the closer the better) or none
+    "compared",  # value, |value| or |value - floor|
+    "unit",  # folds or subjects
+    "variant_a",
+    "variant_b",
+    "n",  # units with a number of both
+    "mean_a",
+    "mean_b",
+    "mean_difference",  # a - b
+    "sd_difference",  # ddof 1
+    "favours",  # the better mean: variant_a, variant_b or neither
+    "a_better",  # units
+    "b_better",
+    "sign_agreement",
+    "wilcoxon_p",
+    "smallest_p",  # that the test of this row can give
+    "p_holm",  # over the pairs of this metric, extractor and unit
+    "nemenyi_p",
+    "nemenyi_exact_p",
+    "cliffs_delta",
+    "size",
+    "friedman",
+    "friedman_p",
+    "friedman_exact_p",
+    "note",
+)
+
+
+@dataclass
+class Numbers:
+    """One metric of one extractor, with one number a variant and fold."""
+
+    study: str
+    metric: str
+    extractor: str
+    values: np.ndarray
+    """(variants, folds) what is compared; NaN where there is no number."""
+    read: set[tuple[int, int]] = field(default_factory=set)
+
+    @property
+    def names(self) -> dict:
+        way = better(self.metric)
+        compared = {"floor": "|value - floor|", "zero": "|value|"}.get(way, "value")
+        return {
+            "study": self.study,
+            "metric": self.metric,
+            "extractor": self.extractor,
+            "better": way,
+            "compared": compared,
+        }
+
+
+def compare(
+    paths: StudyPaths, variants: Sequence[str], folds: int, same_test: bool = False, utility: bool = True
+) -> None:
+    """Write `metrics/comparison.tsv` from the tables of every variant and fold.
+
+    Args:
+        paths: of the study.
+        variants: names.
+        folds: number of folds.
+        same_test: whether every fold has the same test subjects.
+        utility: whether segmenters are compared, where there are any.
+
+    Raises:
+        ValueError: a metric stands twice in a fold, or a table lacks a column; the file is named.
+    """
+    said = (
+        ["every fold has the same test subjects: agreement over folds says nothing about other subjects"]
+        if same_test and folds > 1
+        else []
+    )
+    rows = []
+    for numbers in read_numbers(paths, variants, folds, utility):
+        rows += compare_variants(numbers, variants, said)
+    if utility:
+        rows += compare_segmenters(paths, variants, folds)
+    write_table(paths.comparison, rows, COLUMNS)
+
+
+def read_numbers(
+    paths: StudyPaths, variants: Sequence[str], folds: int, utility: bool = True
+) -> list[Numbers]:
+    """Every metric and extractor over all z-bins, in the order of the tables (metrics.tsv, and utility.tsv if any)."""
+    found: dict[tuple, Numbers] = {}
+    for i, variant in enumerate(variants):
+        for fold in range(folds):
+            for path in paths.results(variant, fold, utility):
+                for row in read_table(path, METRIC_COLUMNS):
+                    if row["z_bin"] != ALL:
+                        continue
+                    key = row["study"], row["metric"], row["extractor"]
+                    own = found.setdefault(key, Numbers(*key, np.full((len(variants), folds), np.nan)))
+                    if (i, fold) in own.read:
+                        raise ValueError(
+                            f"{path}: {row['metric']} ({row['extractor']}) over all z-bins stands there again; "
+                            "one number a fold is wanted"
+                        )
+                    own.read.add((i, fold))
+                    own.values[i, fold] = _compared(row)
+    return list(found.values())
+
+
+def _compared(row: dict[str, str]) -> float:
+    value, floor = (float("nan") if row[name] == MISSING else float(row[name]) for name in ("value", "floor"))
+    way = better(row["metric"])
+    if way not in ("floor", "zero"):
+        return value
+    middle = floor if way == "floor" else 0.0
+    # The tables have nine digits; what lies beyond is rounding, and would break ties between distances.
+    return float(f"{abs(value - middle):.9g}")
+
+
+def compare_variants(numbers: Numbers, variants: Sequence[str], said: Sequence[str] = ()) -> list[dict]:
+    """Rows of one metric: all variants together where there are three or more, then every pair.
+
+    Args:
+        numbers: with a row of `values` a variant.
+        variants: names.
+        said: notes of every row.
+    """
+    if len(variants) < 2:
+        return []
+    rows, post_hoc = [], {}
+    if len(variants) > 2:
+        together, post_hoc = _omnibus_row(numbers, variants)
+        rows.append(together)
+    pairs = []
+    way = better(numbers.metric)
+    for a, b in combinations(range(len(variants)), 2):
+        row = pair_row(numbers.values[a], numbers.values[b], way)
+        lost = _lost(numbers.values[[a, b]], [variants[a], variants[b]])
+        row["note"] = "; ".join(part for part in (lost, row["note"]) if part)
+        row |= {"variant_a": variants[a], "variant_b": variants[b], **post_hoc.get((a, b), {})}
+        row["favours"] = {"a": variants[a], "b": variants[b]}.get(row["favours"], row["favours"])
+        pairs.append(row)
+    _correct(pairs)
+    rows += pairs
+    for row in rows:
+        row["note"] = "; ".join(part for part in (row["note"], *said) if part)
+    return [{**numbers.names, "unit": "folds", **row} for row in rows]
+
+
+def pair_row(a: np.ndarray, b: np.ndarray, way: str, unit: str = "fold") -> dict:
+    """Paired numbers a and b (n,) in one row; units where either is NaN are left out.
+
+    `way` is `lower`, `higher`, `floor`, `zero` or `none`; `unit` is the singular that notes use.
+    """
+    both = np.isfinite(a) & np.isfinite(b)
+    a, b = a[both], b[both]
+    difference = _difference(a, b)
+    summary = fold_summary(difference)
+    row = {"n": summary.n, "mean_difference": summary.mean, "sd_difference": summary.sd}
+    row |= {"mean_a": fold_summary(a).mean, "mean_b": fold_summary(b).mean, "favours": None, "note": ""}
+    if not summary.n:
+        return row | {"note": f"no {unit} with a number of both"}
+    agree, n = sign_agreement(difference)
+    row |= {"cliffs_delta": cliffs_delta(a, b), "sign_agreement": f"{agree}/{n}"}
+    row["size"] = size_of_delta(row["cliffs_delta"])
+    if way != "none":
+        gain = difference if way == "higher" else -difference
+        row |= {"a_better": int((gain > 0).sum()), "b_better": int((gain < 0).sum())}
+        mean = float(gain.mean())
+        row["favours"] = "a" if mean > 0 else "b" if mean < 0 else "neither"
+    if summary.n < 2:
+        row |= {"cliffs_delta": None, "size": None}
+        return row | {"note": f"1 {unit} with a number of both: no spread, no test"}
+    test = wilcoxon_signed_rank(difference)
+    row |= {"wilcoxon_p": test.p, "smallest_p": test.smallest_p}
+    notes = []
+    if not test.n:
+        notes.append(f"no difference in any {unit}: no test")
+    elif test.zeros:
+        notes.append(f"{_many(test.zeros, unit)} without a difference left out of the signed rank test")
+    return row | {"note": "; ".join(notes)}
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    # Equal to what the tables' digits carry is equal: 0.3 - 0.2 ties with 0.2 - 0.1.
+    scale = max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
+    return np.round((a - b) / scale, 8) * scale if scale else a - b
+
+
+def _omnibus_row(numbers: Numbers, variants: Sequence[str]) -> tuple[dict, dict]:
+    """The row of all variants, and what it says of each pair."""
+    row = {"variant_a": ALL, "variant_b": None, "n": 0}
+    some = np.isfinite(numbers.values).any(axis=1)
+    kept = np.flatnonzero(some)
+    notes = (
+        [f"without {', '.join(np.array(variants)[~some])}: no number in any fold"] if not some.all() else []
+    )
+    if len(kept) < 3:
+        return row | {"note": "; ".join([*notes, f"{_many(len(kept), 'variant')} with numbers: no test"])}, {}
+    values = numbers.values[kept]
+    lost = _lost(values, [variants[i] for i in kept])
+    values = values[:, np.isfinite(values).all(axis=0)].T
+    row["n"] = len(values)
+    notes += [lost] if lost else []
+    if len(values) < 2:
+        notes.append(f"{_many(len(values), 'fold')} with a number of every variant: no test")
+        return row | {"note": "; ".join(notes)}, {}
+    found = friedman(values)
+    row |= {
+        "friedman": found.statistic,
+        "friedman_p": found.p,
+        "friedman_exact_p": found.exact_p,
+        "smallest_p": found.smallest_p,
+    }
+    if found.draws:
+        notes.append(f"exact p of {found.draws} drawn orders")
+    pairs = {
+        (int(kept[i]), int(kept[j])): {
+            "nemenyi_p": float(found.nemenyi_p[i, j]),
+            "nemenyi_exact_p": float(found.nemenyi_exact_p[i, j]),
+        }
+        for i, j in combinations(range(len(kept)), 2)
+    }
+    return row | {"note": "; ".join(notes)}, pairs
+
+
+def compare_segmenters(paths: StudyPaths, variants: Sequence[str], folds: int) -> list[dict]:
+    """Real and synthetic together against real alone: one row a variant and share of the training subjects.
+
+    Dice, paired over all held-out subjects of all folds; variant_b is `real`. Holm's correction goes over the variants.
+    """
+    found, study = {}, paths.root.name
+    for variant in variants:
+        for percent, (a, b, note) in subject_pairs(paths, variant, folds).items():
+            row = pair_row(a, b, "higher", "subject")
+            row["favours"] = {"a": variant, "b": "real"}.get(row["favours"], row["favours"])
+            cautions = (SEGMENTERS, CAUTION if percent < 100 else "")
+            row["note"] = "; ".join(part for part in (row["note"], note, *cautions) if part)
+            found.setdefault(percent, []).append(row | {"variant_a": variant, "variant_b": "real"})
+    rows = []
+    for percent in sorted(found):
+        _correct(found[percent])
+        names = {"study": study, "metric": f"utility_dice_gain_{percent}", "extractor": None}
+        names |= {"better": "higher", "compared": "value", "unit": "subjects"}
+        rows += [names | row for row in found[percent]]
+    return rows
+
+
+def _correct(rows: list[dict]) -> None:
+    for row, p in zip(rows, holm([row.get("wilcoxon_p", np.nan) for row in rows]), strict=True):
+        row["p_holm"] = float(p)
+
+
+def _lost(values: np.ndarray, names: Sequence[str]) -> str:
+    """Which folds have no number of which variants (rows of values); empty if none lacks one."""
+    missing = ~np.isfinite(values)
+    folds = np.flatnonzero(missing.any(axis=0))
+    if not len(folds):
+        return ""
+    whose = ", ".join(name for name, lacks in zip(names, missing.any(axis=1), strict=True) if lacks)
+    which = f"fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
+    return f"{which} left out, no number of {whose}"
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

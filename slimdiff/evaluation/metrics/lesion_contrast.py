@@ -1,0 +1,250 @@
+"""Whether a mask sits on tissue that looks like a lesion: its contrast to its ring and to the brain."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from slimdiff.evaluation.metrics.components import BLOCK_PX, Runs, blocks, boxes_of, label_image, runs_of
+from slimdiff.evaluation.metrics.grey_levels import store_precision
+from slimdiff.evaluation.metrics.lesions import FeatureDistance, binarise, feature_distance
+
+FEATURES = ("delta", "z_in", "sigma_norm", "edge_align", "frac_bright")
+THREADS = min(4, os.cpu_count() or 1)
+CACHE_PX = 2**16  # pixels that a chain of array operations passes over at once, few enough for the cache
+WINDOW_STEP = 8  # px; components are looked at in windows of few sizes, so that many share one array
+
+
+def pair_features(
+    images: np.ndarray,
+    masks: np.ndarray,
+    tau: float = 0.0,
+    min_px: int = 5,
+    min_slice_px: int = 0,
+    ring_px: int = 5,
+    brain_threshold: float = -0.95,
+    erode_px: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Five intensity features of every lesion component M in brain B, with ring R around M.
+
+    B is the image above `brain_threshold`, eroded; R is M dilated `ring_px` times by a cross, less M, within
+    B; the edge dM is one such dilation less M, within B. mu and sigma (ddof 0) are taken over M within B, R
+    and B; grad is the Sobel magnitude, unscaled, with a reflecting border.
+
+    - `delta` = mu_M - mu_R, in units of the image
+    - `z_in` = (mu_M - mu_B) / sigma_B
+    - `sigma_norm` = sigma_M / sigma_B
+    - `edge_align` = mean grad on dM / mean grad on B
+    - `frac_bright` = share of M above mu_B + sigma_B
+
+    A component without a ring is skipped, and so is one with a feature that is not finite (M outside the
+    brain, a brain of one value).
+
+    Args:
+        images: (N, H, W) float, in [-1, 1].
+        masks: (N, H, W), see `masks.binarise`.
+        tau: threshold of continuous masks.
+        min_px: components with fewer pixels are left out.
+        min_slice_px: slices with fewer lesion pixels are left out.
+        ring_px: width of the ring, px, at least 1.
+        brain_threshold: in units of the image.
+        erode_px: erosion of the brain, px.
+
+    Returns:
+        (M, 5) float64, columns as `FEATURES`; and (M,) the slice of each component.
+
+    Raises:
+        ValueError: images and masks of different shapes, or out of range; a ring of no width.
+    """
+    images, binary = np.asarray(images), binarise(masks, tau)
+    if images.shape != binary.shape:
+        raise ValueError(f"images {images.shape} and masks {binary.shape} differ in shape")
+    if ring_px < 1 or erode_px < 0:
+        raise ValueError(f"ring_px is {ring_px} and erode_px {erode_px}; at least 1 and 0 are wanted")
+
+    def of_block(block: slice) -> tuple[np.ndarray, np.ndarray]:
+        single, runs = store_precision(images[block]), runs_of(binary[block], min_px, min_slice_px)
+        used, places = np.unique(runs.slices, return_inverse=True)
+        rows, columns = _surroundings((single >= brain_threshold) | binary[block])
+        single = single[used, rows, columns]
+        left, top = columns.start, rows.start
+        runs = replace(
+            runs, slices=places, rows=runs.rows - top, starts=runs.starts - left, stops=runs.stops - left
+        )
+        table = _contrasts(_brains(single, brain_threshold, erode_px, ring_px), runs, ring_px)
+        finite = np.isfinite(table).all(axis=1)
+        return table[finite], used[places[runs.offsets]][finite] + block.start
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        tables, slices = zip(*pool.map(of_block, blocks(images.shape, BLOCK_PX)), strict=True)
+    return np.concatenate(tables), np.concatenate(slices)
+
+
+def _surroundings(shown: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of an (N, H, W) bool stack that hold all that is shown, with the pixel before and after."""
+    spans = []
+    for axis, size in ((1, shown.shape[1]), (0, shown.shape[2])):
+        at = np.flatnonzero(shown.any(axis=0).any(axis=axis))
+        spans.append(slice(max(at[0] - 1, 0), min(at[-1] + 2, size)) if len(at) else slice(0, size))
+    return tuple(spans)
+
+
+@dataclass(frozen=True)
+class Brains:
+    """Slices with a margin around them, and what a component in them is compared to.
+
+    Attributes:
+        images, gradients: (N, H + 2 margin, W + 2 margin) float64, the slices and their Sobel magnitude.
+        brains: of the same shape, bool; none in the margin.
+        mean, sd, mean_gradient: (N,) over the brain; NaN where there is none.
+    """
+
+    images: np.ndarray
+    gradients: np.ndarray
+    brains: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray
+    mean_gradient: np.ndarray
+
+
+def _brains(single: np.ndarray, threshold: float, erode_px: int, margin: int) -> Brains:
+    """What `pair_features` needs of (N, H, W) slices, with a margin of at least 1 px."""
+    images = np.pad(single, ((0, 0), (margin, margin), (margin, margin)), mode="edge").astype(np.float64)
+    gradients, brains = np.zeros_like(images), np.zeros(images.shape, bool)
+    core = slice(margin, -margin)
+    np.greater(images[:, core, core], threshold, out=brains[:, core, core])
+    statistics = np.empty((3, len(images)))
+    for part in blocks(images.shape, CACHE_PX):
+        for _ in range(erode_px):
+            brains[part] = _with_neighbours(brains[part], np.logical_and)
+        _sobel(images[part], gradients[part])
+        weight = Weight.of(brains[part])
+        statistics[:, part] = *_mean_and_sd(images[part], weight), _mean(gradients[part], weight)
+    return Brains(images, gradients, brains, *statistics)
+
+
+def _with_neighbours(stack: np.ndarray, join: np.ufunc) -> np.ndarray:
+    """Every pixel of a contiguous (N, H, W) bool stack joined with its four neighbours.
+
+    `logical_or` dilates and `logical_and` erodes. Rows are taken as one line, so the first and the last pixel of a
+    row count as neighbours: the border has to be background.
+    """
+    line, width = stack.ravel(), stack.shape[2]
+    joined = line.copy()
+    for step in (1, width):
+        join(joined[step:], line[:-step], out=joined[step:])
+        join(joined[:-step], line[step:], out=joined[:-step])
+    return joined.reshape(stack.shape)
+
+
+def _sobel(images: np.ndarray, magnitude: np.ndarray) -> None:
+    """Write the Sobel magnitude of a contiguous (N, H, W) stack; its outermost pixels get no meaning.
+
+    With b the sum of every 2 x 2 pixels and p, q its differences along the two diagonals, the two Sobel filters
+    are p + q and p - q, so that the magnitude is sqrt(2 (p^2 + q^2)).
+    """
+    line, width = images.ravel(), images.shape[2]
+    pairs = line[1:] + line[:-1]
+    b = pairs[width:] + pairs[:-width]
+    p, q = b[width + 1 :] - b[: -width - 1], b[1:-width] - b[width:-1]
+    p *= p
+    q *= q
+    p += q
+    p += p
+    np.sqrt(p, out=magnitude.ravel()[width + 1 : -width - 1])
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Pixels to average over: 1 in a region and 0 outside, (K, h, w) float64; and (K,) how many they are."""
+
+    inside: np.ndarray
+    count: np.ndarray
+
+    @classmethod
+    def of(cls, region: np.ndarray) -> "Weight":
+        inside = region.astype(np.float64)
+        return cls(inside, inside.sum(axis=(1, 2)))
+
+
+def _mean(values: np.ndarray, weight: Weight) -> np.ndarray:
+    """(K,) mean of values (K, h, w) over a region; NaN where it is empty."""
+    with np.errstate(invalid="ignore"):
+        return np.vecdot(values, weight.inside).sum(axis=1) / weight.count
+
+
+def _mean_and_sd(values: np.ndarray, weight: Weight) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (ddof 0), as `_mean`."""
+    mean = _mean(values, weight)
+    away = values - mean[:, None, None]
+    away *= away
+    return mean, np.sqrt(_mean(away, weight))
+
+
+def _contrasts(brains: Brains, runs: Runs, ring_px: int) -> np.ndarray:
+    """(M, 5) features of the components; not all finite where they are not defined."""
+    box, of_component = boxes_of(runs), runs.slices[runs.offsets]
+    table = np.empty((len(box), len(FEATURES)))
+    n, height, width = brains.images.shape
+    labels, _ = label_image(runs, (n, height - 2 * ring_px, width - 2 * ring_px), ring_px)
+    sides = np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]) + 2 * ring_px
+    sides = -(-sides // WINDOW_STEP) * WINDOW_STEP
+    for side in np.unique(sides):
+        size = min(side, height), min(side, width)
+        # with the margin, a window at the first pixel of the box begins a ring's width before it
+        corner = np.minimum(box[:, :2], np.subtract((height, width), size))
+        views = [
+            sliding_window_view(stack, size, axis=(1, 2))
+            for stack in (labels, brains.images, brains.gradients, brains.brains)
+        ]
+        alike = np.flatnonzero(sides == side)
+        for part in blocks((len(alike), *size), CACHE_PX):
+            chosen = alike[part]
+            place = of_component[chosen]
+            label, *windows = (view[place, corner[chosen, 0], corner[chosen, 1]] for view in views)
+            own = label == (chosen + 1)[:, None, None]
+            of_brain = brains.mean[place], brains.sd[place], brains.mean_gradient[place]
+            table[chosen] = _contrast(own, *windows, of_brain, ring_px)
+    return table
+
+
+def _contrast(
+    own: np.ndarray,
+    image: np.ndarray,
+    gradient: np.ndarray,
+    brain: np.ndarray,
+    of_brain: tuple[np.ndarray, np.ndarray, np.ndarray],
+    ring_px: int,
+) -> np.ndarray:
+    """(K, 5) features of components in windows (K, h, w), beside (K,) mean, sd and mean gradient of the brain."""
+    outside = brain & ~own
+    grown = _with_neighbours(own, np.logical_or)
+    edge = Weight.of(grown & outside)
+    for _ in range(ring_px - 1):
+        grown = _with_neighbours(grown, np.logical_or)
+    ring = Weight.of(grown & outside)
+    inside = Weight.of(own & brain)
+    mean, sd, mean_gradient = of_brain
+    own_mean, own_sd = _mean_and_sd(image, inside)
+    bright = (image > (mean + sd)[:, None, None]).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        columns = (
+            own_mean - _mean(image, ring),
+            (own_mean - mean) / sd,
+            own_sd / sd,
+            _mean(gradient, edge) / mean_gradient,
+            _mean(bright, inside),
+        )
+    return np.stack(columns, axis=1)
+
+
+def mmd_pl(real: np.ndarray, synthetic: np.ndarray, seed: int, subsets: int = 100) -> FeatureDistance:
+    """MMD-PL: distance between the lesion contrasts of two tables from `pair_features`."""
+    return feature_distance(real, synthetic, FEATURES, seed, subsets)
+
+
+def mean_frac_bright(table: np.ndarray) -> float:
+    """Mean `frac_bright` over the components of a table from `pair_features`; NaN where it is empty."""
+    return float(table[:, FEATURES.index("frac_bright")].mean()) if len(table) else float("nan")

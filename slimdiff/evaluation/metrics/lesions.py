@@ -1,0 +1,391 @@
+"""The lesions of a set of slices in every form that mask metrics look at, and those metrics along the threshold."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from skimage.measure import label
+
+from slimdiff.evaluation.metrics import mmd, robust_mmd
+from slimdiff.evaluation.metrics.components import FEATURES, Components, blocks, components_of
+from slimdiff.evaluation.metrics.grey_levels import store_precision
+from slimdiff.evaluation.metrics.mmd import MmdEstimate, standardise, subset_mmd2
+from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
+from slimdiff.evaluation.metrics.wasserstein import feature_wasserstein
+from slimdiff.evaluation.statistics.bootstrap import resampled_quantile
+
+
+def binarise(masks: np.ndarray, tau: float = 0.0) -> np.ndarray:
+    """Lesion where a continuous mask lies above tau; masks that are binary already are taken as they are.
+
+    Args:
+        masks: (N, H, W); float in [-1, 1], or bool or integer {0, 1}.
+        tau: threshold, in (-1, 1).
+
+    Returns:
+        (N, H, W) bool; of bool masks and of integers of one byte not a copy.
+
+    Raises:
+        ValueError: integers other than 0 and 1, floats outside [-1, 1] or not finite, or floats that are all
+            0 or 1: a binary mask stored as float would be lesion everywhere for tau < 0.
+    """
+    masks = np.asarray(masks)
+    if masks.ndim != 3:
+        raise ValueError(f"masks have shape {masks.shape}, (N, H, W) is wanted")
+    if masks.dtype == bool:
+        return masks
+    if not np.issubdtype(masks.dtype, np.floating):
+        if masks.size and (masks.min() < 0 or masks.max() > 1):
+            raise ValueError(
+                f"{masks.dtype} masks hold other values than 0 and 1, from {masks.min()} to {masks.max()}"
+            )
+        return masks.view(bool) if masks.dtype.itemsize == 1 else masks.astype(bool)
+    binary = np.empty(masks.shape, bool)
+    zero_or_one, zero = True, False
+    for block in blocks(masks.shape):
+        part = store_precision(masks[block])
+        np.greater(part, np.float32(tau), out=binary[block])
+        zero_or_one = zero_or_one and bool(((part == 0) | (part == 1)).all())
+        zero = zero or (zero_or_one and bool((part == 0).any()))
+    if zero_or_one and zero:
+        raise ValueError("masks hold 0 and 1 only but are floats; pass binary masks as bool or uint8")
+    return binary
+
+
+def undecided_shares(masks: np.ndarray) -> np.ndarray:
+    """Share of each continuous mask's pixels in (-0.5, 0.5), where nothing was decided.
+
+    masks: (N, H, W) float, in [-1, 1]; returns (N,).
+    """
+    shares = [
+        (np.abs(store_precision(masks[block])) < 0.5).mean(axis=(1, 2)) for block in blocks(masks.shape)
+    ]
+    return np.concatenate(shares) if shares else np.empty(0)
+
+
+def components(mask: np.ndarray, min_px: int = 5) -> list[np.ndarray]:
+    """4-connected components of an (H, W) bool mask with at least `min_px` pixels, as (H, W) bool each."""
+    labels = label(mask, connectivity=1)
+    sizes = np.bincount(labels.ravel())
+    return [labels == i for i in range(1, len(sizes)) if sizes[i] >= min_px]
+
+
+def component_features(
+    masks: np.ndarray, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shape of every lesion component.
+
+    Perimeter is scikit-image's; circularity = 4 pi area / perimeter^2, at most 1, and 0 where the perimeter
+    is 0.
+
+    Args:
+        masks: (N, H, W), see `binarise`.
+        tau: threshold of continuous masks.
+        min_px: components with fewer pixels are left out.
+        min_slice_px: slices with fewer lesion pixels are left out; give the rule that filled the slice
+            store, so that real and synthetic slices pass the same one.
+
+    Returns:
+        (M, 9) float64, columns as `FEATURES`, lengths in px and areas in px^2; and (M,) the slice of each
+        component.
+    """
+    found = components_of(binarise(masks, tau), min_px, min_slice_px)
+    return found.features, found.slices
+
+
+@dataclass(frozen=True)
+class FeatureDistance:
+    """How two tables of component features differ: the cubic MMD, and Wasserstein-1 by feature."""
+
+    mmd: MmdEstimate
+    w1: dict[str, float]  # in real standard deviations
+    w1_geometric_mean: float
+
+
+def feature_distance(
+    real: np.ndarray, synthetic: np.ndarray, names: tuple[str, ...], seed: int, subsets: int = 100
+) -> FeatureDistance:
+    """Subset-averaged MMD of features z-scored on all real rows, and Wasserstein-1 of each.
+
+    Args:
+        real, synthetic: (N, D) and (M, D) component features in their own units.
+        names: of the D features.
+        seed, subsets: see `kernels.subset_mmd2`.
+
+    Returns:
+        The MMD is NaN below 10 components in either set; Wasserstein-1 where either has none. The order of rows
+        does not matter to a bit, though subsets are drawn by row.
+    """
+    real, synthetic = (table[np.lexsort(table.T)] for table in (real, synthetic))
+    mmd = subset_mmd2(*standardise(real, synthetic), seed=seed, subsets=subsets)
+    each, geometric_mean = feature_wasserstein(real, synthetic)
+    return FeatureDistance(mmd, dict(zip(names, each.tolist(), strict=True)), geometric_mean)
+
+
+def mmd_mf(real: np.ndarray, synthetic: np.ndarray, seed: int, subsets: int = 100) -> FeatureDistance:
+    """MMD-MF: distance between the lesion shapes of two tables from `component_features`."""
+    return feature_distance(real, synthetic, FEATURES, seed, subsets)
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """Components with their shapes, and one vector a lesion slice."""
+
+    components: Components
+    vectors: np.ndarray
+    """(L, 8), columns as `robust.COLUMNS`."""
+    slices: np.ndarray
+    """(L,) which slice each vector describes."""
+
+    @property
+    def shapes(self) -> np.ndarray:
+        """(M, 9), columns as `morphology.FEATURES`."""
+        return self.components.features
+
+
+def lesions_of(
+    lesion_masks: np.ndarray, z: np.ndarray, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0
+) -> Lesions:
+    """The lesions of slices at known heights.
+
+    Args:
+        lesion_masks: (N, H, W), see `masks.binarise`.
+        z: (N,) height of each slice, see `robust.slice_vectors`.
+        tau: threshold of continuous masks.
+        min_px, min_slice_px: see `masks.component_features`.
+    """
+    found = components_of(binarise(lesion_masks, tau), min_px, min_slice_px)
+    return Lesions(found, *robust_mmd.slice_vectors(found, z))
+
+
+def tau_sweep(
+    real: Lesions,
+    synthetic_masks: np.ndarray,
+    z: np.ndarray,
+    taus: Sequence[float],
+    seed: int,
+    subsets: int = 100,
+    min_px: int = 5,
+    min_slice_px: int = 0,
+) -> list[dict[str, float]]:
+    """The mask metrics for every threshold of the synthetic masks; real ones are binary.
+
+    Args:
+        real: lesions of held-out slices.
+        synthetic_masks: (M, H, W) continuous, in [-1, 1].
+        z: (M,) their heights.
+        taus: thresholds.
+        seed, subsets: see `kernels.subset_mmd2`.
+        min_px, min_slice_px: see `masks.component_features`.
+
+    Returns:
+        A row per tau: tau, n_slices and n_components (synthetic, with a lesion), mmd_mf, mmd_mf_w1 (geometric mean),
+        mmd_robust.
+    """
+    rows = []
+    for tau in taus:
+        drawn = lesions_of(synthetic_masks, z, tau, min_px, min_slice_px)
+        distance = mmd_mf(real.shapes, drawn.shapes, seed, subsets)
+        rows.append(
+            {
+                "tau": tau,
+                "n_slices": len(drawn.vectors),
+                "n_components": len(drawn.shapes),
+                "mmd_mf": distance.mmd.value,
+                "mmd_mf_w1": distance.w1_geometric_mean,
+                "mmd_robust": robust_mmd.robust_mmd(real.vectors, drawn.vectors, 0, seed).value,
+            }
+        )
+    return rows
+
+
+def area_gap(
+    real_areas: np.ndarray, real_bins: np.ndarray, synthetic_areas: np.ndarray, synthetic_bins: np.ndarray
+) -> float:
+    """Mean over z-bins of log2 (median synthetic area / median real area).
+
+    z-bin by z-bin, because samples are drawn at other heights than lesions lie; z-bins without a lesion on either side
+    are left out.
+
+    Args:
+        real_areas, synthetic_areas: (N,) and (M,) lesion area of slices that have one, px.
+        real_bins, synthetic_bins: (N,) and (M,) their z-bins.
+
+    Returns:
+        0 for equal sizes, 1 where synthetic lesions are twice as large; NaN without a common z-bin.
+    """
+    everybody = np.zeros(len(real_areas), np.int64)
+    return float(
+        resampled_area_gap(
+            real_areas, real_bins, synthetic_areas, synthetic_bins, everybody, np.ones((1, 1))
+        )[0]
+    )
+
+
+def resampled_area_gap(
+    real_areas: np.ndarray,
+    real_bins: np.ndarray,
+    synthetic_areas: np.ndarray,
+    synthetic_bins: np.ndarray,
+    subjects: np.ndarray,
+    counts: np.ndarray,
+) -> np.ndarray:
+    """`area_gap` when subjects, with all their real slices, are drawn with replacement.
+
+    Args:
+        subjects: (N,) index of each real slice's subject, 0 ... S-1.
+        counts: (B, S) how often each resampling drew each subject.
+
+    Returns:
+        (B,); a resampling leaves out z-bins of which it drew no lesion, and is NaN where it drew none.
+    """
+    counts = np.asarray(counts)
+    gaps = []
+    for z_bin in np.intersect1d(real_bins, synthetic_bins):
+        own = real_bins == z_bin
+        real = resampled_quantile(real_areas[own], subjects[own], counts, 0.5)
+        gaps.append(np.log2(np.median(synthetic_areas[synthetic_bins == z_bin]) / real))
+    if not gaps:
+        return np.full(len(counts), np.nan)
+    gaps = np.array(gaps)  # (bins, B)
+    found = np.isfinite(gaps)
+    with np.errstate(invalid="ignore"):
+        return np.where(found, gaps, 0).sum(axis=0) / np.where(found.any(axis=0), found.sum(axis=0), np.nan)
+
+
+@dataclass(frozen=True)
+class ClassFidelity:
+    """Shares of slices that obey their class; NaN where a class has no slice."""
+
+    lesion_share: float  # of class-1 slices, those with a component
+    clean_share: float  # of class-0 slices, those without
+    n_lesion: int
+    n_clean: int
+
+
+def has_lesion(masks: np.ndarray, tau: float = 0.0, min_px: int = 5) -> np.ndarray:
+    """(N,) bool: slices with a 4-connected component of at least `min_px`; masks as for `masks.binarise`."""
+    return lesion_area(masks, tau, min_px) > 0
+
+
+def class_fidelity(
+    masks: np.ndarray, classes: np.ndarray, tau: float = 0.0, min_px: int = 5
+) -> ClassFidelity:
+    """How often a mask agrees with the class it was asked for.
+
+    Args:
+        masks: (N, H, W), see `masks.binarise`.
+        classes: (N,) 0 = no lesion, 1 = lesion.
+        tau: threshold of continuous masks.
+        min_px: smallest component that counts as a lesion.
+
+    Raises:
+        ValueError: other classes, or another number of them than slices.
+    """
+    classes = np.asarray(classes)
+    if len(classes) != len(masks) or not np.isin(classes, (0, 1)).all():
+        raise ValueError(f"{len(masks)} masks want {len(masks)} classes of 0 or 1, found {len(classes)}")
+    lesion = has_lesion(masks, tau, min_px)
+    asked, clean = lesion[classes == 1], ~lesion[classes == 0]
+    return ClassFidelity(_mean(asked), _mean(clean), len(asked), len(clean))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def lesion_area(masks: np.ndarray, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0) -> np.ndarray:
+    """(N,) pixels in the components of at least `min_px` of every slice; 0 where it has fewer than `min_slice_px`.
+
+    masks: as for `masks.binarise`; min_slice_px: the rule that filled the slice store.
+    """
+    found = components_of(binarise(masks, tau), min_px, min_slice_px)
+    area = found.features[:, FEATURES.index("area")]
+    return np.bincount(found.slices, area, minlength=len(masks)).astype(np.int64)
+
+
+def brain_middles(images: np.ndarray, threshold: float = BRAIN_THRESHOLD) -> np.ndarray:
+    """Middle of the brain's bounding box in each slice; the image's own middle where there is no brain.
+
+    Args:
+        images: (N, H, W) float, in [-1, 1]; rows from anterior to posterior, columns from left to right.
+        threshold: brain is what lies above, in units of the image.
+
+    Returns:
+        (N, 2) float64, row and column, px.
+    """
+    middles = []
+    for axis in (2, 1):
+        extent = np.stack([(store_precision(i[None])[0] > threshold).any(axis=axis - 1) for i in images])
+        first, last = extent.argmax(axis=1), extent.shape[1] - 1 - extent[:, ::-1].argmax(axis=1)
+        middles.append((first + last) / 2)
+    return np.stack(middles, axis=1)
+
+
+def positions(centroids: np.ndarray, slices: np.ndarray, images: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """Centroids from the middle of their slice's brain.
+
+    Args:
+        centroids: (M, 2) row and column, px, from `morphology.components_of`.
+        slices: (M,) the slice of each.
+        images: (N, H, W) the slices.
+        spacing_mm: size of a pixel.
+
+    Returns:
+        (M, 2) float64, mm: x to the right, y to the back.
+    """
+    used, index = np.unique(slices, return_inverse=True)
+    if not len(used):
+        return np.empty((0, 2))
+    offsets = centroids - brain_middles(images[used])[index]
+    return offsets[:, ::-1] * spacing_mm
+
+
+def _minus_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return -torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+_SUMS = partial(mmd.group_sums, _minus_distance)
+
+
+def energy_distance(real: np.ndarray, synthetic: np.ndarray) -> float:
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely & Rizzo 2013), unbiased: around 0 for equal distributions.
+
+    It is the squared MMD of the kernel -|x - y|, has no bandwidth to choose, and is 0 only where the distributions
+    are equal.
+
+    Args:
+        real, synthetic: (N, 2) and (M, 2) positions, mm.
+
+    Returns:
+        The distance in mm; NaN below 10 positions in either set.
+    """
+    everybody = np.zeros(len(real), np.int64)
+    return float(resampled_energy_distance(real, synthetic, everybody, np.ones((1, 1)))[0])
+
+
+def resampled_energy_distance(
+    real: np.ndarray, synthetic: np.ndarray, subjects: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """The energy distance when subjects, with all their real positions, are drawn with replacement.
+
+    Args:
+        real, synthetic: (N, 2) and (M, 2) positions, mm.
+        subjects: (N,) index of each real position's subject, 0 ... S-1.
+        counts: (B, S) how often each resampling drew each subject.
+
+    Returns:
+        (B,) mm; NaN below 10 positions in either set.
+    """
+    return mmd.resampled_by_subject(_SUMS, *mmd.on_device("cpu", real, synthetic), subjects, counts)
+
+
+def left_share(positions_mm: np.ndarray) -> float:
+    """Share of lesions whose centroid lies left of the brain's middle; NaN without a lesion.
+
+    Args:
+        positions_mm: (M, 2), from `positions`.
+    """
+    return float((positions_mm[:, 0] < 0).mean()) if len(positions_mm) else float("nan")

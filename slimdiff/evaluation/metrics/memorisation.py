@@ -1,0 +1,243 @@
+"""Whether samples copy training slices: nearest neighbours, judged by those of unseen subjects' slices.
+
+Needs numpy and torch only, as the trainer's monitor does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from slimdiff.evaluation.metrics.wasserstein import resampled_wasserstein, wasserstein
+from slimdiff.evaluation.statistics.bootstrap import (
+    FEWEST_SUBJECTS,
+    Interval,
+    Resampling,
+    percentile_interval,
+    resampled_quantile,
+)
+
+QUANTILE = 0.01
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """Distances of samples to the training slices, judged by those of held-out slices.
+
+    `ratio` R = median(synthetic to train) / median(test to train): below 1, samples are closer to the
+    training slices than unseen subjects are. `suspects` lie below `threshold`, the 1 % quantile of the test
+    distances of half of the held-out subjects; `check_share` is how much of the other half it flags, which
+    should be near 0.01. `suspects_ref` are closer than the closest test slice.
+    """
+
+    ratio: float
+    threshold: float
+    suspects: np.ndarray  # (N,) bool
+    suspect_share: float  # of the samples that have a training slice in their z-bin
+    check_share: float  # NaN with fewer than two held-out subjects
+    suspects_ref: np.ndarray  # (N,) bool
+    ref_share: float  # as suspect_share
+    ref_floor: float  # share of the other half that is closer than the closest slice of the first
+    w1: float  # between the two distributions of distances
+    w1_floor: float  # between the distances of the two halves of the held-out subjects
+    calibrating: np.ndarray  # (M,) bool: test slices behind the threshold
+    checking: np.ndarray  # (M,) bool: those of the other half
+    n_unmatched: int  # samples without a training slice in their z-bin; no suspects
+
+    @property
+    def n_calibration(self) -> int:
+        """Test slices behind the threshold; of fewer than 100 it is close to their minimum."""
+        return int(self.calibrating.sum())
+
+
+def memorisation(
+    synthetic_distance: np.ndarray, test_distance: np.ndarray, test_subjects: Sequence, seed: int
+) -> Memorisation:
+    """Judge nearest-neighbour distances of samples by those of held-out slices.
+
+    Args:
+        synthetic_distance: (N,) from `nearest`, synthetic to train.
+        test_distance: (M,) from `nearest`, test to train.
+        test_subjects: (M,) subject of each test slice.
+        seed: of the split of the held-out subjects into calibration and check.
+
+    Returns:
+        See `Memorisation`; numbers are NaN, and nothing is suspect, where there is no distance to go by.
+
+    Raises:
+        ValueError: another number of subjects than test slices.
+    """
+    test_subjects = np.asarray(test_subjects)
+    if len(test_subjects) != len(test_distance):
+        raise ValueError(
+            f"{len(test_distance)} test slices want as many subjects, found {len(test_subjects)}"
+        )
+    matched = np.isfinite(test_distance)
+    test = test_distance[matched]
+    synthetic = synthetic_distance[np.isfinite(synthetic_distance)]
+    order = np.random.default_rng(seed).permutation(np.unique(test_subjects[matched]))
+    calibrating = matched & np.isin(test_subjects, order[: (len(order) + 1) // 2])
+    checking = matched & ~calibrating
+    calibration, check = test_distance[calibrating], test_distance[checking]
+    threshold = float(np.quantile(calibration, QUANTILE)) if len(calibration) else float("nan")
+    suspects = synthetic_distance < threshold  # False for NaN on either side
+    suspects_ref = synthetic_distance < _smallest(test)
+    n_matched = len(synthetic)
+    return Memorisation(
+        ratio=ratio(synthetic, test),
+        threshold=threshold,
+        suspects=suspects,
+        suspect_share=_share(suspects.sum(), n_matched if np.isfinite(threshold) else 0),
+        check_share=_share((check < threshold).sum(), len(check)),
+        suspects_ref=suspects_ref,
+        ref_share=_share(suspects_ref.sum(), n_matched if len(test) else 0),
+        ref_floor=_share((check < _smallest(calibration)).sum(), len(check)),
+        w1=wasserstein(synthetic, test),
+        w1_floor=wasserstein(calibration, check),
+        calibrating=calibrating,
+        checking=checking,
+        n_unmatched=len(synthetic_distance) - n_matched,
+    )
+
+
+def ratio(synthetic: np.ndarray, test: np.ndarray) -> float:
+    """R of finite distances: the median of the first by that of the second; NaN where there is none, or it is 0."""
+    if not len(synthetic) or not len(test) or np.median(test) == 0:
+        return float("nan")
+    return float(np.median(synthetic) / np.median(test))
+
+
+def _smallest(distance: np.ndarray) -> float:
+    return distance.min() if len(distance) else float("nan")
+
+
+def _share(count: int, n: int) -> float:
+    return float(count / n) if n else float("nan")
+
+
+def by_training_subject(
+    distance: np.ndarray,
+    index: np.ndarray,
+    suspects: np.ndarray,
+    query_bin: np.ndarray,
+    train_subjects: Sequence,
+    train_bin: np.ndarray,
+) -> list[dict]:
+    """How often each training subject is the nearest one, beside how often chance would have it so.
+
+    Args:
+        distance, index: (N,) from `nearest`, synthetic to train.
+        suspects: (N,) bool.
+        query_bin: (N,) z-bin of each sample.
+        train_subjects, train_bin: (M,) subject and z-bin of each training slice.
+
+    Returns:
+        A row per training subject, those with the most suspects first: participant, n_slices (its training
+        slices), n_nearest, expected_share (of the samples, if every training slice of a sample's z-bin were
+        equally likely to be its nearest; NaN where no sample has one), n_suspects, closest (the smallest
+        distance, NaN where it is never the nearest).
+    """
+    names, owner = np.unique(np.asarray(train_subjects), return_inverse=True)
+    owner = owner.reshape(-1)
+    matched = np.asarray(index) >= 0
+    nearest_owner = owner[index[matched]]
+    bins, position = np.unique(train_bin, return_inverse=True)
+    slices = np.zeros((len(names), len(bins)))
+    np.add.at(slices, (owner, position.reshape(-1)), 1)
+    samples = np.array([(query_bin[matched] == z_bin).sum() for z_bin in bins])
+    expected = (slices / slices.sum(axis=0)) @ samples
+    rows = []
+    for subject, name in enumerate(names):
+        own = nearest_owner == subject
+        rows.append(
+            {
+                "participant": str(name),
+                "n_slices": int(slices[subject].sum()),
+                "n_nearest": int(own.sum()),
+                "expected_share": _share(expected[subject], len(nearest_owner)),
+                "n_suspects": int(suspects[matched][own].sum()),
+                "closest": float(distance[matched][own].min()) if own.any() else float("nan"),
+            }
+        )
+    return sorted(rows, key=lambda row: (-row["n_suspects"], -row["n_nearest"], row["participant"]))
+
+
+_DRAWS = 128  # held at once, each with a weight for every slice
+
+
+class HeldOut:
+    """Held-out distances under draws of their subjects.
+
+    The halves are drawn each for itself: the threshold is as uncertain as the share that it flags, and an interval
+    around a threshold that stood firm would cover the 1 % too seldom.
+    """
+
+    def __init__(self, found: Memorisation, distance: np.ndarray, subjects: Sequence, n_boot: int, seed: int):
+        """found: of `memorisation`, for these test slices' distances and subjects, both (M,); n_boot, seed: of the
+        draws."""
+        subjects = np.asarray(subjects)
+        self._matched = found.calibrating | found.checking
+        self._test = distance[self._matched]
+        self._everybody = Resampling.of(subjects[self._matched], n_boot, seed)
+        self._check = distance[found.checking]
+        self._checking = Resampling.of(subjects[found.checking], n_boot, seed + 1)
+        calibrating = Resampling.of(subjects[found.calibrating], n_boot, seed + 2)
+        self._n_calibrating = calibrating.n_subjects
+        self._w1 = found.w1
+        self.thresholds = resampled_quantile(
+            distance[found.calibrating], calibrating.index, calibrating.counts, QUANTILE
+        )
+        """(B,) the threshold of every draw; empty with fewer than 5 calibrating subjects."""
+
+    def ratio(self, synthetic: np.ndarray, rows: np.ndarray | None = None) -> Interval:
+        """Of R, for finite distances of samples; rows: (M,) bool, test slices that count (one z-bin's)."""
+        own = np.ones(len(self._test), bool) if rows is None else rows[self._matched]
+        index = self._everybody.index[own]
+        medians = resampled_quantile(self._test[own], index, self._everybody.counts, 0.5)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = (np.median(synthetic) if len(synthetic) else np.nan) / medians
+        return percentile_interval(values, len(np.unique(index)))
+
+    def suspect_share(self, synthetic: np.ndarray) -> Interval:
+        """Of the share of samples below the threshold, for their finite distances: the threshold is drawn again."""
+        if self._n_calibrating < FEWEST_SUBJECTS:
+            return _too_few(self._n_calibrating, "behind the threshold")
+        if not len(synthetic):
+            return Interval(np.nan, np.nan, "no sample")
+        below = np.searchsorted(np.sort(synthetic), self.thresholds, side="left")
+        return percentile_interval(below / len(synthetic), self._n_calibrating)
+
+    def check_share(self) -> Interval:
+        """Of the share of the other half's slices below the threshold: both halves are drawn again."""
+        for n, which in (
+            (self._n_calibrating, "behind the threshold"),
+            (self._checking.n_subjects, "to check it"),
+        ):
+            if n < FEWEST_SUBJECTS:
+                return _too_few(n, which)
+        shares = np.empty(len(self.thresholds))
+        for start in range(0, len(shares), _DRAWS):
+            draws = slice(start, start + _DRAWS)
+            weights = self._checking.counts[draws][:, self._checking.index]
+            flagged = self._check < self.thresholds[draws, None]
+            shares[draws] = (weights * flagged).sum(axis=1) / weights.sum(axis=1)
+        return self._checking.percentile(shares)
+
+    def w1(self, synthetic: np.ndarray) -> Interval:
+        """Of W1 between finite distances of samples and the test slices'; a basic interval, because every draw has
+        fewer distinct slices and so lies further away."""
+        if not len(synthetic):
+            return Interval(np.nan, np.nan, "no sample")
+        if self._everybody.n_subjects < FEWEST_SUBJECTS:
+            return self._everybody.percentile(np.empty(0))
+        spread = self._test.std()
+        # Back into the unit of the distances, from standard deviations of the test slices'.
+        values = resampled_wasserstein(
+            self._test[:, None], synthetic[:, None], self._everybody.index, self._everybody.counts
+        )[:, 0] * (spread if spread > 0 else 1)
+        return self._everybody.distance(self._w1, values)
+
+
+def _too_few(n: int, which: str) -> Interval:
+    reason = f"{n} held-out subjects {which}, at least {FEWEST_SUBJECTS} are wanted"
+    return Interval(np.nan, np.nan, reason)

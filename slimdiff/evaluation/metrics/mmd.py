@@ -1,0 +1,315 @@
+"""The unbiased squared MMD of any kernel, from its sums over groups of vectors (Gretton et al. 2012).
+
+Sums are taken block by block, so that memory does not grow with the square of the sets; on one machine the same vectors
+give the same bits. Needs torch and numpy only.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+
+Kernel = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+MIN_VECTORS = 10  # below this many vectors in either set an MMD says nothing
+ROWS = 512  # kernel rows and columns held at once
+
+
+def unbiased_mmd2(within_real, within_synthetic, across, n_real, n_synthetic):
+    """Squared MMD from kernel sums (Gretton et al. 2012, eq. 3).
+
+    Args:
+        within_real, within_synthetic: sums over ordered pairs of different vectors of a set.
+        across: sum over all pairs of a real and a synthetic vector.
+        n_real, n_synthetic: vectors in each set.
+    """
+    of_real = within_real / (n_real * (n_real - 1))
+    of_synthetic = within_synthetic / (n_synthetic * (n_synthetic - 1))
+    return of_real + of_synthetic - 2 * across / (n_real * n_synthetic)
+
+
+def group_sums(
+    kernel: Kernel,
+    x: torch.Tensor,
+    in_x: np.ndarray,
+    y: torch.Tensor | None = None,
+    in_y: np.ndarray | None = None,
+    paired: bool = False,
+) -> np.ndarray:
+    """Sums of a kernel over the pairs of vectors of two groups, every entry computed once for all groups.
+
+    Args:
+        kernel: symmetric; takes (n, D) and (m, D), gives (n, m).
+        x: (N, D).
+        in_x: (A, N) 0/1, the members of each group.
+        y, in_y: (M, D) and (B, M); None: x and in_x themselves, and no vector is paired with itself.
+        paired: only each group of x with the group of y that has its number.
+
+    Returns:
+        (A, B) float64, or (A,) if paired.
+    """
+    within = y is None
+    in_x = torch.from_numpy(in_x).to(x.device, torch.float64)
+    y, in_y = (x, in_x) if within else (y, torch.from_numpy(in_y).to(x.device, torch.float64))
+    total = torch.zeros(len(in_x) if paired else (len(in_x), len(in_y)), dtype=torch.float64, device=x.device)
+    for rows, columns in product(blocks(len(x)), blocks(len(y))):
+        if within and columns.start < rows.start:
+            continue
+        entries = kernel(x[rows], y[columns]).double()
+        if within and rows == columns:
+            entries.fill_diagonal_(0)
+        part = in_x[:, rows] @ entries
+        part = (part * in_y[:, columns]).sum(dim=1) if paired else part @ in_y[:, columns].T
+        total += part
+        if within and rows != columns:
+            # the block on the other side of the diagonal
+            total += part if paired else part.T
+    return total.cpu().numpy()
+
+
+def blocks(n: int) -> Iterator[slice]:
+    """Rows 0 ... n - 1 in blocks."""
+    for start in range(0, n, ROWS):
+        yield slice(start, start + ROWS)
+
+
+def resampled_by_subject(
+    sums: Callable[..., np.ndarray],
+    x: torch.Tensor,
+    y: torch.Tensor,
+    subjects: np.ndarray,
+    counts: np.ndarray,
+) -> np.ndarray:
+    """Unbiased squared MMD under any kernel for every resampling of the real subjects.
+
+    A subject drawn twice is two subjects that look alike: its vectors are paired within each copy, never
+    across the copies of itself, because the kernel of a vector with itself would lift every resampling above
+    the estimate. What is averaged over those pairs is k(x, x') - c(x) - c(x'), where c(x) is the mean kernel with the
+    synthetic vectors: without resampling that is the estimate itself, and with it the pairs that are left out weigh
+    the same in both terms. Otherwise their main effects do not cancel, and near 0 the spread is several times too wide.
+
+    Args:
+        sums: the kernel's sums between groups, `group_sums` without its first argument.
+        x, y: (N, D) real and (M, D) synthetic vectors.
+        subjects: (N,) index of each real vector's subject, 0 ... S-1.
+        counts: (B, S) how often each resampling drew each subject.
+
+    Returns:
+        (B,) float64; NaN where a set has fewer than 10 vectors, or a resampling has no pair.
+
+    Raises:
+        ValueError: subjects that do not fit.
+    """
+    check_subjects(x, subjects, counts)
+    counts, n = np.asarray(counts, np.float64), len(y)
+    if not len(counts) or min(len(x), n) < MIN_VECTORS:
+        return np.full(len(counts), np.nan)
+    member, everything = np.eye(counts.shape[1])[:, subjects], np.ones((1, n))
+    size = member.sum(axis=1)
+    # Per subject the sum of c(x); per two subjects that of k(x, x') - c(x) - c(x').
+    across = sums(x, member, y, everything)[:, 0] / n
+    between = sums(x, member) - np.outer(across, size) - np.outer(size, across)
+    of_synthetic = sums(y, everything)[0, 0] / (n * (n - 1))
+    # Within a subject no vector is paired with itself, so c(x) stands there once less for each.
+    own, own_pairs = np.diag(between) + 2 * across, size * (size - 1)
+    pairs = np.outer(size, size)
+    np.fill_diagonal(between, 0)
+    np.fill_diagonal(pairs, 0)
+    kernel_sum = np.einsum("bs,st,bt->b", counts, between, counts, optimize=True) + counts @ own
+    pair_sum = np.einsum("bs,st,bt->b", counts, pairs, counts, optimize=True) + counts @ own_pairs
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return kernel_sum / pair_sum + of_synthetic
+
+
+def on_device(device: str | torch.device, *sets: np.ndarray) -> list[torch.Tensor]:
+    """Copies on the device, float32 where all are float32, else float64. Copies, because the last bits of a matrix
+    product depend on where in memory its factors begin, and torch's begin at round addresses."""
+    precision = torch.float32 if all(z.dtype == np.float32 for z in sets) else torch.float64
+    # Sums are taken in float64, which MPS does not have.
+    device = "cpu" if torch.device(device).type == "mps" else device
+    return [torch.tensor(z, dtype=precision, device=device) for z in sets]
+
+
+def check_subjects(real: np.ndarray | torch.Tensor, subjects: np.ndarray, counts: np.ndarray) -> None:
+    """Raises ValueError where there is not one subject index of the counts' S subjects for each real vector."""
+    found, n_subjects = len(subjects), np.shape(counts)[1]
+    if found != len(real) or (found and np.max(subjects) >= n_subjects):
+        raise ValueError(f"{found} subject indices below {n_subjects} do not fit {len(real)} vectors")
+
+
+LARGEST_SUBSET = 500
+# Features up to which the cubic kernel's own feature space (455 monomials) is the cheaper way.
+_LARGEST_EXPLICIT = 12
+_RESAMPLINGS = 128  # distribution functions held at once
+
+
+@dataclass(frozen=True)
+class MmdEstimate:
+    """A squared MMD as the mean over seeded subsets."""
+
+    value: float
+    sd: float  # over subsets (ddof 0), the spread torch-fidelity prints; no interval over subjects
+    n_real: int
+    n_synthetic: int
+    subset_size: int
+
+
+def polynomial_kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """k(x, y) = (x . y / D + 1)^3 for vectors x (N, D) and y (M, D); returns (N, M) in their precision."""
+    base = torch.addmm(x.new_ones(()), x, y.T, alpha=1 / x.shape[1])
+    return (base * base).mul_(base)
+
+
+def subset_mmd2(
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    seed: int,
+    subsets: int = 100,
+    subset_size: int | None = None,
+    device: str | torch.device = "cpu",
+) -> MmdEstimate:
+    """Unbiased squared MMD, averaged over random subsets of equal size drawn without replacement.
+
+    The draws are torch-fidelity's, real first, so that its KID of the same float64 features and seed is equal. If all
+    features are float32, kernels are computed in float32 and summed in float64: of network features that moves the
+    result by under 1e-8 of the mean kernel, which is under 1e-5 of a KID that differs from 0.
+
+    Args:
+        real, synthetic: (N, D) and (M, D) features.
+        seed: of the draws.
+        subsets: how many.
+        subset_size: vectors drawn from each set; None: min(500, N, M).
+        device: where kernels are computed.
+
+    Returns:
+        The mean and sd over subsets, both NaN where either set has fewer than 10 vectors.
+
+    Raises:
+        ValueError: shapes that do not fit, values that are not finite, or a subset larger than a set.
+    """
+    _check(real, synthetic)
+    n_real, n_synthetic = len(real), len(synthetic)
+    size = min(LARGEST_SUBSET, n_real, n_synthetic) if subset_size is None else subset_size
+    if min(n_real, n_synthetic) < MIN_VECTORS:
+        return MmdEstimate(np.nan, np.nan, n_real, n_synthetic, size)
+    if not 2 <= size <= min(n_real, n_synthetic):
+        raise ValueError(
+            f"subsets of {size} cannot be drawn from {n_real} real and {n_synthetic} synthetic vectors"
+        )
+    generator = np.random.RandomState(seed)
+    of_real, of_synthetic = np.empty((2, subsets, size), np.int64)
+    for subset in range(subsets):
+        of_real[subset] = generator.choice(n_real, size, replace=False)
+        of_synthetic[subset] = generator.choice(n_synthetic, size, replace=False)
+    x, y = on_device(device, real, synthetic)
+    # Either every kernel entry once, shared by the subsets, or subset by subset: whichever multiplies less.
+    dim, entries = x.shape[1], (n_real + n_synthetic) ** 2 / 2
+    if dim <= _LARGEST_EXPLICIT or entries * (dim + subsets) < subsets * 2 * size**2 * dim:
+        sums = _three_sums(x, y, _indicators(of_real, n_real), _indicators(of_synthetic, n_synthetic))
+    else:
+        everything = np.ones((1, size))
+        drawn = zip(of_real, of_synthetic, strict=True)
+        parts = [_three_sums(x[rows], y[columns], everything, everything) for rows, columns in drawn]
+        sums = np.concatenate(parts, axis=1)
+    values = unbiased_mmd2(*sums, size, size)
+    return MmdEstimate(float(values.mean()), float(values.std()), n_real, n_synthetic, size)
+
+
+def _indicators(drawn: np.ndarray, n: int) -> np.ndarray:
+    """Rows of 0/1 (subsets, n) from the indices that each subset drew (subsets, size)."""
+    rows = np.zeros((len(drawn), n))
+    np.put_along_axis(rows, drawn, 1, axis=1)
+    return rows
+
+
+def _three_sums(x: torch.Tensor, y: torch.Tensor, in_x: np.ndarray, in_y: np.ndarray) -> np.ndarray:
+    """(3, groups) sums of the cubic kernel: within x's groups, within y's, and across."""
+    sums = [_cubic_sums(z, groups, paired=True) for z, groups in ((x, in_x), (y, in_y))]
+    return np.stack([*sums, _cubic_sums(x, in_x, y, in_y, paired=True)])
+
+
+def resampled_mmd2(
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    subjects: np.ndarray,
+    counts: np.ndarray,
+    device: str | torch.device = "cpu",
+) -> np.ndarray:
+    """Unbiased squared MMD of all vectors for every resampling of the real subjects.
+
+    Precision as in `subset_mmd2`.
+
+    Args:
+        real, synthetic: (N, D) and (M, D) features; the synthetic ones are not resampled.
+        subjects: (N,) index of each real vector's subject, 0 ... S-1.
+        counts: (B, S) how often each resampling drew each subject.
+        device: where kernels are computed.
+
+    Returns:
+        (B,) float64; NaN where a set has fewer than 10 vectors, or a resampling has no pair.
+
+    Raises:
+        ValueError: shapes that do not fit, or values that are not finite.
+    """
+    _check(real, synthetic)
+    return resampled_by_subject(_cubic_sums, *on_device(device, real, synthetic), subjects, counts)
+
+
+def _cubic_sums(
+    x: torch.Tensor,
+    in_x: np.ndarray,
+    y: torch.Tensor | None = None,
+    in_y: np.ndarray | None = None,
+    paired: bool = False,
+) -> np.ndarray:
+    """`group_sums` of the cubic kernel; of few features by way of the feature space whose inner product it is, where
+    the sum over the pairs of two groups is the inner product of the groups' sums."""
+    if x.shape[1] > _LARGEST_EXPLICIT:
+        return group_sums(polynomial_kernel, x, in_x, y, in_y, paired)
+    of_x = _monomial_sums(x, in_x)
+    if y is not None:
+        of_y = _monomial_sums(y, in_y)
+        return ((of_x * of_y).sum(dim=1) if paired else of_x @ of_y.T).cpu().numpy()
+    itself = (x.double().square().mean(dim=1) + 1).pow(3).cpu().numpy()
+    if paired:
+        return of_x.square().sum(dim=1).cpu().numpy() - in_x @ itself
+    return (of_x @ of_x.T).cpu().numpy() - in_x * itself @ in_x.T
+
+
+def _monomial_sums(x: torch.Tensor, in_x: np.ndarray) -> torch.Tensor:
+    """(A, P): per group of x (N, D) the sum of all P = (D + 3 choose 3) weighted monomials of degree up to 3, whose
+    inner product is the cubic kernel: with u = (1, x / sqrt D), (u . v)^3 is the sum over i <= j <= k of
+    c_ijk (u_i u_j u_k) (v_i v_j v_k), where c_ijk counts the orders of ijk."""
+    dim, in_x = x.shape[1], torch.from_numpy(in_x).to(x.device, torch.float64)
+    ijk = torch.combinations(torch.arange(dim + 1), 3, with_replacement=True)
+    distinct = 1 + (ijk.diff(dim=1) > 0).sum(dim=1)
+    weights = torch.tensor([0, 1, 3, 6], dtype=torch.float64)[distinct].sqrt().to(x.device)
+    total = torch.zeros(len(in_x), len(ijk), dtype=torch.float64, device=x.device)
+    for rows in blocks(len(x)):
+        u = torch.nn.functional.pad(x[rows].double() / dim**0.5, (1, 0), value=1.0)
+        i, j, k = ijk.to(x.device).T
+        total += in_x[:, rows] @ (u[:, i] * u[:, j]).mul_(u[:, k]).mul_(weights)
+    return total
+
+
+def standardise(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """z-scores of both sets with the mean and sd (ddof 0) of all real vectors.
+
+    A feature that is constant in the real set is centred only. With no real vectors both come back as they
+    are.
+    """
+    real, synthetic = np.asarray(real, np.float64), np.asarray(synthetic, np.float64)
+    if not len(real):
+        return real, synthetic
+    mean, sd = real.mean(axis=0), real.std(axis=0)
+    # the sd of equal numbers is rounding error, not always 0
+    sd = np.where(sd > 1e-12 * np.maximum(np.abs(mean), 1), sd, 1.0)
+    return (real - mean) / sd, (synthetic - mean) / sd
+
+
+def _check(real: np.ndarray, synthetic: np.ndarray) -> None:
+    if real.ndim != 2 or synthetic.ndim != 2 or real.shape[1] != synthetic.shape[1]:
+        raise ValueError(f"features (N, D) and (M, D) are wanted, found {real.shape} and {synthetic.shape}")
+    if not (np.isfinite(real).all() and np.isfinite(synthetic).all()):
+        raise ValueError("features hold NaN or infinite values")

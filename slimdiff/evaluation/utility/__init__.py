@@ -1,0 +1,1 @@
+"""Whether samples help a segmenter."""

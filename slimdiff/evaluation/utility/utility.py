@@ -1,0 +1,386 @@
+"""Whether samples help a segmenter: trained on real slices, on both, and on samples alone, judged on held-out subjects.
+
+Real slices alone are the same for every variant of a fold and done once: `metrics/real/fold-{k}/` gets
+`segmenter-{percent}.safetensors` and `utility_subjects.tsv`. A variant's `metrics/{variant}/fold-{k}/` gets
+`utility.tsv` (rows as in metrics.tsv) and `utility_subjects.tsv` (its own conditions). Validation subjects take no
+part: the number of steps and the threshold are fixed beforehand.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from slimdiff.config import Study
+from slimdiff.config.paths import REAL
+from slimdiff.data.folds import read_folds
+from slimdiff.data.store import SliceStore
+from slimdiff.devices import pick_device
+from slimdiff.evaluation.axes.fold_evaluation import COLUMNS
+from slimdiff.evaluation.metrics.lesions import binarise
+from slimdiff.evaluation.statistics import bootstrap
+from slimdiff.evaluation.statistics.significance import wilcoxon_signed_rank
+from slimdiff.evaluation.utility.scores import Scores, score_slices
+from slimdiff.evaluation.utility.segmenter import (
+    Pairs,
+    Segmenter,
+    load_segmenter,
+    predict,
+    save_segmenter,
+    train_segmenter,
+)
+from slimdiff.files import MISSING, read_table, write_table
+from slimdiff.generation.samples import Samples, read_samples
+
+SCORES = {
+    "dice": "dice",
+    "sensitivity": "sensitivity",
+    "false_positives": "false_positives_per_slice",
+    "false_positive_share": "false_positive_share_empty",
+}
+"""Name in a row, and which of `Scores` it is."""
+CAUTION = "samples also carry what their generator learnt of the other training subjects"
+PAIRED = "paired over subjects, which the interval is over; another training could differ too"
+
+
+def utility_rows(
+    names: dict,
+    percents: tuple[int, ...],
+    subjects: Mapping[str, Scores],
+    trts: tuple[Scores, Scores],
+    n_boot: int,
+    seed: int,
+    without_samples: str = "",
+) -> list[dict]:
+    """The rows of one variant and fold.
+
+    Args:
+        names: study, variant and fold.
+        percents: shares of the training subjects, ascending.
+        subjects: condition to the scores of the held-out subjects, the same subjects in the same order; without
+            `synthetic` where no segmenter could be trained on samples.
+        trts: scores of every sample, and of held-out slices in the samples' share of lesion slices, by the segmenter of
+            real slices.
+        n_boot, seed: of the intervals.
+        without_samples: why there is no `synthetic`.
+    """
+    rows = []
+
+    def add(metric, values, floor=np.nan, note="", missing="no held-out subject has a lesion slice"):
+        rows.append(_row(names, metric, values, floor, note, missing, n_boot, seed))
+
+    for score, attribute in SCORES.items():
+        of = {condition: getattr(scores, attribute) for condition, scores in subjects.items()}
+        largest = percents[-1]
+        for percent in percents:
+            real, both = of[f"real_{percent}"], of[f"real_synthetic_{percent}"]
+            caution = CAUTION if percent < 100 else ""
+            add(f"utility_{score}_real_{percent}", real, note=_counts(score, subjects[f"real_{percent}"]))
+            note = _joined("floor column: real alone", caution)
+            add(f"utility_{score}_real_synthetic_{percent}", both, _mean(real), note)
+            difference = both - real
+            note = _joined(PAIRED, signed_rank(difference), caution)
+            add(f"utility_{score}_gain_{percent}", difference, 0.0, note)
+        real = of[f"real_{largest}"]
+        note = f"floor column: real alone, {largest} %"
+        drawn = of.get("synthetic", np.full(len(real), np.nan))
+        missing = without_samples or "no held-out subject has a lesion slice"
+        add(f"utility_{score}_synthetic", drawn, _mean(real), note, missing)
+        rows.append(_trts_row(names, score, *trts, largest, n_boot, seed))
+    return rows
+
+
+def _row(names, metric, values, floor, note, missing, n_boot, seed) -> dict:
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
+        return _finished(names, metric, np.nan, None, floor, 0, _joined(missing, "at least one is wanted"))
+    values = values[known]
+    interval = bootstrap.subject_bootstrap(lambda drawn: values[drawn].mean(), known, n_boot, seed)
+    return _finished(names, metric, values.mean(), interval, floor, len(values), note)
+
+
+def _trts_row(names, score, trts, held_out, percent, n_boot, seed) -> dict:
+    """Samples have no subjects: pooled over all of them, resampled sample by sample; beside the held-out slices'."""
+
+    def pooled(scores: Scores) -> float:
+        return float(getattr(scores.pooled(), SCORES[score])[0])
+
+    metric, value = f"utility_{score}_trts", pooled(trts)
+    if np.isnan(value):
+        kind = "without lesion" if score == "false_positive_share" else "with a lesion"
+        return _finished(names, metric, value, None, np.nan, 0, f"no sample {kind}; at least one is wanted")
+    interval = bootstrap.subject_bootstrap(lambda rows: pooled(trts[rows]), range(len(trts)), n_boot, seed)
+    note = (
+        f"trained on real slices, {percent} %; pooled over all samples, interval over samples; floor column: the same "
+        "pooled over held-out slices, as many of them with a lesion as of samples"
+    )
+    return _finished(names, metric, value, interval, pooled(held_out), len(trts), note)
+
+
+def _finished(names, metric, value, interval, floor, n, note) -> dict:
+    reason = interval.reason if interval else None
+    row = {
+        **names,
+        "z_bin": "all",
+        "metric": metric,
+        "extractor": MISSING,
+        "value": float(value),
+        "ci_low": interval.low if interval else np.nan,
+        "ci_high": interval.high if interval else np.nan,
+        "floor": float(floor),
+        "n": n,
+        "note": _joined(note, f"no interval: {reason}" if reason else ""),
+    }
+    return {column: row[column] for column in COLUMNS}
+
+
+def _counts(score: str, scores: Scores) -> str:
+    """What a score could not be taken of."""
+    if score in ("dice", "sensitivity"):
+        empty = int(np.isnan(getattr(scores, SCORES[score])).sum())
+        return f"{empty} of {len(scores)} held-out subjects have no lesion and no score" if empty else ""
+    if score == "false_positive_share":
+        total, flagged = scores.empty_slices.sum(), scores.empty_with_false_positive.sum()
+        return f"{flagged} of {total} slices without lesion"
+    return ""
+
+
+def signed_rank(differences: np.ndarray) -> str:
+    """The two-sided signed rank test of paired differences in words, with the smallest p it could give."""
+    test = wilcoxon_signed_rank(differences)
+    if not test.n:
+        return f"no difference in any of {test.zeros} subjects"
+    return f"p = {test.p:.2g} over {test.n} subjects that differ, smallest reachable {test.smallest_p:.2g}"
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+COUNTS = tuple(field.name for field in fields(Scores))
+SHOWN = ("dice", "sensitivity", "false_positives_per_slice", "false_positive_share_empty")
+SUBJECT_COLUMNS = ("study", "variant", "fold", "participant", "condition", "share", *COUNTS, *SHOWN)
+SETTINGS = {"channels", "patch", "members", "steps", "batch_size", "learning_rate", "seed"}
+"""Keys of section `utility` that a segmenter comes from."""
+
+
+class HeldOutJudge:
+    """The held-out subjects of a fold, and the training sets that can be made of its training subjects.
+
+    Args:
+        study: its sections `utility` and `evaluation` count.
+        fold: which.
+    """
+
+    def __init__(self, study: Study, fold: int):
+        self.study, self.fold = study, fold
+        self.config = study.utility
+        self.store = SliceStore.open(study.paths.store)
+        self.parts = read_folds(study.paths.folds, fold)
+        self.min_px = max(1, round(study.evaluation.min_component_mm2 / self.store.spacing_mm**2))
+        self.device = pick_device(self.config.device)
+        rows = self.store.rows_of(self.parts["test"])
+        self.held_out, self.subjects = self._pairs(rows), self.store.participant[rows]
+        with_lesion = set(self.store.participant[self.store.label == 1])
+        self.chosen = nested_shares(
+            [name for name in self.parts["train"] if name in with_lesion],
+            [name for name in self.parts["train"] if name not in with_lesion],
+            [percent / 100 for percent in self.config.percents],
+            self.config.seed,
+        )
+
+    def real(self, percent: int) -> Pairs:
+        """Real slices of a share of the training subjects."""
+        return self._pairs(self.store.rows_of(self.chosen[percent / 100]))
+
+    def _pairs(self, rows: np.ndarray) -> Pairs:
+        return Pairs(np.asarray(self.store.images[rows]), np.asarray(self.store.masks[rows]).astype(bool))
+
+    def train(self, pairs: Pairs) -> Segmenter:
+        return train_segmenter(pairs, self.config, self.store.spacing_mm, self.device)
+
+    def score(self, segmenter: Segmenter, pairs: Pairs) -> Scores:
+        """Scores of every slice."""
+        return score_slices(pairs.masks, predict(segmenter, pairs.images), self.min_px)
+
+    def by_subject(self, segmenter: Segmenter) -> tuple[np.ndarray, Scores]:
+        """Names of the held-out subjects, sorted, and the scores of each over its slices."""
+        return self.score(segmenter, self.held_out).grouped(self.subjects)
+
+    def written(
+        self, variant: str, condition: str, percent: int | None, subjects, scores: Scores
+    ) -> list[dict]:
+        """The subjects' scores of a condition as rows of utility_subjects.tsv."""
+        names = {"study": self.study.study, "variant": variant, "fold": self.fold, "condition": condition}
+        share = None if percent is None else percent / 100
+        return [
+            {
+                **names,
+                "participant": subject,
+                "share": share,
+                **{name: int(getattr(scores, name)[i]) for name in COUNTS},
+                **{name: float(getattr(scores, name)[i]) for name in SHOWN},
+            }
+            for i, subject in enumerate(subjects)
+        ]
+
+
+def nested_shares(
+    patients: Sequence[str], controls: Sequence[str], shares: Sequence[float], seed: int
+) -> dict[float, list[str]]:
+    """Share to the training subjects that belong to it: a smaller share lies within a larger one.
+
+    Args:
+        patients, controls: training subjects with and without a lesion; each share has its part of both, and one
+            patient at least.
+        shares: in (0, 1].
+        seed: of the order in which subjects join.
+    """
+    rng = np.random.default_rng(seed)
+    patients, controls = (rng.permutation(sorted(names)).tolist() for names in (patients, controls))
+    return {
+        share: patients[: max(1, round(share * len(patients)))] + controls[: round(share * len(controls))]
+        for share in shares
+    }
+
+
+def pairs_of_samples(samples: Samples, tau: float, min_slice_px: int) -> Pairs:
+    """Samples as training slices: lesion where the mask lies above tau.
+
+    Slices with a lesion of fewer than `min_slice_px` are left out, as they are when real slices are stored.
+    """
+    masks = binarise(samples.masks, tau)
+    area = masks.sum(axis=(1, 2))
+    kept = (area == 0) | (area >= min_slice_px)
+    return Pairs(samples.images[kept], masks[kept])
+
+
+def same_share(with_lesion: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
+    """Rows with lesions in the share that another set has: as many as there are, chosen by the seed.
+
+    Dice pooled over slices falls with every false positive on a slice without lesion, so two sets are comparable in the
+    same mix only.
+
+    Args:
+        with_lesion: (N,) bool, the slices to choose from.
+        wanted: (M,) bool, the set whose share of lesion slices is wanted.
+        seed: of the choice.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [rng.permutation(np.flatnonzero(with_lesion == lesion)) for lesion in (True, False)]
+    shares = wanted.mean() if len(wanted) else 0.0, 1 - wanted.mean() if len(wanted) else 1.0
+    total = min((len(own) / share for own, share in zip(rows, shares, strict=True) if share > 0), default=0)
+    return np.sort(
+        np.concatenate([own[: round(total * share)] for own, share in zip(rows, shares, strict=True)])
+    )
+
+
+def limited(samples: Pairs, real: Pairs, per_real: float | None, seed: int) -> Pairs:
+    """At most `per_real` samples of each class a real slice of it, chosen by the seed; None: all of them."""
+    if per_real is None:
+        return samples
+    rng = np.random.default_rng(seed)
+    kept = []
+    for lesion in (False, True):
+        rows = rng.permutation(np.flatnonzero(samples.with_lesion == lesion))
+        kept.append(rows[: round(per_real * int((real.with_lesion == lesion).sum()))])
+    return samples[np.sort(np.concatenate(kept))]
+
+
+def train_on_real(study: Study, fold: int) -> None:
+    """Train the segmenters of real slices of one fold, and write them and their subjects' scores."""
+    judge, rows = HeldOutJudge(study, fold), []
+    for percent in judge.config.percents:
+        segmenter = judge.train(judge.real(percent))
+        facts = _facts(judge, percent)
+        save_segmenter(study.paths.segmenter(fold, percent), segmenter, facts)
+        rows += judge.written(REAL, REAL, percent, *judge.by_subject(segmenter))
+    write_table(study.paths.utility_subjects(REAL, fold), rows, SUBJECT_COLUMNS)
+
+
+def _facts(judge: HeldOutJudge, percent: int) -> dict:
+    return {
+        "data_hash": judge.store.data_hash,
+        "fold": judge.fold,
+        "participants": sorted(judge.chosen[percent / 100]),
+        "settings": judge.config.model_dump(mode="json", include=SETTINGS),
+        "min_component_px": judge.min_px,
+    }
+
+
+def evaluate_utility(study: Study, variant: str, fold: int) -> None:
+    """Train the segmenters that see one variant's samples, and write its rows and its subjects' scores."""
+    judge, paths, config = HeldOutJudge(study, fold), study.paths, study.utility
+    real = _read_real(judge)
+    segmenter_of_real = _real_segmenter(judge, config.percents[-1])
+    samples = read_samples(paths.samples(variant, fold), judge.store.n_bins)
+    min_slice_px = int(judge.store.facts["min_lesion_px"])
+    drawn = pairs_of_samples(samples, study.evaluation.tau, min_slice_px)
+    scores = {f"real_{percent}": own for percent, own in real.items()}
+    rows = []
+
+    def judged(condition: str, percent: int | None, pairs: Pairs) -> Scores:
+        names, own = judge.by_subject(judge.train(pairs))
+        rows.extend(judge.written(variant, condition, percent, names, own))
+        return own
+
+    for percent in config.percents:
+        alone = judge.real(percent)
+        both = alone + limited(drawn, alone, config.synthetic_per_real, config.seed)
+        scores[f"real_synthetic_{percent}"] = judged("real_synthetic", percent, both)
+    missing = ""
+    if drawn.with_lesion.any():
+        scores["synthetic"] = judged("synthetic", None, drawn)
+    else:
+        missing = f"none of {len(samples.images)} samples has a lesion of {max(1, min_slice_px)} px or more"
+    trts = judge.score(segmenter_of_real, drawn)
+    held_out = judge.score(segmenter_of_real, judge.held_out)
+    beside = held_out[same_share(judge.held_out.with_lesion, drawn.with_lesion, config.seed)]
+    names = {"study": study.study, "variant": variant, "fold": fold}
+    evaluation = study.evaluation
+    table = utility_rows(
+        names, config.percents, scores, (trts, beside), evaluation.bootstrap, evaluation.seed, missing
+    )
+    write_table(paths.utility_subjects(variant, fold), rows, SUBJECT_COLUMNS)
+    write_table(paths.utility(variant, fold), table, COLUMNS)
+
+
+def _real_segmenter(judge: HeldOutJudge, percent: int) -> Segmenter:
+    path = judge.study.paths.segmenter(judge.fold, percent)
+    segmenter, facts = load_segmenter(path, judge.device)
+    if facts != _facts(judge, percent):
+        raise ValueError(
+            f"{path}: trained on other slices, subjects or settings than this study's; "
+            "run slimdiff-metrics segmenter again"
+        )
+    return segmenter
+
+
+def _read_real(judge: HeldOutJudge) -> dict[int, Scores]:
+    """By percent the held-out subjects' scores that real slices alone gave, subjects sorted."""
+    path = judge.study.paths.utility_subjects(REAL, judge.fold)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such table; run slimdiff-metrics segmenter first")
+    subjects = np.unique(judge.subjects)
+    table = read_table(path, ("participant", "share", *COUNTS))
+    found = {}
+    for percent in judge.config.percents:
+        own = {
+            row["participant"]: row
+            for row in table
+            if row["share"] != MISSING and round(100 * float(row["share"])) == percent
+        }
+        if sorted(own) != subjects.tolist():
+            raise ValueError(
+                f"{path}: {len(own)} subjects with share {percent / 100:g}, the fold has {len(subjects)} held-out "
+                "ones with slices; run slimdiff-metrics segmenter again"
+            )
+        found[percent] = Scores(
+            *(np.array([int(own[name][count]) for name in subjects], np.int64) for count in COUNTS)
+        )
+    return found

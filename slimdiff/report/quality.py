@@ -1,0 +1,186 @@
+"""The contact sheet of all participants: planes of the source and of the grid, mask outlined, and what was flagged."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from slimdiff.config import Study, StudyPaths
+from slimdiff.data.participants import NOT_PREPROCESSED, Participant, read_included
+from slimdiff.data.quality.flags import MEANINGS
+from slimdiff.data.quality.planes import read_planes, three_planes
+from slimdiff.files import MISSING, read_table, write_text
+from slimdiff.report import html_page
+from slimdiff.report.style import OUTLINE
+
+SCALE = 2
+QUALITY = 80
+STYLE = """<style>
+.planes { display: flex; gap: 2px; background: #000; } .planes img { height: 150px; display: block; }
+.person td { vertical-align: top; padding-top: .5rem; } .person { border-top: 1px solid #eee; }
+.reason { display: block; white-space: normal; width: 17rem; overflow-wrap: anywhere; } .shown { color: #7a5b00; }
+</style>"""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One plane of a volume, isotropic pixels, ready to be looked at: up is anterior or superior, left is left."""
+
+    image: np.ndarray
+    """uint8 (H, W)."""
+    mask: np.ndarray
+    """bool (H, W)."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """One row of the sheet."""
+
+    name: str
+    group: str
+    verdict: str
+    """ok, shown (a flag that does not exclude), excluded."""
+    reasons: Sequence[str]
+    facts: Sequence[str]
+    source: Sequence[Plane]
+    grid: Sequence[Plane]
+
+
+def outlined(plane: Plane) -> np.ndarray:
+    """uint8 RGB (2H, 2W): the plane at twice its size with a line around its mask, just outside of it."""
+    image = plane.image.repeat(SCALE, 0).repeat(SCALE, 1)
+    mask = plane.mask.repeat(SCALE, 0).repeat(SCALE, 1)
+    edge = ndimage.binary_dilation(mask) & ~mask
+    coloured = np.repeat(image[..., None], 3, axis=2)
+    coloured[edge] = [int(OUTLINE[i : i + 2], 16) for i in (1, 3, 5)]
+    return coloured
+
+
+def _tile(plane: Plane, label: str) -> str:
+    stream = io.BytesIO()
+    # Colour at full resolution, or the line would lose it.
+    Image.fromarray(outlined(plane)).save(stream, "JPEG", quality=QUALITY, subsampling=0)
+    data = base64.b64encode(stream.getvalue()).decode()
+    return f'<img alt="{html_page.text(label)}" title="{html_page.text(label)}" src="data:image/jpeg;base64,{data}">'
+
+
+def _planes(planes: Sequence[Plane], of: str) -> str:
+    if not planes:
+        return '<td class="quiet">–</td>'
+    names = ("axial", "coronal", "sagittal")
+    tiles = "".join(_tile(plane, f"{name}, {of}") for plane, name in zip(planes, names, strict=True))
+    return f'<td><div class="planes">{tiles}</div></td>'
+
+
+def sheet(people: Sequence[Person], meanings: Mapping[str, str]) -> str:
+    """HTML body: those who are left out first, then those with flags, then the others.
+
+    meanings: what every flag means.
+    """
+    order = {"excluded": 0, "shown": 1, "ok": 2}
+    counted = {kind: sum(person.verdict == kind for person in people) for kind in order}
+    head = (
+        "<tr><th>participant, flags, facts</th><th>as it came: axial, coronal, sagittal</th>"
+        "<th>on the grid, as it is trained on</th></tr>"
+    )
+    body = []
+    for person in sorted(people, key=lambda person: (order[person.verdict], person.name)):
+        colour = "alarm" if person.verdict == "excluded" else "shown"
+        out = '<span class="alarm">, left out</span>' if person.verdict == "excluded" else ""
+        said = "".join(
+            f'<span class="reason {colour}">{html_page.text(line)}</span>' for line in person.reasons
+        )
+        said += "".join(f'<span class="reason quiet">{html_page.text(line)}</span>' for line in person.facts)
+        body.append(
+            f'<tr class="person"><td><b>{html_page.text(person.name)}</b> '
+            f'<span class="quiet">{html_page.text(person.group)}</span>{out}{said}</td>'
+            f"{_planes(person.source, 'source')}{_planes(person.grid, 'grid')}</tr>"
+        )
+    notes = [
+        f"{len(people)} participants: {counted['ok']} without a flag, {counted['shown']} with a flag that is only "
+        f"shown, {counted['excluded']} left out.",
+        "Planes go through the place where the lesion is largest, without a lesion through the middle; the mask is "
+        "outlined. Left is left, up is anterior or superior. Source: each image's own window. Grid: what the network "
+        "sees.",
+        "Look for outlines beside the lesion, flipped sides, brain that was cut away, skull that was left, broken "
+        "intensities. A row without flags was looked at by nobody.",
+    ]
+    listed = "".join(f"<li>{html_page.text(note)}</li>" for note in notes)
+    meant = "".join(
+        f"<dt>{html_page.text(name)}</dt><dd>{html_page.text(said)}</dd>" for name, said in meanings.items()
+    )
+    shown = html_page.table(head, body)
+    return f'{STYLE}<ul class="notes">{listed}</ul>{shown}<h2>What is looked for</h2><dl>{meant}</dl>'
+
+
+def write_sheet(study: Study) -> None:
+    """Write the contact sheet of every participant of the study, of those who were left out too."""
+    paths = study.paths
+    people = read_included(paths.participants, paths.volume_json)
+    rows = {row["participant_id"]: row for row in read_table(paths.quality)}
+    body = sheet([_person(person, rows.get(person.participant_id, {}), paths) for person in people], MEANINGS)
+    report = study.report
+    write_text(
+        paths.tables / "quality.html", html_page.page(f"{report.title}: quality control", report.notice, body)
+    )
+
+
+def _person(person: Participant, row: dict[str, str], paths: StudyPaths) -> Person:
+    name = person.participant_id
+    said = row.get("reasons", MISSING)
+    # One line a flag; a reason may have semicolons of its own.
+    reasons = [] if said == MISSING else re.split(rf"; (?=(?:{'|'.join(MEANINGS)}): )", said)
+    if not person.included:
+        # Who could not be preprocessed passed quality control.
+        late = person.excluded.startswith(f"{NOT_PREPROCESSED}: ")
+        verdict = "excluded"
+        reasons = [*reasons, person.excluded] if late else reasons or [person.excluded]
+    else:
+        verdict = "shown" if reasons else "ok"
+    state = paths.quality_state / f"{name}.npz"
+    return Person(
+        name,
+        person.group,
+        verdict,
+        reasons,
+        _facts(row, paths.volume_json(name)),
+        [Plane(*plane) for plane in read_planes(state)] if state.is_file() else [],
+        _on_grid(paths.volume(name, "FLAIR"), paths.volume(name, "mask")),
+    )
+
+
+def _on_grid(image_path: Path, mask_path: Path) -> Sequence[Plane]:
+    # An excluded participant's volumes are empty files.
+    if not image_path.is_file() or not image_path.stat().st_size:
+        return []
+    image = nibabel.load(image_path)
+    values = np.asarray(image.dataobj, np.float32)
+    lesion = np.asarray(nibabel.load(mask_path).dataobj) > 0
+    spacing = np.array(image.header.get_zooms()[:3], float)
+    return [Plane(*plane) for plane in three_planes(values, lesion, spacing, values > -1, window=(-1, 1))]
+
+
+def _facts(row: dict[str, str], record_path: Path) -> list[str]:
+    """What was measured, in a few words."""
+    facts = []
+    if row.get("spacing_mm", MISSING) != MISSING:
+        facts.append(f"{row['spacing_mm']} mm, {row.get('orientation', MISSING)}")
+    record = json.loads(record_path.read_text(encoding="utf-8")) if record_path.is_file() else {}
+    qc = record.get("qc", {})
+    if qc.get("lesion_ml_source"):
+        outside = qc["lesion_outside_foreground_share"]
+        facts.append(
+            f"lesion {qc['lesion_ml_source']:.2f} ml, {qc['lesion_ml_grid']:.2f} ml on the grid"
+            + (f", {100 * outside:.0f} % outside of the brain" if outside else "")
+        )
+    if qc:
+        facts.append(f"brain or head {qc['foreground_ml']:.0f} ml")
+    return facts

@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+
+from slimdiff.evaluation.metrics.lesions import area_gap, resampled_area_gap
+
+
+def test_lesions_twice_as_large_are_one_doubling_away_at_any_height():
+    generator = np.random.default_rng(0)
+    bins = np.repeat(np.arange(4), 25)
+    areas = (10 * (1 + bins) * generator.uniform(0.5, 2, 100)).round()
+    # Samples at other heights than the lesions: a median over all would be off, one a z-bin is not.
+    chosen = np.concatenate([np.flatnonzero(bins == 3)] * 5 + [np.flatnonzero(bins == 0)])
+    assert area_gap(areas, bins, 2 * areas[chosen], bins[chosen]) == pytest.approx(1)
+    assert area_gap(areas, bins, areas, bins) == 0
+
+
+def test_bins_that_one_side_lacks_are_left_out():
+    assert area_gap(np.array([8.0, 99]), np.array([0, 1]), np.array([4.0, 1]), np.array([0, 2])) == -1
+    assert np.isnan(area_gap(np.array([8.0]), np.array([0]), np.array([4.0]), np.array([2])))
+
+
+def test_resampling_is_the_gap_of_the_subjects_that_were_drawn():
+    generator = np.random.default_rng(2)
+    areas, bins = generator.integers(5, 90, 40).astype(float), generator.integers(3, size=40)
+    other, other_bins = generator.integers(5, 90, 30).astype(float), generator.integers(3, size=30)
+    subjects = np.repeat(np.arange(8), 5)
+    counts = generator.multinomial(8, np.full(8, 1 / 8), size=20)
+    slow = []
+    for weight in counts:
+        rows = np.repeat(np.arange(40), weight[subjects])
+        slow.append(area_gap(areas[rows], bins[rows], other, other_bins))
+    found = resampled_area_gap(areas, bins, other, other_bins, subjects, counts)
+    assert found == pytest.approx(slow)

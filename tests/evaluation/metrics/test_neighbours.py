@@ -1,0 +1,177 @@
+"""Nearest neighbours: against a loop over all pairs, where rounding hurts most."""
+
+import numpy as np
+import pytest
+import torch
+
+from slimdiff.evaluation.metrics import neighbours
+from slimdiff.evaluation.metrics.neighbours import nearest
+
+
+def cohort(n, seed, bins=4, d=12):
+    generator = np.random.default_rng(seed)
+    return generator.standard_normal((n, d)), generator.integers(bins, size=n)
+
+
+def slow_nearest(query, reference, query_bin, reference_bin, metric):
+    found = []
+    for q, b in zip(query.astype(np.float64), query_bin, strict=True):
+        best = (np.nan, -1)
+        for j, r in enumerate(reference.astype(np.float64)):
+            if reference_bin[j] != b:
+                continue
+            if metric == "euclidean":
+                distance = np.linalg.norm(q - r)
+            else:
+                a, c = (x.ravel() - x.mean() for x in (q, r))
+                distance = np.sum((a / np.linalg.norm(a) - c / np.linalg.norm(c)) ** 2) / 2
+            if not best[0] <= distance:
+                best = (distance, j)
+        found.append(best)
+    return np.array([f[0] for f in found]), np.array([f[1] for f in found])
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "ncc"])
+@pytest.mark.parametrize("block", [1024, 3])
+def test_nearest_agrees_with_a_loop(metric, block):
+    (query, query_bin), (reference, reference_bin) = cohort(30, 0), cohort(40, 1)
+    distance, index = nearest(query, reference, query_bin, reference_bin, metric, block)
+    slow_distance, slow_index = slow_nearest(query, reference, query_bin, reference_bin, metric)
+    assert np.array_equal(index, slow_index)
+    assert distance == pytest.approx(slow_distance, rel=1e-9)
+
+
+def test_the_distance_of_ncc_is_one_minus_the_correlation():
+    (query, query_bin), (reference, reference_bin) = cohort(20, 0), cohort(40, 1)
+    distance, index = nearest(query, reference, query_bin, reference_bin, "ncc")
+    wanted = [1 - np.corrcoef(q, reference[i])[0, 1] for q, i in zip(query, index, strict=True)]
+    assert distance == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "ncc"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("away", [0.0, 100.0])
+def test_near_copies_are_told_apart_from_each_other(metric, dtype, away):
+    """Copies at 1e-4 of each other differ by less than a float32 product is off by, far from the origin above all."""
+    generator = np.random.default_rng(3)
+    centres = generator.standard_normal((6, 300))
+    reference = np.repeat(centres, 12, axis=0) + 1e-4 * generator.standard_normal((72, 300))
+    query = centres[[0, 3, 5, 2]] + 1e-4 * generator.standard_normal((4, 300))
+    query, reference = ((part + away).astype(dtype) for part in (query, reference))
+    # And copies proper: the lowest index of them wins.
+    reference[[20, 30, 44]] = reference[[8, 50, 9]]
+    query = np.concatenate([query, reference[[20, 30, 44]]])
+    bins = np.zeros(len(reference), int)
+    distance, index = nearest(query, reference, bins[: len(query)], bins, metric)
+    slow_distance, slow_index = slow_nearest(query, reference, bins[: len(query)], bins, metric)
+    assert np.array_equal(index, slow_index)
+    assert distance == pytest.approx(slow_distance, rel=1e-6, abs=1e-13)
+    assert distance[4:] == pytest.approx(0, abs=1e-13)
+
+
+def test_products_alone_would_be_wrong_here(monkeypatch):
+    """The test above tests something: with rounding denied, the wrong one of near copies is chosen."""
+    generator = np.random.default_rng(3)
+    reference = 100 + generator.standard_normal(300) + 1e-6 * generator.standard_normal((400, 300))
+    bins = np.zeros(len(reference), int)
+    wanted = slow_nearest(reference[:20] + 1e-6, reference, bins[:20], bins, "ncc")[1]
+    assert np.array_equal(nearest(reference[:20] + 1e-6, reference, bins[:20], bins, "ncc")[1], wanted)
+    monkeypatch.setattr(neighbours, "_ROUNDING", 0.0)
+    assert not np.array_equal(nearest(reference[:20] + 1e-6, reference, bins[:20], bins, "ncc")[1], wanted)
+
+
+def test_blocks_do_not_change_a_bit(monkeypatch, slice_pairs):
+    images, _ = slice_pairs
+    bins = np.arange(40) % 2
+    whole = nearest(images, images[::-1][:31], bins, bins[::-1][:31], "ncc")
+    monkeypatch.setattr(neighbours, "_ROWS", 3 * 64 * 64)
+    monkeypatch.setattr(neighbours, "_EXACT", 2 * 64 * 64)
+    monkeypatch.setattr(neighbours, "_CACHED", 2 * 64 * 64)
+    monkeypatch.setattr(neighbours, "_PRODUCTS", 64)
+    for a, b in zip(whole, nearest(images, images[::-1][:31], bins, bins[::-1][:31], "ncc"), strict=True):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "ncc"])
+def test_a_device_of_coarse_products_gives_the_same_bits(metric, monkeypatch):
+    generator = np.random.default_rng(0)
+    # Two far crowds of near copies.
+    crowds = generator.standard_normal((2, 400))[np.arange(300) % 2]
+    reference, query = (crowds[:n] + 1e-2 * generator.standard_normal((n, 400)) for n in (300, 30))
+    bins = np.zeros(300, int)
+    wanted = nearest(query, reference, bins[:30], bins, metric)
+
+    def found(device="cpu"):
+        again = nearest(query, reference, bins[:30], bins, metric, device=device)
+        return all(np.array_equal(a, b) for a, b in zip(again, wanted, strict=True))
+
+    if torch.cuda.is_available():
+        assert found("cuda")
+    # As a card with TensorFloat-32 would: factors rounded to 11 bits.
+    rows = neighbours._rows
+
+    def coarse(*arguments):
+        values, norm = rows(*arguments)
+        mantissa, exponent = torch.frexp(values)
+        return torch.ldexp((mantissa * 2**11).round() / 2**11, exponent), norm
+
+    monkeypatch.setattr(neighbours, "_rows", coarse)
+    assert not found()
+    # What a card is granted, here in units of sqrt(400).
+    monkeypatch.setattr(neighbours, "_ROUNDING", neighbours._ROUNDING + neighbours._OF_A_CARD / 20)
+    assert found()
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "ncc"])
+def test_a_copy_is_found_at_distance_zero(metric, slice_pairs):
+    images, _ = slice_pairs
+    bins = np.zeros(40, int)
+    distance, index = nearest(images[[7, 3]], images, bins[:2], bins, metric)
+    assert index.tolist() == [7, 3]
+    assert distance == pytest.approx(0, abs=1e-12)
+
+
+def test_correlation_ignores_gain_and_offset(slice_pairs):
+    images = slice_pairs[0].astype(np.float64)
+    bins = np.zeros(40, int)
+    distance, index = nearest(0.5 * images[:5] + 0.2, images, bins[:5], bins, "ncc")
+    assert index.tolist() == [0, 1, 2, 3, 4]
+    assert distance == pytest.approx(0, abs=1e-9)
+
+
+def test_a_constant_image_correlates_with_nothing(slice_pairs):
+    images, _ = slice_pairs
+    distance, index = nearest(np.full((1, 64, 64), 0.1), images, [0], np.zeros(40), "ncc")
+    assert (distance.tolist(), index.tolist()) == ([1.0], [0])
+
+
+def test_a_constant_reference_is_further_away_than_any_likeness():
+    """Its zero vector is only half as far from a unit vector as 1 - correlation says."""
+    wave = np.sin(np.linspace(0, 20, 100))
+    weak = 0.3 * wave + np.random.default_rng(0).standard_normal(100)
+    distance, index = nearest(wave[None], np.stack([np.full(100, 0.1), weak]), [0], [0, 0], "ncc")
+    correlation = np.corrcoef(wave, weak)[0, 1]
+    assert 0 < correlation < 0.5
+    assert (index.tolist(), distance.tolist()) == ([1], pytest.approx([1 - correlation]))
+
+
+def test_only_the_same_z_bin_is_searched():
+    query, _ = cohort(2, 0)
+    reference = np.concatenate([query, query + 1])
+    distance, index = nearest(query, reference, [5, 6], [0, 0, 5, 0])
+    assert index.tolist() == [2, -1]
+    assert np.isnan(distance[1])
+
+
+def test_what_does_not_fit_is_refused():
+    query, bins = cohort(4, 0)
+    with pytest.raises(ValueError, match="cosine"):
+        nearest(query, query, bins, bins, "cosine")
+    with pytest.raises(ValueError, match="z-bin"):
+        nearest(query, query, bins[:2], bins)
+    with pytest.raises(ValueError, match="12 numbers against references of 11"):
+        nearest(query, query[:, 1:], bins, bins)
+    for bad in (np.nan, np.inf):
+        query[1, 2] = bad
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            nearest(query, query, np.zeros(4), np.zeros(4))

@@ -1,0 +1,109 @@
+"""From subjects' scores to rows: pairing, intervals, floors, and the reasons of what is missing."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+
+from slimdiff.evaluation.axes.fold_evaluation import COLUMNS
+from slimdiff.evaluation.utility.scores import Scores, score_slices
+from slimdiff.evaluation.utility.utility import signed_rank, utility_rows
+
+
+def subjects(dice_parts, n_empty=1) -> Scores:
+    """Scores of subjects with 10 px of lesion and as many predicted, `dice_parts` of them right, then empty ones."""
+    n, whole = len(dice_parts) + n_empty, np.array([*[10] * len(dice_parts), *[0] * n_empty])
+    overlap = np.array([*dice_parts, *[0] * n_empty])
+    ones = np.ones(n, int)
+    return Scores(4 * ones, 2 * ones, 0 * ones, whole, whole, overlap, whole // 10, overlap // 5, ones)
+
+
+NO_SAMPLES = score_slices(np.zeros((0, 4, 4), bool), np.zeros((0, 4, 4), bool), 1)
+
+
+def table(real, both, percents=(100,), trts=NO_SAMPLES, beside=NO_SAMPLES, **further) -> dict[str, dict]:
+    scores = {f"real_{p}": real for p in percents} | {f"real_synthetic_{p}": both for p in percents}
+    names = {"study": "s", "variant": "v", "fold": 0}
+    rows = utility_rows(names, percents, scores | {"synthetic": real}, (trts, beside), 100, 0, **further)
+    assert all(tuple(row) == COLUMNS for row in rows)
+    return {row["metric"]: row for row in rows}
+
+
+def test_a_gain_is_paired_over_subjects():
+    # Subjects differ far more than the conditions do.
+    real, both = subjects([0, 2, 4, 6, 8, 9]), subjects([1, 3, 5, 7, 9, 10])
+    rows = table(real, both)
+    gain = rows["utility_dice_gain_100"]
+    assert gain["value"] == pytest.approx(0.1)
+    assert gain["ci_low"] == pytest.approx(0.1) and gain["ci_high"] == pytest.approx(0.1)
+    alone = rows["utility_dice_real_100"]
+    assert alone["ci_high"] - alone["ci_low"] > 0.3
+    assert (gain["n"], gain["floor"]) == (6, 0.0)
+    # All six signs agree: 2 of 2^6 arrangements are as extreme.
+    assert "p = 0.031 over 6 subjects that differ, smallest reachable 0.031" in gain["note"]
+    assert "1 of 7 held-out subjects have no lesion and no score" in alone["note"]
+    assert "2 held-out" not in gain["note"]
+
+
+def test_signed_rank_is_the_enumeration_of_all_signs():
+    for differences in ([0.3, -0.1, 0.5, 0.7, 0.2], [0.2, 0.2, -0.2, 0.4, 0.4, 0.4], [0.5]):
+        d = np.array(differences)
+        ranks = np.array([np.mean([1 + np.flatnonzero(np.sort(abs(d)) == abs(one))]) for one in d])
+        sums = np.array([ranks @ signs for signs in product((0, 1), repeat=len(d))])
+        middle, own = ranks.sum() / 2, ranks @ (d > 0)
+        p = np.mean(np.abs(sums - middle) >= abs(own - middle) - 1e-9)
+        smallest = 2 / 2 ** len(d)
+        said = signed_rank(np.array([*differences, 0.0, np.nan]))
+        assert said == f"p = {p:.2g} over {len(d)} subjects that differ, smallest reachable {smallest:.2g}"
+    assert signed_rank(np.array([0.0, 0.0, np.nan])) == "no difference in any of 2 subjects"
+
+
+def test_few_subjects_give_no_interval_and_none_with_a_lesion_no_number():
+    rows = table(subjects([4, 6]), subjects([5, 6]), percents=(25, 100))
+    for metric, row in rows.items():
+        if metric.endswith("_trts") or "false_positive" in metric:
+            continue
+        assert math.isnan(row["ci_low"])
+        assert "no interval: 2 held-out subjects, at least 5 are wanted" in row["note"], metric
+    none = table(subjects([], 3), subjects([], 3))
+    assert math.isnan(none["utility_dice_real_100"]["value"])
+    assert "no held-out subject has a lesion" in none["utility_dice_gain_100"]["note"]
+    assert none["utility_false_positives_real_100"]["value"] == pytest.approx(1 / 4)
+
+
+def test_what_the_generator_saw_is_told_where_less_than_all_subjects_were_used():
+    rows = table(subjects([4] * 6), subjects([5] * 6), percents=(25, 100))
+    for metric, row in rows.items():
+        told = "generator learnt of the other training subjects" in row["note"]
+        assert told == (metric.endswith("_25") and "_real_25" not in metric), metric
+
+
+def test_trts_is_pooled_over_samples_beside_the_pooled_held_out_slices():
+    truth, prediction = np.zeros((20, 6, 6), bool), np.zeros((20, 6, 6), bool)
+    truth[::2, 1:4, 1:4] = True
+    prediction[:8, 1:4, 2:5] = True
+    trts = score_slices(truth, prediction, 1)
+    held_out = subjects([2, 9, 9, 9, 9, 9])
+    row = table(held_out, held_out, trts=trts, beside=held_out)["utility_dice_trts"]
+    assert row["value"] == pytest.approx(2 * 4 * 6 / (10 * 9 + 8 * 9))
+    assert row["floor"] == pytest.approx(2 * 47 / 120)
+    assert row["ci_low"] < row["value"] < row["ci_high"]
+    assert row["n"] == 20 and "interval over samples" in row["note"]
+    assert "no sample with a lesion" in table(held_out, held_out)["utility_dice_trts"]["note"]
+
+
+def test_samples_without_any_lesion_leave_the_rows_of_samples_alone_with_a_reason():
+    scores = {"real_100": subjects([4] * 6), "real_synthetic_100": subjects([4] * 6)}
+    names = {"study": "s", "variant": "v", "fold": 0}
+    rows = utility_rows(
+        names,
+        (100,),
+        scores,
+        (NO_SAMPLES, NO_SAMPLES),
+        10,
+        0,
+        "none of 9 samples has a lesion of 5 px or more",
+    )
+    (row,) = [row for row in rows if row["metric"] == "utility_dice_synthetic"]
+    assert math.isnan(row["value"]) and row["note"].startswith("none of 9 samples")

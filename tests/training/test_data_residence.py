@@ -1,0 +1,87 @@
+"""Where the training slices lie changes no batch."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny_training import CPU, PARTICIPANTS, assert_same_run, tiny_store, trainer_in
+
+from slimdiff.training import data
+from slimdiff.training.data import READ_AHEAD, OnDevice, OnDisk, TrainingSet, place, step_chances
+
+
+def rows_at(step):
+    return step_chances(0, step).integers(18, size=5)
+
+
+def both(tmp_path):
+    store = tiny_store(tmp_path)
+    rows = store.rows_of(PARTICIPANTS)
+    return OnDevice(store, rows, CPU), OnDisk(store, rows, CPU)
+
+
+@pytest.mark.parametrize("steps", [range(8), [5, 6, 2, 3, 40, 41]])
+def test_slices_read_ahead_are_those_on_the_device(tmp_path, steps):
+    """In order, and for a run that jumps."""
+    on_device, on_disk = both(tmp_path)
+    for step in steps:
+        for one, other in zip(on_device.read(step, rows_at), on_disk.read(step, rows_at), strict=True):
+            assert one.dtype == other.dtype
+            assert torch.equal(one, other)
+
+
+def test_the_next_steps_slices_are_asked_for_before_their_step(tmp_path):
+    _, on_disk = both(tmp_path)
+    loaded = []
+    load = on_disk._load
+    on_disk._load = lambda rows: loaded.append(rows.tolist()) or load(rows)
+    on_disk.read(7, rows_at)
+    on_disk.thread.shutdown(wait=True)
+    assert loaded == [rows_at(step).tolist() for step in range(7, 8 + READ_AHEAD)]
+
+
+class Touched:
+    """A memory-mapped array that notes which rows are read."""
+
+    def __init__(self, array):
+        assert isinstance(array, np.memmap)
+        self.array, self.rows = array, []
+
+    def __getitem__(self, rows):
+        self.rows += rows.tolist()
+        return self.array[rows]
+
+
+def test_of_a_store_on_disk_only_the_rows_of_a_batch_are_read(store):
+    rows = store.rows_of(sorted(set(store.participant)))
+    images, masks = Touched(store.images), Touched(store.masks)
+    kept = place(dataclasses.replace(store, images=images, masks=masks), rows, CPU, "disk")
+    found, _ = kept.at(np.array([3, 3, 0]))
+    assert images.rows == masks.rows == [3, 3, 0]
+    np.testing.assert_array_equal(found.numpy(), store.images[[3, 3, 0]])
+
+
+def test_a_store_of_many_blocks_is_whole_on_the_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "BLOCK", 5)
+    store = tiny_store(tmp_path)
+    rows = store.rows_of(PARTICIPANTS)
+    kept = OnDevice(store, rows, CPU)
+    np.testing.assert_array_equal(kept.images.numpy(), store.images[rows])
+    np.testing.assert_array_equal(kept.masks.numpy(), store.masks[rows])
+
+
+@pytest.mark.parametrize(("free", "wanted"), [(1.0, OnDisk), (1e12, OnDevice)])
+def test_auto_takes_the_device_only_where_there_is_room(tmp_path, monkeypatch, free, wanted):
+    monkeypatch.setattr(data, "free_memory", lambda device: free)
+    training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU, where="auto")
+    assert type(training_set.slices) is wanted
+
+
+def test_training_from_disk_learns_the_same_bits(tmp_path):
+    trainer_in(tmp_path / "device", slices_on="device").run()
+    trainer_in(tmp_path / "disk", slices_on="disk").run()
+    # Cards name the setting; everything else is equal.
+    with pytest.raises(AssertionError):
+        assert_same_run(tmp_path / "device", tmp_path / "disk")
+    assert_same_run(tmp_path / "device", tmp_path / "disk", but={"slices_on"})

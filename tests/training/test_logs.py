@@ -1,0 +1,127 @@
+"""TensorBoard and W&B get what the tables have, and a missing package is said or refused."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.tiny_training import assert_same_run, fail_at, trainer_in, weights_of
+
+from slimdiff.files import read_table
+from slimdiff.training.checkpoint import Interrupted
+from slimdiff.training.logs import Sinks
+
+
+def scalars(folder):
+    """tag: {step: value}, as TensorBoard itself reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    found = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    return found, events
+
+
+def assert_events_are_the_table(folder):
+    found, events = scalars(folder)
+    rows = read_table(folder / "history.tsv")
+    for column in ("loss", "loss_image", "gradient_norm", "learning_rate", "images_per_s"):
+        of_table = {int(row["step"]): float(row[column]) for row in rows}
+        assert found[f"train/{column}"] == pytest.approx(of_table, rel=1e-6), column
+    rows = read_table(folder / "validation.tsv")
+    assert found["validation/ema_0.9/loss_image"] == pytest.approx(
+        {int(row["step"]): float(row["loss_image"]) for row in rows}, rel=1e-6
+    )
+    assert [event.step for event in events.Images("previews")] == [4, 8, 12]
+
+
+SHOWN = {"tensorboard": True, "preview_every": 4, "watched": ["sub-3"]}
+
+
+def test_tensorboard_has_the_rows_and_the_previews(tmp_path):
+    trainer_in(tmp_path / "run", **SHOWN).run()
+    assert_events_are_the_table(tmp_path / "run")
+
+
+def test_after_a_resumption_no_step_stands_twice(tmp_path):
+    trainer_in(tmp_path / "plain", **SHOWN).run()
+    # Killed behind its last state, so that steps 7 to 9 are taken twice.
+    broken = trainer_in(tmp_path / "run", log_every=1, **SHOWN)
+
+    def crash():
+        broken.outputs.close()
+        raise MemoryError
+
+    fail_at(broken, 10, crash)
+    with pytest.raises(MemoryError):
+        broken.run()
+    trainer_in(tmp_path / "run", log_every=1, **SHOWN).run()
+    assert_events_are_the_table(tmp_path / "run")
+    first, second = (weights_of(tmp_path / name)[0] for name in ("plain", "run"))
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_without_its_package_training_goes_on_and_says_so(tmp_path):
+    script = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorboard":
+            raise ImportError("refused")
+sys.meta_path.insert(0, Refuse())
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from pathlib import Path
+from helpers.tiny_training import trainer_in
+trainer_in(Path({str(tmp_path / "run")!r}), tensorboard=True).run()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "no TensorBoard: its package is not installed" in done.stderr
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_wandb_that_is_not_installed_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    trainer = trainer_in(tmp_path / "run", wandb_project="p")
+    with pytest.raises(
+        ValueError, match=r"training\.wandb_project is 'p', but wandb is not installed: pip install"
+    ):
+        trainer.run()
+    assert trainer.step == 0
+
+
+def test_wandb_offline_keeps_a_run_and_finds_it_again(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is an extra")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = {"wandb_project": "slimdiff-test", "watched": ["sub-3"]}
+    trainer_in(tmp_path / "plain", watched=["sub-3"]).run()
+    broken = trainer_in(tmp_path / "run", **run)
+    fail_at(broken, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        broken.run()
+    trainer_in(tmp_path / "run", **run).run()
+    files = list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    names = {path.name for path in files}
+    # Both parts of the training belong to one run.
+    assert len(files) == 2 and len(names) == 1
+    assert all(b"train/loss_image" in path.read_bytes() for path in files)
+    assert_same_run(tmp_path / "plain", tmp_path / "run", but={"wandb_project"})
+
+
+def test_values_that_are_no_numbers_stay_out(tmp_path):
+    class Spy:
+        def __init__(self):
+            self.seen = {}
+
+        def numbers(self, step, values):
+            self.seen[step] = values
+
+    sinks, spy = Sinks(tmp_path, 0, tensorboard=False, wandb_project=None), Spy()
+    sinks.all.append(spy)
+    sinks.numbers(
+        3, {"step": 3, "loss": 0.5, "kid": float("nan"), "slices": 4, "name": "x", "none": None}, "g"
+    )
+    assert spy.seen == {3: {"g/loss": 0.5, "g/slices": 4.0}}
