@@ -13,7 +13,6 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/utility.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/export.smk"
 

@@ -51,16 +51,15 @@ def study_file(study_values, tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def prepared(bids_root, tmp_path_factory):
     """The tiny study after preprocess, kfold and cache. Read only."""
+    from slimdiff import cli
     from slimdiff.config import study_from_mapping
     from slimdiff.data.participants import write_participants
     from slimdiff.data.sources import discover
-    from slimdiff.data_cells import run_cache, run_kfold, run_preprocess
 
     study = study_from_mapping(study_mapping(bids_root, tmp_path_factory.mktemp("prepared")))
     write_participants(study.paths.participants, discover(study.data, study.paths.phantom))
-    run_preprocess(study, None)
-    run_kfold(study)
-    run_cache(study)
+    for stage in ("preprocess", "kfold", "cache"):
+        assert cli.run_stage(stage, ["--config", study.model_dump_json()]) == 0, stage
     return study
 
 

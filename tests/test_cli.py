@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from slimdiff import cli
-from slimdiff.config import load_study, stage_config
+from slimdiff.config import load_study
 from slimdiff.data.folds import read_folds
 from slimdiff.data.participants import read_participants
 from slimdiff.data.priors import read_priors
@@ -21,6 +21,7 @@ from slimdiff.data.store import SliceStore
 from slimdiff.files import read_table, sha256
 from slimdiff.generation.samples import read_samples
 from slimdiff.model.checkpoint import load_model, read_card
+from slimdiff.stages import config_of
 
 COMMANDS = {
     "phantom": [],
@@ -90,9 +91,9 @@ def test_stages_run_from_their_own_part_of_the_study(study_file):
     """As Snakemake calls them: inline JSON with the stage's sections only, one cell at a time."""
     study = load_study(study_file)
     for stage in ("participants", "preprocess", "kfold", "cache"):
-        assert call(stage, stage_config(study, stage)) == 0
-    assert call("train", stage_config(study, "train", "base"), "--variant", "base", "--fold", "1") == 0
-    one = stage_config(study, "generate", "base")
+        assert call(stage, config_of(stage, study)) == 0
+    assert call("train", config_of("train", study, "base"), "--variant", "base", "--fold", "1") == 0
+    one = config_of("generate", study, "base")
     assert call("generate", one, "--variant", "base", "--fold", "1", "--z_bins", "2") == 0
     assert written(study.paths.root / "samples") == {"base/fold-1/zbin-02.npz", "base/fold-1/zbin-02.tsv"}
     assert not study.paths.model("base", 0).exists()
@@ -206,7 +207,7 @@ def test_errors_of_the_data_are_reported_and_nothing_is_left(study_values, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--ckpt", "{trained}"], "--out_dir"),
+        (["--ckpt", "{trained}"], "--out-dir"),
         (["--out_dir", "{out}"], "--ckpt"),
         (["--ckpt", "{out}/absent.safetensors", "--out_dir", "{out}"], "absent.safetensors"),
         (["--ckpt", "{trained}", "--out_dir", "{out}", "--z_bins", "3"], "0 to 2"),

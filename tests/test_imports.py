@@ -19,7 +19,7 @@ ALLOWED = {
     "diffusion": {"diffusion"},
     "data": {"data", "config", "files"},
     "training": {"training", "model", "diffusion", "config", "data", "files", "png", "devices"},
-    "generation": {"generation", "model", "diffusion", "config", "files", "devices"},
+    "generation": {"generation", "model", "diffusion", "config", "data", "files", "devices"},
     "evaluation": {
         "evaluation",
         "config",
@@ -53,13 +53,13 @@ def test_imports_run_one_way(package):
 
 
 def test_evaluation_knows_only_the_sample_files_of_generation():
-    for path in (PACKAGE / "evaluation").glob("*.py"):
+    for path in (PACKAGE / "evaluation").rglob("*.py"):
         used = {name for name in imported(path) if name.startswith("slimdiff.generation")}
         assert all(name.startswith("slimdiff.generation.samples") for name in used), path.name
 
 
 def test_export_takes_only_the_rounding_and_the_drawing_of_others():
-    report = tuple(f"slimdiff.report.{module}" for module in ("page", "pictures", "style"))
+    report = tuple(f"slimdiff.report.{module}" for module in ("slices", "style"))
     for path in (PACKAGE / "export").glob("*.py"):
         used = {
             name for name in imported(path) if name.startswith(("slimdiff.evaluation", "slimdiff.report"))
@@ -91,8 +91,8 @@ class Refuse:
                                   "tensorboard", "wandb"}}:
             raise ImportError("refused: " + name)
 sys.meta_path.insert(0, Refuse())
-further = ["slimdiff.data.store", "slimdiff.data.folds", "slimdiff.cli", "slimdiff.generate_cells",
-           "slimdiff.evaluation.monitor"]
+further = ["slimdiff.data.store", "slimdiff.data.folds", "slimdiff.cli", "slimdiff.evaluation.monitor"]
+further += ["slimdiff.stages.train", "slimdiff.stages.generate", "slimdiff.stages.generate_spec"]
 for module in {modules!r} + further:
     importlib.import_module(module)
 """

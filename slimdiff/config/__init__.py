@@ -3,8 +3,8 @@
 from slimdiff.config.base import ConfigError
 from slimdiff.config.checks import check_acquisitions, check_fold_count
 from slimdiff.config.loading import load_study, study_from_mapping
+from slimdiff.config.needs import needs_json
 from slimdiff.config.paths import StudyPaths
-from slimdiff.config.stages import stage_config
 from slimdiff.config.study import VARIANT_SECTIONS, Study
 
 __all__ = [
@@ -15,6 +15,6 @@ __all__ = [
     "check_acquisitions",
     "check_fold_count",
     "load_study",
-    "stage_config",
+    "needs_json",
     "study_from_mapping",
 ]

@@ -1,7 +1,7 @@
 """A study: one validated object, from the sections that are each a model of their own."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
@@ -14,6 +14,7 @@ from slimdiff.config.export import ExportConfig
 from slimdiff.config.folds import FoldsConfig
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.config.model import ModelConfig
+from slimdiff.config.needs import ALWAYS, EVERYTHING, DeclaredStudy
 from slimdiff.config.paths import StudyPaths
 from slimdiff.config.preprocess import PreprocessConfig
 from slimdiff.config.priors import PriorConfig
@@ -57,12 +58,17 @@ class Study(Section):
             return self
         return self.model_copy(update={"slices": self.slices.model_copy(update={"z_range": "auto"})})
 
+    def only(self, needs: Iterable[str], stage: str) -> DeclaredStudy:
+        """The study as one stage may see it: reading a key that `needs` does not declare raises UndeclaredKey."""
+        needs = tuple(needs)
+        return self if needs == EVERYTHING else DeclaredStudy(self, (*ALWAYS, *needs), stage)
+
     @property
     def paths(self) -> StudyPaths:
         return StudyPaths.of(self.results_dir, self.study)
 
-    def cells(self, variant: str | None = None, fold: int | None = None) -> list[tuple[str, int]]:
-        """Every variant and fold, or those of one variant, one fold, or both."""
+    def runs(self, variant: str | None = None, fold: int | None = None) -> list[tuple[str, int]]:
+        """Every variant with every fold, or those of one variant, one fold, or both."""
         folds = range(self.folds.k) if fold is None else [fold]
         return [(name, number) for name in ([variant] if variant else self.variants) for number in folds]
 

@@ -5,7 +5,7 @@ the source says of its participants. `excluded` is a reason or n/a.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -139,3 +139,15 @@ def read_included(table: Path, record_of: Callable[[str], Path]) -> list[Partici
     rows = read_participants(table)
     failed = not_preprocessed(rows, record_of)
     return [row.without(failed[row.participant_id]) if row.participant_id in failed else row for row in rows]
+
+
+def participants_named(table: Path, names: Collection[str]) -> list[Participant]:
+    """The rows of participants.tsv with these participant_ids, without names all included participants.
+
+    Raises ValueError for a name that the table lacks.
+    """
+    rows = read_participants(table)
+    unknown = sorted(set(names) - {row.participant_id for row in rows})
+    if unknown:
+        raise ValueError(f"{table}: no participant {', '.join(map(repr, unknown))}")
+    return [row for row in rows if (row.participant_id in names if names else row.included)]

@@ -326,10 +326,10 @@ def test_prior_ignores_intensity_scale():
 def test_priors_of_a_fold_see_training_slices_only(prepared, store):
     """The command takes training rows; test subjects' slices, however odd, change nothing."""
     from slimdiff.cli import priors as command
-    from slimdiff.config import stage_config
     from slimdiff.data.folds import read_folds
+    from slimdiff.stages import config_of
 
-    assert command(["--config", stage_config(prepared, "priors"), "--fold", "0"]) == 0
+    assert command(["--config", config_of("priors", prepared), "--fold", "0"]) == 0
     found = read_priors(prepared.paths.prior(0))
     train = store.rows_of(read_folds(prepared.paths.folds, 0)["train"])
     wanted = z_bin_priors(np.asarray(store.images)[train], store.z_bin[train], 3, prepared.priors, 6.0)

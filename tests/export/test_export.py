@@ -1,13 +1,12 @@
-import json
-
 import nibabel
 import numpy as np
 import pytest
 from helpers.workflow_runs import ROOT, job_counts, snakemake
 
-from slimdiff.config import load_study, stage_config, study_from_mapping
+from slimdiff.config import load_study, study_from_mapping
 from slimdiff.export.export import export_study
 from slimdiff.export.folder import folder_of, index_file
+from slimdiff.stages import config_of, load
 
 FORMATS = ("bids", "nnunet", "monai", "png")
 
@@ -87,8 +86,7 @@ def test_torchio_reads_a_pair_as_one_subject(study):
 
 
 def test_the_rule_gives_the_command_all_it_needs(study):
-    values = json.loads(stage_config(study, "export"))
-    again = load_study(json.dumps(values | {"variants": {"base": {}, "other": {}}, "folds": {"k": 2}}))
+    again = load_study(config_of("export", study)).only(load("export").NEEDS, "export")
     export_study(again, ["base"], [1], ["monai"])
     assert (study.paths.export("monai", "base", 1) / "datalist.json").is_file()
 

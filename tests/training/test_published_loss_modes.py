@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from slimdiff.config.reference import MODES
 
 from slimdiff.config.diffusion import DiffusionConfig
-from slimdiff.config.reference import MODES
 from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.model.conditioning import Condition
 from slimdiff.training.data import Batch

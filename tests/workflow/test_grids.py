@@ -10,10 +10,11 @@ import pytest
 from helpers.synthetic import ds004199_patients, ds004199_two_dimensional, write_ds004199
 from helpers.workflow_runs import ROOT, job_counts, snakemake
 
-from slimdiff.config import load_study, stage_config
+from slimdiff.config import load_study
 from slimdiff.data.fetch.download import read_file_manifest
 from slimdiff.data.sources import discover
 from slimdiff.data.volumes.input_fingerprint import MADE_OF, SETTINGS, made_of, short_hash
+from slimdiff.stages import config_of
 
 ONCE = (
     "fetch",
@@ -229,7 +230,7 @@ def test_own_masks_of_a_fetched_dataset_are_inputs(tmp_path, made, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for row in discover(study.data, study.paths.phantom):
             if row.participant_id in targets_of:
-                told = {MADE_OF: made_of(row, stage_config(study, "preprocess"))}
+                told = {MADE_OF: made_of(row, config_of("preprocess", study))}
                 study.paths.volume_json(row.participant_id).write_text(json.dumps(told))
         run("--touch", "--forceall", "--cores", "2")
         assert run("--dry-run") == set()
@@ -246,7 +247,7 @@ def test_own_masks_of_a_fetched_dataset_are_inputs(tmp_path, made, monkeypatch):
     # A fetch that has to run again hides nothing that is pending behind it.
     settings = study.paths.quality_state / SETTINGS
     settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text(short_hash(stage_config(load_study(config), "participants")))
+    settings.write_text(short_hash(config_of("participants", load_study(config))))
     values["data"]["fetch"]["t1w"] = True
     assert run("--dry-run") == {"fetch"}
     values["quality"]["max_spacing_mm"] = 4.0

@@ -1,13 +1,13 @@
-# Metrics of one variant and fold, and their summary over folds.
+# Metrics of one variant and fold, segmenters, and the comparison over variants and folds.
 
 
 rule metrics:
     input:
-        store=STORE_FILES,
-        folds=PATHS.folds,
-        samples=lambda wildcards: sample_files(wildcards.variant, wildcards.fold),
+        store=outputs("cache"),
+        folds=outputs("kfold"),
+        samples=lambda wildcards: samples_of(wildcards.variant, wildcards.fold),
     output:
-        [PATHS.metrics("{variant}", "{fold}") / name for name in METRIC_TABLES],
+        outputs("metrics"),
     log:
         LOGS / "metrics" / "{variant}_fold-{fold}.log",
     benchmark:
@@ -19,7 +19,7 @@ rule metrics:
         runtime=120,
         gpu=gpus("evaluation"),
     params:
-        config=part("metrics"),
+        config=needs("metrics"),
     message:
         "metrics of {wildcards.variant}, fold {wildcards.fold}"
     shell:
@@ -27,47 +27,77 @@ rule metrics:
         "2>&1 | tee {log:q}"
 
 
-rule summary:
+rule segmenter:
     input:
-        [path for variant in VARIANTS for fold in FOLDS for path in metric_files(variant, fold)],
-        [path for variant in VARIANTS for fold in FOLDS for path in utility_files(variant, fold)],
+        store=outputs("cache"),
+        folds=outputs("kfold"),
     output:
-        PATHS.summary,
+        outputs("segmenter", STUDY),
     log:
-        LOGS / "summary.log",
+        LOGS / "segmenter" / "fold-{fold}.log",
     benchmark:
-        BENCHMARKS / "summary.tsv"
+        BENCHMARKS / "segmenter" / "fold-{fold}.tsv"
+    conda:
+        CONDA
+    threads: TRAINING_THREADS
+    resources:
+        gpu=gpus("utility"),
+        mem_mb=4000,
+        runtime=240,
+    params:
+        config=needs("segmenter"),
+    message:
+        "segmenters of real slices, fold {wildcards.fold}"
+    shell:
+        "slimdiff-segmenter --config {params.config:q} --fold {wildcards.fold} 2>&1 | tee {log:q}"
+
+
+rule utility:
+    input:
+        store=outputs("cache"),
+        folds=outputs("kfold"),
+        real=lambda wildcards: outputs("segmenter", STUDY, wildcards.fold),
+        samples=lambda wildcards: samples_of(wildcards.variant, wildcards.fold),
+    output:
+        outputs("utility"),
+    log:
+        LOGS / "utility" / "{variant}_fold-{fold}.log",
+    benchmark:
+        BENCHMARKS / "utility" / "{variant}_fold-{fold}.tsv"
+    conda:
+        CONDA
+    threads: TRAINING_THREADS
+    resources:
+        gpu=gpus("utility"),
+        mem_mb=4000,
+        runtime=240,
+    params:
+        config=needs("utility"),
+    message:
+        "segmenters of the samples of {wildcards.variant}, fold {wildcards.fold}"
+    shell:
+        "slimdiff-utility --config {params.config:q} --variant {wildcards.variant} --fold {wildcards.fold} "
+        "2>&1 | tee {log:q}"
+
+
+rule compare:
+    input:
+        every("metrics"),
+        every_utility(),
+    output:
+        outputs("compare"),
+    log:
+        LOGS / "compare.log",
+    benchmark:
+        BENCHMARKS / "compare.tsv"
     conda:
         CONDA
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        config=over_folds(),
+        config=needs("compare"),
     message:
-        "summary over folds"
+        "summary over folds, comparison of the variants"
     shell:
-        "slimdiff-metrics summary --config {params.config:q} 2>&1 | tee {log:q}"
-
-
-rule comparison:
-    input:
-        [path for variant in VARIANTS for fold in FOLDS for path in metric_files(variant, fold)],
-        [path for variant in VARIANTS for fold in FOLDS for path in utility_files(variant, fold)],
-    output:
-        PATHS.comparison,
-    log:
-        LOGS / "comparison.log",
-    benchmark:
-        BENCHMARKS / "comparison.tsv"
-    conda:
-        CONDA
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        config=over_folds(),
-    message:
-        "comparison of the variants"
-    shell:
-        "slimdiff-metrics compare --config {params.config:q} 2>&1 | tee {log:q}"
+        "slimdiff-compare --config {params.config:q} 2>&1 | tee {log:q}"

@@ -1,13 +1,19 @@
 # Samples of one variant, fold and z-bin.
 
 
+def generation_inputs(wildcards):
+    """Files that sampling reads beside the model: a table of counts, the z-bin priors of a background."""
+    settings = STUDY.variant(wildcards.variant).generation
+    counts = [settings.counts] if settings.counts else []
+    return counts + (outputs("priors", wildcards.fold) if settings.background == "prior" else [])
+
+
 rule generate:
     input:
-        model=PATHS.model("{variant}", "{fold}") / "model.safetensors",
-        given=lambda wildcards: generation_files(wildcards.variant, wildcards.fold),
+        model=outputs("train")[0],
+        further=generation_inputs,
     output:
-        f"{PATHS.samples_stem('{variant}', '{fold}', '{zbin}')}.npz",
-        f"{PATHS.samples_stem('{variant}', '{fold}', '{zbin}')}.tsv",
+        outputs("generate"),
     log:
         LOGS / "generate" / "{variant}_fold-{fold}_zbin-{zbin}.log",
     benchmark:
@@ -21,16 +27,16 @@ rule generate:
         mem_mb=2000,
         runtime=240,
     params:
-        config=part("generate"),
+        config=needs("generate"),
     message:
         "generate {wildcards.variant}, fold {wildcards.fold}, z-bin {wildcards.zbin}"
     shell:
         "slimdiff-generate --config {params.config:q} --variant {wildcards.variant} --fold {wildcards.fold} "
-        "--z_bins {wildcards.zbin} 2>&1 | tee {log:q}"
+        "--z-bins {wildcards.zbin} 2>&1 | tee {log:q}"
 
 
 rule generated:
     input:
-        [path for variant in VARIANTS for fold in FOLDS for path in sample_files(variant, fold)],
+        every_sample(),
     message:
         "every sample"

@@ -1,57 +1,61 @@
-# Figures, tables and provenance, and everything that `all` asks for.
+# Figures, tables, provenance and report.html, and everything that `all` asks for.
 
-CELLS = [(variant, fold) for variant in VARIANTS for fold in FOLDS]
-CELL_METRICS = [path for cell in CELLS for path in metric_files(*cell)]
-CELL_UTILITY = [path for cell in CELLS for path in utility_files(*cell)]
+import atexit
+import json
+import subprocess
+import sys
+
+FIGURES = stages.load("figures").outputs(PATHS, VARIANTS)
+TABLES = stages.load("tables").outputs(PATHS)
 
 ALL_TARGETS = [
-    str(path)
-    for path in [
-        PATHS.summary,
-        PATHS.comparison,
-        *CELL_UTILITY,
-        *[PATHS.prior(fold) for fold in FOLDS],
-        *[PATHS.figures / name for name in figure_names(VARIANTS)],
-        *[PATHS.tables / name for name in TABLES],
-        PATHS.provenance,
-    ]
+    *outputs("compare"),
+    *every_utility(),
+    *[path for fold in FOLDS for path in outputs("priors", fold)],
+    *[str(path) for paths in FIGURES.values() for path in paths],
+    *map(str, TABLES.values()),
+    *outputs("quality"),
+    *outputs("provenance"),
 ]
+
+
+def figure(name, category, caption, **labels):
+    """The figures of one name; a figure of one variant is labelled with it."""
+    paths = FIGURES[name]
+    own = [{"variant": variant} for variant in VARIANTS] if "{}" in name else [{}]
+    return [shown(path, category, caption, **more, **labels) for path, more in zip(paths, own)]
+
+
+def table(name, category, caption, **labels):
+    """A table of the report."""
+    return shown(TABLES[name], category, caption, **labels)
 
 
 rule figures:
     input:
         participants=PATHS.participants,
-        store=STORE_FILES,
-        folds=PATHS.folds,
-        histories=[
-            str(PATHS.model(*cell) / name) for cell in CELLS for name in ("history.tsv", "validation.tsv")
-        ],
-        samples=[path for cell in CELLS for path in sample_files(*cell)],
-        metrics=CELL_METRICS,
-        utility=CELL_UTILITY,
+        store=outputs("cache"),
+        folds=outputs("kfold"),
+        histories=[path for run in RUNS for path in outputs("train", *run)[1:3]],
+        samples=every_sample(),
+        metrics=every("metrics"),
+        utility=every_utility(),
     output:
-        shown(PATHS.figures / "data.png", "1 Data", "data", result="participants, one slice each"),
-        shown(
-            PATHS.figures / "training.svg",
-            "2 Training",
-            "training",
-            figure="loss and speed",
-            variant="all",
-            fold="all",
+        figure("data.png", "1 Data", "data", result="participants, one slice each"),
+        figure(
+            "training.svg", "2 Training", "training", figure="loss and speed", variant="all", fold="all"
         ),
-        shown_by_variant("samples_{}.png", "3 Samples", "samples", figure="real beside synthetic"),
-        shown(
-            PATHS.figures / "metrics_by_variant.svg",
+        figure("samples_{}.png", "3 Samples", "samples", figure="real beside synthetic"),
+        figure(
+            "metrics_by_variant.svg",
             "4 Metrics",
             "metrics_by_variant",
             result="metrics by variant",
             variant="all",
         ),
-        shown_by_variant("metrics_by_zbin_{}.svg", "4 Metrics", "metrics_by_zbin", result="metrics by height"),
-        shown_by_variant(
-            "lesions_{}.svg", "4 Metrics", "lesions", figure="lesions: place, size, shape, threshold"
-        ),
-        shown_by_variant("nearest_{}.png", "5 Memorisation", "nearest", figure="closest training slices"),
+        figure("metrics_by_zbin_{}.svg", "4 Metrics", "metrics_by_zbin", result="metrics by height"),
+        figure("lesions_{}.svg", "4 Metrics", "lesions", figure="lesions: place, size, shape, threshold"),
+        figure("nearest_{}.png", "5 Memorisation", "nearest", figure="closest training slices"),
     log:
         LOGS / "figures.log",
     benchmark:
@@ -62,53 +66,35 @@ rule figures:
         mem_mb=2000,
         runtime=20,
     params:
-        config=report_config(),
+        config=needs("figures"),
     message:
         "figures"
     shell:
-        "slimdiff-figures pictures --config {params.config:q} 2>&1 | tee {log:q}"
+        "slimdiff-figures --config {params.config:q} 2>&1 | tee {log:q}"
 
 
 rule tables:
     input:
         participants=PATHS.participants,
         records=volume_records(),
-        store=STORE_FILES,
-        folds=PATHS.folds,
-        metrics=CELL_METRICS,
-        utility=CELL_UTILITY,
+        store=outputs("cache"),
+        folds=outputs("kfold"),
+        metrics=every("metrics"),
+        utility=every_utility(),
         comparison=PATHS.comparison,
     output:
-        shown(
-            PATHS.tables / "metrics.html",
+        table(
+            "metrics.html",
             "4 Metrics",
             "metrics_table",
             result="table with intervals and floors",
             variant="all",
         ),
-        shown(
-            PATHS.tables / "metrics.tsv",
-            "4 Metrics",
-            "metrics_table",
-            result="the same table as TSV",
-            variant="all",
-        ),
-        PATHS.tables / "metrics.tex",
-        shown(
-            PATHS.tables / "comparison.html",
-            "4 Metrics",
-            "comparison",
-            result="variants compared",
-            variant="all",
-        ),
-        shown(
-            PATHS.tables / "comparison.tsv",
-            "4 Metrics",
-            "comparison",
-            result="the comparison as TSV",
-            variant="all",
-        ),
-        shown(PATHS.tables / "participants.html", "1 Data", "participants", result="quality table and folds"),
+        table("metrics.tsv", "4 Metrics", "metrics_table", result="the same table as TSV", variant="all"),
+        TABLES["metrics.tex"],
+        table("comparison.html", "4 Metrics", "comparison", result="variants compared", variant="all"),
+        table("comparison.tsv", "4 Metrics", "comparison", result="the comparison as TSV", variant="all"),
+        table("participants.html", "1 Data", "participants", result="quality table and folds"),
     log:
         LOGS / "tables.log",
     benchmark:
@@ -119,26 +105,26 @@ rule tables:
         mem_mb=1000,
         runtime=10,
     params:
-        config=report_config(),
+        config=needs("tables"),
     message:
         "tables"
     shell:
-        "slimdiff-figures tables --config {params.config:q} 2>&1 | tee {log:q}"
+        "slimdiff-tables --config {params.config:q} 2>&1 | tee {log:q}"
 
 
 rule provenance:
     input:
         participants=PATHS.participants,
         records=volume_records(),
-        store=STORE_FILES,
-        models=[str(PATHS.model(*cell) / "model.safetensors") for cell in CELLS],
+        store=outputs("cache"),
+        models=[path for run in RUNS for path in outputs("train", *run)[:1]],
         # Last of all, so that the measured jobs are complete.
-        summary=PATHS.summary,
-        utility=CELL_UTILITY,
+        compared=outputs("compare"),
+        utility=every_utility(),
     output:
-        shown(PATHS.provenance, "6 Provenance", "provenance", result="everything, as JSON"),
+        shown(outputs("provenance")[0], "6 Provenance", "provenance", result="everything, as JSON"),
         shown(
-            PATHS.tables / "provenance.html",
+            outputs("provenance")[1],
             "6 Provenance",
             "provenance",
             result="software, machine, hashes, configuration",
@@ -153,9 +139,30 @@ rule provenance:
         mem_mb=1500,
         runtime=10,
     params:
-        # The one job that gets the whole study, because it records it.
-        config=json.dumps(STUDY.model_dump(mode="json"), sort_keys=True),
+        config=needs("provenance"),
     message:
         "provenance"
     shell:
-        "slimdiff-figures provenance --config {params.config:q} 2>&1 | tee {log:q}"
+        "slimdiff-provenance --config {params.config:q} 2>&1 | tee {log:q}"
+
+
+def build_report():
+    """Build report.html when every target of `all` exists, and print where it is."""
+    missing = [target for target in ALL_TARGETS if not Path(target).exists()]
+    if missing:
+        print(f"no report yet: {len(missing)} targets of `all` are missing, the first is {missing[0]}")
+        return
+    merged, draft = PATHS.root / "config.json", PATHS.root / ".report.html"
+    merged.write_text(json.dumps(config, indent=1))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow.main_snakefile)]
+    command += ["--configfile", str(merged), "--report", str(draft), "--nolock", "--quiet", "all"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    # A broken caption is only a text in the page, not an error of Snakemake.
+    broken = draft.is_file() and "(ERROR/3)" in draft.read_text(encoding="utf-8")
+    if done.returncode or broken:
+        draft.unlink(missing_ok=True)
+        print(done.stdout + done.stderr, file=sys.stderr)
+        raise WorkflowError("the report could not be built" + (": a caption is broken" if broken else ""))
+    draft.replace(PATHS.report)
+    # At exit, so that it is the last line that Snakemake prints.
+    atexit.register(print, f"report: {PATHS.report}", file=sys.stderr)

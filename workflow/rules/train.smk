@@ -1,21 +1,26 @@
-# One network a variant and fold.
+# One network per variant and fold.
+
+
+def priors_for(wildcards):
+    """The z-bin priors that a training reads: none unless its network takes them."""
+    own = STUDY.variant(wildcards.variant)
+    return [] if own.model.prior == "none" else outputs("priors", wildcards.fold)
 
 
 rule train:
     input:
-        store=STORE_FILES,
-        folds=PATHS.folds,
-        priors=lambda wildcards: prior_files(wildcards.variant, wildcards.fold),
+        store=outputs("cache"),
+        folds=outputs("kfold"),
+        priors=priors_for,
     output:
-        # The resume state lies in state/ beside them: outputs of a failed job are deleted.
-        model=PATHS.model("{variant}", "{fold}") / "model.safetensors",
-        history=PATHS.model("{variant}", "{fold}") / "history.tsv",
-        validation=PATHS.model("{variant}", "{fold}") / "validation.tsv",
-        preview=report(
-            PATHS.model("{variant}", "{fold}") / "previews" / "final.png",
-            category=f"2 Training{CATEGORY_NOTICE}",
-            labels={"figure": "preview samples", "variant": "{variant}", "fold": "{fold}"},
-            caption="../report/preview.rst",
+        outputs("train")[:-1],
+        shown(
+            outputs("train")[-1],
+            "2 Training",
+            "preview",
+            figure="preview samples",
+            variant="{variant}",
+            fold="{fold}",
         ),
     log:
         LOGS / "train" / "{variant}_fold-{fold}.log",
@@ -29,7 +34,7 @@ rule train:
         mem_mb=6000,
         runtime=1440,
     params:
-        config=part("train"),
+        config=needs("train"),
     message:
         "train {wildcards.variant}, fold {wildcards.fold}"
     shell:
@@ -39,6 +44,6 @@ rule train:
 
 rule trained:
     input:
-        [path for variant in VARIANTS for fold in FOLDS for path in model_files(variant, fold)],
+        every("train"),
     message:
         "every model"

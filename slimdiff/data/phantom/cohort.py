@@ -57,7 +57,7 @@ def subject_ids(patients: int, controls: int) -> list[tuple[str, str]]:
     return [(f"sub-{number:03d}", group) for number, group in enumerate(groups, start=1)]
 
 
-def write_subject(
+def subject_volumes(
     participant_id: str, group: str, seed: int, voxel_mm: float = 2.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image, lesion mask and affine of one subject; see `slimdiff.data.phantom_anatomy.make_subject`."""
@@ -117,7 +117,7 @@ def write_cohort(
 
     rows = []
     for participant_id, group in tqdm(subjects, desc="phantom", unit="subject", disable=not progress):
-        image, mask, affine = write_subject(participant_id, group, seed, voxel_mm)
+        image, mask, affine = subject_volumes(participant_id, group, seed, voxel_mm)
         stem = root / participant_id / "anat" / f"{participant_id}_FLAIR"
         write_nifti(Path(f"{stem}.nii.gz"), image.astype(np.int16), affine)
         write_json(

@@ -17,6 +17,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from slimdiff.config import StudyPaths
 from slimdiff.config.data import DataConfig
 from slimdiff.config.preprocess import PreprocessConfig
 from slimdiff.config.quality import QualityConfig
@@ -26,6 +27,7 @@ from slimdiff.data.volumes.brain import brain_mask
 from slimdiff.data.volumes.foreground import _in_memory_order, foreground
 from slimdiff.data.volumes.grid import (
     Grid,
+    back_to_source,
     canonical,
     centred_grid,
     native_grid,
@@ -35,8 +37,8 @@ from slimdiff.data.volumes.grid import (
 )
 from slimdiff.data.volumes.input_fingerprint import MADE_OF, made_of
 from slimdiff.data.volumes.nifti import write_nifti
-from slimdiff.data.volumes.read import Pair, load_pair
-from slimdiff.files import replacing, sha256, write_text
+from slimdiff.data.volumes.read import Pair, largest_offset_mm, load_pair, read_volume
+from slimdiff.files import read_object, replacing, sha256, write_text
 
 LEAST_FOREGROUND = 0.01
 """Of the grid. A brain takes 4 % (an infant's in a wide field) or more; less is what a few bright voxels leave."""
@@ -283,3 +285,27 @@ def normalise(
     if not everywhere:
         np.copyto(scaled, np.float32(-1), where=~chosen)
     return (scaled if turned is volume else scaled.T), inside, (low, high)
+
+
+def volume_to_source(paths: StudyPaths, participant: str, path: Path, out: Path) -> None:
+    """Bring a volume on the study's grid (a mask that was drawn there, for example) back to the participant's image.
+
+    Integers are resampled by the nearest voxel, other values linearly.
+    Raises DataError where the participant has no volume on the grid, or `path` is on another grid.
+    """
+    record = read_object(paths.volume_json(participant))
+    if "affine" not in record:
+        reason = record.get("excluded", record.get(NOT_PREPROCESSED))
+        raise DataError(f"{participant}: excluded ({reason}); it has no volume on the grid")
+    volume, affine = read_volume(path, participant), np.array(record["affine"])
+    expected = nibabel.load(paths.volume(participant, "FLAIR")).shape
+    if volume.values.shape != expected or largest_offset_mm(volume.affine, affine, expected) > 0.1:
+        raise DataError(
+            f"{path}: expected {participant}'s grid of {expected} with the affine of "
+            f"{paths.volume(participant, 'FLAIR')}, found shape {volume.values.shape} or another affine"
+        )
+    whole = volume.stored.dtype.kind in "iub"
+    image = back_to_source(volume.values, record, 0 if whole else 1)
+    values = np.asarray(image.dataobj).astype(volume.stored.dtype if whole else np.float32)
+    with replacing(out, suffix=".nii.gz" if out.name.endswith(".gz") else ".nii") as temporary:
+        nibabel.save(nibabel.Nifti1Image(values, image.affine), temporary)

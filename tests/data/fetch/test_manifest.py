@@ -99,7 +99,7 @@ def write(path, *rows):
         (("a", "1", "g" * 64, "n/a"), "sha256"),
         (("a", "1", DIGEST, "4D"), "acquisition_type '4D'"),
         (("first.TXT", "1", DIGEST, "n/a"), "first.TXT stands in line 2 too"),
-        (("a", "1", DIGEST), "line 3: 3 cells"),
+        (("a", "1", DIGEST), "line 3: expected 4 cells, found 3"),
     ],
 )
 def test_a_row_that_cannot_be_is_named(tmp_path, row, words):
@@ -133,5 +133,5 @@ def test_the_manifest_is_part_of_the_built_package(tmp_path):
     command = [sys.executable, "-c", "import setuptools; setuptools.setup()", "build", "--build-lib", "built"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    built = tmp_path / "built" / "slimdiff" / "data" / "manifests" / "ds004199.tsv"
+    built = tmp_path / "built" / "slimdiff" / "data" / "fetch" / "manifests" / "ds004199.tsv"
     assert built.read_bytes() == (FOLDER / "ds004199.tsv").read_bytes()

@@ -20,7 +20,7 @@ from slimdiff.data.phantom.anatomy import (
     stream,
     templates,
 )
-from slimdiff.data.phantom.cohort import write_cohort
+from slimdiff.data.phantom.cohort import subject_ids, write_cohort
 
 VOXEL_MM = 3.0
 PATIENTS = 10
@@ -84,15 +84,15 @@ def world_centroid(weights, affine):
 
 
 def test_names_are_cheap_ordered_and_bounded():
-    assert cohort.subject_ids(2, 1) == [("sub-001", "fcd"), ("sub-002", "fcd"), ("sub-003", "control")]
-    assert cohort.subject_ids(3, 9)[:3] == cohort.subject_ids(3, 0)
+    assert subject_ids(2, 1) == [("sub-001", "fcd"), ("sub-002", "fcd"), ("sub-003", "control")]
+    assert subject_ids(3, 9)[:3] == subject_ids(3, 0)
     for patients, controls in [(0, 0), (-1, 3), (600, 400)]:
         with pytest.raises(ValueError, match="expected 1 to 999"):
-            cohort.subject_ids(patients, controls)
+            subject_ids(patients, controls)
 
 
 def test_naming_subjects_imports_nothing_heavy():
-    code = "import sys; from slimdiff.data.phantom import subject_ids; subject_ids(3, 2); print(*sys.modules)"
+    code = "import sys; from slimdiff.data.phantom.cohort import subject_ids; subject_ids(3, 2); print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -116,7 +116,7 @@ def test_a_subject_does_not_depend_on_cohort_or_order(cohort, tmp_path):
 
 def test_another_process_with_another_number_of_threads_makes_the_same_bytes():
     code = (
-        "from hashlib import sha256; from slimdiff.data.phantom import make_subject as make\n"
+        "from hashlib import sha256; from slimdiff.data.phantom.cohort import subject_volumes as make\n"
         "print([sha256(make(f'sub-{n:03d}', 'fcd', 0, 2.0)[0].tobytes()).hexdigest() for n in (2, 7, 8)])"
     )
     answers = set()

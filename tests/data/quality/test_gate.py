@@ -63,7 +63,7 @@ def cohort(tmp_path, monkeypatch):
 
 
 def test_a_good_cohort_passes_without_a_flag(cohort):
-    found = cohort.gate()
+    found = cohort.run_quality_control()
     assert list(found) == NAMES
     assert {verdict.word for verdict in found.values()} == {"ok"}
     assert cohort.read == NAMES
@@ -81,7 +81,7 @@ def test_nobody_vanishes_when_one_patient_or_control_is_broken(broken, cohort):
     with pytest.raises(
         DataError, match=rf"1 of 8 .*flagged:\n  {broken}: truncated: .*{path.name}"
     ) as caught:
-        cohort.gate()
+        cohort.run_quality_control()
     refused = cohort.state / "refused.tsv"
     assert str(refused) in str(caught.value)
     table = read_table(refused)
@@ -90,13 +90,13 @@ def test_nobody_vanishes_when_one_patient_or_control_is_broken(broken, cohort):
     (row,) = [row for row in table if row["participant_id"] == broken]
     assert row["flags"] == "truncated" and str(path) in row["reasons"]
 
-    found = cohort.gate(policy="exclude")
+    found = cohort.run_quality_control(policy="exclude")
     assert list(found) == NAMES
     assert [found[name].participant.included for name in NAMES] == [name != broken for name in NAMES]
     assert found[broken].participant.excluded.startswith(f"truncated: {path} ")
     assert not refused.exists()
 
-    by_name = cohort.gate(data={"exclude": {broken: "cut off"}})
+    by_name = cohort.run_quality_control(data={"exclude": {broken: "cut off"}})
     assert by_name[broken].participant.excluded == "cut off" and broken not in cohort.read
 
 
@@ -105,7 +105,7 @@ def test_everybody_who_is_flagged_is_named_at_once(cohort):
     save_nifti(cohort.mask("sub-03"), np.zeros((32, 32, 32), np.uint8))
     cohort.image("sub-08").write_bytes(cohort.image("sub-06").read_bytes())
     with pytest.raises(DataError, match="4 of 8") as caught:
-        cohort.gate()
+        cohort.run_quality_control()
     flags = dict(line.strip().split(": ")[:2] for line in str(caught.value).splitlines()[1:-2])
     assert flags == {
         "sub-01": "empty_file",
@@ -119,24 +119,24 @@ def test_more_broken_than_may_be_left_out_stop_the_run_with_the_table(cohort):
     for name in ("sub-01", "sub-05"):
         cohort.image(name).write_bytes(b"")
     with pytest.raises(DataError, match="quality.max_excluded is 1"):
-        cohort.gate(policy="exclude", max_excluded=1)
+        cohort.run_quality_control(policy="exclude", max_excluded=1)
     words = [row["verdict"] for row in read_table(cohort.state / "refused.tsv")]
     assert words.count("excluded") == 2
 
 
 def test_what_was_measured_is_not_read_again(cohort):
-    first = cohort.gate()
-    again = cohort.gate()
+    first = cohort.run_quality_control()
+    again = cohort.run_quality_control()
     assert cohort.read == []
     assert again == first
 
 
 def test_limits_and_policy_are_judged_anew_without_reading(cohort):
-    cohort.gate()
+    cohort.run_quality_control()
     with pytest.raises(DataError, match="8 of 8"):
-        cohort.gate(max_spacing_mm=5.0)
+        cohort.run_quality_control(max_spacing_mm=5.0)
     assert cohort.read == []
-    found = cohort.gate(max_spacing_mm=5.0, accept={"thick_slices": "all"})
+    found = cohort.run_quality_control(max_spacing_mm=5.0, accept={"thick_slices": "all"})
     assert {verdict.word for verdict in found.values()} == {"shown"}
 
 
@@ -144,65 +144,65 @@ def test_a_mended_file_alone_is_read_again(cohort):
     good = cohort.mask("sub-02").read_bytes()
     cohort.mask("sub-02").write_bytes(b"")
     with pytest.raises(DataError, match="sub-02"):
-        cohort.gate()
+        cohort.run_quality_control()
     cohort.mask("sub-02").write_bytes(good)
-    assert cohort.gate()["sub-02"].word == "ok"
+    assert cohort.run_quality_control()["sub-02"].word == "ok"
     assert cohort.read == ["sub-02"]
 
 
 def test_a_file_of_the_same_size_and_another_time_is_read_again(cohort):
-    cohort.gate()
+    cohort.run_quality_control()
     state = cohort.image("sub-03").stat()
     os.utime(cohort.image("sub-03"), ns=(state.st_atime_ns, state.st_mtime_ns + 1))
-    cohort.gate()
+    cohort.run_quality_control()
     assert cohort.read == ["sub-03"]
 
 
 @pytest.mark.parametrize("data", [{"lesion_labels": "any"}, {"mask_grid": "resample"}])
 def test_what_masks_mean_is_part_of_what_is_remembered(data, cohort):
-    cohort.gate()
-    cohort.gate(data=data)
+    cohort.run_quality_control()
+    cohort.run_quality_control(data=data)
     assert cohort.read == NAMES
-    cohort.gate(data={**data, "two_dimensional": "include"})
+    cohort.run_quality_control(data={**data, "two_dimensional": "include"})
     assert cohort.read == []
 
 
 def test_another_version_of_the_measurement_reads_all_again(cohort, monkeypatch):
-    cohort.gate()
+    cohort.run_quality_control()
     monkeypatch.setattr("slimdiff.data.quality.measure.MEASUREMENT_VERSION", 10**6)
-    cohort.gate()
+    cohort.run_quality_control()
     assert cohort.read == NAMES
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"depends_on": 1}', "gone"])
 def test_a_spoilt_record_costs_one_reading(content, cohort):
-    first = cohort.gate()
+    first = cohort.run_quality_control()
     record = cohort.state / "sub-04.json"
     if content == "gone":
         (cohort.state / "sub-04.npz").unlink()
     else:
         record.write_text(content)
-    assert cohort.gate() == first
+    assert cohort.run_quality_control() == first
     assert cohort.read == ["sub-04"]
     # Of the right form, with a fact that this version does not know.
     kept = json.loads(record.read_text())
     kept["measured"]["lesion_litres"] = 1
     record.write_text(json.dumps(kept))
-    assert cohort.gate() == first
+    assert cohort.run_quality_control() == first
     assert cohort.read == ["sub-04"]
 
 
 def test_planes_of_an_image_that_broke_are_gone(cohort):
-    cohort.gate()
+    cohort.run_quality_control()
     cohort.image("sub-05").write_bytes(b"")
-    cohort.gate(policy="exclude")
+    cohort.run_quality_control(policy="exclude")
     assert not (cohort.state / "sub-05.npz").exists()
     assert (cohort.state / "sub-05.json").exists()
 
 
 def test_an_empty_mask_becomes_a_control_on_request(cohort):
     save_nifti(cohort.mask("sub-03"), np.zeros((32, 32, 32), np.uint8))
-    found = cohort.gate(data={"empty_mask": "control"})["sub-03"]
+    found = cohort.run_quality_control(data={"empty_mask": "control"})["sub-03"]
     assert (found.word, found.participant.mask) == ("ok", None)
 
 
@@ -212,7 +212,7 @@ def test_wrapped_intensities_a_mask_beside_the_head_and_a_turned_mask_are_found_
     save_nifti(cohort.mask("sub-02"), ball((2, 2, 2), 2).astype(np.uint8))
     lesion = ball((12, 14, 16), 3.5)
     save_nifti(cohort.mask("sub-03"), lesion[::-1].astype(np.uint8))
-    found = cohort.gate(policy="exclude")
+    found = cohort.run_quality_control(policy="exclude")
     named = {name: [flag.name for flag in found[name].stopping] for name in NAMES[:4]}
     assert "intensity_overflow" in named["sub-01"]
     assert named["sub-02"] == ["lesion_outside_brain"]
@@ -222,27 +222,27 @@ def test_wrapped_intensities_a_mask_beside_the_head_and_a_turned_mask_are_found_
 
 def test_processes_side_by_side_find_what_one_finds(cohort, tmp_path):
     cohort.image("sub-06").write_bytes(b"")
-    one = cohort.gate(policy="exclude")
+    one = cohort.run_quality_control(policy="exclude")
     cohort.state = tmp_path / "another"
-    assert cohort.gate(workers=2, policy="exclude") == one
+    assert cohort.run_quality_control(workers=2, policy="exclude") == one
 
 
 STOPPED = """
 import sys, time
 from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
-from slimdiff.data.quality import gate as gates, memory, planes
-true_write = memory.write_text
+from slimdiff.data.quality import gate as gates, measure, planes
+true_write = measure.write_text
 def slow(path, text):
     # Between the planes and the record of the third one.
     if path.name == "sub-03.json":
         print("there", flush=True)
         time.sleep(60)
     true_write(path, text)
-memory.write_text = slow
+measure.write_text = slow
 from pathlib import Path
 root, state = map(Path, sys.argv[1:])
-gates.gate(DataConfig(source="bids", root=str(root)), QualityConfig(max_spacing_mm=7.0), root, state, 1)
+gates.run_quality_control(DataConfig(source="bids", root=str(root)), QualityConfig(max_spacing_mm=7.0), root, state, 1)
 """
 
 
@@ -255,7 +255,7 @@ def test_a_run_that_is_killed_leaves_no_half_file_and_goes_on_where_it_was(cohor
     assert names == {
         f"sub-{n:02d}.{end}" for n, end in ((1, "json"), (1, "npz"), (2, "json"), (2, "npz"), (3, "npz"))
     }
-    found = cohort.gate()
+    found = cohort.run_quality_control()
     assert cohort.read == NAMES[2:]
     assert {verdict.word for verdict in found.values()} == {"ok"}
 
@@ -268,7 +268,7 @@ from pathlib import Path
 from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import DataError
-from slimdiff.data.quality.gate import gate
+from slimdiff.data.quality.gate import run_quality_control
 if __name__ != "__main__":
     from slimdiff.data.quality import memory
     true_look = memory.look
@@ -280,7 +280,7 @@ if __name__ != "__main__":
 else:
     root, state = map(Path, sys.argv[1:])
     try:
-        gate(DataConfig(source="bids", root=str(root)), QualityConfig(max_spacing_mm=7.0), root, state, 2)
+        run_quality_control(DataConfig(source="bids", root=str(root)), QualityConfig(max_spacing_mm=7.0), root, state, 2)
     except DataError as error:
         print(error)
 """
@@ -298,5 +298,5 @@ else:
 
 def test_looking_at_small_volumes_takes_no_time(cohort):
     start = time.process_time()
-    cohort.gate()
+    cohort.run_quality_control()
     assert time.process_time() - start < 4

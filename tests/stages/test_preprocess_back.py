@@ -41,7 +41,7 @@ def test_a_mask_on_the_grid_goes_back_to_the_world_coordinates_of_the_source(stu
     ("change", "words"),
     [
         ("other shape", ["drawn.nii.gz", "(30, 32, 32)", "sub-01's grid of (32, 32, 32)"]),
-        ("other place", ["drawn.nii.gz", "not on sub-01's grid"]),
+        ("other place", ["drawn.nii.gz", "expected sub-01's grid"]),
         ("no participant", ["--participant"]),
         ("no out", ["--out"]),
         ("unknown participant", ["sub-99.json", "preprocess"]),

@@ -68,15 +68,15 @@ def test_it_goes_on_with_a_folder_and_refuses_a_foreign_one(drawing, capsys):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--classes", "2"], "--classes '2'"),
-        (["--classes", "1,1"], "each once"),
+        (["--classes", "2"], "found '2'"),
+        (["--classes", "1,1"], "found '1,1'"),
         (["--z_bins", "2-0"], "rising range"),
         (["--mask", "absent.png", "--z_bins", "1"], "absent.png: no such file"),
         (["--mask", "{mask}"], "give its z-bin"),
-        (["--mask", "{mask}", "--z_bins", "0-1"], "name one z-bin"),
+        (["--mask", "{mask}", "--z_bins", "0-1"], "expected one z-bin"),
         (["--mask", "{mask}", "--z_bins", "1", "--classes", "1"], "the class follows"),
-        (["--mask", "{mask}", "--region", "{mask}"], "not both"),
-        (["--image", "{mask}", "--z_bins", "1"], "--image and --region belong together"),
+        (["--mask", "{mask}", "--region", "{mask}"], "give one of the two"),
+        (["--image", "{mask}", "--z_bins", "1"], "--image and --region need each other"),
         (["--mask", "{small}", "--z_bins", "1"], "16 x 32 px; the checkpoint draws 32 x 32 px"),
         (["--mask", "{text}", "--z_bins", "1"], "neither .png nor .nii"),
         (["--mask", "{broken}", "--z_bins", "1"], "not readable as NIfTI"),
@@ -253,9 +253,9 @@ def test_a_sample_is_made_again_by_its_id(drawing, tmp_path, capsys):
         place = stored.id.tolist().index(name)
         np.testing.assert_array_equal(archive["images"][0], stored.images[place])
     for more, named in (
-        (["--seed", "3"], "--seed has no part"),
-        (["--variant", "base"], "--variant has no part"),
-        ([], "--out_dir"),
+        (["--seed", "3"], "--seed has no effect"),
+        (["--variant", "base"], "--variant has no effect"),
+        ([], "--out-dir"),
         (["--out_dir", str(out)], "the manifest's own folder"),
     ):
         assert cli.generate([*arguments, *more]) == 2
@@ -266,8 +266,8 @@ def test_a_sample_is_made_again_by_its_id(drawing, tmp_path, capsys):
 
 def test_other_samples_than_the_study_s_do_not_go_into_its_folder(study_file, capsys):
     assert cli.generate(["--config", str(study_file), "--seed", "3"]) == 2
-    assert "--seed would make other samples than the study's" in capsys.readouterr().err
+    assert "--seed would draw other samples than the study's" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         cli.generate(["--config", str(study_file), "--n_per_condition", "0"])
     assert stop.value.code == 2
-    assert "a whole number from 1 on" in capsys.readouterr().err
+    assert "a whole number of at least 1" in capsys.readouterr().err

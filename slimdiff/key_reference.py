@@ -1,4 +1,4 @@
-"""The JSON schema and the key reference, written from the models: `python -m slimdiff.config.reference`."""
+"""The JSON schema and the key reference, written from the models: `python -m slimdiff.key_reference`."""
 
 import json
 import types
@@ -8,8 +8,9 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from slimdiff import stages
 from slimdiff.config.base import Section
-from slimdiff.config.stages import STAGE_SECTIONS
+from slimdiff.config.needs import EVERYTHING
 from slimdiff.config.study import VARIANT_SECTIONS, Study
 
 SCHEMA = Path("workflow/schemas/study.schema.json")
@@ -28,7 +29,7 @@ types and impossible values stop the run before its first job, with the key, wha
 - `ablations.yaml` one change at a time from the paper's best cell, on the same data.
 - `demo_ablations.yaml` a few of these changes on the demo's phantom cohort (`docs/ablations.md`).
 
-This file and `workflow/schemas/study.schema.json` are written by `python -m slimdiff.config.reference`.
+This file and `workflow/schemas/study.schema.json` are written by `python -m slimdiff.key_reference`.
 
 **Variants.** `variants` names overrides of {variant_sections}; each variant is trained, sampled
 and judged on every fold.
@@ -39,9 +40,11 @@ variants:
   p2: {{diffusion: {{loss: {{p_image: 2.0}}}}}}
 ```
 
-**What a change makes again.** A stage gets only its own sections, so a change re-runs that stage and what follows:
+**What a change runs again.** A stage reads only the keys below, so a change of another key does not run it again;
+a change of one of its keys runs the stage and all that follow it. `variants` means their names here, and every stage
+of a variant reads that variant's overrides.
 
-| stage | sections |
+| stage | keys |
 |---|---|
 {stages}
 
@@ -106,12 +109,11 @@ def schema() -> str:
 
 def reference() -> str:
     """Markdown tables of every key."""
-    stages = "\n".join(
-        f"| {stage} | {', '.join(f'`{name}`' for name in sections)} |"
-        for stage, sections in STAGE_SECTIONS.items()
+    rows = "\n".join(
+        f"| `{stage}` | {_needs_of(stage)} |" for stage in stages.names() if stages.load(stage).NEEDS
     )
     sections = ", ".join(f"`{name}`" for name in VARIANT_SECTIONS)
-    parts = [INTRODUCTION.format(variant_sections=sections, stages=stages)]
+    parts = [INTRODUCTION.format(variant_sections=sections, stages=rows)]
     top = {name: field for name, field in Study.model_fields.items() if _section(field) is None}
     parts.append(_table("Study", "", top))
     for name, field in Study.model_fields.items():
@@ -121,6 +123,21 @@ def reference() -> str:
     modes = "\n".join(f"| `{mode}` | `diffusion: {_flow(values)}` |" for mode, values in MODES.items())
     parts.append(REFERENCE_MODES.format(modes=modes))
     return "\n".join(parts)
+
+
+def _needs_of(stage: str) -> str:
+    """A stage's keys; of a section of which it reads several keys, the section once with its keys."""
+    keys = stages.load(stage).NEEDS
+    if keys == EVERYTHING:
+        return "everything, which it records"
+    by_section: dict[str, list[str]] = {}
+    for key in keys:
+        section, _, rest = key.partition(".")
+        by_section.setdefault(section, []).append(rest)
+    return "; ".join(
+        f"`{section}`" + (f" ({', '.join(rest)})" if rest != [""] else "")
+        for section, rest in by_section.items()
+    )
 
 
 def _flow(value: typing.Any) -> str:

@@ -8,10 +8,10 @@ import jsonschema
 import pytest
 import yaml
 
-from slimdiff.config.reference import REFERENCE, SCHEMA, reference, schema
+from slimdiff.key_reference import REFERENCE, SCHEMA, reference, schema
 
-ROOT = Path(__file__).parents[2]
-HINT = "run python -m slimdiff.config.reference"
+ROOT = Path(__file__).parents[1]
+HINT = "run python -m slimdiff.key_reference"
 
 
 def test_the_schema_has_not_drifted():

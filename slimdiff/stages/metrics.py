@@ -1,0 +1,55 @@
+"""Judge the samples of one variant and fold (or all): image, mask, pair, control and memorisation metrics."""
+
+import argparse
+from pathlib import Path
+
+from slimdiff.config import StudyPaths
+
+FOLLOWS = "generate-spec"
+NEEDS = ("evaluation",)
+WILDCARDS = ("variant", "fold")
+
+AXES = {
+    "all": ("image", "mask", "pair", "control", "memorisation"),
+    "image-metrics": ("image",),
+    "mask-metrics": ("mask", "pair", "control"),
+    "feature-nn": ("memorisation",),
+}
+ELSEWHERE = {
+    "plot": ("figures",),
+    "mask-plot": ("figures", "--lesions-only"),
+    "compare": ("compare",),
+    "summary": ("compare",),
+    "segmenter": ("segmenter",),
+    "utility": ("utility",),
+}
+"""The founding commands' other words after `slimdiff-metrics`, and the stages that do them."""
+
+
+def outputs(paths: StudyPaths, variant: str = "{variant}", fold: int | str = "{fold}") -> list[Path]:
+    tables = ("metrics", "lesions", "tau_sweep", "nearest", "flagged", "memorisation_subjects")
+    return [paths.metrics(variant, fold) / f"{name}.tsv" for name in tables]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="all",
+        choices=(*AXES, "baseline", *ELSEWHERE),
+        help="all (default), image-metrics, mask-metrics (with pair and control) or feature-nn (memorisation): these "
+        "axes; baseline: training slices instead of samples; plot, mask-plot: slimdiff-figures; "
+        "compare, summary: slimdiff-compare; segmenter, utility: the stages of these names",
+    )
+
+
+def run(study, options) -> None:
+    from slimdiff.evaluation.evaluate import evaluate_baseline
+    from slimdiff.evaluation.evaluate import evaluate_cell as evaluate_fold
+
+    if options.what == "baseline":
+        for fold in dict.fromkeys(fold for _, fold in options.runs):
+            evaluate_baseline(study, fold)
+        return
+    for variant, fold in options.runs:
+        evaluate_fold(study, variant, fold, AXES[options.what])

@@ -1,0 +1,66 @@
+"""Discover the participants, check their volumes, and write participants.tsv and quality.tsv."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from slimdiff.config import StudyPaths
+from slimdiff.stages import at_least_one
+
+FOLLOWS = "fetch"
+NEEDS = (
+    "data.source",
+    "data.root",
+    "data.table",
+    "data.image_suffix",
+    "data.mask_suffix",
+    "data.entities",
+    "data.mask_root",
+    "data.brain_suffix",
+    "data.channel",
+    "data.lesion_labels",
+    "data.empty_mask",
+    "data.mask_grid",
+    "data.groups",
+    "data.two_dimensional",
+    "data.exclude",
+    "data.phantom.patients",
+    "data.phantom.controls",
+    "data.phantom.seed",
+    # How files are fetched makes no difference to who takes part; which dataset does.
+    "data.fetch.dataset",
+    "quality",
+)
+
+
+def outputs(paths: StudyPaths) -> list[Path]:
+    return [paths.participants, paths.quality]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="volumes checked in parallel (default: %(default)s)",
+    )
+
+
+def run(study, options) -> None:
+    from slimdiff.data.participants import write_participants
+    from slimdiff.data.quality.gate import run_quality_control, write_quality
+    from slimdiff.data.volumes.input_fingerprint import SETTINGS, short_hash
+    from slimdiff.files import write_text
+
+    paths = study.paths
+    rows, verdicts = run_quality_control(
+        study.data, study.quality, paths.phantom, paths.quality_state, options.workers
+    )
+    write_text(paths.quality_state / SETTINGS, short_hash(study.as_json()))
+    write_quality(paths.quality, verdicts)
+    write_participants(paths.participants, rows)
+    excluded = [row for row in rows if not row.included]
+    for row in excluded:
+        print(f"{row.participant_id}: excluded: {row.excluded}", file=sys.stderr)
+    print(f"{len(rows) - len(excluded)} participants included, {len(excluded)} excluded", file=sys.stderr)
