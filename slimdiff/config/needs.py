@@ -61,6 +61,13 @@ class DeclaredKeys:
         return {key: part for key, part in value.items() if key in below}
 
 
+    def model_dump(self, include: Iterable[str], mode: str = "python") -> dict[str, Any]:
+        """These keys of the section, as pydantic gives them; an undeclared one raises."""
+        for name in include:
+            getattr(self, name)
+        return self._section.model_dump(mode=mode, include=set(include))
+
+
 class DeclaredStudy(DeclaredKeys):
     """A study that answers for the keys of one stage only; see `DeclaredKeys`."""
 

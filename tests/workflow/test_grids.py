@@ -19,14 +19,13 @@ from slimdiff.stages import config_of
 ONCE = (
     "fetch",
     "participants",
-    "folds",
+    "kfold",
     "cache",
-    "summary",
-    "comparison",
+    "compare",
     "figures",
     "tables",
     "provenance",
-    "quality_sheet",
+    "quality",
     "all",
 )
 

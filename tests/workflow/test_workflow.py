@@ -22,8 +22,8 @@ def test_an_untouched_clone_lists_every_job(tmp_path):
         "phantom": 1,
         "participants": 1,
         "preprocess": subjects,
-        "quality_sheet": 1,
-        "folds": 1,
+        "quality": 1,
+        "kfold": 1,
         "cache": 1,
         "priors": k,
     }
@@ -33,8 +33,7 @@ def test_an_untouched_clone_lists_every_job(tmp_path):
         "metrics": cells,
         "segmenter": k,
         "utility": cells,
-        "summary": 1,
-        "comparison": 1,
+        "compare": 1,
         "all": 1,
     }
     assert expected.items() <= counts.items()
@@ -70,11 +69,11 @@ CHANGES = {
     "report": ({"dpi": 90}, {"figures", "tables", "provenance"}),
     "evaluation": (
         {"lpips_pairs": 20},
-        {"metrics", "summary", "comparison", "figures", "tables", "provenance"},
+        {"metrics", "compare", "figures", "tables", "provenance"},
     ),
     "generation": (
         {"evaluations": 3},
-        {"generate", "utility", "metrics", "summary", "comparison", "figures", "tables", "provenance"},
+        {"generate", "utility", "metrics", "compare", "figures", "tables", "provenance"},
     ),
     "training": (
         {"steps": 3},
@@ -83,8 +82,7 @@ CHANGES = {
             "generate",
             "utility",
             "metrics",
-            "summary",
-            "comparison",
+            "compare",
             "figures",
             "tables",
             "provenance",
@@ -93,7 +91,7 @@ CHANGES = {
     "priors": ({"threshold": 0.3}, {"priors", "provenance"}),
     "utility": (
         {"steps": 3},
-        {"segmenter", "utility", "summary", "comparison", "figures", "tables", "provenance"},
+        {"segmenter", "utility", "compare", "figures", "tables", "provenance"},
     ),
 }
 
@@ -230,7 +228,7 @@ def test_the_export_is_a_job_of_its_own_and_no_part_of_all(finished, tmp_path):
 
 def test_counts_and_priors_are_inputs_of_what_is_drawn_by_them(finished, tmp_path):
     folder, _ = finished
-    drawn = {"generate", "utility", "metrics", "summary", "comparison", "figures", "tables", "provenance"}
+    drawn = {"generate", "utility", "metrics", "compare", "figures", "tables", "provenance"}
     (folder / "counts.tsv").write_text("z_bin\tclass\tn\n0\t1\t3\n")
     change = {"counts": "counts.tsv", "per_bin_and_class": 100}
     assert planned(folder, write_study(tmp_path, generation=change)) == drawn

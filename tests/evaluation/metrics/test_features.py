@@ -178,7 +178,7 @@ def test_features_need_no_torchvision_and_no_lpips():
     code = (
         "import sys; sys.modules['torchvision'] = sys.modules['lpips'] = sys.modules['skimage'] = None; "
         "sys.modules['scipy'] = sys.modules['torch_fidelity'] = None; "
-        "import slimdiff.weights, slimdiff.evaluation.metrics.features, slimdiff.evaluation.axes.image"
+        "import slimdiff.weights, slimdiff.evaluation.metrics.features, slimdiff.evaluation.metrics.kid"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
