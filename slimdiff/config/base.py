@@ -2,7 +2,8 @@
 
 import difflib
 import json
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -33,37 +34,61 @@ Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]
+SHOWN = 60
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names key, value and what is allowed."""
 
 
-def _fields_at(model: type[Section], location: tuple) -> dict:
+def shown(value: Any) -> str:
+    """A value as JSON, cut where it is long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+
+
+def place(location: Sequence[str | int]) -> str:
+    """Keys and indices as one writes them: `samples[2].zbin`."""
+    text = ""
+    for part in location:
+        key = part if str(part).isprintable() else json.dumps(part)
+        text += f"[{key}]" if isinstance(part, int) else f".{key}"
+    return text.removeprefix(".")
+
+
+def _keys_at(model: type[Section], location: Sequence[str | int]) -> list[str]:
+    """The keys that a section, or a list of sections, allows at a place in it."""
     for key in location:
-        field = model.model_fields.get(key) if isinstance(key, str) else None
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-        ):
-            return {}
-        model = field.annotation
-    return model.model_fields
+        if isinstance(key, str):
+            field = model.model_fields.get(key)
+            annotation = field.annotation if field else None
+            model = next(iter(get_args(annotation)), annotation)
+            if not (isinstance(model, type) and issubclass(model, Section)):
+                return []
+    return sorted(field.alias or name for name, field in model.model_fields.items())
 
 
 def explain(error: ValidationError, model: type[Section], prefix: str = "") -> str:
-    """One line a problem. prefix: where in the study the model stands."""
+    """One line a problem, each with its key. prefix: the key of the study that holds the model."""
     lines = []
     for problem in error.errors():
         # Members of a union append their own name to the place; the reader knows none of them.
-        location = [str(part) for part in problem["loc"] if "[" not in str(part)]
-        key = ".".join([part for part in (prefix, *location) if part])
-        if problem["type"] == "extra_forbidden":
-            allowed = sorted(_fields_at(model, problem["loc"][:-1]))
-            near = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1)
+        *above, last = problem["loc"] or [""]
+        unknown = problem["type"] == "extra_forbidden"
+        location = [part for part in above if "[" not in str(part)]
+        location += [last] if unknown or "[" not in str(last) else []
+        key = place([part for part in (prefix, *location) if part != ""])
+        message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        if unknown:
+            allowed = _keys_at(model, location[:-1])
+            near = difflib.get_close_matches(str(last), allowed, n=1)
             hint = f"; did you mean {near[0]}?" if near else "."
-            lines.append(f"{key}: unknown key{hint} Allowed here: {', '.join(allowed)}")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            found = "" if isinstance(problem["input"], dict) else f" (found {json.dumps(problem['input'])})"
-            lines.append(f"{key}: {message}{found}" if key else message)
+            message = f"unknown key{hint} Allowed here: {', '.join(allowed)}"
+        elif problem["type"] == "missing":
+            message = "this key is required, but missing"
+        elif message.startswith("expected"):
+            message += f", found {shown(problem['input'])}"
+        elif not isinstance(problem["input"], dict):
+            message += f" (found {shown(problem['input'])})"
+        lines.append(f"{key}: {message}" if key else message)
     return "\n".join(dict.fromkeys(lines))

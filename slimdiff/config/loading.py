@@ -1,13 +1,14 @@
-"""A study from a YAML or JSON file, or from a rule's JSON text."""
+"""A study from a YAML or JSON file, or from a rule's JSON text; other JSON files, read as strictly."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from slimdiff.config.base import ConfigError, explain
+from slimdiff.config.base import ConfigError, explain, shown
 from slimdiff.config.checks import check_study
 from slimdiff.config.study import Study
 
@@ -43,10 +44,7 @@ def load_study(source: str | Path, complete: bool = True) -> Study:
     path = Path(source)
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text: {error}") from None
+    content = _read_text(path)
     if path.suffix == ".json":
         values = _parse_json(content, str(path))
     else:
@@ -80,8 +78,46 @@ def _strict_loader() -> type:
     return Strict
 
 
-def _parse_json(text: str, source: str) -> Any:
+def load_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file; a key that begins with _ is a comment, at any level, and left out.
+
+    Raises ConfigError naming the file, and line and column where it is not JSON.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: expected a JSON file, found {'a folder' if path.is_dir() else 'no such file'}"
+        )
+    values = _parse_json(_read_text(path), str(path), comments=True)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected an object {{...}}, found {shown(values)}")
+    return values
+
+
+def _read_text(path: Path) -> str:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error}") from None
+
+
+def _parse_json(text: str, source: str, comments: bool = False) -> Any:
+    """A JSON text's value; raises ConfigError where it is none, or an object has a duplicate key."""
+    duplicates: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        pairs = [pair for pair in pairs if not (comments and pair[0].startswith("_"))]
+        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        duplicates.extend(
+            f"{source}: duplicate key {json.dumps(key)} in {shown(dict(pairs))}; keep one" for key in repeated
+        )
+        return dict(pairs)
+
+    try:
+        values = json.loads(text, object_pairs_hook=unique)
+        # A lone surrogate is valid JSON, but neither text nor a path.
+        json.dumps(values, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: not readable as JSON: {error}") from None
+    if duplicates:
+        raise ConfigError("\n".join(duplicates))
+    return values

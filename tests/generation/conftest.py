@@ -1,13 +1,14 @@
 """A folder with a checkpoint, and studies in it, for specifications to name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.spec_files import card_of
+from helpers.tiny_training import DATA_SPEC, MODEL
 
-from slimdiff.model.checkpoint import build_network, save_model
+from slimdiff.model.checkpoint import ModelCard, build_network, save_model
 
 
 @pytest.fixture
@@ -18,15 +19,38 @@ def here(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def checkpoint(here) -> Path:
-    """A model of three z-bins of 8 x 8 px, never trained, in the current folder."""
-    torch.manual_seed(0)
-    card = card_of()
-    weights = dict(build_network(card.model, card.data).named_parameters())
-    save_model(
-        here / "model.safetensors", {k: v + 0.05 * torch.randn_like(v) for k, v in weights.items()}, card
-    )
-    return Path("model.safetensors")
+def save_checkpoint(here):
+    """Write a model of three z-bins of 8 x 8 px, never trained, with `changes` of its data."""
+
+    def save(**changes) -> Path:
+        torch.manual_seed(0)
+        card = ModelCard(
+            model=MODEL.model_dump(mode="json"),
+            diffusion={"schedule": "cosine", "timesteps": 1000, "prediction": "x0"},
+            training={},
+            data=replace(DATA_SPEC, **changes),
+            spacing_mm=6.0,
+            z_range=(0, 2),
+            study="tiny",
+            variant="base",
+            fold=1,
+            step=7,
+            data_hash="a",
+            precision="float32",
+            versions={},
+        )
+        weights = dict(build_network(card.model, card.data).named_parameters())
+        noisy = {name: value + 0.05 * torch.randn_like(value) for name, value in weights.items()}
+        save_model(here / "model.safetensors", noisy, card)
+        return Path("model.safetensors")
+
+    return save
+
+
+@pytest.fixture
+def checkpoint(save_checkpoint) -> Path:
+    """That model in the current folder."""
+    return save_checkpoint()
 
 
 @pytest.fixture
