@@ -125,7 +125,7 @@ DATA = {
     "a lesion size that no slice has": Bad(
         {"slices.min_lesion_mm2": 1e6}, (r"slices\.min_lesion_mm2", "none of .* slices"), "cache"
     ),
-    "nothing to fetch": Bad({}, (r"data\.fetch\.dataset", "nothing is named"), "fetch"),
+    "nothing to fetch": Bad({}, (r"data\.fetch\.dataset", "data.fetch.dataset: null"), "fetch"),
 }
 
 

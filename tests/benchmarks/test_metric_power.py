@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "metrics"))
 
 pytest.importorskip("torch")
 
-from metric_power import is_worse
-from metric_power_damages import DAMAGES, damaged, other_subjects
+from power import is_worse
+from power_damages import DAMAGES, damaged, other_subjects
 
 from slimdiff.generation.samples import Samples
 

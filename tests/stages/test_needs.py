@@ -69,7 +69,9 @@ def test_the_json_of_a_stage_has_exactly_its_keys_with_the_users_values(stage):
     for key in leaves(Study):
         if any(key == need or key.startswith(f"{need}.") for need in stages.needs(stage, study)):
             expected = read(study, key)
-            assert read(seen, key) == ({name: {} for name in expected} if key == "variants" else expected), key
+            assert read(seen, key) == ({name: {} for name in expected} if key == "variants" else expected), (
+                key
+            )
     assert seen.paths == study.paths
 
 

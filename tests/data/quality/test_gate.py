@@ -280,7 +280,8 @@ if __name__ != "__main__":
 else:
     root, state = map(Path, sys.argv[1:])
     try:
-        run_quality_control(DataConfig(source="bids", root=str(root)), QualityConfig(max_spacing_mm=7.0), root, state, 2)
+        config = DataConfig(source="bids", root=str(root))
+        run_quality_control(config, QualityConfig(max_spacing_mm=7.0), root, state, 2)
     except DataError as error:
         print(error)
 """

@@ -1,4 +1,4 @@
-"""Our side of preprocess.py: the commands' own functions in a warm process. Started by `sides.Side`."""
+"""Our side of preprocess.py: the commands' own functions in a warm process. Started by `turns.Side`."""
 
 import os
 
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from sides import Wire, options, peak_memory_mb
+from turns import Wire, options, peak_memory_mb
 
 from slimdiff import cli
 from slimdiff.config import Study, load_study

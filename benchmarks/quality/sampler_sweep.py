@@ -1,4 +1,5 @@
-"""Quality against cost of every sampler: python benchmarks/sampler_sweep.py [--config config/demo.yaml] [--fold 0]
+"""Quality against cost of every sampler:
+python benchmarks/quality/sampler_sweep.py [--config config/demo.yaml] [--fold 0]
 
 Draws the same noise with each sampler at 5 to 250 evaluations from one trained model (`snakemake --cores all` makes the
 demo's), judges the samples against the fold's held-out slices, and does the same with other seeds of DDIM-250 and of
@@ -17,7 +18,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from judging import Judge, cell_parser, drawn_requests
+from judge import Judge, cell_parser, drawn_requests
 
 from slimdiff.config import Study, load_study
 from slimdiff.config.generation import GenerationConfig

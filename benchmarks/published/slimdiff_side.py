@@ -1,4 +1,4 @@
-"""slimdiff's side of a comparison. Started by `sides.Side`.
+"""slimdiff's side of a comparison. Started by `turns.Side`.
 
 Options: work (train, sample or limits), device, precision (float32 or bfloat16), size, batch, compiled.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sides import Wire, device_name, options, peak_memory_mb
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+from turns import Wire, device_name, options, peak_memory_mb
 
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.generation import GenerationConfig

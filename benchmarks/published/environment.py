@@ -1,6 +1,6 @@
 """The reference's own code (PyPI slim-diff 1.0.0) in a virtual environment of its own, with this interpreter's torch.
 
-python benchmarks/reference.py makes it and prints its interpreter.
+python benchmarks/published/environment.py makes it and prints its interpreter.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What each metric can tell with few held-out subjects: python benchmarks/metric_power.py [--work FOLDER] [--out FILE]
+"""What each metric can tell with few held-out subjects: python benchmarks/metrics/power.py [--work FOLDER] [--out FILE]
 
 A phantom cohort on the demo's grid. The slices of 33 subjects stand for the samples of a model that is perfect up to a
 damage; held-out subjects are drawn from the others again and again, and the axes of the stage `metrics` judge the same
@@ -22,8 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from metric_power_cohort import SliceFeatures, cohort_store, cohort_study, split
-from metric_power_damages import DAMAGES, damaged
+from power_cohort import SliceFeatures, cohort_store, cohort_study, split
+from power_damages import DAMAGES, damaged
 from tqdm import tqdm
 
 from slimdiff.config import Study

@@ -1,4 +1,4 @@
-"""Which altered copies of training slices are flagged: python benchmarks/copies.py [--out copies.tsv]
+"""Which altered copies of training slices are flagged: python benchmarks/metrics/altered_copies.py [--out copies.tsv]
 
 Reads results/demo (make it with `snakemake --cores all`), takes 300 training slices of each fold for samples of a model
 that remembers them, alters them, and prints the share that each space of the memorisation axis flags.

@@ -1,4 +1,4 @@
-"""What the choices are worth on the demo's cohort: python benchmarks/demo_ablations.py [--cores 2] [--only x0 v]
+"""What the choices are worth on the demo's cohort: python benchmarks/quality/ablations.py [--cores 2] [--only x0 v]
 
 Trains, samples and judges every variant of config/demo_ablations.yaml on fold 0 (an hour and a half on two cores; what
 is there is kept), then prints a row a variant and seed as TSV, and under it the means over seeds in Markdown.

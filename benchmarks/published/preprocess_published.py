@@ -1,4 +1,4 @@
-"""The reference's side of preprocess.py: its own transforms, slice writer and data loader. Started by `sides.Side`.
+"""The reference's side of preprocess.py: its own transforms, slice writer and data loader. Started by `turns.Side`.
 
 Its wheel brings no configuration. Grid, spacing, z-range, bins and smallest lesion are ours; the percentiles, tissue
 threshold and share are those of its own tests, which are the paper's too.
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from sides import Wire, options, peak_memory_mb
 from src.diffusion.data.caching import get_registry
 from src.diffusion.data.dataset import create_dataloader
 from src.diffusion.data.splits import SubjectInfo
+from turns import Wire, options, peak_memory_mb
 
 
 def configuration(folder: str, facts: dict):

@@ -1,4 +1,4 @@
-"""Whether the demo's samples are what they should be: python benchmarks/demo_quality.py [--out FILE]
+"""Whether the demo's samples are what they should be: python benchmarks/quality/demo.py [--out FILE]
 
 Reads results/demo (make it with `snakemake --cores all`), draws samples from the same networks before training, and
 prints one line a criterion and fold as TSV. Exit status 1 if one is missed in any fold.

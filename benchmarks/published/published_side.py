@@ -1,4 +1,4 @@
-"""The reference's side of a comparison: drives the classes of its own wheel. Started by `sides.Side` with its python.
+"""The reference's side of a comparison: drives the classes of its own wheel. Started by `turns.Side` with its python.
 
 Options: work (train or sample), device, precision (float32 or bfloat16), size, batch.
 """
@@ -13,10 +13,10 @@ import warnings
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
-from sides import Wire, options, peak_memory_mb
 from src.diffusion.model.factory import DiffusionSampler
 from src.diffusion.training.callbacks.epoch_callbacks import EMACallback
 from src.diffusion.training.lit_modules import JSDDPMLightningModule
+from turns import Wire, options, peak_memory_mb
 
 Z_BINS = 30
 

@@ -4,9 +4,13 @@ import argparse
 import statistics
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 from preprocess_runs import BATCH, Volumes, closed, our_side
-from sides import Side
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "published"))
+
+from turns import Side
 
 
 def epochs(volumes: Volumes, reference: str | None, options: argparse.Namespace) -> list[dict]:
@@ -26,7 +30,7 @@ def epochs(volumes: Volumes, reference: str | None, options: argparse.Namespace)
             new = (
                 our_side(1)
                 if side == "slimdiff"
-                else Side(reference, "preprocess_theirs.py", 1, facts=volumes.facts)
+                else Side(reference, "preprocess_published.py", 1, facts=volumes.facts)
             )
             sides[side, work] = closed(stack, new)
         found: dict[tuple[str, str], list[dict]] = {key: [] for key in asked}

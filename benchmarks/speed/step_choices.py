@@ -1,4 +1,5 @@
-"""What each choice of the network's code is worth on a CPU: python benchmarks/choices.py [--work train] [--out FILE]
+"""What each choice of the network's code is worth on a CPU:
+python benchmarks/speed/step_choices.py [--work train] [--out FILE]
 
 A forward and backward pass (or an evaluation) of the paper's network at 160 x 160 as it is, and with one choice taken
 back, in turns in one process; the best of the rounds counts. Kept memory cannot be taken back in a process, so that
@@ -15,14 +16,17 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from our_side import CENTRES, N_BINS, inputs
-from sides import write_table
 from torch.nn import functional as F
 
 from slimdiff.config.model import ModelConfig
 from slimdiff.devices import autocast, keep_freed_memory
 from slimdiff.model import blocks
 from slimdiff.model.checkpoint import DataSpec, build_network
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "published"))
+
+from slimdiff_side import CENTRES, N_BINS, inputs
+from turns import write_table
 
 
 def upsample_then_convolve(layer, x):

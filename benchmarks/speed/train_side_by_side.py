@@ -1,4 +1,4 @@
-"""Trainings side by side against one after the other: python benchmarks/train_side_by_side.py [--seconds 10]
+"""Trainings side by side against one after the other: python benchmarks/speed/train_side_by_side.py [--seconds 10]
 
 Needs the demo's slice store (`snakemake --cores all cache folds`). One process with all cores, then as many processes
 as cores with one thread each; images a second of all together, as TSV, and their ratio.

@@ -1,4 +1,4 @@
-"""Whether own masks and inpainted lesions fit their images: python benchmarks/conditional.py
+"""Whether own masks and inpainted lesions fit their images: python benchmarks/quality/conditional.py
 
 `mask_to_image`: held-out masks, the image drawn around each; MMD-PL against the held-out pairs, and the contrast of a
 mask to its ring (1: as held-out lesions). `inpaint`: held-out slices without lesion, a lesion drawn into a region where
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from judging import Judge, cell_parser, drawn_requests
+from judge import Judge, cell_parser, drawn_requests
 from scipy import ndimage
 
 from slimdiff.config import load_study

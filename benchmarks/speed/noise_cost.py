@@ -1,4 +1,4 @@
-"""What the noise streams cost beside the network: python benchmarks/noise_cost.py [--config FILE ...]
+"""What the noise streams cost beside the network: python benchmarks/speed/noise_cost.py [--config FILE ...]
 
 Times, in one run, a batch's draw of noise and one evaluation of an untrained network of each configuration on this
 machine's device, and prints the share of sampling time that noise takes: of a deterministic chain (one draw a sample)

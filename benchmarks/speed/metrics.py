@@ -1,4 +1,4 @@
-"""What the metrics cost at the size of a study: python benchmarks/metrics.py [--out metrics.tsv]
+"""What the metrics cost at the size of a study: python benchmarks/speed/metrics.py [--out metrics.tsv]
 
 10,000 samples, 2,000 held-out slices of 40 subjects and 4,000 training slices at 160 x 160, made from a seed;
 everything that the stage `metrics` computes over all z-bins with intervals and floors, less what networks do (features
@@ -20,8 +20,7 @@ import metrics_plain as plain
 import numpy as np
 import torch
 from metrics_clock import COLUMNS, Clock, timed
-from metrics_data import N_BINS, Set, made
-from sides import device_name, today, write_table
+from metrics_inputs import N_BINS, Set, made
 
 from slimdiff.config.evaluation import EvaluationConfig
 from slimdiff.evaluation.metrics import lesion_contrast, lesions, mmd, robust_mmd, wasserstein
@@ -39,6 +38,10 @@ from slimdiff.evaluation.metrics.profiles import (
     spectrum_distance,
 )
 from slimdiff.evaluation.statistics.bootstrap import Resampling, resampled_means
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "published"))
+
+from turns import device_name, today, write_table
 
 SEED, MIN_PX, RING_PX = 0, 5, 5
 TAUS = EvaluationConfig().taus

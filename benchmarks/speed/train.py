@@ -1,4 +1,4 @@
-"""Training beside the reference's, in turns: python benchmarks/train.py [--out train.tsv]
+"""Training beside the reference's, in turns: python benchmarks/speed/train.py [--out train.tsv]
 
 Whole optimiser steps (batch, noise, self-conditioning with probability 0.5, backward, clipping, AdamW, EMA) of the
 paper's network at 160 x 160, the same batch and precision on both sides; each side's best of the rounds counts.
@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 
 import torch
-from reference import add_options, chosen_python
-from sides import Side, SideFailed, compare_all, today
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "published"))
+
+from environment import add_options, chosen_python
+from turns import Side, SideFailed, compare_all, today
 
 COLUMNS = [
     "side",
@@ -42,14 +45,21 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
     """The rows of one precision and batch size."""
     facts = {"precision": common["precision"], "batch": common["batch"], "threads": options.threads}
     facts |= {"date": today(), "torch": torch.__version__}
-    limits = Side(sys.executable, "our_side.py", options.threads, work="limits", compiled=False, **common)
+    limits = Side(
+        sys.executable, "slimdiff_side.py", options.threads, work="limits", compiled=False, **common
+    )
     sides = {
         "slimdiff": Side(
-            sys.executable, "our_side.py", options.threads, work="train", compiled=options.compile, **common
+            sys.executable,
+            "slimdiff_side.py",
+            options.threads,
+            work="train",
+            compiled=options.compile,
+            **common,
         )
     }
     if reference:
-        sides["reference"] = Side(reference, "reference_side.py", options.threads, work="train", **common)
+        sides["reference"] = Side(reference, "published_side.py", options.threads, work="train", **common)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     memory, notes = {}, {}
     for turn in range(options.rounds + 1):

@@ -15,7 +15,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sides import Side, SideFailed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "published"))
+
+from turns import Side, SideFailed
 
 BATCH = 16
 """Slices of an epoch's batches."""
@@ -76,7 +78,7 @@ class Run:
 
 def our_side(threads: int) -> Side:
     """Ours, warm."""
-    return Side(sys.executable, "preprocess_ours.py", threads)
+    return Side(sys.executable, "preprocess_slimdiff.py", threads)
 
 
 def closed(stack: ExitStack, side: Side) -> Side:

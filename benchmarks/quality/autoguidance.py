@@ -1,4 +1,5 @@
-"""What autoguidance does to KID and to memorisation: python benchmarks/autoguidance.py [--config config/demo.yaml]
+"""What autoguidance does to KID and to memorisation:
+python benchmarks/quality/autoguidance.py [--config config/demo.yaml]
 
 Draws the same noise with the network alone and guided by its own earlier snapshot (Karras et al. 2024) at several
 strengths, and prints both sides of the bargain next to each other as TSV. The study's training has to keep the snapshot
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from judging import Judge, cell_parser, drawn_requests
+from judge import Judge, cell_parser, drawn_requests
 
 from slimdiff.config import load_study
 from slimdiff.files import write_table

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sides import peak_memory_mb
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "published"))
+
+from turns import peak_memory_mb
 
 COLUMNS = ["part", "ours_s", "plain_s", "ratio", "ours_cpu_s", "plain_cpu_s", "difference", "peak_mb", "note"]
 

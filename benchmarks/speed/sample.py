@@ -1,4 +1,4 @@
-"""Sampling beside the reference's, in turns: python benchmarks/sample.py [--out sample.tsv]
+"""Sampling beside the reference's, in turns: python benchmarks/speed/sample.py [--out sample.tsv]
 
 `evaluation`: one run of the paper's network at 160 x 160, alone and for a batch. `sample`: a whole one at each side's
 default settings: here 25 evaluations of DPM-Solver++(2M) (on a CPU samples side by side, one a core), there 300 of
@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 
 import torch
-from reference import add_options, chosen_python
-from sides import Side, SideFailed, compare_all, today
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "published"))
+
+from environment import add_options, chosen_python
+from turns import Side, SideFailed, compare_all, today
 
 COLUMNS = [
     "side",
@@ -48,14 +51,21 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
     works = [("evaluation", count) for count in dict.fromkeys((1, batch))]
     # On a CPU each side draws in its own way: ours one a core, theirs alone, which is its cheapest there.
     works.append(("sample", options.threads if on_cpu else batch))
-    limits = Side(sys.executable, "our_side.py", options.threads, work="limits", compiled=False, **common)
+    limits = Side(
+        sys.executable, "slimdiff_side.py", options.threads, work="limits", compiled=False, **common
+    )
     sides = {
         "slimdiff": Side(
-            sys.executable, "our_side.py", options.threads, work="sample", compiled=options.compile, **common
+            sys.executable,
+            "slimdiff_side.py",
+            options.threads,
+            work="sample",
+            compiled=options.compile,
+            **common,
         )
     }
     if reference:
-        sides["reference"] = Side(reference, "reference_side.py", options.threads, work="sample", **common)
+        sides["reference"] = Side(reference, "published_side.py", options.threads, work="sample", **common)
     rows = []
     for what, count in works:
         best: dict[str, float] = {}

@@ -1,19 +1,25 @@
-"""Where the time of a step goes: python benchmarks/profile_step.py [--work train] [--precision bfloat16] [--batch 4]
+"""Where the time of a step goes:
+python benchmarks/speed/profile_step.py [--work train] [--precision bfloat16] [--batch 4]
 
 torch's profiler on the paper's network at 160 x 160: one forward and backward pass (train) or one evaluation. Prints
 seconds an image (the best of three), then the operators that take most, as TSV: share of the time, seconds, calls.
 """
 
 import argparse
+import sys
 from collections import defaultdict
+from pathlib import Path
 
 import torch
-from our_side import CENTRES, N_BINS, best_of, inputs
 from torch.profiler import ProfilerActivity, profile
 
 from slimdiff.config.model import ModelConfig
 from slimdiff.devices import autocast, pick_device
 from slimdiff.model.checkpoint import DataSpec, build_network
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "published"))
+
+from slimdiff_side import CENTRES, N_BINS, best_of, inputs
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Collects the wheels of benchmarks/gpu.sh where pip has an index, for a machine that has none:
-#   bash benchmarks/pack_wheels.sh [folder]
+# Collects the wheels of benchmarks/speed/gpu.sh where pip has an index, for a machine that has none:
+#   bash benchmarks/speed/pack_wheels.sh [folder]
 # Both sides' packages but torch, numpy, scipy, pandas and safetensors, which that machine has to have. PYTHON is its
 # version, PLATFORM its tag (of 64-bit Linux with glibc).
 set -euo pipefail
@@ -22,7 +22,7 @@ get=(python3 -m pip download --quiet --disable-pip-version-check --only-binary :
     --platform "manylinux_2_27_$platform" --platform "manylinux_2_17_$platform" --platform "manylinux2014_$platform")
 "${get[@]}" --no-deps "${alone[@]}"
 "${get[@]}" "${with_dependencies[@]}"
-python3 benchmarks/reference.py --requirement >"$folder/reference.txt"
+python3 benchmarks/published/environment.py --requirement >"$folder/reference.txt"
 "${get[@]}" --no-deps --require-hashes --requirement "$folder/reference.txt"
 size=$(du -sm "$folder" | cut -f1)
 echo "$folder: $(find "$folder" -name '*.whl' | wc -l) wheels, $size MiB"

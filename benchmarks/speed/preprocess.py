@@ -1,5 +1,5 @@
 """From NIfTI files to a store that training reads, beside the reference's way:
-python benchmarks/preprocess.py --out results/benchmarks/preprocess.tsv
+python benchmarks/speed/preprocess.py --out results/benchmarks/preprocess.tsv
 
 Ours: the stages participants (quality control of every volume, also given without it), preprocess and cache: their
 functions in warm processes, and a process a volume as the workflow runs them, imports included. The reference (PyPI
@@ -26,8 +26,11 @@ from pathlib import Path
 import preprocess_runs as runs
 from preprocess_epochs import epochs
 from preprocess_runs import Run, Volumes, closed, our_side
-from reference import add_options, chosen_python
-from sides import Side, SideFailed, device_name, today, write_table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "published"))
+
+from environment import add_options, chosen_python
+from turns import Side, SideFailed, device_name, today, write_table
 
 COLUMNS = [
     "side",
@@ -114,7 +117,7 @@ def compare(volumes: Volumes, reference: str | None, workers: int, options: argp
         }
         if reference:
             theirs = [
-                closed(stack, Side(reference, "preprocess_theirs.py", threads, facts=volumes.facts))
+                closed(stack, Side(reference, "preprocess_published.py", threads, facts=volumes.facts))
                 for _ in range(workers)
             ]
             ways["reference"] = lambda name: runs.reference(volumes, name, theirs)
