@@ -78,12 +78,12 @@ TABLES = {
         text("table.tsv", (HEADER + ROW).replace("\t", ",")), ("no column", "participant_id,image")
     ),
     "a column twice": Bad(
-        text("table.tsv", "participant_id\timage\tmask\tmask\n" + ROW[:-1] + "\tn/a\n"), ("mask", "twice")
+        text("table.tsv", "participant_id\timage\tmask\tmask\n" + ROW[:-1] + "\tn/a\n"), ("mask", "duplicate")
     ),
-    "a row too short": Bad(with_line("table.tsv", "p9\tvolumes/p1.nii.gz\n"), ("line 5", "2 cells", "3")),
-    "a row too long": Bad(with_line("table.tsv", ROW[:-1] + "\tn/a\n"), ("line 5", "4 cells", "3")),
+    "a row too short": Bad(with_line("table.tsv", "p9\tvolumes/p1.nii.gz\n"), ("line 5", "found 2", "3")),
+    "a row too long": Bad(with_line("table.tsv", ROW[:-1] + "\tn/a\n"), ("line 5", "found 4", "3")),
     "a quote that does not close": Bad(
-        text("table.tsv", HEADER + '"p1\tvolumes/p1.nii.gz\tn/a\n' + ROW), ("line 2", "cells|quote")
+        text("table.tsv", HEADER + '"p1\tvolumes/p1.nii.gz\tn/a\n' + ROW), ("line 2", "p1")
     ),
     "an endless cell": Bad(
         text("table.tsv", HEADER + "p1\t" + "x" * 200_000 + "\tn/a\n"), ("line 2|field|long",)
@@ -129,7 +129,7 @@ BIDS = {
         (r"participants\.tsv", "UTF-8"),
     ),
     "participants.tsv with a ragged row": Bad(
-        with_line("bids/participants.tsv", "sub-09\tfcd\n"), (r"participants\.tsv", "line 7", "2 cells")
+        with_line("bids/participants.tsv", "sub-09\tfcd\n"), (r"participants\.tsv", "line 7", "found 2")
     ),
     "participants.tsv without names": Bad(
         text("bids/participants.tsv", "subject\tgroup\nsub-01\tfcd\n"),
