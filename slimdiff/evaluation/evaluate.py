@@ -7,10 +7,11 @@ the closest); and `metrics/summary.tsv`. The real reference is the fold's test p
 of a metric is the same metric between training and test subjects.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from slimdiff.config import Study, StudyPaths
@@ -25,14 +26,20 @@ from slimdiff.evaluation.axes.fold_evaluation import (
     TRAINING_SUBJECT_COLUMNS,
     FoldEvaluation,
 )
-from slimdiff.evaluation.axes.image import image_axis
+from slimdiff.evaluation.axes.image import (
+    feature_distances,
+    lpips_distances,
+    profile_distances,
+    published_distances,
+)
 from slimdiff.evaluation.axes.mask import LESION_COLUMNS, SWEEP_COLUMNS, mask_axis
 from slimdiff.evaluation.axes.memorisation import memorisation_axis
 from slimdiff.evaluation.axes.pair import pair_axis
 from slimdiff.evaluation.metrics.features import FeatureCache
-from slimdiff.evaluation.statistics import bootstrap
-from slimdiff.files import MISSING, read_table, write_table
+from slimdiff.evaluation.statistics.bootstrap import fold_summary
+from slimdiff.files import write_table
 from slimdiff.generation.samples import Samples, read_samples
+from slimdiff.tables import read_frame, write_frame
 
 SUMMARY_COLUMNS = (
     "study",
@@ -44,46 +51,40 @@ SUMMARY_COLUMNS = (
     "mean",
     "sd",
     "floor_mean",
-    "note",
+    "reason",
 )
-AXES = ("image", "mask", "pair", "control", "memorisation")
-
-_AXIS = {
-    "image": image_axis,
-    "mask": mask_axis,
-    "pair": pair_axis,
-    "control": control_axis,
-    "memorisation": memorisation_axis,
+AXES = {
+    "image": (feature_distances, profile_distances, lpips_distances, published_distances),
+    "mask": (mask_axis,),
+    "pair": (pair_axis,),
+    "control": (control_axis,),
+    "memorisation": (memorisation_axis,),
 }
+"""Axis to the functions that add its metrics."""
+BASELINE_AXES = ("image", "mask", "pair", "control")
 
 
-def evaluate(cell: FoldEvaluation, axes: tuple[str, ...] = AXES) -> FoldEvaluation:
-    """Run the axes on a cell; fills its rows."""
+def evaluate(evaluation: FoldEvaluation, axes: Sequence[str] = tuple(AXES)) -> FoldEvaluation:
+    """Add the metrics of these axes to the evaluation's rows."""
     for axis in tqdm(axes, desc="metrics", unit="axis"):
-        _AXIS[axis](cell)
-    return cell
+        for add_metrics in AXES[axis]:
+            add_metrics(evaluation)
+    return evaluation
 
 
-def evaluate_cell(study: Study, variant: str, fold: int, axes: tuple[str, ...] = AXES) -> None:
-    """Judge the samples of one variant and fold and write its tables."""
-    cell = _cell(
-        study,
-        variant,
-        fold,
-        lambda store, train: read_samples(study.paths.samples(variant, fold), store.n_bins),
-    )
-    write_tables(study.paths.metrics(variant, fold), evaluate(cell, axes), axes)
+def evaluation_of_samples(study: Study, variant: str, fold: int) -> FoldEvaluation:
+    """The samples of one variant and fold, ready for `evaluate`."""
+    folder = study.paths.samples(variant, fold)
+    return _open(study, variant, fold, lambda store, train: read_samples(folder, store.n_bins))
 
 
-def evaluate_baseline(study: Study, fold: int) -> None:
-    """Judge the training subjects' slices in the place of samples: what a floor is, with an interval of its own.
+def evaluation_of_training_slices(study: Study, fold: int) -> FoldEvaluation:
+    """The training subjects' slices instead of samples, ready for `evaluate`: what a floor is, with its own interval.
 
-    Writes `metrics/real/fold-{k}/metrics.tsv` and its tables. All training slices are taken as they come, so numbers
-    differ a little from the floors beside samples, which follow the samples' mix. Memorisation is left out: training
-    slices are their own nearest ones.
+    All training slices count, so numbers differ a little from the floors beside samples, which have the samples' mix.
+    Memorisation is no part of it (BASELINE_AXES): training slices are their own nearest ones.
     """
-    cell = evaluate(_cell(study, REAL, fold, slices_as_samples), AXES[:-1])
-    write_tables(study.paths.metrics(REAL, fold), cell, AXES[:-1], ending="")
+    return _open(study, REAL, fold, slices_as_samples)
 
 
 def slices_as_samples(store: SliceStore, rows: np.ndarray) -> Samples:
@@ -97,7 +98,7 @@ def slices_as_samples(store: SliceStore, rows: np.ndarray) -> Samples:
     )
 
 
-def _cell(
+def _open(
     study: Study, variant: str, fold: int, samples: Callable[[SliceStore, np.ndarray], Samples]
 ) -> FoldEvaluation:
     paths = study.paths
@@ -115,60 +116,44 @@ def _cell(
 
 
 def write_tables(
-    folder: Path, cell: FoldEvaluation, axes: tuple[str, ...], ending: str | None = None
+    folder: Path, evaluation: FoldEvaluation, axes: Sequence[str], ending: str | None = None
 ) -> None:
-    """Write what the axes found, `metrics.tsv` last.
+    """Write the tables of these axes, `metrics.tsv` last.
 
-    ending: of the files' names before `.tsv`; None: some axes alone leave the workflow's own tables as they are, and
-    theirs are called after them.
+    ending: of the file names before `.tsv`; None: nothing if all axes are there, else the names of the axes, so that
+    some axes alone leave the workflow's own tables as they are.
     """
     if ending is None:
-        ending = "" if tuple(axes) == AXES else f"-{'-'.join(axes)}"
+        ending = "" if tuple(axes) == tuple(AXES) else f"-{'-'.join(axes)}"
     for axis, name, rows, columns in (
-        ("mask", "tau_sweep", cell.tau_sweep, SWEEP_COLUMNS),
-        ("mask", "lesions", cell.lesions, LESION_COLUMNS),
-        ("memorisation", "nearest", cell.nearest, NEAREST_COLUMNS),
-        ("memorisation", "flagged", cell.flagged, FLAGGED_COLUMNS),
-        ("memorisation", "memorisation_subjects", cell.training_subjects, TRAINING_SUBJECT_COLUMNS),
+        ("mask", "tau_sweep", evaluation.tau_sweep, SWEEP_COLUMNS),
+        ("mask", "lesions", evaluation.lesions, LESION_COLUMNS),
+        ("memorisation", "nearest", evaluation.nearest, NEAREST_COLUMNS),
+        ("memorisation", "flagged", evaluation.flagged, FLAGGED_COLUMNS),
+        ("memorisation", "memorisation_subjects", evaluation.training_subjects, TRAINING_SUBJECT_COLUMNS),
     ):
         if axis in axes:
             write_table(folder / f"{name}{ending}.tsv", rows, columns)
-    write_table(folder / f"metrics{ending}.tsv", cell.rows, COLUMNS)
+    write_table(folder / f"metrics{ending}.tsv", evaluation.rows, COLUMNS)
 
 
 def summarise(paths: StudyPaths, variants: list[str], folds: int, utility: bool = True) -> None:
-    """Join the folds' tables into `metrics/summary.tsv`: mean and sd (ddof 1) over folds.
+    """Write `metrics/summary.tsv`: mean and sd (ddof 1) of every metric over folds.
 
-    utility: with that of segmenters, where there are any.
+    utility: with the scores of segmenters, where there are any.
     """
+    numbers = ("value", "floor")
+    tables = [
+        read_frame(table, COLUMNS, numbers)
+        for variant in variants
+        for fold in range(folds)
+        for table in paths.results(variant, fold, utility)
+    ]
+    keys = ["study", "variant", "z_bin", "metric", "extractor"]
     rows = []
-    for variant in variants:
-        by_key: dict[tuple, list[dict]] = {}
-        for fold in range(folds):
-            for table in paths.results(variant, fold, utility):
-                for row in read_table(table, COLUMNS):
-                    key = row["study"], row["z_bin"], row["metric"], row["extractor"]
-                    by_key.setdefault(key, []).append(row)
-        for (study, z_bin, metric, extractor), group in by_key.items():
-            value = bootstrap.fold_summary([_number(row["value"]) for row in group])
-            floor = bootstrap.fold_summary([_number(row["floor"]) for row in group])
-            note = "" if value.n > 1 else f"{value.n} fold with a number: no spread"
-            rows.append(
-                {
-                    "study": study,
-                    "variant": variant,
-                    "z_bin": z_bin,
-                    "metric": metric,
-                    "extractor": extractor,
-                    "folds": value.n,
-                    "mean": value.mean,
-                    "sd": value.sd,
-                    "floor_mean": floor.mean,
-                    "note": note,
-                }
-            )
-    write_table(paths.summary, rows, SUMMARY_COLUMNS)
-
-
-def _number(text: str) -> float:
-    return float("nan") if text == MISSING else float(text)
+    for key, group in pd.concat(tables).groupby(keys, sort=False):
+        value, floor = (fold_summary(group[column].tolist()) for column in numbers)
+        reason = "" if value.n > 1 else f"{value.n} fold with a number: no spread"
+        facts = (value.n, value.mean, value.sd, floor.mean, reason)
+        rows.append(dict(zip(SUMMARY_COLUMNS, (*key, *facts), strict=True)))
+    write_frame(paths.summary, pd.DataFrame(rows), SUMMARY_COLUMNS)

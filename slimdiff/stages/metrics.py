@@ -44,12 +44,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(study, options) -> None:
-    from slimdiff.evaluation.evaluate import evaluate_baseline
-    from slimdiff.evaluation.evaluate import evaluate_cell as evaluate_fold
+    from slimdiff.config.paths import REAL
+    from slimdiff.evaluation.evaluate import (
+        BASELINE_AXES,
+        evaluate,
+        evaluation_of_samples,
+        evaluation_of_training_slices,
+        write_tables,
+    )
 
     if options.what == "baseline":
         for fold in dict.fromkeys(fold for _, fold in options.runs):
-            evaluate_baseline(study, fold)
+            found = evaluate(evaluation_of_training_slices(study, fold), BASELINE_AXES)
+            write_tables(study.paths.metrics(REAL, fold), found, BASELINE_AXES, ending="")
         return
+    axes = AXES[options.what]
     for variant, fold in options.runs:
-        evaluate_fold(study, variant, fold, AXES[options.what])
+        found = evaluate(evaluation_of_samples(study, variant, fold), axes)
+        write_tables(study.paths.metrics(variant, fold), found, axes)

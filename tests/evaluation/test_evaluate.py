@@ -87,14 +87,14 @@ def test_every_number_has_a_floor_an_interval_or_a_reason(cell_of):
     cell = cell_of("train", noise=0.1)
     for row in cell.rows:
         if math.isnan(row["value"]):
-            assert row["note"], row
+            assert row["reason"], row
             continue
         assert math.isfinite(row["floor"]) or row["metric"] == "kid_blurred" or row["z_bin"] != "all", row
         assert math.isfinite(row["ci_low"]) == math.isfinite(row["ci_high"]), row
-        assert math.isfinite(row["ci_low"]) or "no interval: " in row["note"], row
+        assert math.isfinite(row["ci_low"]) or row["interval_reason"], row
     few = len(set(cell.store.participant[cell.test])) < 5
     kid = next(row for row in cell.rows if row["metric"] == "kid" and row["z_bin"] == "all")
-    assert few and "no interval" in kid["note"] and math.isnan(kid["ci_low"])
+    assert few and "no interval" in kid["reason"] and math.isnan(kid["ci_low"])
 
 
 def test_with_enough_subjects_every_number_has_an_interval(cell_of, store):

@@ -16,6 +16,7 @@ from slimdiff.evaluation.metrics.features import extract
 from slimdiff.evaluation.metrics.fid import fid
 from slimdiff.evaluation.metrics.grey_levels import to_uint8
 from slimdiff.evaluation.metrics.kid import kid
+from slimdiff.evaluation.metrics.lesions import component_features
 from slimdiff.evaluation.metrics.lpips import lpips_distance
 from slimdiff.evaluation.metrics.profiles import (
     brain_histograms,
@@ -149,7 +150,7 @@ def test_interleaved_halves_of_one_patient_are_equal_within_the_interval(patient
         value = float(distance(real.mean(axis=0), middle))
         assert resampling.distance(value, resampled).low == 0
 
-    tables = [lesions.component_features(part) for part in (lesions[::2], lesions[1::2])]
+    tables = [component_features(part) for part in (lesions[::2], lesions[1::2])]
     for (real, slices), (drawn, _) in (
         tables,
         [lesion_contrast.pair_features(images[k::2], lesions[k::2]) for k in (0, 1)],
@@ -165,7 +166,7 @@ def test_masks_of_another_patient_do_not_sit_on_lesions(patient):
     """MMD-PL sees that masks were moved, MMD-MF cannot."""
     images, lesions = patient("19")
     moved = np.roll(lesions, 25, axis=2)
-    shapes = [lesions.component_features(part)[0] for part in (lesions, moved)]
+    shapes = [component_features(part)[0] for part in (lesions, moved)]
     assert np.allclose(*shapes)
     contrast = [lesion_contrast.pair_features(images, part)[0] for part in (lesions, moved)]
     delta = lesion_contrast.FEATURES.index("delta")

@@ -131,7 +131,7 @@ def test_without_weights_it_is_off_and_says_so_unless_it_decides(study_on_disk, 
     monkeypatch.setattr(weights, "load", unavailable)
     path = study_on_disk()
     assert cli.train(["--config", str(path), "--fold", "0"]) == 0
-    assert "rounds of watching without KID and memorisation ratio: put alexnet" in capsys.readouterr().err
+    assert "validation without KID and memorisation ratio: put alexnet" in capsys.readouterr().err
     rows = read_table(load_study(path).paths.model("base", 0) / "validation.tsv")
     assert [row["kid"] for row in rows] == ["n/a", "n/a"]
     assert all(float(row["loss_image"]) > 0 for row in rows)

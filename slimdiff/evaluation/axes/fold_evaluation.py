@@ -1,4 +1,4 @@
-"""One variant and fold under evaluation: what its metrics look at, and the tidy rows that they add."""
+"""One variant and fold under evaluation: the slices that its metrics compare, and the rows that they add."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -13,6 +13,7 @@ from slimdiff.data.store import SliceStore
 from slimdiff.devices import pick_device
 from slimdiff.evaluation.metrics.features import FeatureCache
 from slimdiff.evaluation.metrics.grey_levels import to_uint8
+from slimdiff.evaluation.registry import describe
 from slimdiff.evaluation.statistics.bootstrap import Resampling
 from slimdiff.files import MISSING
 from slimdiff.generation.samples import Samples
@@ -29,7 +30,8 @@ COLUMNS = (
     "ci_high",
     "floor",
     "n",
-    "note",
+    "reason",
+    "interval_reason",
 )
 NEAREST_COLUMNS = (
     "id",
@@ -57,7 +59,7 @@ TRAINING_SUBJECT_COLUMNS = (
 
 @dataclass
 class FoldEvaluation:
-    """Everything that the metrics of one variant and fold look at."""
+    """Everything that the metrics of one variant and fold read."""
 
     store: SliceStore
     test: np.ndarray
@@ -71,40 +73,40 @@ class FoldEvaluation:
     """Columns study, variant and fold of every row."""
     rows: list[dict] = field(default_factory=list)
     nearest: list[dict] = field(default_factory=list)
-    """Of every sample, in every space."""
+    """The nearest training slice of every sample, in every space."""
     training_subjects: list[dict] = field(default_factory=list)
-    """How often each is the nearest, in every space."""
+    """How often each training subject is the nearest, in every space."""
     tau_sweep: list[dict] = field(default_factory=list)
-    """One row a threshold, see `axes_mask`."""
+    """One row per threshold, see `axes.mask`."""
     lesions: list[dict] = field(default_factory=list)
-    """One row a lesion of held-out, training and synthetic slices, see `axes_mask`."""
+    """One row per lesion of held-out, training and synthetic slices, see `axes.mask`."""
 
     def real(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images float16 and masks uint8 of store rows."""
         return np.asarray(self.store.images[rows]), np.asarray(self.store.masks[rows])
 
     @cached_property
-    def like(self) -> np.ndarray:
-        """Store rows of training subjects in the samples' mix of z-bins and classes: a floor's stand-in."""
-        wanted = strata(self.samples.z_bin, self.samples.label)
+    def floor_rows(self) -> np.ndarray:
+        """Store rows of training subjects in the samples' mix of z-bins and classes: the floor compares them."""
+        requested = strata(self.samples.z_bin, self.samples.label)
         chosen = same_mix(
-            wanted, strata(self.store.z_bin[self.train], self.store.label[self.train]), self.config.seed
+            requested, strata(self.store.z_bin[self.train], self.store.label[self.train]), self.config.seed
         )
         return self.train[chosen]
 
     def resampling(self, rows: np.ndarray) -> Resampling:
-        """Draws of the subjects that these store rows belong to."""
+        """Bootstrap of the subjects that these store rows belong to."""
         return Resampling.of(self.store.participant[rows], self.config.bootstrap, self.config.seed)
 
     @cached_property
     def device(self) -> torch.device:
-        # Distances are computed in float64, which MPS does not know.
+        # Distances are computed in float64, which MPS lacks.
         available = "cuda" if torch.cuda.is_available() else "cpu"
         return pick_device(available if self.config.device == "auto" else self.config.device)
 
     @cached_property
-    def heights(self) -> np.ndarray:
-        """(n_bins,) middle of each z-bin, in slices: samples know no more of their height, so real ones get it too."""
+    def z_centres(self) -> np.ndarray:
+        """(n_bins,) centre of each z-bin, as a slice index: the height of a sample, and so of a real slice too."""
         return np.asarray(self.store.facts["bin_centres"], np.float64)
 
     @property
@@ -139,11 +141,21 @@ class FoldEvaluation:
         interval=None,
         floor=np.nan,
         n=0,
-        note="",
-    ):
+        reason="",
+        interval_reason="",
+    ) -> None:
+        """Add a row of metrics.tsv.
+
+        Args:
+            metric: a name of the registry.
+            interval: its own reason, where it has no limits, goes into `interval_reason`.
+            reason: why there is no value, or a remark on it.
+            interval_reason: why there is no interval, where none is given.
+
+        Raises ValueError for a name that the registry lacks.
+        """
+        describe(metric)
         low, high = (interval.low, interval.high) if interval else (np.nan, np.nan)
-        if interval and interval.reason:
-            note = "; ".join(part for part in (note, f"no interval: {interval.reason}") if part)
         values = {"value": value, "ci_low": low, "ci_high": high, "floor": floor}
         self.rows.append(
             {
@@ -153,28 +165,28 @@ class FoldEvaluation:
                 "extractor": extractor,
                 **{key: float(number) for key, number in values.items()},
                 "n": n,
-                "note": note,
+                "reason": reason,
+                "interval_reason": (interval and interval.reason) or interval_reason,
             }
         )
 
 
-def same_mix(wanted: Sequence[Hashable], available: Sequence[Hashable], seed: int) -> np.ndarray:
-    """Rows drawn without replacement so that each stratum is there as often as it is wanted, as far as it goes.
+def same_mix(requested: Sequence[Hashable], available: Sequence[Hashable], seed: int) -> np.ndarray:
+    """Rows chosen without replacement, so that each stratum has as many as requested, or all it has.
 
-    Samples are drawn in other shares of z-bins and classes than volumes have them. A metric between volumes as
-    they come would lie below what any model can reach; a floor from slices of the samples' own mix does not.
-    Where a stratum has fewer rows than wanted all of them are taken: drawing one twice would put copies into the
-    set, and a floor of fewer slices is an honest one.
+    Samples have other shares of z-bins and classes than volumes. A floor from whole volumes would be lower than any
+    model can reach; a floor from slices in the samples' mix is not. A stratum with fewer rows than requested gives all
+    of them: a row chosen again would put copies into the set.
 
     Args:
-        wanted: (N,) stratum of each sample, e.g. (z-bin, class).
+        requested: (N,) stratum of each sample, e.g. (z-bin, class).
         available: (M,) stratum of each training slice.
-        seed: of the draw.
+        seed: of the choice.
 
     Returns:
         Indices into `available`, sorted; at most N.
     """
-    counts = Counter(wanted)
+    counts = Counter(requested)
     generator = np.random.default_rng(seed)
     chosen, taken = [], Counter()
     keys = list(available)

@@ -1,4 +1,4 @@
-"""The image axis: feature distances, LPIPS, spectra and brightness of a cell, beside floors and intervals."""
+"""The image axis: KID, FID, precision, recall, LPIPS, spectra and brightness, with floors and intervals."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ import numpy as np
 from scipy import ndimage
 
 from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation, same_mix, strata
-from slimdiff.evaluation.metrics import kid, lpips, mmd
+from slimdiff.evaluation.metrics import mmd
 from slimdiff.evaluation.metrics.as_published import kid_ref, lpips_ref
 from slimdiff.evaluation.metrics.fid import fid, resampled_fid
 from slimdiff.evaluation.metrics.grey_levels import store_precision
-from slimdiff.evaluation.metrics.lpips import lpips_distance
+from slimdiff.evaluation.metrics.kid import kid
+from slimdiff.evaluation.metrics.lpips import lpips_distance, matched_pairs
 from slimdiff.evaluation.metrics.mmd import MIN_VECTORS
 from slimdiff.evaluation.metrics.precision_recall import precision_recall
 from slimdiff.evaluation.metrics.profiles import (
@@ -22,151 +23,181 @@ from slimdiff.evaluation.metrics.profiles import (
 )
 from slimdiff.evaluation.statistics.bootstrap import SAMPLES, Resampling, resampled_means
 
-BLUR_PX = 2.0  # an anchor on the scale of KID: held-out slices through this Gaussian
+BLUR_PX = 2.0
+"""Held-out slices through this Gaussian mark a point on the scale of KID."""
 FLOOR_NOTE = "floor: training slices in the samples' mix of z-bins and classes, as far as there are any"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows of one z-bin, or of all: of held-out slices, of samples, and of the floor's training slices."""
+    """Rows of one z-bin, or of all z-bins, within the held-out slices, the samples and the floor's training slices."""
 
     z_bin: int | str
     test: np.ndarray
-    drawn: np.ndarray
-    like: np.ndarray
-    equal: np.ndarray
-    """As many samples of each z-bin and class as `like` has slices: of what depends on the number of slices."""
+    samples: np.ndarray
+    floor: np.ndarray
+    matched: np.ndarray
+    """As many samples of each z-bin and class as `floor` has slices, for metrics that depend on their number."""
     subjects: np.ndarray
     """Participant of each held-out slice."""
 
 
-def selections(cell: FoldEvaluation) -> Iterator[Selection]:
-    """Over everything, then z-bin by z-bin; rows count within `cell.test`, the samples and `cell.like`."""
-    store = cell.store
-    bins = store.z_bin[cell.test], cell.samples.z_bin, store.z_bin[cell.like]
-    subjects = store.participant[cell.test]
-    equal = same_mix(
-        strata(bins[2], store.label[cell.like]),
-        strata(cell.samples.z_bin, cell.samples.label),
-        cell.config.seed,
+def selections(evaluation: FoldEvaluation) -> Iterator[Selection]:
+    """All z-bins together, then each z-bin."""
+    store, samples = evaluation.store, evaluation.samples
+    bins = store.z_bin[evaluation.test], samples.z_bin, store.z_bin[evaluation.floor_rows]
+    subjects = store.participant[evaluation.test]
+    matched = same_mix(
+        strata(bins[2], store.label[evaluation.floor_rows]),
+        strata(samples.z_bin, samples.label),
+        evaluation.config.seed,
     )
     for z_bin in ("all", *range(store.n_bins)):
-        test, drawn, like = (np.flatnonzero((own == z_bin) | (z_bin == "all")) for own in bins)
-        yield Selection(z_bin, test, drawn, like, np.intersect1d(equal, drawn), subjects[test])
+        test, drawn, floor = (np.flatnonzero((own == z_bin) | (z_bin == "all")) for own in bins)
+        yield Selection(z_bin, test, drawn, floor, np.intersect1d(matched, drawn), subjects[test])
 
 
-def image_axis(cell: FoldEvaluation) -> None:
-    """Every image metric over all slices and a z-bin; the reference's own procedures where they are asked for."""
-    chosen = list(selections(cell))
-    test, like = cell.real(cell.test)[0], cell.real(cell.like)[0]
-    blurred = store_precision(
-        np.stack([ndimage.gaussian_filter(i.astype(np.float32), BLUR_PX) for i in test])
+def _image_sets(evaluation: FoldEvaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images of the held-out slices, of the samples, and of the floor's training slices."""
+    test, floor = (evaluation.real(rows)[0] for rows in (evaluation.test, evaluation.floor_rows))
+    return test, evaluation.samples.images, floor
+
+
+def feature_distances(evaluation: FoldEvaluation) -> None:
+    """KID, FID, precision and recall with each extractor, and KID of blurred held-out slices."""
+    config, device = evaluation.config, evaluation.device
+    sets = _image_sets(evaluation)
+    blurred = [ndimage.gaussian_filter(image.astype(np.float32), BLUR_PX) for image in sets[0]]
+    blurred = store_precision(np.stack(blurred))
+    for extractor in config.extractors:
+        features = [evaluation.features(images, extractor) for images in sets]
+        for chosen in selections(evaluation):
+            rows = (chosen.test, chosen.samples, chosen.floor)
+            real, synthetic, floor = (part[own] for part, own in zip(features, rows, strict=True))
+            # Without training slices there is no floor to compare with, and all samples count.
+            matched = features[1][chosen.matched] if len(floor) else synthetic
+            common = {"z_bin": chosen.z_bin, "extractor": extractor}
+
+            bootstrap = Resampling.of(chosen.subjects, config.bootstrap, config.seed)
+            resampled = mmd.resampled_mmd2(real, synthetic, bootstrap.index, bootstrap.counts, device)
+            value, limit = (
+                kid(real, other, config.seed, config.subsets, device=device).value
+                for other in (synthetic, floor)
+            )
+            evaluation.add(
+                "kid",
+                value,
+                interval=bootstrap.percentile(resampled),
+                floor=limit,
+                reason=_too_few(real, synthetic) or FLOOR_NOTE,
+                n=len(synthetic),
+                **common,
+            )
+
+            common["n"] = len(matched)
+            few = _too_few(real, matched)
+            thinned = f"{len(matched)} of {len(synthetic)} samples, as many of each z-bin and class as the floor has"
+            bootstrap = Resampling.of(chosen.subjects, config.bootstrap_slow, config.seed)
+            halves = Resampling.halves(chosen.subjects, config.bootstrap_slow, config.seed)
+            value = fid(real, matched)
+            resampled = resampled_fid(real, matched, halves.index, halves.counts)
+            interval = halves.centred(value, resampled, lowest=0.0)
+            reason = few or f"biased upwards for few slices: {thinned}"
+            evaluation.add("fid", value, interval=interval, floor=fid(real, floor), reason=reason, **common)
+
+            found = precision_recall(
+                real, matched, subjects=bootstrap.index, counts=bootstrap.counts, device=device
+            )
+            limits = precision_recall(real, floor, device=device)
+            reason = few or f"depends on the number of slices: {thinned}"
+            for metric in ("precision", "recall"):
+                value = getattr(found, metric)
+                interval = bootstrap.centred(
+                    value, getattr(found, f"{metric}_resampled"), lowest=0.0, highest=1.0
+                )
+                evaluation.add(
+                    metric, value, interval=interval, floor=getattr(limits, metric), reason=reason, **common
+                )
+        value = kid(
+            features[0],
+            evaluation.features(blurred, extractor),
+            config.seed,
+            config.subsets,
+            device=device,
+        ).value
+        evaluation.add(
+            "kid_blurred",
+            value,
+            extractor=extractor,
+            n=len(blurred),
+            reason=f"held-out slices blurred by {BLUR_PX:g} px",
+            interval_reason="a mark on the scale, no measurement",
+        )
+
+
+def _too_few(real: np.ndarray, synthetic: np.ndarray) -> str:
+    """Why there is no value; empty where there are enough slices."""
+    if min(len(real), len(synthetic)) >= MIN_VECTORS:
+        return ""
+    return (
+        f"{len(real)} real and {len(synthetic)} synthetic slices; at least {MIN_VECTORS} of each are required"
     )
-    for extractor in cell.config.extractors:
-        features = [cell.features(images, extractor) for images in (test, cell.samples.images, like)]
-        for selection in chosen:
-            _feature_distances(cell, selection, extractor, *features)
-        soft = _kid(cell, features[0], cell.features(blurred, extractor))
-        note = f"held-out slices blurred by {BLUR_PX:g} px; no interval: a mark on the scale, no measurement"
-        cell.add("kid_blurred", soft, extractor=extractor, n=len(blurred), note=note)
+
+
+def profile_distances(evaluation: FoldEvaluation) -> None:
+    """Distances of mean radial spectra and brain histograms."""
+    sets = _image_sets(evaluation)
     for metric, profile, distance in (
         ("spectrum", radial_spectra, spectrum_distance),
         ("brain_histogram", brain_histograms, histogram_distance),
     ):
-        profiles = [profile(images) for images in (test, cell.samples.images, like)]
-        for selection in chosen:
-            _profile_distance(cell, selection, metric, distance, *profiles)
-    _lpips(cell, test, like)
-    if cell.config.reference:
-        _reference(cell, test, like)
-
-
-def _kid(cell: FoldEvaluation, real: np.ndarray, synthetic: np.ndarray) -> float:
-    return kid.kid(real, synthetic, cell.config.seed, cell.config.subsets, device=cell.device).value
-
-
-def _feature_distances(
-    cell: FoldEvaluation,
-    chosen: Selection,
-    extractor: str,
-    test: np.ndarray,
-    drawn: np.ndarray,
-    like: np.ndarray,
-) -> None:
-    config = cell.config
-    real, synthetic, floor = test[chosen.test], drawn[chosen.drawn], like[chosen.like]
-    # Without training slices there is no floor to be compared with, and all samples count.
-    equal = drawn[chosen.equal] if len(floor) else synthetic
-    few = min(len(real), len(synthetic)) < MIN_VECTORS
-    wanting = f"{len(real)} real and {len(synthetic)} synthetic slices; {MIN_VECTORS} of each wanted"
-    note = wanting if few else FLOOR_NOTE
-    common = {"z_bin": chosen.z_bin, "extractor": extractor, "n": len(synthetic)}
-
-    many = Resampling.of(chosen.subjects, config.bootstrap, config.seed)
-    resampled = mmd.resampled_mmd2(real, synthetic, many.index, many.counts, cell.device)
-    interval = many.percentile(resampled)
-    value, lowest = _kid(cell, real, synthetic), _kid(cell, real, floor)
-    cell.add("kid", value, interval=interval, floor=lowest, note=note, **common)
-
-    common["n"] = len(equal)
-    thinned = f"{len(equal)} of {len(synthetic)} samples, as many of each z-bin and class as the floor has"
-    wanting = f"{len(real)} real and {len(equal)} synthetic slices; {MIN_VECTORS} of each wanted"
-    few = min(len(real), len(equal)) < MIN_VECTORS
-    slow = Resampling.of(chosen.subjects, config.bootstrap_slow, config.seed)
-    value = fid(real, equal)
-    halves = Resampling.halves(chosen.subjects, config.bootstrap_slow, config.seed)
-    resampled = resampled_fid(real, equal, halves.index, halves.counts)
-    interval = halves.centred(value, resampled, lowest=0.0)
-    biased = wanting if few else f"biased upwards for few slices: {thinned}"
-    cell.add("fid", value, interval=interval, floor=fid(real, floor), note=biased, **common)
-
-    found = precision_recall(real, equal, subjects=slow.index, counts=slow.counts, device=cell.device)
-    note = wanting if few else f"depends on how many slices there are: {thinned}"
-    limit = precision_recall(real, floor, device=cell.device)
-    for metric in ("precision", "recall"):
-        value = getattr(found, metric)
-        interval = slow.centred(value, getattr(found, f"{metric}_resampled"), lowest=0.0, highest=1.0)
-        cell.add(metric, value, interval=interval, floor=getattr(limit, metric), note=note, **common)
+        profiles = [profile(images) for images in sets]
+        for chosen in selections(evaluation):
+            _profile_distance(evaluation, chosen, metric, distance, *profiles)
 
 
 def _profile_distance(
-    cell: FoldEvaluation,
+    evaluation: FoldEvaluation,
     chosen: Selection,
     metric: str,
     distance,
     test: np.ndarray,
     drawn: np.ndarray,
-    like: np.ndarray,
+    training: np.ndarray,
 ) -> None:
-    """A distance between mean profiles, each slice counting alike; slices without brain have none."""
-    parts = [test[chosen.test], drawn[chosen.drawn], like[chosen.like]]
+    """A distance between mean profiles with equal weights of the slices; slices without brain have no profile."""
+    parts = [test[chosen.test], drawn[chosen.samples], training[chosen.floor]]
     known = [np.isfinite(part).all(axis=1) for part in parts]
     real, synthetic, floor = (part[finite] for part, finite in zip(parts, known, strict=True))
     common = {"z_bin": chosen.z_bin, "n": len(synthetic)}
     if not len(real) or not len(synthetic):
-        cell.add(metric, np.nan, note=f"{len(real)} real and {len(synthetic)} synthetic slices", **common)
+        evaluation.add(
+            metric, np.nan, reason=f"{len(real)} real and {len(synthetic)} synthetic slices", **common
+        )
         return
-    resampling = Resampling.of(chosen.subjects[known[0]], cell.config.bootstrap, cell.config.seed)
+    resampling = Resampling.of(chosen.subjects[known[0]], evaluation.config.bootstrap, evaluation.config.seed)
     middle = synthetic.mean(axis=0)
     value = float(distance(real.mean(axis=0), middle))
     resampled = distance(resampled_means(real, resampling.index, resampling.counts), middle)
     interval = resampling.distance(value, resampled)
     limit = float(distance(real.mean(axis=0), floor.mean(axis=0))) if len(floor) else np.nan
-    cell.add(metric, value, interval=interval, floor=limit, note=FLOOR_NOTE, **common)
+    evaluation.add(metric, value, interval=interval, floor=limit, reason=FLOOR_NOTE, **common)
 
 
-def _lpips(cell: FoldEvaluation, test: np.ndarray, like: np.ndarray) -> None:
-    config, samples, store = cell.config, cell.samples, cell.store
+def lpips_distances(evaluation: FoldEvaluation) -> None:
+    """LPIPS between samples and held-out slices of one z-bin, and among samples."""
+    test, _, training = _image_sets(evaluation)
+    config, samples, store = evaluation.config, evaluation.samples, evaluation.store
     net = f"lpips-{config.lpips_net}"
-    held_out = test, store.z_bin[cell.test], store.participant[cell.test]
-    trained = like, store.z_bin[cell.like], store.participant[cell.like]
+    held_out = test, store.z_bin[evaluation.test], store.participant[evaluation.test]
+    trained = training, store.z_bin[evaluation.floor_rows], store.participant[evaluation.floor_rows]
     drawn = samples.images, samples.z_bin, samples.id
 
     def between(one, other) -> tuple[np.ndarray, np.ndarray]:
-        first, second = lpips.matched_pairs(
-            one[1], other[1], config.lpips_pairs, config.seed, one[2], other[2]
+        first, second = matched_pairs(one[1], other[1], config.lpips_pairs, config.seed, one[2], other[2])
+        distances = lpips_distance(
+            one[0][first], other[0][second], config.lpips_net, device=evaluation.device
         )
-        distances = lpips_distance(one[0][first], other[0][second], config.lpips_net, device=cell.device)
         return first, distances
 
     first, to_samples = between(held_out, drawn)
@@ -181,7 +212,7 @@ def _lpips(cell: FoldEvaluation, test: np.ndarray, like: np.ndarray) -> None:
             resampled_means(to_samples[own], resampling.index, resampling.counts)
         )
         value, floor = _mean(to_samples[own]), _mean(to_trained[other])
-        cell.add("lpips", value, z_bin, net, interval=interval, floor=floor, n=len(own), note=note)
+        evaluation.add("lpips", value, z_bin, net, interval=interval, floor=floor, n=len(own), reason=note)
     first, among = between(drawn, drawn)
     _, among_real = between(held_out, held_out)
     resampling = Resampling.of(samples.id[first], config.bootstrap, config.seed, SAMPLES)
@@ -189,14 +220,14 @@ def _lpips(cell: FoldEvaluation, test: np.ndarray, like: np.ndarray) -> None:
     note = "interval over samples of this model; floor: among held-out subjects"
     if not len(among_real):
         note += ", of whom no two share a z-bin"
-    cell.add(
+    evaluation.add(
         "lpips_diversity",
         _mean(among),
         extractor=net,
         interval=interval,
         floor=_mean(among_real),
         n=len(among),
-        note=note,
+        reason=note,
     )
 
 
@@ -204,16 +235,17 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else np.nan
 
 
-def _reference(cell: FoldEvaluation, test: np.ndarray, like: np.ndarray) -> None:
-    """The reference's KID and LPIPS."""
-    seed, n = cell.config.seed, len(cell.samples.images)
-    for extractor in cell.config.extractors:
-        value, floor = (
-            kid_ref(test, images, extractor, seed, cell.device).value
-            for images in (cell.samples.images, like)
-        )
-        note = "the reference's procedure: grey levels wrap (F2); no interval: it has none over subjects"
-        cell.add("kid_ref", value, extractor=extractor, floor=floor, n=n, note=note)
-    value, floor = (lpips_ref(test, images, seed, cell.device)[0] for images in (cell.samples.images, like))
-    note = "the reference's procedure: pairs of any heights; no interval: it has none over subjects"
-    cell.add("lpips_ref", value, extractor="lpips-vgg", floor=floor, n=n, note=note)
+def published_distances(evaluation: FoldEvaluation) -> None:
+    """KID and LPIPS by the published code's procedures, where `evaluation.reference` asks for them."""
+    if not evaluation.config.reference:
+        return
+    test, drawn, training = _image_sets(evaluation)
+    seed, n, device = evaluation.config.seed, len(drawn), evaluation.device
+    common = {"n": n, "interval_reason": "the published procedure has none over subjects"}
+    for extractor in evaluation.config.extractors:
+        value, floor = (kid_ref(test, images, extractor, seed, device).value for images in (drawn, training))
+        reason = "the published procedure: grey levels wrap (F2)"
+        evaluation.add("kid_ref", value, extractor=extractor, floor=floor, reason=reason, **common)
+    value, floor = (lpips_ref(test, images, seed, device)[0] for images in (drawn, training))
+    reason = "the published procedure: pairs of slices from any z-bins"
+    evaluation.add("lpips_ref", value, extractor="lpips-vgg", floor=floor, reason=reason, **common)

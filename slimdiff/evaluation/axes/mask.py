@@ -21,66 +21,75 @@ SWEEP_COLUMNS = (
 LESION_COLUMNS = ("set", "id", "z_bin", *components.FEATURES, "right_mm", "back_mm")
 
 
-def _lesions(cell: FoldEvaluation, lesion_masks: np.ndarray, z_bin: np.ndarray) -> Lesions:
-    return lesions_of(lesion_masks, cell.heights[z_bin], cell.config.tau, cell.min_px, cell.min_slice_px)
+def _lesions(evaluation: FoldEvaluation, lesion_masks: np.ndarray, z_bin: np.ndarray) -> Lesions:
+    return lesions_of(
+        lesion_masks,
+        evaluation.z_centres[z_bin],
+        evaluation.config.tau,
+        evaluation.min_px,
+        evaluation.min_slice_px,
+    )
 
 
-def mask_axis(cell: FoldEvaluation) -> None:
+def mask_axis(evaluation: FoldEvaluation) -> None:
     """MMD-MF with its features' Wasserstein distances, the robust MMD, how decided masks are, and the tau sweep."""
-    config, store, samples = cell.config, cell.store, cell.samples
+    config, store, samples = evaluation.config, evaluation.store, evaluation.samples
     asked = np.flatnonzero(samples.label == 1)
-    test, like = (_lesions(cell, cell.real(rows)[1], store.z_bin[rows]) for rows in (cell.test, cell.like))
-    drawn = _lesions(cell, samples.masks[asked], samples.z_bin[asked])
+    test, training = (
+        _lesions(evaluation, evaluation.real(rows)[1], store.z_bin[rows])
+        for rows in (evaluation.test, evaluation.floor_rows)
+    )
+    drawn = _lesions(evaluation, samples.masks[asked], samples.z_bin[asked])
     feature_rows(
-        cell,
+        evaluation,
         "mmd_mf",
         lesions.FEATURES,
         test.shapes,
         drawn.shapes,
-        like.shapes,
-        cell.test[test.components.slices],
+        training.shapes,
+        evaluation.test[test.components.slices],
     )
-    _robust(cell, test, drawn, like)
+    _robust(evaluation, test, drawn, training)
     undecided = lesions.undecided_shares(samples.masks)
     over_samples = Resampling.of(samples.id, config.bootstrap, config.seed, SAMPLES)
     resampled = resampled_means(undecided, over_samples.index, over_samples.counts)
-    cell.add(
+    evaluation.add(
         "mask_undecided",
         float(undecided.mean()),
         interval=over_samples.percentile(resampled),
         floor=0.0,
         n=len(undecided),
-        note="share of pixels in (-0.5, 0.5); interval over samples of this model",
+        reason="share of pixels in (-0.5, 0.5); interval over samples of this model",
     )
     swept = tau_sweep(
         test,
         samples.masks[asked],
-        cell.heights[samples.z_bin[asked]],
+        evaluation.z_centres[samples.z_bin[asked]],
         config.taus,
         config.seed,
         config.subsets,
-        cell.min_px,
-        cell.min_slice_px,
+        evaluation.min_px,
+        evaluation.min_slice_px,
     )
-    where = {name: cell.names[name] for name in ("variant", "fold")}
-    cell.tau_sweep += [{**where, **row} for row in swept]
+    where = {name: evaluation.names[name] for name in ("variant", "fold")}
+    evaluation.tau_sweep += [{**where, **row} for row in swept]
     for name, rows, own, found in (
-        ("held-out", cell.test, store.participant, test),
-        ("training", cell.like, store.participant, like),
+        ("held-out", evaluation.test, store.participant, test),
+        ("training", evaluation.floor_rows, store.participant, training),
         ("synthetic", asked, samples.id, drawn),
     ):
-        images = samples.images[rows] if name == "synthetic" else cell.real(rows)[0]
+        images = samples.images[rows] if name == "synthetic" else evaluation.real(rows)[0]
         bins = samples.z_bin if name == "synthetic" else store.z_bin
-        _list(cell, name, own[rows], bins[rows], found.components, images)
+        _list(evaluation, name, own[rows], bins[rows], found.components, images)
 
 
 def feature_rows(
-    cell: FoldEvaluation,
+    evaluation: FoldEvaluation,
     name: str,
     features: tuple[str, ...],
     test: np.ndarray,
     drawn: np.ndarray,
-    like: np.ndarray,
+    training: np.ndarray,
     test_rows: np.ndarray,
 ) -> None:
     """Rows of a feature table's MMD, of the geometric mean of its Wasserstein distances, and of each of them.
@@ -91,77 +100,89 @@ def feature_rows(
         test, drawn, like: (N, D) held-out, (M, D) synthetic, (L, D) training slices in the place of the samples.
         test_rows: (N,) store row of each held-out component.
     """
-    config = cell.config
-    resampling = cell.resampling(test_rows)
+    config = evaluation.config
+    resampling = evaluation.resampling(test_rows)
     answer = lesions.feature_distance(test, drawn, features, config.seed, config.subsets)
-    floor = lesions.feature_distance(test, like, features, config.seed, config.subsets)
+    floor = lesions.feature_distance(test, training, features, config.seed, config.subsets)
     counted = f"{len(test)} real and {len(drawn)} synthetic components"
-    few = "" if min(len(test), len(drawn)) >= MIN_VECTORS else f"; {MIN_VECTORS} of each wanted"
+    few = (
+        "" if min(len(test), len(drawn)) >= MIN_VECTORS else f"; at least {MIN_VECTORS} of each are required"
+    )
     standardised = mmd.standardise(test, drawn)
     interval = resampling.percentile(
-        mmd.resampled_mmd2(*standardised, resampling.index, resampling.counts, cell.device)
+        mmd.resampled_mmd2(*standardised, resampling.index, resampling.counts, evaluation.device)
     )
-    cell.add(
-        name, answer.mmd.value, interval=interval, floor=floor.mmd.value, n=len(drawn), note=counted + few
+    evaluation.add(
+        name, answer.mmd.value, interval=interval, floor=floor.mmd.value, n=len(drawn), reason=counted + few
     )
     each = wasserstein.resampled_wasserstein(test, drawn, resampling.index, resampling.counts)
     with np.errstate(divide="ignore"):
         together = np.exp(np.log(each).mean(axis=1))
-    unit = "in real standard deviations" if len(test) and len(drawn) else counted + "; one of each wanted"
+    unit = (
+        "in real standard deviations"
+        if len(test) and len(drawn)
+        else counted + "; at least one of each is required"
+    )
     value = answer.w1_geometric_mean
-    cell.add(
+    evaluation.add(
         f"{name}_w1",
         value,
         interval=resampling.distance(value, together),
         floor=floor.w1_geometric_mean,
         n=len(drawn),
-        note=unit,
+        reason=unit,
     )
     for column, feature in enumerate(features):
         value = answer.w1[feature]
-        cell.add(
+        evaluation.add(
             f"{name}_w1_{feature}",
             value,
             interval=resampling.distance(value, each[:, column]),
             floor=floor.w1[feature],
             n=len(drawn),
-            note=unit,
+            reason=unit,
         )
 
 
-def _robust(cell: FoldEvaluation, test: Lesions, drawn: Lesions, like: Lesions) -> None:
-    config = cell.config
-    found = robust_mmd.robust_mmd(test.vectors, drawn.vectors, config.permutations, config.seed, cell.device)
-    floor = robust_mmd.robust_mmd(test.vectors, like.vectors, config.permutations, config.seed, cell.device)
-    resampling = cell.resampling(cell.test[test.slices])
+def _robust(evaluation: FoldEvaluation, test: Lesions, drawn: Lesions, training: Lesions) -> None:
+    config = evaluation.config
+    found = robust_mmd.robust_mmd(
+        test.vectors, drawn.vectors, config.permutations, config.seed, evaluation.device
+    )
+    floor = robust_mmd.robust_mmd(
+        test.vectors, training.vectors, config.permutations, config.seed, evaluation.device
+    )
+    resampling = evaluation.resampling(evaluation.test[test.slices])
     interval = resampling.percentile(
         robust_mmd.resampled_robust(
-            test.vectors, drawn.vectors, resampling.index, resampling.counts, cell.device
+            test.vectors, drawn.vectors, resampling.index, resampling.counts, evaluation.device
         )
     )
     note = f"{len(test.vectors)} real and {len(drawn.vectors)} synthetic lesion slices"
     if min(len(test.vectors), len(drawn.vectors)) < MIN_VECTORS:
-        note += f"; {MIN_VECTORS} of each wanted"
+        note += f"; at least {MIN_VECTORS} of each are required"
     n = len(drawn.vectors)
-    cell.add("mmd_robust", found.value, interval=interval, floor=floor.value, n=n, note=note)
+    evaluation.add("mmd_robust", found.value, interval=interval, floor=floor.value, n=n, reason=note)
     note += (
-        f"; slices are permuted as if independent, so p is too small; smallest reachable "
-        f"{1 / (1 + config.permutations):.2g}: where the floor's p is there too, p says nothing; no interval: a p-value"
+        f"; slices are permuted as if independent, so p is too small; smallest reachable p "
+        f"{1 / (1 + config.permutations):.2g}: where the floor has the same p, it tells nothing"
     )
-    cell.add("mmd_robust_p", found.p, floor=floor.p, n=n, note=note)
+    evaluation.add(
+        "mmd_robust_p", found.p, floor=floor.p, n=n, reason=note, interval_reason="a p-value has no interval"
+    )
 
 
 def _list(
-    cell: FoldEvaluation,
+    evaluation: FoldEvaluation,
     name: str,
     ids: np.ndarray,
     z_bin: np.ndarray,
     found: components.Components,
     images: np.ndarray,
 ) -> None:
-    places = positions(found.centroids, found.slices, images, cell.store.spacing_mm)
+    places = positions(found.centroids, found.slices, images, evaluation.store.spacing_mm)
     for slice_, shape, (right, back) in zip(found.slices, found.features, places, strict=True):
-        cell.lesions.append(
+        evaluation.lesions.append(
             {
                 "set": name,
                 "id": ids[slice_],

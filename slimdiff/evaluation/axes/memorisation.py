@@ -18,36 +18,38 @@ from slimdiff.evaluation.statistics.bootstrap import Interval
 
 OVER_SUBJECTS = "interval over held-out subjects, samples as they are"
 # Bickel & Freedman 1981, section 6.
-NO_MINIMUM = "drawing subjects again does not tell how a minimum varies"
+NO_MINIMUM = "the bootstrap is not valid for a minimum"
 
 
-def memorisation_axis(cell: FoldEvaluation) -> None:
+def memorisation_axis(evaluation: FoldEvaluation) -> None:
     """Nearest training slices of samples and of held-out slices, in features and in pixels."""
-    store, samples = cell.store, cell.samples
-    extractor = cell.config.extractors[0]
+    store, samples = evaluation.store, evaluation.samples
+    extractor = evaluation.config.extractors[0]
     spaces: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
-        extractor: ("euclidean", lambda images: cell.features(images, extractor)),
+        extractor: ("euclidean", lambda images: evaluation.features(images, extractor)),
         "pixels": ("ncc", np.asarray),
     }
-    test_images, train_images = cell.real(cell.test)[0], cell.real(cell.train)[0]
-    test_bin, train_bin = store.z_bin[cell.test], store.z_bin[cell.train]
+    test_images, train_images = evaluation.real(evaluation.test)[0], evaluation.real(evaluation.train)[0]
+    test_bin, train_bin = store.z_bin[evaluation.test], store.z_bin[evaluation.train]
     for space, (metric, represent) in spaces.items():
         train = represent(train_images)
         of_samples, of_test = (
-            nearest(represent(images), train, bins, train_bin, metric, device=cell.device)
+            nearest(represent(images), train, bins, train_bin, metric, device=evaluation.device)
             for images, bins in ((samples.images, samples.z_bin), (test_images, test_bin))
         )
-        found = memorisation(of_samples[0], of_test[0], store.participant[cell.test], cell.config.seed)
-        _numbers(cell, space, found, of_samples[0], of_test[0])
-        _tables(cell, space, found, *of_samples)
+        found = memorisation(
+            of_samples[0], of_test[0], store.participant[evaluation.test], evaluation.config.seed
+        )
+        _numbers(evaluation, space, found, of_samples[0], of_test[0])
+        _tables(evaluation, space, found, *of_samples)
 
 
 def _numbers(
-    cell: FoldEvaluation, space: str, found: Memorisation, distance: np.ndarray, test: np.ndarray
+    evaluation: FoldEvaluation, space: str, found: Memorisation, distance: np.ndarray, test: np.ndarray
 ) -> None:
     """Rows of metrics.tsv: over all z-bins, and R and suspects of every z-bin."""
-    subjects = cell.store.participant[cell.test]
-    held_out = HeldOut(found, test, subjects, cell.config.bootstrap, cell.config.seed)
+    subjects = evaluation.store.participant[evaluation.test]
+    held_out = HeldOut(found, test, subjects, evaluation.config.bootstrap, evaluation.config.seed)
     matched = np.isfinite(distance)
     synthetic, n = distance[matched], int(matched.sum())
     unmatched = f"samples without a training slice in their z-bin: {found.n_unmatched}"
@@ -55,7 +57,7 @@ def _numbers(
     def add(metric: str, value: float, note: str, count: int, **more) -> None:
         parts = [note, unmatched if found.n_unmatched and more.get("z_bin", "all") == "all" else ""]
         note = "; ".join(part for part in parts if part)
-        cell.add(metric, value, extractor=space, n=count, note=note, **more)
+        evaluation.add(metric, value, extractor=space, n=count, reason=note, **more)
 
     add(
         "memorisation_ratio",
@@ -69,17 +71,17 @@ def _numbers(
     add(
         "suspect_share",
         found.suspect_share,
-        f"{of_threshold}, drawn again for the interval; floor column: share of the other half's slices below it",
+        f"{of_threshold}, resampled for the interval; floor column: share of the other half's slices below it",
         n,
         interval=held_out.suspect_share(synthetic),
         floor=found.check_share,
     )
     n_checked = int(found.checking.sum())
-    why = "" if n_checked else "no second half: two held-out subjects are wanted; "
+    why = "" if n_checked else "no second half: at least two held-out subjects are required; "
     add(
         "suspect_share_check",
         found.check_share,
-        f"{why}other held-out subjects' slices below the threshold; interval over subjects, both halves drawn again",
+        f"{why}other held-out subjects' slices below the threshold; interval over subjects, both halves resampled",
         n_checked,
         interval=held_out.check_share(),
         floor=QUANTILE,
@@ -100,8 +102,8 @@ def _numbers(
         interval=held_out.w1(synthetic),
         floor=found.w1_floor,
     )
-    sample_bin, test_bin = cell.samples.z_bin, cell.store.z_bin[cell.test]
-    for z_bin in range(cell.store.n_bins):
+    sample_bin, test_bin = evaluation.samples.z_bin, evaluation.store.z_bin[evaluation.test]
+    for z_bin in range(evaluation.store.n_bins):
         own, real = distance[matched & (sample_bin == z_bin)], np.isfinite(test) & (test_bin == z_bin)
         check = found.checking & (test_bin == z_bin)
         behind = f"of {int(real.sum())} held-out slices of {len(np.unique(subjects[real]))} subjects"
@@ -138,13 +140,13 @@ def _no_share(synthetic: np.ndarray) -> str:
 
 
 def _tables(
-    cell: FoldEvaluation, space: str, found: Memorisation, distance: np.ndarray, index: np.ndarray
+    evaluation: FoldEvaluation, space: str, found: Memorisation, distance: np.ndarray, index: np.ndarray
 ) -> None:
     """Rows of nearest.tsv and of memorisation_subjects.tsv."""
-    store, samples = cell.store, cell.samples
+    store, samples = evaluation.store, evaluation.samples
     for i in range(len(distance)):
-        row = int(cell.train[index[i]]) if index[i] >= 0 else None
-        cell.nearest.append(
+        row = int(evaluation.train[index[i]]) if index[i] >= 0 else None
+        evaluation.nearest.append(
             {
                 "id": samples.id[i],
                 "sample": i,
@@ -158,6 +160,6 @@ def _tables(
                 "space": space,
             }
         )
-    subjects, bins = store.participant[cell.train], store.z_bin[cell.train]
+    subjects, bins = store.participant[evaluation.train], store.z_bin[evaluation.train]
     for row in by_training_subject(distance, index, found.suspects, samples.z_bin, subjects, bins):
-        cell.training_subjects.append({"space": space, **row})
+        evaluation.training_subjects.append({"space": space, **row})

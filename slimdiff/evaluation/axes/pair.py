@@ -10,77 +10,84 @@ from slimdiff.evaluation.statistics import bootstrap
 OWN = "floor column: the held-out slices' own; interval over lesions of this model"
 
 
-def pair_axis(cell: FoldEvaluation) -> None:
+def pair_axis(evaluation: FoldEvaluation) -> None:
     """MMD-PL with its features' Wasserstein distances, lesion contrast, the same after shuffling, and brightness."""
-    config, store, samples = cell.config, cell.store, cell.samples
+    config, store, samples = evaluation.config, evaluation.store, evaluation.samples
     options = {
         "tau": config.tau,
-        "min_px": cell.min_px,
-        "min_slice_px": cell.min_slice_px,
-        "ring_px": cell.ring_px,
+        "min_px": evaluation.min_px,
+        "min_slice_px": evaluation.min_slice_px,
+        "ring_px": evaluation.ring_px,
     }
-    test, slices = lesion_contrast.pair_features(*cell.real(cell.test), **options)
-    like, _ = lesion_contrast.pair_features(*cell.real(cell.like), **options)
+    test, slices = lesion_contrast.pair_features(*evaluation.real(evaluation.test), **options)
+    training, _ = lesion_contrast.pair_features(*evaluation.real(evaluation.floor_rows), **options)
     chosen = np.flatnonzero(samples.label == 1)
     drawn, drawn_slices = lesion_contrast.pair_features(
         samples.images[chosen], samples.masks[chosen], **options
     )
-    feature_rows(cell, "mmd_pl", lesion_contrast.FEATURES, test, drawn, like, cell.test[slices])
+    feature_rows(
+        evaluation, "mmd_pl", lesion_contrast.FEATURES, test, drawn, training, evaluation.test[slices]
+    )
 
     delta = lesion_contrast.FEATURES.index("delta")
-    _add_median(cell, "delta_median", drawn[:, delta], test[:, delta], OWN)
+    _add_median(evaluation, "delta_median", drawn[:, delta], test[:, delta], OWN)
     swapped = [
         lesion_contrast.pair_features(*swap_onto_clean(images, binary, bins, labels, config.seed), **options)[
             0
         ][:, delta]
         for images, binary, bins, labels in (
             (samples.images, samples.masks, samples.z_bin, samples.label),
-            (*cell.real(cell.test), store.z_bin[cell.test], store.label[cell.test]),
+            (*evaluation.real(evaluation.test), store.z_bin[evaluation.test], store.label[evaluation.test]),
         )
     ]
     _add_median(
-        cell, "delta_median_shuffled", *swapped, f"masks on other, lesion-free slices of their z-bin; {OWN}"
+        evaluation,
+        "delta_median_shuffled",
+        *swapped,
+        f"masks on other, lesion-free slices of their z-bin; {OWN}",
     )
-    _brightness(cell, test, drawn, like, cell.test[slices], samples.id[chosen][drawn_slices])
+    _brightness(evaluation, test, drawn, training, evaluation.test[slices], samples.id[chosen][drawn_slices])
 
 
-def _add_median(cell: FoldEvaluation, name: str, drawn: np.ndarray, real: np.ndarray, note: str) -> None:
+def _add_median(
+    evaluation: FoldEvaluation, name: str, drawn: np.ndarray, real: np.ndarray, note: str
+) -> None:
     value, floor = (np.median(values) if len(values) else np.nan for values in (drawn, real))
-    interval = bootstrap.sample_median_interval(drawn, cell.config.bootstrap, cell.config.seed)
-    cell.add(name, value, interval=interval, floor=floor, n=len(drawn), note=note)
+    interval = bootstrap.sample_median_interval(drawn, evaluation.config.bootstrap, evaluation.config.seed)
+    evaluation.add(name, value, interval=interval, floor=floor, n=len(drawn), reason=note)
 
 
 def _brightness(
-    cell: FoldEvaluation,
+    evaluation: FoldEvaluation,
     test: np.ndarray,
     drawn: np.ndarray,
-    like: np.ndarray,
+    training: np.ndarray,
     test_rows: np.ndarray,
     sample_ids: np.ndarray,
 ) -> None:
     """Mean `frac_bright`, and how far it is from that of the held-out lesions."""
     column = lesion_contrast.FEATURES.index("frac_bright")
-    value, real, trained = (lesion_contrast.mean_frac_bright(table) for table in (drawn, test, like))
-    config = cell.config
+    value, real, trained = (lesion_contrast.mean_frac_bright(table) for table in (drawn, test, training))
+    config = evaluation.config
     over_samples = bootstrap.Resampling.of(sample_ids, config.bootstrap, config.seed, bootstrap.SAMPLES)
     resampled = bootstrap.resampled_means(drawn[:, column], over_samples.index, over_samples.counts)
-    cell.add(
+    evaluation.add(
         "frac_bright",
         value,
         interval=over_samples.percentile(resampled),
         floor=real,
         n=len(drawn),
-        note="floor column: the held-out slices' own; interval over samples of this model",
+        reason="floor column: the held-out slices' own; interval over samples of this model",
     )
-    resampling = cell.resampling(test_rows)
+    resampling = evaluation.resampling(test_rows)
     resampled = bootstrap.resampled_means(test[:, column], resampling.index, resampling.counts)
-    cell.add(
+    evaluation.add(
         "frac_bright_gap",
         value - real,
         interval=resampling.percentile(value - resampled),
         floor=trained - real,
         n=len(drawn),
-        note="samples minus held-out lesions; floor: training minus held-out lesions",
+        reason="samples minus held-out lesions; floor: training minus held-out lesions",
     )
 
 

@@ -6,6 +6,7 @@ give the same bits. Needs torch and numpy only.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -111,7 +112,7 @@ def resampled_by_subject(
     across = sums(x, member, y, everything)[:, 0] / n
     between = sums(x, member) - np.outer(across, size) - np.outer(size, across)
     of_synthetic = sums(y, everything)[0, 0] / (n * (n - 1))
-    # Within a subject no vector is paired with itself, so c(x) stands there once less for each.
+    # Within a subject no vector is paired with itself, so c(x) counts once less for each.
     own, own_pairs = np.diag(between) + 2 * across, size * (size - 1)
     pairs = np.outer(size, size)
     np.fill_diagonal(between, 0)
@@ -206,13 +207,18 @@ def subset_mmd2(
     # Either every kernel entry once, shared by the subsets, or subset by subset: whichever multiplies less.
     dim, entries = x.shape[1], (n_real + n_synthetic) ** 2 / 2
     if dim <= _LARGEST_EXPLICIT or entries * (dim + subsets) < subsets * 2 * size**2 * dim:
-        sums = _three_sums(x, y, _indicators(of_real, n_real), _indicators(of_synthetic, n_synthetic))
+        parts = [(x, _indicators(of_real, n_real), y, _indicators(of_synthetic, n_synthetic))]
     else:
         everything = np.ones((1, size))
-        drawn = zip(of_real, of_synthetic, strict=True)
-        parts = [_three_sums(x[rows], y[columns], everything, everything) for rows, columns in drawn]
-        sums = np.concatenate(parts, axis=1)
-    values = unbiased_mmd2(*sums, size, size)
+        pairs = zip(of_real, of_synthetic, strict=True)
+        parts = ((x[rows], everything, y[columns], everything) for rows, columns in pairs)
+    sums_of = cubic_sums(dim)
+    sums: list[list[np.ndarray]] = [[], [], []]
+    for vectors, groups, others, other_groups in parts:
+        sums[0].append(sums_of(vectors, groups, paired=True))
+        sums[1].append(sums_of(others, other_groups, paired=True))
+        sums[2].append(sums_of(vectors, groups, others, other_groups, paired=True))
+    values = unbiased_mmd2(*(np.concatenate(part) for part in sums), size, size)
     return MmdEstimate(float(values.mean()), float(values.std()), n_real, n_synthetic, size)
 
 
@@ -221,12 +227,6 @@ def _indicators(drawn: np.ndarray, n: int) -> np.ndarray:
     rows = np.zeros((len(drawn), n))
     np.put_along_axis(rows, drawn, 1, axis=1)
     return rows
-
-
-def _three_sums(x: torch.Tensor, y: torch.Tensor, in_x: np.ndarray, in_y: np.ndarray) -> np.ndarray:
-    """(3, groups) sums of the cubic kernel: within x's groups, within y's, and across."""
-    sums = [_cubic_sums(z, groups, paired=True) for z, groups in ((x, in_x), (y, in_y))]
-    return np.stack([*sums, _cubic_sums(x, in_x, y, in_y, paired=True)])
 
 
 def resampled_mmd2(
@@ -253,20 +253,24 @@ def resampled_mmd2(
         ValueError: shapes that do not fit, or values that are not finite.
     """
     _check(real, synthetic)
-    return resampled_by_subject(_cubic_sums, *on_device(device, real, synthetic), subjects, counts)
+    x, y = on_device(device, real, synthetic)
+    return resampled_by_subject(cubic_sums(x.shape[1]), x, y, subjects, counts)
 
 
-def _cubic_sums(
+def cubic_sums(dim: int) -> Callable[..., np.ndarray]:
+    """`group_sums` of the cubic kernel, for vectors of `dim` features."""
+    return partial(group_sums, polynomial_kernel) if dim > _LARGEST_EXPLICIT else _explicit_sums
+
+
+def _explicit_sums(
     x: torch.Tensor,
     in_x: np.ndarray,
     y: torch.Tensor | None = None,
     in_y: np.ndarray | None = None,
     paired: bool = False,
 ) -> np.ndarray:
-    """`group_sums` of the cubic kernel; of few features by way of the feature space whose inner product it is, where
-    the sum over the pairs of two groups is the inner product of the groups' sums."""
-    if x.shape[1] > _LARGEST_EXPLICIT:
-        return group_sums(polynomial_kernel, x, in_x, y, in_y, paired)
+    """The sums of few features by way of the feature space whose inner product the kernel is: there the sum over the
+    pairs of two groups is the inner product of the groups' sums."""
     of_x = _monomial_sums(x, in_x)
     if y is not None:
         of_y = _monomial_sums(y, in_y)
@@ -310,6 +314,6 @@ def standardise(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray, np
 
 def _check(real: np.ndarray, synthetic: np.ndarray) -> None:
     if real.ndim != 2 or synthetic.ndim != 2 or real.shape[1] != synthetic.shape[1]:
-        raise ValueError(f"features (N, D) and (M, D) are wanted, found {real.shape} and {synthetic.shape}")
+        raise ValueError(f"expected features (N, D) and (M, D), found {real.shape} and {synthetic.shape}")
     if not (np.isfinite(real).all() and np.isfinite(synthetic).all()):
         raise ValueError("features hold NaN or infinite values")

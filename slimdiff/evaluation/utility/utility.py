@@ -96,7 +96,7 @@ def utility_rows(
 def _row(names, metric, values, floor, note, missing, n_boot, seed) -> dict:
     known = np.flatnonzero(np.isfinite(values))
     if not len(known):
-        return _finished(names, metric, np.nan, None, floor, 0, _joined(missing, "at least one is wanted"))
+        return _finished(names, metric, np.nan, None, floor, 0, _joined(missing, "at least one is required"))
     values = values[known]
     interval = bootstrap.subject_bootstrap(lambda drawn: values[drawn].mean(), known, n_boot, seed)
     return _finished(names, metric, values.mean(), interval, floor, len(values), note)
@@ -111,7 +111,7 @@ def _trts_row(names, score, trts, held_out, percent, n_boot, seed) -> dict:
     metric, value = utility_metric(score, "trts"), pooled(trts)
     if np.isnan(value):
         kind = "without lesion" if score == "false_positive_share" else "with a lesion"
-        return _finished(names, metric, value, None, np.nan, 0, f"no sample {kind}; at least one is wanted")
+        return _finished(names, metric, value, None, np.nan, 0, f"no sample {kind}; at least one is required")
     interval = bootstrap.subject_bootstrap(lambda rows: pooled(trts[rows]), range(len(trts)), n_boot, seed)
     note = (
         f"trained on real slices, {percent} %; pooled over all samples, interval over samples; floor column: the same "
@@ -121,7 +121,6 @@ def _trts_row(names, score, trts, held_out, percent, n_boot, seed) -> dict:
 
 
 def _finished(names, metric, value, interval, floor, n, note) -> dict:
-    reason = interval.reason if interval else None
     row = {
         **names,
         "z_bin": "all",
@@ -132,7 +131,8 @@ def _finished(names, metric, value, interval, floor, n, note) -> dict:
         "ci_high": interval.high if interval else np.nan,
         "floor": float(floor),
         "n": n,
-        "note": _joined(note, f"no interval: {reason}" if reason else ""),
+        "reason": note,
+        "interval_reason": (interval and interval.reason) or "",
     }
     return {column: row[column] for column in COLUMNS}
 

@@ -128,7 +128,7 @@ def test_every_number_has_floor_and_interval_or_the_reason(replayed, unseen):
             for metric in EVERYWHERE:
                 row = row_of(cell, metric, space)
                 assert math.isfinite(row["value"]) and math.isfinite(row["floor"]), row
-                assert math.isfinite(row["ci_low"]) or "no interval: " in row["note"], row
+                assert math.isfinite(row["ci_low"]) or row["interval_reason"], row
             for metric in EVERYWHERE[:2]:
                 for z_bin in range(BINS):
                     row = row_of(cell, metric, space, z_bin)
@@ -154,18 +154,18 @@ def test_numbers_of_a_z_bin_are_those_of_its_slices_alone(unseen):
 def test_few_held_out_subjects_leave_numbers_with_reasons(judged, cohort, n_test, reason):
     cell = judged(cohort.images[:6], cohort.z_bin[:6], n_test)
     for row in cell.rows:
-        assert math.isnan(row["ci_low"]) and "no interval: " in row["note"], row
+        assert math.isnan(row["ci_low"]) and row["interval_reason"], row
         assert math.isfinite(row["value"]) or (n_test == 1 and row["metric"] == "suspect_share_check"), row
-    assert reason in row_of(cell, "memorisation_ratio", "pixels")["note"]
+    assert reason in row_of(cell, "memorisation_ratio", "pixels")["reason"]
     check = row_of(cell, "suspect_share_check", "pixels")
-    assert ("no second half" in check["note"]) == (n_test == 1)
+    assert ("no second half" in check["reason"]) == (n_test == 1)
 
 
 def test_a_sample_without_training_slices_in_its_bin_is_counted_and_clear(judged, cohort):
     cell = judged(cohort.images[:4], np.array([0, 1, 9, 2]))
     row = row_of(cell, "suspect_share", "pixels")
     assert (row["value"], row["n"]) == (1.0, 3)
-    assert "samples without a training slice in their z-bin: 1" in row["note"]
+    assert "samples without a training slice in their z-bin: 1" in row["reason"]
     lost = cell.nearest[2]
     assert lost["train_row"] is None and math.isnan(lost["distance"]) and lost["flagged"] == 0
 

@@ -41,9 +41,9 @@ def test_a_gain_is_paired_over_subjects():
     assert alone["ci_high"] - alone["ci_low"] > 0.3
     assert (gain["n"], gain["floor"]) == (6, 0.0)
     # All six signs agree: 2 of 2^6 arrangements are as extreme.
-    assert "p = 0.031 over 6 subjects that differ, smallest reachable 0.031" in gain["note"]
-    assert "1 of 7 held-out subjects have no lesion and no score" in alone["note"]
-    assert "2 held-out" not in gain["note"]
+    assert "p = 0.031 over 6 subjects that differ, smallest reachable 0.031" in gain["reason"]
+    assert "1 of 7 held-out subjects have no lesion and no score" in alone["reason"]
+    assert "2 held-out" not in gain["reason"]
 
 
 def test_signed_rank_is_the_enumeration_of_all_signs():
@@ -65,17 +65,17 @@ def test_few_subjects_give_no_interval_and_none_with_a_lesion_no_number():
         if metric.endswith("_trts") or "false_positive" in metric:
             continue
         assert math.isnan(row["ci_low"])
-        assert "no interval: 2 held-out subjects, at least 5 are wanted" in row["note"], metric
+        assert "2 held-out subjects, at least 5 are wanted" in row["interval_reason"], metric
     none = table(subjects([], 3), subjects([], 3))
     assert math.isnan(none["utility_dice_real_100"]["value"])
-    assert "no held-out subject has a lesion" in none["utility_dice_gain_100"]["note"]
+    assert "no held-out subject has a lesion" in none["utility_dice_gain_100"]["reason"]
     assert none["utility_false_positives_real_100"]["value"] == pytest.approx(1 / 4)
 
 
 def test_what_the_generator_saw_is_told_where_less_than_all_subjects_were_used():
     rows = table(subjects([4] * 6), subjects([5] * 6), percents=(25, 100))
     for metric, row in rows.items():
-        told = "generator learnt of the other training subjects" in row["note"]
+        told = "generator learnt of the other training subjects" in row["reason"]
         assert told == (metric.endswith("_25") and "_real_25" not in metric), metric
 
 
@@ -89,8 +89,8 @@ def test_trts_is_pooled_over_samples_beside_the_pooled_held_out_slices():
     assert row["value"] == pytest.approx(2 * 4 * 6 / (10 * 9 + 8 * 9))
     assert row["floor"] == pytest.approx(2 * 47 / 120)
     assert row["ci_low"] < row["value"] < row["ci_high"]
-    assert row["n"] == 20 and "interval over samples" in row["note"]
-    assert "no sample with a lesion" in table(held_out, held_out)["utility_dice_trts"]["note"]
+    assert row["n"] == 20 and "interval over samples" in row["reason"]
+    assert "no sample with a lesion" in table(held_out, held_out)["utility_dice_trts"]["reason"]
 
 
 def test_samples_without_any_lesion_leave_the_rows_of_samples_alone_with_a_reason():
@@ -106,4 +106,4 @@ def test_samples_without_any_lesion_leave_the_rows_of_samples_alone_with_a_reaso
         "none of 9 samples has a lesion of 5 px or more",
     )
     (row,) = [row for row in rows if row["metric"] == "utility_dice_synthetic"]
-    assert math.isnan(row["value"]) and row["note"].startswith("none of 9 samples")
+    assert math.isnan(row["value"]) and row["reason"].startswith("none of 9 samples")
