@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 
 from slimdiff.data.participants import Participant
 from slimdiff.data.store import SliceStore
@@ -25,17 +25,12 @@ def read_records(paths: dict[str, Path]) -> dict[str, dict]:
 
 def odd_sizes(records: dict[str, dict]) -> set[str]:
     """Participants whose foreground volume is far from the cohort's median."""
-    names = list(records)
-    sizes = np.array([records[name]["qc"]["foreground_ml"] for name in names], float)
-    if len(sizes) < 5:
+    sizes = pd.Series({name: record["qc"]["foreground_ml"] for name, record in records.items()}, dtype=float)
+    deviation = (sizes - sizes.median()).abs()
+    spread = deviation.median() / 0.6745
+    if len(sizes) < 5 or spread == 0:
         return set()
-    middle = np.median(sizes)
-    spread = np.median(np.abs(sizes - middle)) / 0.6745
-    if spread == 0:
-        return set()
-    return {
-        name for name, size in zip(names, sizes, strict=True) if abs(size - middle) / spread > ODD_DEVIATIONS
-    }
+    return set(sizes.index[deviation / spread > ODD_DEVIATIONS])
 
 
 def flags(

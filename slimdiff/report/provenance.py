@@ -12,13 +12,15 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+import pandas as pd
+
 import slimdiff
 from slimdiff.config import VARIANT_SECTIONS, Study, StudyPaths
 from slimdiff.data.participants import read_included
 from slimdiff.data.store import SliceStore
-from slimdiff.files import read_table, sha256, write_text
+from slimdiff.files import sha256, write_text
 from slimdiff.report import html_page
-from slimdiff.report.results import number
+from slimdiff.tables import read_frame
 
 SHOWN_OF_HASH = 16
 
@@ -301,23 +303,25 @@ def extractors(study: Study) -> dict[str, str]:
 
 
 def jobs(folder: Path) -> dict[str, dict]:
-    """Jobs of each stage as the workflow measured them: how many, seconds in all, peak memory."""
-    found: dict[str, dict] = {}
-    for path in sorted(folder.rglob("*.tsv")):
-        stage = path.relative_to(folder).parts[0].removesuffix(".tsv")
-        own = found.setdefault(stage, {"jobs": 0, "seconds": 0.0, "peak_memory_mb": 0.0})
-        for row in read_table(path, ("s",)):
-            peak = number(row.get("max_rss", "n/a").replace("NA", "n/a"))
-            own["jobs"] += 1
-            own["seconds"] = round(own["seconds"] + number(row["s"].replace("NA", "n/a")), 1)
-            own["peak_memory_mb"] = max(own["peak_memory_mb"], peak if peak == peak else 0.0)
-    return found
+    """Jobs of each stage as the workflow measured them: how many, seconds in total, peak memory."""
+    tables = [
+        read_frame(path, ("s",)).assign(stage=path.relative_to(folder).parts[0].removesuffix(".tsv"))
+        for path in sorted(folder.rglob("*.tsv"))
+    ]
+    if not tables:
+        return {}
+    rows = pd.concat(tables).reindex(columns=["stage", "s", "max_rss"])
+    # Snakemake writes NA for a job that ended before it could be measured.
+    rows[["s", "max_rss"]] = rows[["s", "max_rss"]].apply(pd.to_numeric, errors="coerce")
+    stages = rows.groupby("stage").agg(
+        jobs=("s", "size"), seconds=("s", "sum"), peak_memory_mb=("max_rss", "max")
+    )
+    stages = stages.fillna(0.0).round({"seconds": 1})
+    return stages.to_dict("index")
 
 
 def write(study: Study, variants: Sequence[str], folds: int) -> None:
     """Write `provenance.json` and its page `tables/provenance.html`."""
-    pass
-
     facts = gather(study, variants, folds)
     write_text(study.paths.provenance, json.dumps(facts, indent=1) + "\n")
     page = provenance_page(facts, f"{study.report.title}: provenance", study.report.notice)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
+import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
@@ -43,6 +44,10 @@ RC = {
     "ytick.labelsize": 7,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
+    "xtick.major.size": 3.5,
+    "ytick.major.size": 3.5,
+    "xtick.minor.size": 2,
+    "ytick.minor.size": 2,
     "legend.frameon": False,
     "legend.fontsize": 7.5,
     "grid.color": "#e3e3e3",
@@ -53,8 +58,9 @@ RC = {
 
 @contextmanager
 def figure_style():
-    """matplotlib's settings for the figures made inside, and nobody else's."""
-    with matplotlib.rc_context(RC):
+    """The theme of the figures that are made inside; all other figures keep theirs."""
+    with matplotlib.rc_context():
+        sns.set_theme(style="ticks", palette=COLOURS, font=RC["font.family"], rc=RC)
         yield
 
 
@@ -68,6 +74,11 @@ def marker(position: int) -> str:
 
 def dash(position: int):
     return DASHES[position % len(DASHES)]
+
+
+def gaps(position: int):
+    """`dash` as seaborn takes it."""
+    return "" if dash(position) == "-" else dash(position)[1]
 
 
 def new_plot(
