@@ -16,6 +16,7 @@ from slimdiff.report.results import by_metric, reason_of_missing
 from slimdiff.report.style import ALARM, FLOOR, QUIET, colour, dash, gaps, marker, new_plot
 
 PANEL_COLUMNS = 4
+LETTER_IN = 0.065  # width of a letter of a tick label
 BARS = "bars: 95 % intervals over held-out subjects (shares and medians of samples: over samples)"
 FAR = 2.5  # ranges of the data; an anchor that is farther off is named at the edge
 
@@ -96,7 +97,7 @@ def _draw(plot, axes: Axes, rows: pd.DataFrame, name: str, **look) -> None:
     axes.set(xlabel="", ylabel="")
 
 
-def beside(
+def with_places(
     rows: pd.DataFrame, along: str, positions: dict[object, float], folds: int, step: float
 ) -> pd.DataFrame:
     """One row for each key of `positions` and fold, empty where there is none; column `place`: where it is drawn.
@@ -149,7 +150,9 @@ def by_variant(rows: pd.DataFrame, variants: Sequence[str], folds: int, title: s
         Line2D([], [], color=ALARM, linestyle=":", linewidth=1.2, label="anchor, named below its panel"),
     ]
     height = lines * (0.66 + 0.12 * len(variants) * folds + 0.06 * len(variants))
-    figure = new_plot(10, height, title, handles, f"{BARS}; {SYMBOLS_LEGEND}")
+    # Long names of variants must not narrow the panels: their titles need the room.
+    width = 10 + LETTER_IN * max(0, max(map(len, variants)) - 5)
+    figure = new_plot(width, height, title, handles, f"{BARS}; {SYMBOLS_LEGEND}")
     panels = figure.subplots(lines, PANEL_COLUMNS, sharey=True, squeeze=False)
     for axes, key in zip(panels.flat, keys, strict=False):
         own, entry = groups[key], describe(key[0])
@@ -174,7 +177,7 @@ def by_variant(rows: pd.DataFrame, variants: Sequence[str], folds: int, title: s
 
 def _variant_panel(axes: Axes, own: pd.DataFrame, variants: Sequence[str], folds: int) -> None:
     step = 0.8 / folds
-    rows = beside(own, "variant", {name: i for i, name in enumerate(variants)}, folds, step)
+    rows = with_places(own, "variant", {name: i for i, name in enumerate(variants)}, folds, step)
     look = {"orient": "y", "order": list(variants), "linestyles": "none"}
     ticks = {"markers": "|", "palette": [FLOOR] * folds, "markersize": 4 + 8 * step, "markeredgewidth": 1.6}
     known = rows.assign(floor=rows["floor"].where(rows["value"].notna()))
@@ -254,7 +257,7 @@ def by_z_bin(rows: pd.DataFrame, variant: str, folds: int, title: str) -> Figure
 
 def _z_bin_panel(axes: Axes, own: pd.DataFrame, folds: int) -> None:
     bins = range(int(own["z_bin"].min()), int(own["z_bin"].max()) + 1)
-    rows = beside(own, "z_bin", {z_bin: z_bin for z_bin in bins}, folds, 0.12)
+    rows = with_places(own, "z_bin", {z_bin: z_bin for z_bin in bins}, folds, 0.12)
     along = {"native_scale": True}
     floors = {"markers": "", "linestyles": ":", "linewidth": 1.3}
     fold_points(axes, rows, "z_bin", "floor", folds, 0.12, **along, **floors)
@@ -273,7 +276,8 @@ def _z_bin_panel(axes: Axes, own: pd.DataFrame, folds: int) -> None:
     label, missing = "z-bin (0 lowest)", rows[empty]
     for z_bin in missing["z_bin"].unique():
         at = axes.get_xaxis_transform()
-        axes.text(z_bin, 0.03, "n/a", color=QUIET, fontsize=6, ha="center", transform=at)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        axes.text(z_bin, 0.03, "n/a", color=QUIET, fontsize=6, ha="center", transform=at, bbox=box)
     reasons = list(dict.fromkeys(reason_of_missing(row) for row in missing.itertuples()))
     if reasons:
         more = f" (and {len(reasons) - 1} more reason{'s' * (len(reasons) > 2)})" if len(reasons) > 1 else ""

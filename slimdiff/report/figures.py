@@ -76,7 +76,7 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
             title = f"Closest training slices: {variant}, all folds"
             subjects = read_training_subjects(paths, variant, folds)
             own = rows[rows["variant"] == variant]
-            sheet = nearest.nearest_pairs(
+            sheet = nearest.nearest_sheet(
                 store, samples, neighbours, subjects, own, report.nearest_pairs, report.dpi, tau, title
             )
             write(sheet, f"nearest_{variant}.png")

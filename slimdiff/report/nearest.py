@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from slimdiff.data.store import SliceStore
 from slimdiff.generation.samples import Samples
-from slimdiff.report.curves import beside, fold_points
+from slimdiff.report.curves import fold_points, with_places
 from slimdiff.report.results import reason_of_missing
 from slimdiff.report.slices import Page, pixel_in
 from slimdiff.report.style import ALARM, COLOURS, FLOOR, INK, QUIET, dash, marker
@@ -22,13 +22,13 @@ SHOWN_SUBJECTS = 12
 LINE_IN = 0.15
 
 
-def histogram(axes: Axes, pairs: pd.DataFrame, label: str, band: float) -> None:
+def histogram(axes: Axes, matches: pd.DataFrame, label: str, band: float) -> None:
     """Distances of all samples, a line for each fold, with its threshold; band: see `band_in`."""
-    edges = np.histogram_bin_edges(pairs["distance"], bins=min(36, max(12, len(pairs) // 15)))
+    edges = np.histogram_bin_edges(matches["distance"], bins=min(36, max(12, len(matches) // 15)))
     # An empty bin at both ends, so that the steps start and end at 0.
     edges = np.concatenate([[2 * edges[0] - edges[1]], edges, [2 * edges[-1] - edges[-2]]])
     handles = []
-    for fold, own in pairs.groupby("fold"):
+    for fold, own in matches.groupby("fold"):
         line, threshold = dash(fold), own["threshold"].iloc[0]
         steps = {"element": "step", "fill": False, "color": COLOURS[0], "linestyle": line, "linewidth": 1.2}
         sns.histplot(own, x="distance", bins=edges, ax=axes, **steps)
@@ -82,7 +82,7 @@ def ratio_by_bin(axes: Axes, rows: pd.DataFrame, band: float) -> None:
         return
     folds = rows["fold"].max() + 1
     bins = range(int(rows["z_bin"].min()), int(rows["z_bin"].max()) + 1)
-    rows = beside(rows, "z_bin", {z_bin: z_bin for z_bin in bins}, folds, 0.16)
+    rows = with_places(rows, "z_bin", {z_bin: z_bin for z_bin in bins}, folds, 0.16)
     look = {"palette": [COLOURS[0]] * folds, "linestyles": [dash(k) for k in range(folds)]}
     look |= {"linewidth": 1, "markersize": 3, "markeredgewidth": 0, "native_scale": True}
     fold_points(axes, rows, "z_bin", "value", folds, 0.16, **look)
@@ -140,7 +140,7 @@ def closest(neighbours: pd.DataFrame, space: str, count: int) -> pd.DataFrame:
     return own.sort_values(["distance", "fold", "sample"]).head(count)
 
 
-def nearest_pairs(
+def nearest_sheet(
     store: SliceStore,
     samples: dict[int, Samples],
     neighbours: pd.DataFrame,
@@ -183,7 +183,7 @@ def nearest_pairs(
         y = top + number * block
         page.text(MARGIN, y, f"Closest in {_name(space)}", 8, weight="bold")
         y += head
-        _pairs(page, store, samples, closest(neighbours, space, count), y, (tile_w, tile_h), tau)
+        _closest_row(page, store, samples, closest(neighbours, space, count), y, (tile_w, tile_h), tau)
         own = neighbours[neighbours["space"] == space]
         of_space = subjects[subjects["space"] == space]
         ratios = metrics[(metrics["metric"] == "memorisation_ratio") & (metrics["extractor"] == space)]
@@ -195,22 +195,24 @@ def _name(space: str) -> str:
     return "pixels (normalised cross-correlation)" if space == "pixels" else f"{space} features (Euclidean)"
 
 
-def _pairs(page: Page, store, samples, pairs: pd.DataFrame, y: float, tile: tuple[float, float], tau: float):
+def _closest_row(
+    page: Page, store, samples, matches: pd.DataFrame, y: float, tile: tuple[float, float], tau: float
+):
     tile_w, tile_h = tile
     lower = y + tile_h + GAP
     page.text(MARGIN, y + tile_h / 2, "synthetic", 7.5, COLOURS[0], weight="bold", va="center")
     page.text(MARGIN, lower + tile_h / 2, "training, real", 7.5, INK, weight="bold", va="center")
-    for place, pair in enumerate(pairs.itertuples()):
+    for place, match in enumerate(matches.itertuples()):
         x = LABELS + place * (tile_w + GAP)
-        drawn = samples[pair.fold]
-        page.tile(x, y, drawn.images[pair.sample], np.asarray(drawn.masks[pair.sample], np.float32) > tau)
-        page.tile(x, lower, store.images[pair.train_row], store.masks[pair.train_row] > 0)
+        drawn = samples[match.fold]
+        page.tile(x, y, drawn.images[match.sample], np.asarray(drawn.masks[match.sample], np.float32) > tau)
+        page.tile(x, lower, store.images[match.train_row], store.masks[match.train_row] > 0)
         under = lower + tile_h + 0.03
-        page.text(x, under, f"{pair.distance:.3g}", 7, weight="bold")
-        page.text(x + tile_w, under, pair.train_participant, 6.5, ha="right")
-        verdict = ("flagged", ALARM) if pair.flagged else ("not flagged", QUIET)
-        page.text(x, under + 0.13, f"z-bin {pair.z_bin}, fold {pair.fold}", 6, QUIET)
-        page.text(x, under + 0.25, verdict[0], 6.5, verdict[1], weight="bold" if pair.flagged else "normal")
+        page.text(x, under, f"{match.distance:.3g}", 7, weight="bold")
+        page.text(x + tile_w, under, match.train_participant, 6.5, ha="right")
+        verdict = ("flagged", ALARM) if match.flagged else ("not flagged", QUIET)
+        page.text(x, under + 0.13, f"z-bin {match.z_bin}, fold {match.fold}", 6, QUIET)
+        page.text(x, under + 0.25, verdict[0], 6.5, verdict[1], weight="bold" if match.flagged else "normal")
 
 
 def _panels(page: Page, y: float, band: float, space: str, neighbours, subjects, ratios) -> None:

@@ -26,14 +26,16 @@ SHOWN_OF_HASH = 16
 
 
 def provenance_page(facts: Mapping, title: str, notice: str) -> str:
-    """The facts for reading; the JSON file has the whole hashes."""
+    """The facts as HTML; the JSON file has the complete hashes."""
     software, machine = facts["software"], facts["machine"]
     git = software["git"]
-    commit = "not run from a git checkout with a commit"
+    commit = "not run from a git checkout"
     if git:
-        commit = git["commit"] + (", with changes that are not committed" if git["changed"] else "")
+        commit = git["commit"] + (", with uncommitted changes" if git["changed"] else "")
     gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gb']:g} GB)" for gpu in machine["gpus"]) or "none"
-    packages = ", ".join(f"{name} {version or 'absent'}" for name, version in software["packages"].items())
+    packages = ", ".join(
+        f"{name} {version or 'not installed'}" for name, version in software["packages"].items()
+    )
     body = [
         "<h2>Software</h2>",
         _list({"slimdiff": software["slimdiff"], "git commit": commit, "Python": software["python"]}),
@@ -109,8 +111,8 @@ def _checkpoints(checkpoints) -> str:
 
 def _jobs(jobs: Mapping[str, Mapping]) -> str:
     if not jobs:
-        return "<p>n/a: no job was measured; the workflow measures, single commands do not.</p>"
-    head = _row(("stage", "jobs", "minutes in all", "peak memory [MB]"), head=True)
+        return "<p>n/a: no job was measured; only the workflow measures its jobs.</p>"
+    head = _row(("stage", "jobs", "minutes, total", "peak memory [MB]"), head=True)
     rows = [
         _row((n, j["jobs"], f"{j['seconds'] / 60:.1f}", f"{j['peak_memory_mb']:.0f}"))
         for n, j in jobs.items()
@@ -149,7 +151,7 @@ PACKAGES = (
 
 
 def gather(study: Study, variants: Sequence[str], folds: int) -> dict:
-    """Everything `provenance.json` says, from the files that are there."""
+    """The content of `provenance.json`, from the files of the study."""
     paths = study.paths
     store = SliceStore.open(paths.store)
     config = study.model_dump(mode="json")
@@ -157,7 +159,7 @@ def gather(study: Study, variants: Sequence[str], folds: int) -> dict:
     for key in ("root", "table", "mask_root"):
         config["data"][key] = hide_folders(config["data"][key])
     if base_url := config["data"]["fetch"]["base_url"]:
-        # What follows the question mark may be a signature.
+        # The query part may be a signature.
         config["data"]["fetch"]["base_url"] = base_url.split("?")[0]
     return {
         "study": study.study,
@@ -182,7 +184,7 @@ def _resolved(study: Study, variant: str) -> dict:
 
 
 def hide_folders(path: str | None) -> str | None:
-    """A path as configured; of an absolute one only the last name, because folders carry the names of people."""
+    """A path as configured; of an absolute path only the last part, because folders may contain names of people."""
     if path is None or not (Path(path).is_absolute() or path.startswith("~")):
         return path
     return f".../{Path(path).name}"
@@ -205,7 +207,7 @@ def software() -> dict:
 
 
 def git_state(folder: Path) -> dict | None:
-    """Commit and whether tracked files differ from it; None where `folder` is no part of a checkout."""
+    """Commit, and whether tracked files differ from it; None if `folder` is not part of a git checkout."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -214,7 +216,7 @@ def git_state(folder: Path) -> dict | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # A package that is installed below somebody's checkout is not part of it.
+    # A package that is installed inside another project's checkout is not part of it.
     if git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     commit = git("rev-parse", "HEAD")
@@ -246,7 +248,7 @@ def machine() -> dict:
 
 
 def processor() -> str:
-    """The processor's model name, as far as the system tells it."""
+    """The processor's model name, if the system reports one."""
     described = Path("/proc/cpuinfo")
     if described.is_file():
         for line in described.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -279,7 +281,7 @@ def source_hashes(paths: StudyPaths) -> dict[str, dict]:
 
 
 def checkpoint(paths: StudyPaths, variant: str, fold: int, data_hash: str) -> dict:
-    """What a checkpoint says of itself, its sha256, and whether it was trained on the store that lies here."""
+    """Facts from a checkpoint's card, its sha256, and whether it was trained on this slice store."""
     from slimdiff.model.checkpoint import read_card
 
     file = paths.model(variant, fold) / "model.safetensors"
@@ -295,7 +297,7 @@ def checkpoint(paths: StudyPaths, variant: str, fold: int, data_hash: str) -> di
 
 
 def extractors(study: Study) -> dict[str, str]:
-    """The fingerprint of every pretrained network behind a number."""
+    """The fingerprint of every pretrained network that a metric uses."""
     from slimdiff.weights import fingerprint
 
     lpips = {"alex": "alexnet", "vgg": "vgg16"}[study.evaluation.lpips_net]

@@ -1,4 +1,4 @@
-"""The look of every figure: colours that colour-blind readers tell apart, type sizes, and the study's notice."""
+"""The look of every figure: a palette for colour-blind readers, font sizes, and the study's notice."""
 
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -84,7 +84,7 @@ def gaps(position: int):
 def new_plot(
     width: float, height: float, title: str, handles: Sequence[Artist] = (), note: str = ""
 ) -> Figure:
-    """A figure of plots with title, note and legend above them and a strip for the notice beneath.
+    """A figure of plots with title, note and legend above them and a strip for the notice below.
 
     width, height: inches; the height is of the panels alone.
     """
@@ -110,7 +110,7 @@ def new_plot(
 
 
 def save(figure: Figure, path: Path, notice: str, dpi: int, study: str = "") -> None:
-    """Write the figure as its ending says, with the notice in small type, whole or not at all.
+    """Write the figure in the format of its ending, with the notice in small type, completely or not at all.
 
     The same figure gives the same bytes: no date, no software version, no random ids.
     """

@@ -15,7 +15,7 @@ from slimdiff.report.metric_table import Line, Notes, cell, lines, mean_sd, read
 from slimdiff.report.results import all_metrics
 
 
-def metrics_table(sections, variants: Sequence[str], folds: int, remarks: Sequence[str]) -> str:
+def metrics_body(sections, variants: Sequence[str], folds: int, remarks: Sequence[str]) -> str:
     """Metrics by axis: mean over folds, then each fold with its floor; footnotes give the reason of each n/a."""
     notes = Notes()
     several = len(variants) > 1
@@ -96,9 +96,9 @@ def write_metrics_tsv(path: Path, table: Sequence[Line], folds: int) -> None:
 
 
 def _note(result) -> str:
-    """All that is said of a number."""
-    why = f"no interval: {result.interval_reason}" if result.interval_reason else ""
-    return "; ".join(part for part in (result.reason, why) if part)
+    """Remark on a number and the reason of a missing interval, in one text."""
+    missing = f"no interval: {result.interval_reason}" if result.interval_reason else ""
+    return "; ".join(part for part in (result.reason, missing) if part)
 
 
 def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
@@ -107,13 +107,13 @@ def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
     table = lines(all_metrics(paths, variants, folds, study.utility.enabled), variants, folds)
     write_metrics_tsv(paths.tables / "metrics.tsv", table, folds)
     remarks = reading_remarks(variants, folds)
-    body = metrics_table(sections(table), variants, folds, remarks)
+    body = metrics_body(sections(table), variants, folds, remarks)
     write_text(paths.tables / "metrics.html", html_page.page(f"{report.title}: metrics", report.notice, body))
     if report.notice:
         remarks.insert(0, report.notice[0].upper() + report.notice[1:] + ".")
     caption = f"Study {study.study}: metrics on held-out subjects."
     write_text(
-        paths.tables / "metrics.tex", latex.metrics_table(sections(table), variants, folds, remarks, caption)
+        paths.tables / "metrics.tex", latex.latex_metrics(sections(table), variants, folds, remarks, caption)
     )
 
     compared = comparison.read_comparison(paths.comparison)
@@ -127,7 +127,7 @@ def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
     people = read_included(paths.participants, paths.volume_json)
     splits = [read_folds(paths.folds, fold) for fold in range(folds)]
     records = {p.participant_id: paths.volume_json(p.participant_id) for p in people if p.included}
-    body = participants.table(people, participants.read_records(records), splits, store)
+    body = participants.participants_body(people, participants.read_records(records), splits, store)
     write_text(
         paths.tables / "participants.html",
         html_page.page(f"{report.title}: participants", report.notice, body),

@@ -1,4 +1,4 @@
-"""What the comparison says in words: no more than the numbers, and nothing hidden."""
+"""The comparison in words: no more than the numbers support, and nothing hidden."""
 
 import math
 
@@ -33,7 +33,7 @@ def pair(a, b, way="lower", unit="fold", **changes):
     return as_read(row | changes)
 
 
-def test_three_folds_of_one_sign_are_told_as_what_they_are():
+def test_three_folds_of_one_sign_cannot_decide():
     assert verdict(pair([1, 2, 3], [2, 4, 6]), 1) == (
         "A lower in 3 of 3 folds; p = 0.25 is the smallest reachable with 3 folds: the signed rank test cannot decide"
     )
@@ -134,7 +134,7 @@ def test_every_row_of_the_comparison_is_on_the_page_with_its_axis(made):
     assert "<script" not in text and "http" not in text
 
 
-def test_cells_of_a_row_and_the_reasons_beneath(made):
+def test_cells_of_a_row_and_the_reasons_below(made):
     page = Rows((made.tables / "comparison.html").read_text())
     kid = page.rows[next(i for i, row in enumerate(page.rows) if row[0] == "KID ↓ (alexnet)") + 1]
     assert kid[2:5] == ["0.0263", "0.0463", "−0.0200 ± 0.0000"]

@@ -42,7 +42,7 @@ def test_a_participant_is_shown_by_the_slice_with_the_largest_lesion(finished, s
     assert slices.shown_slice(store, "nobody") is None
 
 
-def test_the_cohort_names_everybody_and_the_reason_of_an_exclusion(finished, store):
+def test_the_cohort_shows_all_participants_and_the_reason_of_an_exclusion(finished, store):
     people = read_participants(finished.paths.participants)
     gone = Participant("sub-99", "fcd", people[0].image, people[0].mask, excluded="moved a lot")
     lost = Participant("sub-98", "fcd", people[0].image, people[0].mask)
@@ -63,14 +63,14 @@ def test_bins_are_spread_from_the_lowest_to_the_highest():
     assert set(np.diff(many)) <= {3, 4}
 
 
-def test_rows_are_drawn_by_seed_and_from_different_subjects_first():
+def test_rows_are_selected_by_seed_and_from_different_subjects_first():
     rows = np.arange(100, 120)
     owners = np.array(["a"] * 18 + ["b", "c"])
-    drawn = slices.draw_rows(rows, owners, 3, (1, 0))
+    drawn = slices.select_rows(rows, owners, 3, (1, 0))
     assert set(owners[drawn - 100]) == {"a", "b", "c"}
-    assert (drawn == slices.draw_rows(rows, owners, 3, (1, 0))).all()
-    assert any((drawn != slices.draw_rows(rows, owners, 3, (1, seed))).any() for seed in range(1, 5))
-    assert len(slices.draw_rows(rows[:2], owners[:2], 3, (1, 0))) == 2
+    assert (drawn == slices.select_rows(rows, owners, 3, (1, 0))).all()
+    assert any((drawn != slices.select_rows(rows, owners, 3, (1, seed))).any() for seed in range(1, 5))
+    assert len(slices.select_rows(rows[:2], owners[:2], 3, (1, 0))) == 2
 
 
 def test_synthetic_masks_are_outlined_above_tau_and_only_held_out_subjects_are_shown(finished, store):
@@ -104,8 +104,8 @@ def test_the_closest_pairs_come_first_over_all_folds(finished, store):
     assert pairs["fold"].tolist() == [0, 1, 0, 1]
     samples = {fold: read_samples(finished.paths.samples("base", fold)) for fold in range(2)}
     with figure_style():
-        said = words(nearest.nearest_pairs(store, samples, neighbours, *others(finished), 6, DPI))
-    # Two of six distances lie under the threshold in each fold, in two spaces; six pairs a space are shown.
+        said = words(nearest.nearest_sheet(store, samples, neighbours, *others(finished), 6, DPI))
+    # Two of six distances are below the threshold in each fold, in two spaces; six samples are shown in each space.
     assert said.count("flagged") == 2 * 4
     assert said.count("not flagged") == 2 * 2
     count = len(samples[0].images)
@@ -121,7 +121,7 @@ def others(finished):
 def test_without_a_neighbour_the_sheet_says_why_it_is_empty(finished, store):
     nothing = read_neighbours(finished.paths, "base", 2).head(0)
     with figure_style():
-        said = words(nearest.nearest_pairs(store, {}, nothing, *others(finished), 6, DPI))
+        said = words(nearest.nearest_sheet(store, {}, nothing, *others(finished), 6, DPI))
     assert "n/a: no sample has a training slice in its z-bin" in said
 
 
@@ -149,14 +149,17 @@ def test_metrics_by_variant_show_value_interval_floor_and_reason(finished):
     assert all(reason.startswith("n/a: 7 real and 4 synthetic") for reason in reasons)
 
 
-def test_no_panel_title_runs_into_its_neighbour(finished):
+@pytest.mark.parametrize("variant", ["base", "a_variant_with_a_long_name"])
+def test_no_panel_title_runs_into_its_neighbour(finished, variant):
     measured = all_metrics(finished.paths, ["base"], 1)
     # Of utility's 100 shares those that a study has by default.
     left_out = {f"utility_dice_gain_{percent}" for percent in range(1, 101) if percent not in (25, 50, 100)}
     headlines = [name for name, entry in METRICS.items() if entry.headline and name not in left_out]
-    rows = pd.concat([measured.head(1).assign(metric=name, extractor="") for name in headlines])
+    rows = pd.concat(
+        [measured.head(1).assign(metric=name, extractor="", variant=variant) for name in headlines]
+    )
     with figure_style():
-        figure = curves.by_variant(rows, ["base"], 1, "a title")
+        figure = curves.by_variant(rows, [variant], 1, "a title")
         figure.draw_without_rendering()
     said = {axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()} - {""}
     titles = [text for text in figure.findobj(Text) if text.get_text() in said]
@@ -180,7 +183,7 @@ def test_metrics_along_z_leave_a_gap_with_its_reason(finished):
     np.testing.assert_allclose(values[0][1:], 0.0213)
 
 
-def test_training_shows_both_losses_and_what_was_watched(finished):
+def test_training_shows_both_losses_and_the_validation(finished):
     history, validation = (read(finished.paths, ["base"], 2) for read in (read_history, read_validation))
     with figure_style():
         figure = curves.training(history, validation, ["base"], 2, "Training")
@@ -195,24 +198,24 @@ def test_training_shows_both_losses_and_what_was_watched(finished):
     trained = figure.axes[0].lines
     assert [line.get_ydata()[-1] for line in trained] == pytest.approx([1 / 6, 1 / 6])
     # Of the two averages the first, in both folds.
-    (watched,) = figure.axes[0].collections
-    np.testing.assert_allclose(watched.get_offsets()[:, 1], [0.3, 0.15] * 2)
+    (validated,) = figure.axes[0].collections
+    np.testing.assert_allclose(validated.get_offsets()[:, 1], [0.3, 0.15] * 2)
     kid = next(axes for axes in figure.axes if axes.get_title(loc="left") == "KID, validation")
     assert list(kid.lines[0].get_xdata()) == [3, 6] and list(kid.lines[0].get_ydata()) == [1, 0.5]
 
 
-def test_an_untrained_model_is_named_and_nothing_watched_is_no_error(finished):
+def test_an_untrained_model_is_reported_and_no_validation_is_no_error(finished):
     history = read_history(finished.paths, ["base"], 1)
     nothing = read_validation(finished.paths, ["base"], 1).head(0)
     with figure_style():
         bare = curves.training(history.head(0), nothing, ["base"], 1, "Training")
-        unwatched = curves.training(history, nothing, ["base"], 1, "Training")
+        unvalidated = curves.training(history, nothing, ["base"], 1, "Training")
     assert "n/a: no step was trained" in words(bare)
-    assert words(unwatched).count("n/a") == 2
-    assert not any(text == "validation" for text in words(unwatched))
+    assert words(unvalidated).count("n/a") == 2
+    assert not any(text == "validation" for text in words(unvalidated))
 
 
-def test_every_figure_is_written_and_bears_the_notice(finished, monkeypatch):
+def test_every_figure_is_written_with_the_notice(finished, monkeypatch):
     seen = []
     monkeypatch.setattr(
         figures, "save", lambda figure, *rest: (save(figure, *rest), seen.append(words(figure)))

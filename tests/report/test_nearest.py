@@ -1,4 +1,4 @@
-"""The panels beneath the closest pairs show what the tables say."""
+"""The panels below the closest samples show the numbers of the tables."""
 
 import numpy as np
 import pandas as pd
@@ -51,7 +51,7 @@ def test_bars_are_summed_over_folds_with_suspects_first(axes):
     assert [path.vertices[:, 0].tolist() for path in marks.get_paths()] == [[5, 5], [3, 3], [7.5, 7.5]]
 
 
-def test_subjects_that_find_no_place_are_counted(axes):
+def test_subjects_that_do_not_fit_are_counted(axes):
     rows = subjects(*((0, f"sub-{i:02d}", 30 - i, 3.0, 0) for i in range(20)))
     nearest.subject_bars(axes, rows, 0.15)
     assert [label.get_text() for label in axes.get_yticklabels()] == [f"sub-{i:02d}" for i in range(12)]
@@ -66,7 +66,7 @@ def ratios(*rows):
     return frame.assign(interval_reason="")[list(METRIC_COLUMNS)]
 
 
-def test_the_ratio_stands_at_its_bin_beside_one(axes):
+def test_the_ratio_is_drawn_at_its_bin_with_a_line_at_one(axes):
     rows = ratios(
         (0, None, 5.0, None, None, ""),
         (0, 1, 1.2, 1.1, 1.4, ""),
@@ -96,7 +96,7 @@ def test_each_space_has_its_own_panels(finished, store):
     near = read_training_subjects(finished.paths, "base", 2)
     rows = ratios(*((0, z_bin, 1.0 + z_bin, None, None, "") for z_bin in range(3)))
     with figure_style():
-        figure = nearest.nearest_pairs(store, samples, neighbours, near, rows, 4, 80)
+        figure = nearest.nearest_sheet(store, samples, neighbours, near, rows, 4, 80)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[1:] == ["Samples by distance", "Closest training subjects", "R by z-bin"] * 2
     assert words(figure).count("n/a: no ratio by z-bin") == 1

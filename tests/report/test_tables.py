@@ -68,7 +68,7 @@ def test_a_cell_has_value_and_interval_or_the_reason_why_not():
     ]
 
 
-def test_footnote_letters_go_on_after_z():
+def test_footnote_letters_continue_after_z():
     assert [letters(number) for number in (0, 25, 26, 27, 52)] == ["a", "z", "aa", "ab", "ba"]
 
 
@@ -90,7 +90,7 @@ def test_extractors_are_never_pooled():
     ]
 
 
-def test_the_smallest_wilcoxon_p_is_told_only_where_variants_are_compared():
+def test_the_smallest_wilcoxon_p_is_given_only_where_variants_are_compared():
     assert not any("Wilcoxon" in text for text in reading_remarks(["base"], 2))
     (said,) = [text for text in reading_remarks(["base", "other"], 3) if "Wilcoxon" in text]
     assert "0.25" in said
@@ -125,7 +125,7 @@ def test_the_page_shows_value_interval_floor_and_extractor(written):
     assert "http" not in text
 
 
-def test_a_note_that_differs_between_folds_is_not_told_of_all(written):
+def test_a_remark_that_differs_between_folds_is_not_shown_for_all(written):
     text = Rows((written / "metrics.html").read_text()).text
     assert "held-out slices blurred by 2 px" in text
     assert "real and 12 synthetic components" not in text
@@ -159,10 +159,10 @@ def test_latex_rows_have_all_columns_and_no_bare_special_characters(written):
 
 
 def test_latex_escapes_and_a_long_table_breaks_over_pages():
-    assert latex.text("a_b & 5 % ^{c} −1 ± 2") == r"a\_b \& 5 \% \textsuperscript{c} $-$1 $\pm$ 2"
+    assert latex.latex_text("a_b & 5 % ^{c} −1 ± 2") == r"a\_b \& 5 \% \textsuperscript{c} $-$1 $\pm$ 2"
     names = [f"v{number}" for number in range(50)]
     rows = frame(*({"variant": name} for name in names))
-    long = latex.metrics_table([("Images", lines(rows, names, 1))], names, 1, ["a remark"], "A caption.")
+    long = latex.latex_metrics([("Images", lines(rows, names, 1))], names, 1, ["a remark"], "A caption.")
     assert r"\begin{longtable}" in long
     assert r"\begin{table}" not in long
 
@@ -224,7 +224,7 @@ def test_the_participants_page_has_splits_volumes_and_exclusions(finished):
         {"train": ["sub-01", "sub-02"], "val": [], "test": ["sub-03"]},
         {"train": ["sub-03"], "val": [], "test": ["sub-01"]},
     ]
-    page = Rows(participants.table([*people, gone], records, splits, store))
+    page = Rows(participants.participants_body([*people, gone], records, splits, store))
     found = {row[0]: row for row in page.rows}
     assert found["sub-01"][5:7] == ["train", "test"]
     assert found["sub-02"][5:7] == ["train", "–"]
