@@ -1,150 +1,160 @@
-"""The comparison of variants as HTML: a table an axis, and what each row says in words."""
+"""The comparison of variants as HTML: one table for each axis, and each row in words."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
+
+import pandas as pd
 
 from slimdiff.evaluation.compare import ALL, COLUMNS
 from slimdiff.evaluation.registry import AXES, SYMBOLS_LEGEND, describe, heading, order
-from slimdiff.files import MISSING, read_table, write_table
+from slimdiff.files import MISSING
 from slimdiff.report.html_page import notes_list, table, text
 from slimdiff.report.metric_table import Format, Notes
-from slimdiff.report.results import number
+from slimdiff.tables import read_frame, write_frame
 
 LEVEL = 0.05
-WORDS = {"lower": "lower", "higher": "higher", "floor": "nearer to the floor", "zero": "nearer to 0"}
+TESTED_TOGETHER = ["metric", "extractor", "unit"]
+NUMBER_COLUMNS = (
+    "n",
+    "mean_a",
+    "mean_b",
+    "mean_difference",
+    "sd_difference",
+    "a_better",
+    "b_better",
+    "wilcoxon_p",
+    "smallest_p",
+    "p_holm",
+    "nemenyi_p",
+    "nemenyi_exact_p",
+    "cliffs_delta",
+    "friedman",
+    "friedman_p",
+    "friedman_exact_p",
+)
+WORDS = {"lower": "lower", "higher": "higher", "floor": "closer to the floor", "zero": "closer to 0"}
 HEADS = (
     "A",
     "B",
     "mean A",
     "mean B",
     "A − B ± sd",
-    "what it says",
+    "in words",
     "p (smallest)",
     "p, Holm",
     "p, Nemenyi (exact)",
     "Cliff’s δ",
 )
-NUMBERS = ("mean A", "mean B", "A − B ± sd", "p (smallest)", "p, Holm", "p, Nemenyi (exact)", "Cliff’s δ")
+NUMBER_HEADS = (
+    "mean A",
+    "mean B",
+    "A − B ± sd",
+    "p (smallest)",
+    "p, Holm",
+    "p, Nemenyi (exact)",
+    "Cliff’s δ",
+)
 REMARKS = (
     "A and B are compared where both have a number, over all z-bins; A − B ± sd (ddof 1) over these units. "
     "Metrics marked ≈ are compared by their distance to the floor, |value − floor|, those marked → 0 by their "
     "size, |value|.",
     f"{SYMBOLS_LEGEND}.",
-    "The unit is the fold, one training of each variant; samples, replicas and z-bins of one trained model are no "
-    "independent replicates and are not counted. Folds share training subjects, so even an exact p is a guide.",
-    "p: two-sided Wilcoxon signed rank test; beside it the smallest that so many units can give. Holm: corrected for "
-    "the pairs of one metric; nothing is corrected for the number of metrics. With three or more variants: Friedman's "
-    "test and Nemenyi's comparisons after it, by the large-sample distribution and, exact, by counting all orders "
-    "within folds.",
-    "Cliff’s δ: share of all combinations in which A is larger less the share in which B is; negligible, small, medium "
-    "or large by 0.147, 0.33, 0.474 (Romano et al. 2006). A p above 0.05 does not show that variants are alike.",
+    "The unit is the fold, one training of each variant; samples, replicas and z-bins of one trained model are not "
+    "independent replicates and do not count. Folds share training subjects, so even an exact p is approximate.",
+    "p: two-sided Wilcoxon signed rank test; in brackets the smallest p that n units can give. Holm: corrected for "
+    "the pairs of one metric; there is no correction for the number of metrics. With three or more variants: "
+    "Friedman's test and Nemenyi's post-hoc comparisons, by the large-sample distribution and, exact, by enumerating "
+    "all orders within folds.",
+    "Cliff’s δ: share of all combinations in which A is larger minus the share in which B is; thresholds of small, "
+    "medium and large: 0.147, 0.33, 0.474 (Romano et al. 2006). A p above 0.05 does not show that variants are equal.",
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of comparison.tsv: its text, and numbers with NaN for n/a."""
+def read_comparison(path: Path) -> pd.DataFrame:
+    """comparison.tsv by axis and metric, in the order of the other tables, with column `axis`; text is empty for n/a.
 
-    cells: dict[str, str]
-
-    def __getitem__(self, column: str) -> str:
-        return self.cells[column]
-
-    def number(self, column: str) -> float:
-        return number(self.cells[column])
-
-    @property
-    def key(self) -> tuple[str, str | None, str]:
-        """Metric, extractor and unit: what is corrected together."""
-        extractor = self["extractor"]
-        return self["metric"], None if extractor == MISSING else extractor, self["unit"]
-
-    @property
-    def together(self) -> bool:
-        """Whether the row is about all variants."""
-        return self["variant_a"] == ALL and self["variant_b"] == MISSING
-
-    @property
-    def note(self) -> str:
-        return "" if self["note"] == MISSING else self["note"]
-
-    def units(self, count: int | None = None) -> str:
-        """'3 folds', '1 subject'."""
-        count = int(self["n"]) if count is None else count
-        return f"{count} {self['unit'] if count != 1 else self['unit'].removesuffix('s')}"
+    Rows of one metric, extractor and unit, which are corrected together, keep their order.
+    """
+    rows = read_frame(path, COLUMNS, NUMBER_COLUMNS)
+    text = [name for name in COLUMNS if name not in NUMBER_COLUMNS]
+    rows[text] = rows[text].where(rows[text] != MISSING, "")
+    rows["axis"] = [describe(metric).axis for metric in rows["metric"]]
+    place = rows["metric"].map({metric: order(metric) for metric in rows["metric"]})
+    rows = rows.assign(place=place).sort_values(["place", "extractor", "unit"], kind="stable")
+    return rows.drop(columns="place").reset_index(drop=True)
 
 
-def read_comparison(path: Path) -> list[Row]:
-    """Rows by axis and metric, in the order of the other tables; within a metric as they stand."""
-    rows = [Row(cells) for cells in read_table(path, COLUMNS)]
-    return sorted(rows, key=lambda row: (order(row["metric"]), row.key[1] or "", row["unit"]))
+def _about_all(rows):
+    """Whether a row is about all variants; of a frame, for each of its rows."""
+    return (rows.variant_a == ALL) & (rows.variant_b == "")
 
 
-def verdict(row: Row, pairs: int) -> str:
-    """What a row says, without more than it says; empty where there is no number.
+def _units(row) -> str:
+    """'3 folds', '1 subject'."""
+    return f"{row.n:g} {row.unit if row.n != 1 else row.unit.removesuffix('s')}"
+
+
+def verdict(row, pairs: int) -> str:
+    """A row of `read_comparison` in words, without more than it says; empty where it has no number.
 
     pairs: how many tests Holm's correction goes over.
     """
-    if row.together:
+    if _about_all(row):
         return _verdict_of_all(row)
-    if row["n"] == "0":
+    if row.n == 0:
         return ""
     return "; ".join(part for part in (_agreement(row), _decision(row, pairs)) if part)
 
 
-def _agreement(row: Row) -> str:
-    a, b, units = row["variant_a"], row["variant_b"], row.units()
-    if row["better"] not in WORDS:
+def _agreement(row) -> str:
+    a, b, units = row.variant_a, row.variant_b, _units(row)
+    if row.better not in WORDS:
         return "no score, neither direction is better"
-    word, a_better, b_better = WORDS[row["better"]], int(row["a_better"]), int(row["b_better"])
+    word, a_better, b_better = WORDS[row.better], int(row.a_better), int(row.b_better)
     if not a_better and not b_better:
         return f"no difference in {units}"
-    # The mean can go another way than most units.
-    mean = row["favours"]
+    # The mean can favour another variant than most units do.
+    mean = row.favours
     if a_better == b_better:
         return f"each {word} in {a_better} of {units}" + ("" if mean == "neither" else f", {mean} on average")
     leader = a if a_better > b_better else b
-    said = f"{leader} {word} in {max(a_better, b_better)} of {units}"
-    return said if mean == leader else f"{said}, but {mean} on average"
+    text = f"{leader} {word} in {max(a_better, b_better)} of {units}"
+    return text if mean == leader else f"{text}, but {mean} on average"
 
 
-def _decision(row: Row, pairs: int) -> str:
-    p, smallest, corrected = (row.number(name) for name in ("wilcoxon_p", "smallest_p", "p_holm"))
+def _decision(row, pairs: int) -> str:
+    p, smallest, corrected = row.wilcoxon_p, row.smallest_p, row.p_holm
     if p != p:
         return ""
     reached = f"p = {small(p)}"
     if smallest > LEVEL:
         if p <= smallest:
             return (
-                f"{reached} is the smallest reachable with {row.units()}: the signed rank test cannot decide"
+                f"{reached} is the smallest reachable with {_units(row)}: the signed rank test cannot decide"
             )
-        limit = f"none below {small(smallest)} is reachable with {row.units()}"
+        limit = f"none below {small(smallest)} is reachable with {_units(row)}"
         return f"{reached}, {limit}: the signed rank test cannot decide"
     if smallest * pairs > LEVEL:
         return (
             f"{reached}; corrected for {pairs} pairs none below {small(min(1, smallest * pairs))} is reachable with "
-            f"{row.units()}: the signed rank test cannot decide"
+            f"{_units(row)}: the signed rank test cannot decide"
         )
     both = reached if pairs == 1 else f"{reached}, corrected {small(corrected)}"
     return f"{both}: {'a difference' if corrected <= LEVEL else 'no difference shown'}"
 
 
-def _verdict_of_all(row: Row) -> str:
-    p, smallest = row.number("friedman_exact_p"), row.number("smallest_p")
+def _verdict_of_all(row) -> str:
+    p, smallest = row.friedman_exact_p, row.smallest_p
     if p != p:
         return ""
-    chi_square = row.number("friedman")
-    said = f"Friedman over {row.units()}: "
-    if chi_square != chi_square:
-        return said + "no difference in any"
-    said += f"χ² = {chi_square:.3g} (p = {small(row.number('friedman_p'))}), exact p = {small(p)}"
+    text = f"Friedman over {_units(row)}: "
+    if row.friedman != row.friedman:
+        return text + "no difference in any"
+    text += f"χ² = {row.friedman:.3g} (p = {small(row.friedman_p)}), exact p = {small(p)}"
     if smallest > LEVEL:
-        return f"{said}, none below {small(smallest)} is reachable: this test cannot decide"
+        return f"{text}, none below {small(smallest)} is reachable: this test cannot decide"
     if p > LEVEL:
-        return f"{said}, smallest reachable {small(smallest)}: no common order shown"
-    return f"{said}, smallest reachable {small(smallest)}: the variants' order recurs over folds"
+        return f"{text}, smallest reachable {small(smallest)}: no common order shown"
+    return f"{text}, smallest reachable {small(smallest)}: the variants' order recurs over folds"
 
 
 def small(p: float) -> str:
@@ -157,68 +167,66 @@ def small(p: float) -> str:
     return f"{digits}×10^{{−{-int(power)}}}"
 
 
-def tests_of(rows: Sequence[Row]) -> int:
-    """How many p values Holm's correction of these rows (one metric, extractor and unit) went over."""
-    return sum(row.number("wilcoxon_p") == row.number("wilcoxon_p") for row in rows)
+def tests_of(rows: pd.DataFrame) -> int:
+    """How many p values Holm's correction covers in rows of one metric, extractor and unit."""
+    return int(rows["wilcoxon_p"].notna().sum())
 
 
-def comparison_tables(rows: Sequence[Row], variants: int) -> str:
-    """The page's body: a table an axis, its metrics as groups of rows, and the notes of them all.
+def comparison_body(rows: pd.DataFrame, variants: int) -> str:
+    """The page's body: a table for each axis, its metrics as groups of rows, and the notes of them all.
 
-    variants: how many the study has.
+    rows: from `read_comparison`; variants: how many the study has.
     """
     notes, parts = Notes(), []
     if variants < 2:
-        parts.append("<p>This study has one variant: there is no other to compare it with.</p>")
+        parts.append("<p>This study has one variant; there is no other to compare it with.</p>")
     head = "".join(f"<th{_class(name)}>{text(name)}</th>" for name in HEADS)
-    for axis, of_axis in groupby(rows, lambda row: describe(row["metric"]).axis):
+    for axis, of_axis in rows.groupby("axis", sort=False):
         body = []
-        for key, own in groupby(of_axis, lambda row: row.key):
-            body += _metric(key, list(own), notes)
+        for key, own in of_axis.groupby(TESTED_TOGETHER, sort=False):
+            body += _metric(key, own, notes)
         parts += [f"<h2>{text(AXES[axis])}</h2>", table(f"<tr>{head}</tr>", body)]
-    return "\n".join([*parts, notes_list(notes, REMARKS if rows else ())])
+    return "\n".join([*parts, notes_list(notes, REMARKS if len(rows) else ())])
 
 
-def _metric(key: tuple[str, str | None, str], rows: list[Row], notes: Notes) -> list[str]:
+def _metric(key: tuple[str, str, str], rows: pd.DataFrame, notes: Notes) -> list[str]:
     metric, extractor, unit = key
     label = heading(metric, extractor) + ("" if unit == "folds" else f", paired over {unit}")
-    pairs = [row for row in rows if not row.together]
-    tested, style = (
-        tests_of(pairs),
-        Format.of([row.number(name) for row in pairs for name in ("mean_a", "mean_b")]),
-    )
+    pairs = rows[~_about_all(rows)]
+    tested, style = tests_of(rows), Format.of(pairs[["mean_a", "mean_b"]].to_numpy().ravel())
     lines = [f'<tr class="group"><th colspan="{len(HEADS)}">{text(label)}</th></tr>']
-    for row in rows:
-        said = verdict(row, tested) or "n/a"
+    for row in rows.itertuples():
         mark = "^{, }".join(notes.mark(part) for part in row.note.split("; "))
-        if row.together:
+        words = (verdict(row, tested) or "n/a") + mark
+        if _about_all(row):
             lines.append(
                 f'<tr class="quiet"><td colspan="5">all variants</td><td class="wrap" colspan="{len(HEADS) - 5}">'
-                f"{text(said + mark)}</td></tr>"
+                f"{text(words)}</td></tr>"
             )
             continue
-        cells = [f"<td>{text(row[name])}</td>" for name in ("variant_a", "variant_b")]
-        for name in ("mean_a", "mean_b"):
-            cells.append(_cell(style(row.number(name))))
-        cells.append(_cell(_difference(row, style)))
-        cells.append(f'<td class="wrap said">{text(said + mark)}</td>')
-        cells.append(_cell(_beside(small(row.number("wilcoxon_p")), small(row.number("smallest_p")))))
-        cells.append(_cell(small(row.number("p_holm"))))
-        nemenyi = [small(row.number(name)) for name in ("nemenyi_p", "nemenyi_exact_p")]
-        cells.append(_cell(_beside(*nemenyi)))
-        delta = row.number("cliffs_delta")
-        size = "" if row["size"] == MISSING else f" {row['size']}"
-        cells.append(_cell("n/a" if delta != delta else f"{Format(2)(delta)}{size}"))
+        delta = row.cliffs_delta
+        cells = [
+            f"<td>{text(row.variant_a)}</td>",
+            f"<td>{text(row.variant_b)}</td>",
+            _cell(style(row.mean_a)),
+            _cell(style(row.mean_b)),
+            _cell(_difference(row, style)),
+            f'<td class="wrap said">{text(words)}</td>',
+            _cell(_with_second(small(row.wilcoxon_p), small(row.smallest_p))),
+            _cell(small(row.p_holm)),
+            _cell(_with_second(small(row.nemenyi_p), small(row.nemenyi_exact_p))),
+            _cell("n/a" if delta != delta else f"{Format(2)(delta)} {row.size}".strip()),
+        ]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return lines
 
 
-def _difference(row: Row, style: Format) -> str:
-    mean, sd = row.number("mean_difference"), row.number("sd_difference")
+def _difference(row, style: Format) -> str:
+    mean, sd = row.mean_difference, row.sd_difference
     return style(mean) + ("" if sd != sd else f" ± {style.spread(sd)}")
 
 
-def _beside(first: str, second: str) -> str:
+def _with_second(first: str, second: str) -> str:
     return "n/a" if first == second == "n/a" else f"{first} ({second})"
 
 
@@ -227,18 +235,15 @@ def _cell(content: str) -> str:
 
 
 def _class(name: str) -> str:
-    return ' class="number"' if name in NUMBERS else ""
+    return ' class="number"' if name in NUMBER_HEADS else ""
 
 
-def write_tsv(path: Path, rows: Sequence[Row]) -> None:
-    """The rows as they were, with axis, label and the words of the page."""
-    written = []
-    for _, own in groupby(rows, lambda row: row.key):
-        own = list(own)
-        tested = tests_of(own)
-        for row in own:
-            entry = describe(row["metric"])
-            written.append(
-                {"axis": entry.axis, "label": entry.label, **row.cells, "says": verdict(row, tested)}
-            )
-    write_table(path, written, ("axis", "label", *COLUMNS, "says"))
+def write_comparison_tsv(path: Path, rows: pd.DataFrame) -> None:
+    """The rows of `read_comparison` with their labels and the words of the page."""
+    words = [
+        verdict(row, tests_of(own))
+        for _, own in rows.groupby(TESTED_TOGETHER, sort=False)
+        for row in own.itertuples()
+    ]
+    labels = [describe(metric).label for metric in rows["metric"]]
+    write_frame(path, rows.assign(label=labels, says=words), ("axis", "label", *COLUMNS, "says"))

@@ -1,184 +1,219 @@
-"""The plots: training, and metrics by variant and by z-bin."""
+"""The plots of numbers: training, metrics by variant, metrics by z-bin."""
 
 import textwrap
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from slimdiff.evaluation.registry import SYMBOLS_LEGEND, describe, heading, order
-from slimdiff.report.results import Result
-from slimdiff.report.style import ALARM, FLOOR, QUIET, colour, dash, marker, new_plot
+from slimdiff.evaluation.registry import SYMBOLS_LEGEND, describe, heading
+from slimdiff.report.results import by_metric, reason_of_missing
+from slimdiff.report.style import ALARM, FLOOR, QUIET, colour, dash, gaps, marker, new_plot
 
 PANEL_COLUMNS = 4
+LETTER_IN = 0.065  # width of a letter of a tick label
 BARS = "bars: 95 % intervals over held-out subjects (shares and medians of samples: over samples)"
-FAR = 2.5  # an anchor so many times beyond the data is named at the edge instead of squeezing them
+FAR = 2.5  # ranges of the data; an anchor that is farther off is named at the edge
 
 
-Curves = dict[tuple[str, int], dict[str, list[float]]]
-"""(variant, fold) to the columns of a table."""
+def training(
+    history: pd.DataFrame, validation: pd.DataFrame, variants: Sequence[str], folds: int, title: str
+) -> Figure:
+    """Loss of each channel on a log scale: lines in training, points on validation subjects; below in small panels
+    the metrics of the validation samples, learning rate and speed.
 
-
-def training(histories: Curves, rounds: Curves, title: str) -> Figure:
-    """Loss of each channel on a log scale, in training as lines and on validation subjects as points; beneath, small,
-    what the validation rounds' samples were judged by, learning rate and speed.
-
-    Args:
-        histories: columns of history.tsv.
-        rounds: columns of validation.tsv.
+    history, validation: see `results.read_history` and `results.read_validation`.
     """
-    variants = list(dict.fromkeys(variant for variant, _ in histories))
-    folds = sorted({fold for _, fold in histories})
-    watched = any(columns["step"] for columns in rounds.values())
     handles = [Line2D([], [], color=colour(i), label=variant) for i, variant in enumerate(variants)]
-    handles += [Line2D([], [], color=QUIET, linestyle=dash(fold), label=f"fold {fold}") for fold in folds]
-    if watched:
+    handles += [Line2D([], [], color=QUIET, linestyle=dash(k), label=f"fold {k}") for k in range(folds)]
+    if len(validation):
         handles.append(
             Line2D([], [], color=QUIET, linestyle="", marker="o", markersize=4, label="validation")
         )
-    note = "every point is the mean since the one before; losses of different losses or predictions do not compare"
+    note = (
+        "each point is the mean since the previous one; values of different losses or prediction targets are not "
+        "comparable"
+    )
     figure = new_plot(10, 4.8, title, handles, note)
     grid = figure.add_gridspec(2, 4, height_ratios=(2.4, 1))
-    losses = {
-        "loss_image": ("Loss, image channel", grid[0, :2]),
-        "loss_mask": ("Loss, mask channel", grid[0, 2:]),
-    }
-    for name, (text, place) in losses.items():
-        axes = _training_panel(figure, place, text, histories, name, variants, linewidth=1.2)
-        _plot_curves(axes, rounds, name, variants, linewidth=0, marker="o", markersize=3.5)
+    palette = [colour(i) for i in range(len(variants))]
+    hue = {"hue": "variant", "hue_order": list(variants), "palette": palette}
+    levels = range(folds)
+    style = {"style": "fold", "style_order": list(levels), "legend": False}
+    lines = {"dashes": {k: gaps(k) for k in levels}, "estimator": None, "sort": False, **hue, **style}
+    points = {"markers": {k: marker(k) for k in levels}, "linewidth": 0, **hue, **style}
+
+    def panel(place, text: str) -> Axes:
+        axes = figure.add_subplot(place)
+        axes.set_title(text)
+        axes.grid(axis="y")
+        return axes
+
+    for name, text, place in (
+        ("loss_image", "Loss, image channel", grid[0, :2]),
+        ("loss_mask", "Loss, mask channel", grid[0, 2:]),
+    ):
+        axes = panel(place, text)
+        _draw(sns.lineplot, axes, history, name, linewidth=1.2, **lines)
+        _draw(sns.scatterplot, axes, validation, name, s=14, **points)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(axis="y", which="minor", length=0)
-        if not any(columns["step"] for columns in histories.values()):
+        if not len(history):
             axes.text(0.5, 0.5, "n/a: no step was trained", transform=axes.transAxes, ha="center")
-    minor = {
-        "kid": ("KID, validation", rounds),
-        "memorisation_ratio": ("R, validation", rounds),
-        "learning_rate": ("Learning rate", histories),
-        "images_per_s": ("Images per second", histories),
-    }
-    for column, (name, (text, source)) in enumerate(minor.items()):
-        points = {"marker": "o", "markersize": 3} if source is rounds else {"alpha": 0.7}
-        axes = _training_panel(figure, grid[1, column], text, source, name, variants, linewidth=0.8, **points)
+    for column, (name, text, source) in enumerate(
+        (
+            ("kid", "KID, validation", validation),
+            ("memorisation_ratio", "R, validation", validation),
+            ("learning_rate", "Learning rate", history),
+            ("images_per_s", "Images per second", history),
+        )
+    ):
+        axes = panel(grid[1, column], text)
+        _draw(sns.lineplot, axes, source, name, linewidth=0.8, alpha=0.8, **lines)
+        if source is validation:
+            _draw(sns.scatterplot, axes, source, name, s=10, **points)
         axes.set_xlabel("step")
         axes.set_ylim(bottom=0)
-        if not any(np.isfinite(columns[name]).any() for columns in source.values()):
+        if not source[name].notna().any():
             axes.text(0.5, 0.5, "n/a", transform=axes.transAxes, ha="center", va="center")
             axes.set_yticks([])
+    for axes in figure.axes:
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
 
-def _training_panel(
-    figure: Figure, place, text: str, source: Curves, name: str, variants: list[str], **line
-) -> Axes:
-    axes = figure.add_subplot(place)
-    axes.set_title(text)
-    _plot_curves(axes, source, name, variants, **line)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.grid(axis="y")
-    return axes
+def _draw(plot, axes: Axes, rows: pd.DataFrame, name: str, **look) -> None:
+    """A column of the rows by step, with seaborn's `plot`; nothing without a number."""
+    if rows[name].notna().any():
+        plot(rows, x="step", y=name, ax=axes, **look)
+    axes.set(xlabel="", ylabel="")
 
 
-def _plot_curves(axes: Axes, source: Curves, name: str, variants: list[str], **line) -> None:
-    for (variant, fold), columns in source.items():
-        style = {"color": colour(variants.index(variant)), "linestyle": dash(fold), **line}
-        if "marker" in line:
-            style["marker"] = marker(fold)
-        axes.plot(columns["step"], columns[name], **style)
+def with_places(
+    rows: pd.DataFrame, along: str, positions: dict[object, float], folds: int, step: float
+) -> pd.DataFrame:
+    """One row for each key of `positions` and fold, empty where there is none; column `place`: where it is drawn.
+
+    Folds are drawn `step` apart around the position, so that equal values and intervals stay visible.
+    """
+    levels = pd.MultiIndex.from_product([list(positions), range(folds)], names=[along, "fold"])
+    rows = rows.set_index([along, "fold"]).reindex(levels).reset_index()
+    rows["reason"] = rows["reason"].fillna("not computed")
+    rows["place"] = rows[along].map(positions).astype(float) + (rows["fold"] - (folds - 1) / 2) * step
+    return rows
 
 
-def by_variant(rows: Sequence[Result], variants: Sequence[str], folds: int, title: str) -> Figure:
-    """A panel a headline metric: folds as points with intervals, floors as ticks, an anchor where there is one."""
-    overall = [row for row in rows if row.z_bin is None]
-    keys = {row.key for row in overall if describe(row.metric).headline}
-    keys = sorted(keys, key=lambda key: (order(key[0]), key[1] or ""))
+def fold_points(axes: Axes, rows: pd.DataFrame, x: str, y: str, folds: int, step: float, **look) -> None:
+    """Points of every fold, `step` apart, joined by lines where `look` says so; gaps where a value is n/a.
+
+    rows: one row a position and fold.
+    """
+    levels = range(folds)
+    look = {"palette": [colour(k) for k in levels], "markers": [marker(k) for k in levels], **look}
+    sns.pointplot(
+        rows,
+        x=x,
+        y=y,
+        hue="fold",
+        hue_order=list(levels),
+        dodge=step * (folds - 1),
+        errorbar=None,
+        legend=False,
+        ax=axes,
+        **look,
+    )
+    axes.set(xlabel="", ylabel="")
+
+
+def by_variant(rows: pd.DataFrame, variants: Sequence[str], folds: int, title: str) -> Figure:
+    """A panel for each headline metric: folds as points with intervals, floors as ticks, an anchor if it has one."""
+    overall = rows[rows["z_bin"].isna()]
+    groups = dict(by_metric(overall))
+    keys = [key for key in groups if describe(key[0]).headline]
     lines = max(1, -(-len(keys) // PANEL_COLUMNS))
     handles = [
-        Line2D(
-            [], [], color=colour(fold), marker=marker(fold), markersize=4, linewidth=1.1, label=f"fold {fold}"
-        )
-        for fold in range(folds)
+        Line2D([], [], color=colour(k), marker=marker(k), markersize=4, linewidth=1.1, label=f"fold {k}")
+        for k in range(folds)
     ]
     handles += [
         Line2D(
             [], [], color=FLOOR, marker="|", markersize=9, markeredgewidth=1.6, linestyle="", label="floor"
         ),
-        Line2D([], [], color=ALARM, linestyle=":", linewidth=1.2, label="anchor, named beneath its panel"),
+        Line2D([], [], color=ALARM, linestyle=":", linewidth=1.2, label="anchor, named below its panel"),
     ]
-    note = f"{BARS}; {SYMBOLS_LEGEND}"
     height = lines * (0.66 + 0.12 * len(variants) * folds + 0.06 * len(variants))
-    figure = new_plot(10, height, title, handles, note)
+    # Long names of variants must not narrow the panels: their titles need the room.
+    width = 10 + LETTER_IN * max(0, max(map(len, variants)) - 5)
+    figure = new_plot(width, height, title, handles, f"{BARS}; {SYMBOLS_LEGEND}")
     panels = figure.subplots(lines, PANEL_COLUMNS, sharey=True, squeeze=False)
     for axes, key in zip(panels.flat, keys, strict=False):
-        own = {(row.variant, row.fold): row for row in overall if row.key == key}
-        _panel(axes, own, variants, folds)
-        entry = describe(key[0])
+        own, entry = groups[key], describe(key[0])
+        _variant_panel(axes, own, variants, folds)
         axes.set_title(heading(*key), fontsize=7.8)
-        known = [(row.value, row.floor) for row in own.values() if np.isfinite(row.value)]
-        if not known:
+        known = own.loc[own["value"].notna(), ["value", "floor"]]
+        if known.empty:
             axes.set_xticks([])
-        elif entry.share or not np.nan_to_num(known).any():
+        elif entry.share or not known.fillna(0).any(axis=None):
             axes.set(
                 xlim=(-0.04, 1.04), xticks=(0, 0.25, 0.5, 0.75, 1), xticklabels=("0", "", "0.5", "", "1")
             )
         elif entry.better == "lower":
             axes.set_xlim(left=min(axes.get_xlim()[0], -0.04 * axes.get_xlim()[1]))
-        if entry.anchor:
-            values = [row.value for row in overall if row.key == (entry.anchor[0], key[1])]
-            _anchor(axes, values, list(own.values()), entry.anchor[1])
+        anchor = groups.get((entry.anchor[0], key[1])) if entry.anchor else None
+        if anchor is not None:
+            _anchor(axes, anchor["value"].mean(), own, entry.anchor[1])
     for axes in panels.flat[len(keys) :]:
         axes.set_visible(False)
     return figure
 
 
-def _panel(axes: Axes, own: dict[tuple[str, int], Result], variants: Sequence[str], folds: int) -> None:
+def _variant_panel(axes: Axes, own: pd.DataFrame, variants: Sequence[str], folds: int) -> None:
     step = 0.8 / folds
-    for i, variant in enumerate(variants):
-        for fold in range(folds):
-            level = i + (fold - (folds - 1) / 2) * step
-            row = own.get((variant, fold))
-            if row is None or not np.isfinite(row.value):
-                text = textwrap.shorten(
-                    f"n/a: {row.missing if row else 'not computed'}", 48, placeholder=" …"
-                )
-                at = axes.get_yaxis_transform()
-                axes.text(0.02, level, text, color=QUIET, fontsize=6, va="center", transform=at)
-                continue
-            if np.isfinite(row.low):
-                axes.plot(
-                    [row.low, row.high],
-                    [level, level],
-                    color=colour(fold),
-                    linewidth=1.1,
-                    solid_capstyle="butt",
-                )
-            if np.isfinite(row.floor):
-                axes.plot(row.floor, level, "|", color=FLOOR, markersize=4 + 8 * step, markeredgewidth=1.6)
-            axes.plot(row.value, level, marker(fold), color=colour(fold), markersize=4)
+    rows = with_places(own, "variant", {name: i for i, name in enumerate(variants)}, folds, step)
+    look = {"orient": "y", "order": list(variants), "linestyles": "none"}
+    ticks = {"markers": "|", "palette": [FLOOR] * folds, "markersize": 4 + 8 * step, "markeredgewidth": 1.6}
+    known = rows.assign(floor=rows["floor"].where(rows["value"].notna()))
+    fold_points(axes, known, "floor", "variant", folds, step, **look, **ticks)
+    fold_points(axes, rows, "value", "variant", folds, step, **look, markersize=4, markeredgewidth=0)
+    # After the points: seaborn sets the limits from lines alone.
+    bars = rows.dropna(subset=["value", "ci_low"])
+    axes.hlines(
+        bars["place"],
+        bars["ci_low"],
+        bars["ci_high"],
+        colors=[colour(k) for k in bars["fold"]],
+        linewidth=1.1,
+    )
+    for row in rows[rows["value"].isna()].itertuples():
+        text = textwrap.shorten(f"n/a: {reason_of_missing(row)}", 48, placeholder=" …")
+        at = axes.get_yaxis_transform()
+        axes.text(0.02, row.place, text, color=QUIET, fontsize=6, va="center", transform=at)
     axes.set_yticks(range(len(variants)), variants)
     axes.set_ylim(len(variants) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
     axes.set_axisbelow(True)
     axes.margins(x=0.08)
     for level in np.arange(0.5, len(variants) - 1):
         axes.axhline(level, color="#e3e3e3", linewidth=0.5)
 
 
-def _anchor(axes: Axes, values: Sequence[float], shown: Sequence[Result], text: str) -> None:
-    """Mark the mean anchor; one far beyond the data is named at the edge, so that the data keep their scale."""
-    finite = [value for value in values if np.isfinite(value)]
-    data = np.array([[row.value, row.low, row.high, row.floor] for row in shown])
+def _anchor(axes: Axes, value: float, shown: pd.DataFrame, text: str) -> None:
+    """Mark the mean anchor; one far from the data is named at the edge, so that the data keep their scale."""
+    data = shown[["value", "ci_low", "ci_high", "floor"]].to_numpy()
     data = data[np.isfinite(data)]
-    if not finite or not len(data):
+    if not np.isfinite(value) or not len(data):
         return
-    value = float(np.mean(finite))
     low, high = min(data.min(), 0), max(data.max(), 0)
     reach = FAR * (high - low)
     text = f"{text}: {value:.3g}"
@@ -189,68 +224,63 @@ def _anchor(axes: Axes, values: Sequence[float], shown: Sequence[Result], text: 
     axes.set_xlabel(text, fontsize=6.5, color=ALARM, loc="right")
 
 
-def by_z_bin(rows: Sequence[Result], variant: str, folds: int, title: str) -> Figure:
-    """Metrics of one variant along z, a line a fold, with the floor of each."""
-    binned = [
-        row
-        for row in rows
-        if row.z_bin is not None and row.variant == variant and describe(row.metric).by_z_bin
-    ]
-    keys = sorted({row.key for row in binned}, key=lambda key: (order(key[0]), key[1] or ""))
-    columns = min(3, max(1, len(keys)))
-    lines = max(1, -(-len(keys) // columns))
+def by_z_bin(rows: pd.DataFrame, variant: str, folds: int, title: str) -> Figure:
+    """Metrics of one variant by z-bin, a line for each fold, with its floor."""
+    binned = rows[rows["z_bin"].notna() & (rows["variant"] == variant)]
+    groups = [(key, own) for key, own in by_metric(binned) if describe(key[0]).by_z_bin]
+    columns = min(3, max(1, len(groups)))
+    lines = max(1, -(-len(groups) // columns))
     handles = [
-        Line2D([], [], color=colour(fold), marker=marker(fold), markersize=4, label=f"samples, fold {fold}")
-        for fold in range(folds)
+        Line2D([], [], color=colour(k), marker=marker(k), markersize=4, label=f"samples, fold {k}")
+        for k in range(folds)
     ]
     handles += [
-        Line2D([], [], color=colour(fold), linestyle=":", linewidth=1.3, label=f"floor, fold {fold}")
-        for fold in range(folds)
+        Line2D([], [], color=colour(k), linestyle=":", linewidth=1.3, label=f"floor, fold {k}")
+        for k in range(folds)
     ]
-    figure = new_plot(
-        10,
-        2.25 * lines,
-        title,
-        handles,
-        f"{BARS}; {SYMBOLS_LEGEND}",
-    )
+    figure = new_plot(10, 2.25 * lines, title, handles, f"{BARS}; {SYMBOLS_LEGEND}")
     panels = figure.subplots(lines, columns, squeeze=False)
-    for axes, key in zip(panels.flat, keys, strict=False):
-        _along_z(axes, [row for row in binned if row.key == key], folds)
+    for axes, (key, own) in zip(panels.flat, groups, strict=False):
+        _z_bin_panel(axes, own, folds)
         axes.set_title(heading(*key))
         if describe(key[0]).share:
             axes.set_ylim(-0.04, 1.04)
         else:
             bottom, top = min(0, axes.get_ylim()[0]), axes.get_ylim()[1]
             axes.set_ylim(bottom, top + 0.06 * (top - bottom))
-    for axes in panels.flat[len(keys) :]:
+    for axes in panels.flat[len(groups) :]:
         axes.set_visible(False)
-    if not keys:
+    if not groups:
         panels[0, 0].text(0.5, 0.5, "n/a: no metric by z-bin", transform=panels[0, 0].transAxes, ha="center")
     return figure
 
 
-def _along_z(axes: Axes, own: Sequence[Result], folds: int) -> None:
-    bins = sorted({row.z_bin for row in own})
-    for fold in range(folds):
-        # Folds stand a little beside each other, so that equal values and intervals stay visible.
-        x = np.array(bins) + (fold - (folds - 1) / 2) * 0.12
-        found = {row.z_bin: row for row in own if row.fold == fold}
-        floors = [found[b].floor if b in found else np.nan for b in bins]
-        values = [found[b].value if b in found else np.nan for b in bins]
-        axes.plot(x, floors, color=colour(fold), linestyle=":", linewidth=1.3)
-        axes.plot(x, values, color=colour(fold), marker=marker(fold), markersize=3.5, linewidth=1.2)
-        for place, b in zip(x, bins, strict=True):
-            if b in found and np.isfinite(found[b].low):
-                axes.plot([place, place], [found[b].low, found[b].high], color=colour(fold), linewidth=0.8)
-    missing = [b for b in bins if all(not np.isfinite(row.value) for row in own if row.z_bin == b)]
-    for b in missing:
+def _z_bin_panel(axes: Axes, own: pd.DataFrame, folds: int) -> None:
+    bins = range(int(own["z_bin"].min()), int(own["z_bin"].max()) + 1)
+    rows = with_places(own, "z_bin", {z_bin: z_bin for z_bin in bins}, folds, 0.12)
+    along = {"native_scale": True}
+    floors = {"markers": "", "linestyles": ":", "linewidth": 1.3}
+    fold_points(axes, rows, "z_bin", "floor", folds, 0.12, **along, **floors)
+    fold_points(
+        axes, rows, "z_bin", "value", folds, 0.12, **along, linewidth=1.2, markersize=3.5, markeredgewidth=0
+    )
+    bars = rows.dropna(subset=["ci_low"])
+    axes.vlines(
+        bars["place"],
+        bars["ci_low"],
+        bars["ci_high"],
+        colors=[colour(k) for k in bars["fold"]],
+        linewidth=0.8,
+    )
+    empty = rows.groupby("z_bin")["value"].transform(lambda values: values.isna().all())
+    label, missing = "z-bin (0 lowest)", rows[empty]
+    for z_bin in missing["z_bin"].unique():
         at = axes.get_xaxis_transform()
-        axes.text(b, 0.03, "n/a", color=QUIET, fontsize=6, ha="center", transform=at)
-    label = "z-bin (0 lowest)"
-    reasons = list(dict.fromkeys(row.missing for row in own if row.z_bin in missing))
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        axes.text(z_bin, 0.03, "n/a", color=QUIET, fontsize=6, ha="center", transform=at, bbox=box)
+    reasons = list(dict.fromkeys(reason_of_missing(row) for row in missing.itertuples()))
     if reasons:
-        more = f" (and {len(reasons) - 1} like it)" if len(reasons) > 1 else ""
+        more = f" (and {len(reasons) - 1} more reason{'s' * (len(reasons) > 2)})" if len(reasons) > 1 else ""
         label += "\n" + textwrap.fill(f"n/a: {reasons[0]}{more}", 52)
     axes.set_xlabel(label)
     axes.set_xlim(bins[0] - 0.5, bins[-1] + 0.5)

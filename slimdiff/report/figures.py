@@ -13,8 +13,8 @@ from slimdiff.report.results import (
     all_metrics,
     read_history,
     read_neighbours,
-    read_rounds,
     read_training_subjects,
+    read_validation,
 )
 from slimdiff.report.style import figure_style, save
 
@@ -22,7 +22,7 @@ SHOWN_FOLD = 0
 
 
 def draw_lesions(study: Study, variants: Sequence[str], folds: int) -> None:
-    """Draw `lesions_{variant}.svg`: where lesions lie, how large and of what shape they are, and what tau changes."""
+    """Draw `lesions_{variant}.svg`: places, sizes and shapes of lesions, and the effect of the threshold tau."""
     paths, report = study.paths, study.report
     store = SliceStore.open(paths.store)
     parts = read_folds(paths.folds, SHOWN_FOLD)
@@ -50,12 +50,11 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
             slices.cohort(store, read_included(paths.participants, paths.volume_json), report.dpi),
             "data.png",
         )
-        histories = {(v, k): read_history(paths, v, k) for v in variants for k in range(folds)}
-        rounds = {(v, k): read_rounds(paths, v, k) for v in variants for k in range(folds)}
-        write(curves.training(histories, rounds, "Training"), "training.svg")
+        history, validation = (read(paths, variants, folds) for read in (read_history, read_validation))
+        write(curves.training(history, validation, variants, folds, "Training"), "training.svg")
         rows = all_metrics(paths, variants, folds, study.utility.enabled)
         write(
-            curves.by_variant(rows, variants, folds, "Metrics of every variant and fold"),
+            curves.by_variant(rows, variants, folds, "Metrics by variant and fold"),
             "metrics_by_variant.svg",
         )
         held_out = read_folds(paths.folds, SHOWN_FOLD)["test"]
@@ -64,21 +63,20 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
                 fold: read_samples(paths.samples(variant, fold), store.n_bins) for fold in range(folds)
             }
             tau = study.evaluation.tau
-            title = f"Held-out and synthetic slices by height: {variant}, fold {SHOWN_FOLD}"
+            title = f"Held-out and synthetic slices by z-bin: {variant}, fold {SHOWN_FOLD}"
             sheet = slices.real_and_synthetic(
                 store, held_out, samples[SHOWN_FOLD], report.columns_per_bin, report.dpi, tau, title
             )
             write(sheet, f"samples_{variant}.png")
             write(
-                curves.by_z_bin(rows, variant, folds, f"Metrics by height: {variant}"),
+                curves.by_z_bin(rows, variant, folds, f"Metrics by z-bin: {variant}"),
                 f"metrics_by_zbin_{variant}.svg",
             )
             neighbours = read_neighbours(paths, variant, folds)
             title = f"Closest training slices: {variant}, all folds"
             subjects = read_training_subjects(paths, variant, folds)
-            own = [row for row in rows if row.variant == variant]
-            pairs = report.nearest_pairs
-            sheet = nearest.nearest_pairs(
-                store, samples, neighbours, pairs, report.dpi, tau, title, subjects, own
+            own = rows[rows["variant"] == variant]
+            sheet = nearest.nearest_sheet(
+                store, samples, neighbours, subjects, own, report.nearest_pairs, report.dpi, tau, title
             )
             write(sheet, f"nearest_{variant}.png")

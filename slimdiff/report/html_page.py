@@ -25,12 +25,12 @@ dt { color: #666; } dd { margin: 0; overflow-wrap: anywhere; }
 
 
 def page(title: str, notice: str, body: str) -> str:
-    """A whole page; the notice stands under the title."""
-    said = f'<p class="notice">{html.escape(notice)}</p>' if notice else ""
+    """A complete page; the notice is under the title."""
+    below = f'<p class="notice">{html.escape(notice)}</p>' if notice else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{html.escape(title)}</title><style>{CSS}</style></head>\n"
-        f"<body><h1>{html.escape(title)}</h1>{said}\n{body}\n</body></html>\n"
+        f"<body><h1>{html.escape(title)}</h1>{below}\n{body}\n</body></html>\n"
     )
 
 

@@ -32,7 +32,7 @@ SPECIAL = {
 LINES_OF_ONE_PAGE = 40
 
 
-def text(value: object) -> str:
+def latex_text(value: object) -> str:
     """Escaped for LaTeX, with marks and powers `^{…}` raised."""
     parts = re.split(r"\^\{([^}]*)\}", str(value))
     written = ["".join(SPECIAL.get(character, character) for character in part) for part in parts]
@@ -41,7 +41,7 @@ def text(value: object) -> str:
     )
 
 
-def metrics_table(sections, variants: Sequence[str], folds: int, remarks: Sequence[str], caption: str) -> str:
+def latex_metrics(sections, variants: Sequence[str], folds: int, remarks: Sequence[str], caption: str) -> str:
     """Mean ± sd and floor over folds, then value and interval of every fold; longer than a page: a longtable."""
     notes = Notes()
     several = len(variants) > 1
@@ -51,7 +51,7 @@ def metrics_table(sections, variants: Sequence[str], folds: int, remarks: Sequen
     body = []
     for name, own in sections:
         body.append(r"\addlinespace")
-        body.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\textit{{{text(name)}}}}} \\")
+        body.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\textit{{{latex_text(name)}}}}} \\")
         for line in own:
             entry = describe(line.metric)
             label = f"{entry.label} {SYMBOLS[entry.better]}".strip()
@@ -62,15 +62,15 @@ def metrics_table(sections, variants: Sequence[str], folds: int, remarks: Sequen
             row.append(mean_sd(line.summary, line.format, folds))
             row.append(line.format(line.floor.mean) if line.floor.n else "–")
             row += [cell(result, line.format, notes) for result in line.folds]
-            body.append(" & ".join(text(part) for part in row) + r" \\")
-    said = [text(remark) for remark in remarks]
-    said += [rf"\textsuperscript{{{mark}}}~{text(note)}." for mark, note in notes.listed()]
-    head = " & ".join(text(column) for column in columns) + r" \\"
+            body.append(" & ".join(latex_text(part) for part in row) + r" \\")
+    below = [latex_text(remark) for remark in remarks]
+    below += [rf"\textsuperscript{{{mark}}}~{latex_text(note)}." for mark, note in notes.listed()]
+    head = " & ".join(latex_text(column) for column in columns) + r" \\"
     long = sum(len(own) for _, own in sections) > LINES_OF_ONE_PAGE
-    return _document(body, head, layout, text(caption), said, long)
+    return _document(body, head, layout, latex_text(caption), below, long)
 
 
-def _document(body: list[str], head: str, layout: str, caption: str, said: list[str], long: bool) -> str:
+def _document(body: list[str], head: str, layout: str, caption: str, below: list[str], long: bool) -> str:
     package = "booktabs and longtable" if long else "booktabs"
     start = [f"% needs the package {package}; written by slimdiff"]
     if long:
@@ -82,7 +82,7 @@ def _document(body: list[str], head: str, layout: str, caption: str, said: list[
             head,
         ]
         start += [r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot"]
-        end = [r"\end{longtable}", r"\noindent\footnotesize " + " ".join(said) + r"\par}"]
+        end = [r"\end{longtable}", r"\noindent\footnotesize " + " ".join(below) + r"\par}"]
     else:
         start += [
             r"\begin{table}",
@@ -94,7 +94,7 @@ def _document(body: list[str], head: str, layout: str, caption: str, said: list[
         end = [
             r"\bottomrule",
             r"\end{tabular}",
-            r"\par\medskip\raggedright\footnotesize " + " ".join(said),
+            r"\par\medskip\raggedright\footnotesize " + " ".join(below),
             r"\end{table}",
         ]
     return "\n".join([*start, *body, *end]) + "\n"

@@ -1,9 +1,11 @@
-"""The figure of a variant's lesions: where they lie, how large and of what shape they are, and what tau changes."""
+"""The figure of a variant's lesions: where they are, their sizes and shapes, and the effect of the threshold tau."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -12,10 +14,10 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from slimdiff.config import StudyPaths
 from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
-from slimdiff.files import read_table
 from slimdiff.generation.samples import Samples
-from slimdiff.report.results import Result, number
-from slimdiff.report.style import COLOURS, FLOOR, INK, QUIET, colour, dash, marker, new_plot
+from slimdiff.report.curves import fold_points
+from slimdiff.report.style import COLOURS, FLOOR, INK, QUIET, dash, marker, new_plot
+from slimdiff.tables import read_frame
 
 SETS = {"held-out": INK, "training": "#949494", "synthetic": COLOURS[0]}
 SHAPES = {
@@ -30,19 +32,13 @@ SWEEP = {
     "mmd_robust": "Robust MMD ↓",
     "n_components": "Lesions",
 }
+SWEPT = ("tau", *SWEEP)
 
 
-def read_lesions(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """`lesions.tsv` as columns of numbers by set: held-out, training, synthetic."""
-    columns = ("z_bin", *SHAPES)
-    rows = read_table(path, ("set", *columns))
-    return {
-        name: {
-            column: np.array([number(row[column]) for row in rows if row["set"] == name])
-            for column in columns
-        }
-        for name in SETS
-    }
+def read_lesions(path: Path) -> pd.DataFrame:
+    """`lesions.tsv`: set (held-out, training, synthetic), z_bin and SHAPES of every lesion."""
+    numbers = ("z_bin", *SHAPES)
+    return read_frame(path, ("set", *numbers), numbers)
 
 
 def lesion_sheet(
@@ -50,25 +46,35 @@ def lesion_sheet(
     store: SliceStore,
     parts: dict[str, list[str]],
     samples: Samples,
-    rows: Sequence[Result],
+    rows: pd.DataFrame,
     variant: str,
     folds: int,
     shown_fold: int,
     tau: float,
 ) -> Figure:
-    """Maps, sizes and shapes of one fold, and the tau sweep of all.
+    """Maps, sizes and shapes of the lesions of one fold, and the tau sweep of all folds.
 
-    parts: participants of the shown fold by split; samples: of the shown fold; rows: the variant's metrics, for floors.
+    parts: participants of the shown fold by split; samples: of the shown fold; rows: the variant's metrics, for the
+    floors.
     """
     handles = [Line2D([], [], color=own, label=name) for name, own in SETS.items()]
+    # The swept masks are synthetic and have that colour; folds differ in line and marker.
     handles += [
-        Line2D([], [], color=colour(fold), marker=marker(fold), markersize=4, label=f"sweep, fold {fold}")
-        for fold in range(folds)
+        Line2D(
+            [],
+            [],
+            color=QUIET,
+            linestyle=dash(k),
+            marker=marker(k),
+            markersize=4,
+            label=f"tau sweep, fold {k}",
+        )
+        for k in range(folds)
     ]
-    handles.append(Line2D([], [], color=FLOOR, linestyle=":", label="its floor, at the study's tau"))
+    handles.append(Line2D([], [], color=FLOOR, linestyle=":", label="floor at the study's tau"))
     note = (
         f"maps, sizes and shapes: fold {shown_fold}, lesion slices only; training slices in the samples' mix of "
-        f"heights; tau {tau:g}"
+        f"z-bins; tau {tau:g}; tau sweep: synthetic masks of every fold"
     )
     figure = new_plot(10, 6.6, f"Lesions: {variant}", handles, note)
     grid = figure.subplots(3, 4)
@@ -80,13 +86,18 @@ def lesion_sheet(
     stacks["synthetic"] = (samples.images, np.asarray(samples.masks, np.float32) > tau)
     _maps(grid[0, :3], stacks, store.spacing_mm)
     found = read_lesions(paths.metrics(variant, shown_fold) / "lesions.tsv")
-    _sizes_by_height(grid[0, 3], found, store.n_bins)
+    _areas(grid[0, 3], found, store.n_bins)
     for axes, (shape, title) in zip(grid[1], SHAPES.items(), strict=True):
-        _distribution(axes, {name: columns[shape] for name, columns in found.items()}, title)
-    sweeps = [read_table(paths.metrics(variant, fold) / "tau_sweep.tsv") for fold in range(folds)]
-    for axes, (column, title) in zip(grid[2], SWEEP.items(), strict=True):
-        floors = {row.fold: row.floor for row in rows if row.metric == column and row.z_bin is None}
-        _sweep(axes, sweeps, column, title, floors, tau)
+        _distribution(axes, found, shape, title)
+    sweep = pd.concat(
+        [
+            read_frame(paths.metrics(variant, fold) / "tau_sweep.tsv", SWEPT, SWEPT).assign(fold=fold)
+            for fold in range(folds)
+        ]
+    )
+    for axes, (metric, title) in zip(grid[2], SWEEP.items(), strict=True):
+        floors = rows.loc[(rows["metric"] == metric) & rows["z_bin"].isna(), "floor"].dropna()
+        _tau_sweep(axes, sweep, metric, title, floors.tolist(), tau)
     return figure
 
 
@@ -125,32 +136,42 @@ def _maps(
         bar.outline.set_visible(False)
 
 
-def _sizes_by_height(axes: Axes, found: dict[str, dict[str, np.ndarray]], n_bins: int) -> None:
-    axes.set_title("Area by height [px]")
-    for place, (name, columns) in enumerate(found.items()):
-        for z_bin in range(n_bins):
-            areas = columns["area"][columns["z_bin"] == z_bin]
-            if not len(areas):
-                continue
-            low, middle, high = np.quantile(areas, (0.25, 0.5, 0.75))
-            x = z_bin + (place - 1) * 0.22
-            axes.plot([x, x], [low, high], color=SETS[name], linewidth=1)
-            axes.plot(x, middle, marker="o", color=SETS[name], markersize=3)
-    axes.set(xlabel="z-bin (0 lowest); bars: quartiles", xlim=(-0.6, n_bins - 0.4))
+def _areas(axes: Axes, found: pd.DataFrame, n_bins: int) -> None:
+    """Median and quartiles of the lesion area in every z-bin."""
+    sns.pointplot(
+        found,
+        x="z_bin",
+        y="area",
+        hue="set",
+        hue_order=list(SETS),
+        palette=SETS,
+        estimator="median",
+        errorbar=("pi", 50),
+        linestyles="none",
+        dodge=0.44,
+        native_scale=True,
+        markersize=3,
+        markeredgewidth=0,
+        err_kws={"linewidth": 1},
+        legend=False,
+        ax=axes,
+    )
+    axes.set_title("Area by z-bin [px]")
+    axes.set(xlabel="z-bin (0 lowest); median, quartiles", ylabel="", xlim=(-0.6, n_bins - 0.4))
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.grid(axis="y")
 
 
-def _distribution(axes: Axes, by_set: dict[str, np.ndarray], title: str) -> None:
-    """Empirical distribution functions: nothing is smoothed, and small sets look as coarse as they are."""
+def _distribution(axes: Axes, found: pd.DataFrame, shape: str, title: str) -> None:
+    """Empirical distribution functions: unsmoothed, so that small sets show their steps."""
+    sns.ecdfplot(
+        found, x=shape, hue="set", hue_order=list(SETS), palette=SETS, linewidth=1.3, legend=False, ax=axes
+    )
     axes.set_title(title)
-    for name, values in by_set.items():
-        if len(values):
-            axes.ecdf(values, color=SETS[name], linewidth=1.3)
     axes.set_ylim(-0.02, 1.02)
-    axes.set_ylabel("share of lesions" if title == SHAPES["area"] else "")
-    if title == SHAPES["area"]:
+    axes.set(xlabel="", ylabel="share of lesions" if shape == "area" else "")
+    if shape == "area":
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -158,21 +179,19 @@ def _distribution(axes: Axes, by_set: dict[str, np.ndarray], title: str) -> None
     axes.grid()
 
 
-def _sweep(
-    axes: Axes,
-    sweeps: Sequence[list[dict[str, str]]],
-    column: str,
-    title: str,
-    floors: dict[int, float],
-    tau: float,
+def _tau_sweep(
+    axes: Axes, sweep: pd.DataFrame, metric: str, title: str, floors: Sequence[float], tau: float
 ) -> None:
-    axes.set_title(title)
+    """A metric of the synthetic masks by threshold, a line for each fold, with the floors."""
+    folds = sweep["fold"].nunique()
+    if sweep[metric].notna().any():
+        look = {"palette": [SETS["synthetic"]] * folds, "linestyles": [dash(k) for k in range(folds)]}
+        look |= {"linewidth": 1.2, "markersize": 3.5, "markeredgewidth": 0, "native_scale": True}
+        fold_points(axes, sweep, "tau", metric, folds, 0, **look)
+    for floor in floors:
+        axes.axhline(floor, color=FLOOR, linestyle=":", linewidth=1.2)
     axes.axvline(tau, color="#e3e3e3", linewidth=3, zorder=0)
-    for fold, rows in enumerate(sweeps):
-        x, y = ([number(row[name]) for row in rows] for name in ("tau", column))
-        axes.plot(x, y, color=colour(fold), marker=marker(fold), markersize=3.5, linewidth=1.2)
-        if np.isfinite(floors.get(fold, np.nan)):
-            axes.axhline(floors[fold], color=FLOOR, linestyle=":", linewidth=1.2, dashes=dash(2)[1])
+    axes.set_title(title)
     axes.set_xlabel("mask threshold tau")
     bottom, top = axes.get_ylim()
     axes.set_ylim(min(0, bottom), top + 0.05 * (top - min(0, bottom)))

@@ -1,12 +1,14 @@
-"""Numbers as text: equally many digits within one metric, and letters that lead to the reasons of n/a."""
+"""The metrics table: numbers with equally many digits within a metric, and footnotes with the reasons of n/a."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from slimdiff.evaluation.registry import AXES, SYMBOLS_LEGEND, describe, order
+import pandas as pd
+
+from slimdiff.evaluation.registry import AXES, SYMBOLS_LEGEND, describe
 from slimdiff.evaluation.statistics.bootstrap import FoldSummary, fold_summary, smallest_wilcoxon_p
-from slimdiff.report.results import Result
+from slimdiff.report.results import by_metric, reason_of_missing
 
 MINUS = "−"
 SIGNIFICANT = 3
@@ -52,7 +54,7 @@ class Format:
         return f"{digits}×10^{{{int(power)}}}".replace("-", MINUS)
 
     def spread(self, value: float) -> str:
-        """A standard deviation, with the digits of the mean that it stands beside."""
+        """A standard deviation, with the digits of its mean."""
         return self(value) if self.scientific else f"{value:.{self.decimals}f}"
 
 
@@ -86,28 +88,26 @@ class Line:
     """One metric of one variant: its number in every fold and over folds."""
 
     metric: str
-    extractor: str | None
+    extractor: str
     variant: str
-    folds: tuple[Result | None, ...]
+    folds: tuple
+    """Row of `read_metrics` of every fold; None for a fold without one."""
     summary: FoldSummary
     floor: FoldSummary
     format: Format
-    """Shared by all variants of the metric, so that digits stand under each other."""
+    """Shared by all variants of the metric, so that digits align."""
     note: str
     """What holds in every fold and variant of the metric; empty where they differ."""
 
 
-def lines(rows: Sequence[Result], variants: Sequence[str], folds: int) -> list[Line]:
-    """Metrics over all z-bins, by axis and metric, one line a variant; an absent fold is None."""
-    overall = [row for row in rows if row.z_bin is None]
-    keys = sorted({row.key for row in overall}, key=lambda key: (order(key[0]), key[1] or ""))
+def lines(rows: pd.DataFrame, variants: Sequence[str], folds: int) -> list[Line]:
+    """Metrics over all z-bins, by axis and metric, one line for each variant."""
     result = []
-    for key in keys:
-        own = {(row.variant, row.fold): row for row in overall if row.key == key}
-        style = Format.of(row.value for row in own.values())
-        style = Format(3) if describe(key[0]).share else style
-        notes = {row.remark for row in own.values() if row.value == row.value}
-        note = notes.pop() if len(notes) == 1 else ""
+    for key, group in by_metric(rows[rows["z_bin"].isna()]):
+        own = {(row.variant, row.fold): row for row in group.itertuples()}
+        style = Format(3) if describe(key[0]).share else Format.of(group["value"])
+        notes = group.loc[group["value"].notna(), "reason"].unique()
+        note = notes[0] if len(notes) == 1 else ""
         for variant in variants:
             cells = tuple(own.get((variant, fold)) for fold in range(folds))
             value = fold_summary([row.value for row in cells if row])
@@ -116,21 +116,22 @@ def lines(rows: Sequence[Result], variants: Sequence[str], folds: int) -> list[L
     return result
 
 
-def cell(row: Result | None, style: Format, notes: Notes) -> str:
-    """`value [low, high]`; n/a, for the value or for the interval alone, with a mark for the reason."""
+def cell(row, style: Format, notes: Notes) -> str:
+    """`value [low, high]` of a row of `read_metrics`; n/a for the value or for the interval, with a mark for the
+    reason."""
     if row is None:
         return "n/a" + notes.mark("not computed in this fold")
     if row.value != row.value:
-        return "n/a" + notes.mark(row.missing)
-    if row.low == row.low:
-        return f"{style(row.value)} [{style(row.low)}, {style(row.high)}]"
-    if row.no_interval:
-        return f"{style(row.value)} [n/a{notes.mark(row.no_interval)}]"
+        return "n/a" + notes.mark(reason_of_missing(row))
+    if row.ci_low == row.ci_low:
+        return f"{style(row.value)} [{style(row.ci_low)}, {style(row.ci_high)}]"
+    if row.interval_reason:
+        return f"{style(row.value)} [n/a{notes.mark(row.interval_reason)}]"
     return style(row.value)
 
 
 def mean_sd(summary: FoldSummary, style: Format, folds: int) -> str:
-    """`mean ± sd`, with the number of folds behind it where some gave none."""
+    """`mean ± sd`, with the number of folds where some have no value."""
     if not summary.n:
         return "n/a"
     text = style(summary.mean) + (f" ± {style.spread(summary.sd)}" if summary.n > 1 else "")
@@ -145,14 +146,14 @@ def sections(table: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     return [(AXES[axis], own) for axis, own in found.items()]
 
 
-def remarks(variants: Sequence[str], folds: int) -> list[str]:
-    """How the numbers are to be read, beneath every metrics table."""
+def reading_remarks(variants: Sequence[str], folds: int) -> list[str]:
+    """How to read the numbers, below every metrics table."""
     text = [
         "Each fold: value [95 % interval over held-out subjects, or over samples where a note says so]. "
         f"{FLOOR_LEGEND}.",
         f"{SYMBOLS_LEGEND}.",
-        f"Mean ± sd (ddof 1) over {folds} folds. Samples of one trained model are no independent replicates: "
-        "the folds are.",
+        f"Mean ± sd (ddof 1) over {folds} folds. Samples of one trained model are not independent replicates; "
+        "folds are.",
     ]
     if len(variants) > 1:
         smallest = smallest_wilcoxon_p(folds)

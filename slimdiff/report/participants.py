@@ -1,10 +1,10 @@
-"""The quality table of the participants: who is where, how large the lesion is, and what looks unusual."""
+"""The table of participants: folds, lesion volume, number of slices, and what looks unusual."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 
 from slimdiff.data.participants import Participant
 from slimdiff.data.store import SliceStore
@@ -25,23 +25,18 @@ def read_records(paths: dict[str, Path]) -> dict[str, dict]:
 
 def odd_sizes(records: dict[str, dict]) -> set[str]:
     """Participants whose foreground volume is far from the cohort's median."""
-    names = list(records)
-    sizes = np.array([records[name]["qc"]["foreground_ml"] for name in names], float)
-    if len(sizes) < 5:
+    sizes = pd.Series({name: record["qc"]["foreground_ml"] for name, record in records.items()}, dtype=float)
+    deviation = (sizes - sizes.median()).abs()
+    spread = deviation.median() / 0.6745
+    if len(sizes) < 5 or spread == 0:
         return set()
-    middle = np.median(sizes)
-    spread = np.median(np.abs(sizes - middle)) / 0.6745
-    if spread == 0:
-        return set()
-    return {
-        name for name, size in zip(names, sizes, strict=True) if abs(size - middle) / spread > ODD_DEVIATIONS
-    }
+    return set(sizes.index[deviation / spread > ODD_DEVIATIONS])
 
 
 def flags(
     person: Participant, qc: dict, slices: int, lesion_slices: int, odd: bool, cut: int = 0
 ) -> list[str]:
-    """What somebody should look at before believing this participant's slices."""
+    """What to check before using this participant's slices."""
     found = []
     if not slices:
         found.append("no slice in the store")
@@ -53,7 +48,7 @@ def flags(
         outside = qc["lesion_outside_foreground_share"]
         if outside > OUTSIDE_SHARE:
             found.append(f"{100 * outside:.0f} % of the lesion outside the head")
-        # An affine registration changes every volume; what is left is the resampling.
+        # An affine registration scales every volume; the rest of the change is due to resampling.
         expected = qc["lesion_ml_source"] * qc.get("registration_volume_ratio", 1)
         change = qc["lesion_ml_grid"] / expected - 1 if expected else 0
         if abs(change) > VOLUME_CHANGE:
@@ -63,15 +58,15 @@ def flags(
     return found
 
 
-def table(
+def participants_body(
     people: Sequence[Participant],
     records: dict[str, dict],
     splits: Sequence[dict[str, list[str]]],
     store: SliceStore,
 ) -> str:
-    """HTML: one row a participant, excluded ones with their reason.
+    """HTML: one row for each participant, excluded ones with their reason.
 
-    splits: one mapping a fold, as `read_folds` gives it.
+    splits: for each fold the mapping that `read_folds` returns.
     """
     head = (
         "<tr><th>participant</th><th>group</th><th>acquisition</th><th>site</th><th>lobe</th>"
@@ -121,10 +116,10 @@ def table(
 def _summary(people: Sequence[Participant], splits: Sequence[dict[str, list[str]]], store: SliceStore) -> str:
     included = [p for p in people if p.included]
     patients = {p.participant_id for p in included if p.is_patient}
-    said = [
+    notes = [
         f"{len(included)} participants in the study, {len(patients)} with a lesion mask; "
         f"{len(people) - len(included)} excluded. {len(store)} slices at {store.spacing_mm:g} mm, "
-        f"{int((store.label == 1).sum())} with a lesion; {sum(store.facts['dropped'].values())} left out: "
+        f"{int((store.label == 1).sum())} with a lesion; {sum(store.facts['dropped'].values())} dropped: "
         f"{store.facts['dropped']['lesion_too_small']} with a lesion under {store.facts['min_lesion_px']} px, "
         f"{store.facts['dropped']['too_little_tissue']} with too little tissue."
     ]
@@ -133,12 +128,12 @@ def _summary(people: Sequence[Participant], splits: Sequence[dict[str, list[str]
             f"{part} {len(names)} ({len(patients & set(names))} with a lesion)"
             for part, names in split.items()
         ]
-        said.append(f"Fold {fold}, subjects: {', '.join(parts)}.")
-    said.append(
+        notes.append(f"Fold {fold}, subjects: {', '.join(parts)}.")
+    notes.append(
         f"Flags: more than {100 * OUTSIDE_SHARE:g} % of the lesion outside the head; a lesion volume that changes by "
         f"more than {100 * VOLUME_CHANGE:g} % on the grid; no slice, or no lesion slice, in the store; lesion slices "
-        "above or below its range; a foreground "
-        f"volume more than {ODD_DEVIATIONS:g} robust deviations from the median. A flag asks for a look; it excludes "
-        f"nobody. {MISSING}: the source does not say."
+        "outside slices.z_range; a foreground volume more than "
+        f"{ODD_DEVIATIONS:g} robust deviations from the median. A flag is a request to check; it excludes no "
+        f"participant. {MISSING}: not in the source data."
     )
-    return '<ul class="notes">' + "".join(f"<li>{html_page.text(line)}</li>" for line in said) + "</ul>"
+    return '<ul class="notes">' + "".join(f"<li>{html_page.text(line)}</li>" for line in notes) + "</ul>"

@@ -12,26 +12,30 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+import pandas as pd
+
 import slimdiff
 from slimdiff.config import VARIANT_SECTIONS, Study, StudyPaths
 from slimdiff.data.participants import read_included
 from slimdiff.data.store import SliceStore
-from slimdiff.files import read_table, sha256, write_text
+from slimdiff.files import sha256, write_text
 from slimdiff.report import html_page
-from slimdiff.report.results import number
+from slimdiff.tables import read_frame
 
 SHOWN_OF_HASH = 16
 
 
 def provenance_page(facts: Mapping, title: str, notice: str) -> str:
-    """The facts for reading; the JSON file has the whole hashes."""
+    """The facts as HTML; the JSON file has the complete hashes."""
     software, machine = facts["software"], facts["machine"]
     git = software["git"]
-    commit = "not run from a git checkout with a commit"
+    commit = "not run from a git checkout"
     if git:
-        commit = git["commit"] + (", with changes that are not committed" if git["changed"] else "")
+        commit = git["commit"] + (", with uncommitted changes" if git["changed"] else "")
     gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gb']:g} GB)" for gpu in machine["gpus"]) or "none"
-    packages = ", ".join(f"{name} {version or 'absent'}" for name, version in software["packages"].items())
+    packages = ", ".join(
+        f"{name} {version or 'not installed'}" for name, version in software["packages"].items()
+    )
     body = [
         "<h2>Software</h2>",
         _list({"slimdiff": software["slimdiff"], "git commit": commit, "Python": software["python"]}),
@@ -107,8 +111,8 @@ def _checkpoints(checkpoints) -> str:
 
 def _jobs(jobs: Mapping[str, Mapping]) -> str:
     if not jobs:
-        return "<p>n/a: no job was measured; the workflow measures, single commands do not.</p>"
-    head = _row(("stage", "jobs", "minutes in all", "peak memory [MB]"), head=True)
+        return "<p>n/a: no job was measured; only the workflow measures its jobs.</p>"
+    head = _row(("stage", "jobs", "minutes, total", "peak memory [MB]"), head=True)
     rows = [
         _row((n, j["jobs"], f"{j['seconds'] / 60:.1f}", f"{j['peak_memory_mb']:.0f}"))
         for n, j in jobs.items()
@@ -147,7 +151,7 @@ PACKAGES = (
 
 
 def gather(study: Study, variants: Sequence[str], folds: int) -> dict:
-    """Everything `provenance.json` says, from the files that are there."""
+    """The content of `provenance.json`, from the files of the study."""
     paths = study.paths
     store = SliceStore.open(paths.store)
     config = study.model_dump(mode="json")
@@ -155,7 +159,7 @@ def gather(study: Study, variants: Sequence[str], folds: int) -> dict:
     for key in ("root", "table", "mask_root"):
         config["data"][key] = hide_folders(config["data"][key])
     if base_url := config["data"]["fetch"]["base_url"]:
-        # What follows the question mark may be a signature.
+        # The query part may be a signature.
         config["data"]["fetch"]["base_url"] = base_url.split("?")[0]
     return {
         "study": study.study,
@@ -180,7 +184,7 @@ def _resolved(study: Study, variant: str) -> dict:
 
 
 def hide_folders(path: str | None) -> str | None:
-    """A path as configured; of an absolute one only the last name, because folders carry the names of people."""
+    """A path as configured; of an absolute path only the last part, because folders may contain names of people."""
     if path is None or not (Path(path).is_absolute() or path.startswith("~")):
         return path
     return f".../{Path(path).name}"
@@ -203,7 +207,7 @@ def software() -> dict:
 
 
 def git_state(folder: Path) -> dict | None:
-    """Commit and whether tracked files differ from it; None where `folder` is no part of a checkout."""
+    """Commit, and whether tracked files differ from it; None if `folder` is not part of a git checkout."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -212,7 +216,7 @@ def git_state(folder: Path) -> dict | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # A package that is installed below somebody's checkout is not part of it.
+    # A package that is installed inside another project's checkout is not part of it.
     if git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     commit = git("rev-parse", "HEAD")
@@ -244,7 +248,7 @@ def machine() -> dict:
 
 
 def processor() -> str:
-    """The processor's model name, as far as the system tells it."""
+    """The processor's model name, if the system reports one."""
     described = Path("/proc/cpuinfo")
     if described.is_file():
         for line in described.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -277,7 +281,7 @@ def source_hashes(paths: StudyPaths) -> dict[str, dict]:
 
 
 def checkpoint(paths: StudyPaths, variant: str, fold: int, data_hash: str) -> dict:
-    """What a checkpoint says of itself, its sha256, and whether it was trained on the store that lies here."""
+    """Facts from a checkpoint's card, its sha256, and whether it was trained on this slice store."""
     from slimdiff.model.checkpoint import read_card
 
     file = paths.model(variant, fold) / "model.safetensors"
@@ -293,7 +297,7 @@ def checkpoint(paths: StudyPaths, variant: str, fold: int, data_hash: str) -> di
 
 
 def extractors(study: Study) -> dict[str, str]:
-    """The fingerprint of every pretrained network behind a number."""
+    """The fingerprint of every pretrained network that a metric uses."""
     from slimdiff.weights import fingerprint
 
     lpips = {"alex": "alexnet", "vgg": "vgg16"}[study.evaluation.lpips_net]
@@ -301,23 +305,25 @@ def extractors(study: Study) -> dict[str, str]:
 
 
 def jobs(folder: Path) -> dict[str, dict]:
-    """Jobs of each stage as the workflow measured them: how many, seconds in all, peak memory."""
-    found: dict[str, dict] = {}
-    for path in sorted(folder.rglob("*.tsv")):
-        stage = path.relative_to(folder).parts[0].removesuffix(".tsv")
-        own = found.setdefault(stage, {"jobs": 0, "seconds": 0.0, "peak_memory_mb": 0.0})
-        for row in read_table(path, ("s",)):
-            peak = number(row.get("max_rss", "n/a").replace("NA", "n/a"))
-            own["jobs"] += 1
-            own["seconds"] = round(own["seconds"] + number(row["s"].replace("NA", "n/a")), 1)
-            own["peak_memory_mb"] = max(own["peak_memory_mb"], peak if peak == peak else 0.0)
-    return found
+    """Jobs of each stage as the workflow measured them: how many, seconds in total, peak memory."""
+    tables = [
+        read_frame(path, ("s",)).assign(stage=path.relative_to(folder).parts[0].removesuffix(".tsv"))
+        for path in sorted(folder.rglob("*.tsv"))
+    ]
+    if not tables:
+        return {}
+    rows = pd.concat(tables).reindex(columns=["stage", "s", "max_rss"])
+    # Snakemake writes NA for a job that ended before it could be measured.
+    rows[["s", "max_rss"]] = rows[["s", "max_rss"]].apply(pd.to_numeric, errors="coerce")
+    stages = rows.groupby("stage").agg(
+        jobs=("s", "size"), seconds=("s", "sum"), peak_memory_mb=("max_rss", "max")
+    )
+    stages = stages.fillna(0.0).round({"seconds": 1})
+    return stages.to_dict("index")
 
 
 def write(study: Study, variants: Sequence[str], folds: int) -> None:
     """Write `provenance.json` and its page `tables/provenance.html`."""
-    pass
-
     facts = gather(study, variants, folds)
     write_text(study.paths.provenance, json.dumps(facts, indent=1) + "\n")
     page = provenance_page(facts, f"{study.report.title}: provenance", study.report.notice)

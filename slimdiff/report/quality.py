@@ -1,4 +1,4 @@
-"""The contact sheet of all participants: planes of the source and of the grid, mask outlined, and what was flagged."""
+"""The contact sheet of all participants: planes before and after preprocessing, mask outlined, and flags."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from slimdiff.config import Study, StudyPaths
-from slimdiff.data.participants import NOT_PREPROCESSED, Participant, read_included
+from slimdiff.data.participants import Participant, read_included
 from slimdiff.data.quality.flags import MEANINGS
 from slimdiff.data.quality.planes import read_planes, three_planes
 from slimdiff.files import MISSING, read_table, write_text
@@ -32,7 +32,7 @@ STYLE = """<style>
 
 @dataclass(frozen=True)
 class Plane:
-    """One plane of a volume, isotropic pixels, ready to be looked at: up is anterior or superior, left is left."""
+    """One plane of a volume for display, with isotropic pixels: up is anterior or superior, left is left."""
 
     image: np.ndarray
     """uint8 (H, W)."""
@@ -55,7 +55,7 @@ class Person:
 
 
 def outlined(plane: Plane) -> np.ndarray:
-    """uint8 RGB (2H, 2W): the plane at twice its size with a line around its mask, just outside of it."""
+    """uint8 RGB (2H, 2W): the plane at twice its size with a line around its mask, just outside it."""
     image = plane.image.repeat(SCALE, 0).repeat(SCALE, 1)
     mask = plane.mask.repeat(SCALE, 0).repeat(SCALE, 1)
     edge = ndimage.binary_dilation(mask) & ~mask
@@ -66,7 +66,7 @@ def outlined(plane: Plane) -> np.ndarray:
 
 def _tile(plane: Plane, label: str) -> str:
     stream = io.BytesIO()
-    # Colour at full resolution, or the line would lose it.
+    # Without colour subsampling, which would blur the outline.
     Image.fromarray(outlined(plane)).save(stream, "JPEG", quality=QUALITY, subsampling=0)
     data = base64.b64encode(stream.getvalue()).decode()
     return f'<img alt="{html_page.text(label)}" title="{html_page.text(label)}" src="data:image/jpeg;base64,{data}">'
@@ -80,53 +80,56 @@ def _planes(planes: Sequence[Plane], of: str) -> str:
     return f'<td><div class="planes">{tiles}</div></td>'
 
 
-def sheet(people: Sequence[Person], meanings: Mapping[str, str]) -> str:
-    """HTML body: those who are left out first, then those with flags, then the others.
+def quality_body(people: Sequence[Person], meanings: Mapping[str, str]) -> str:
+    """HTML body: excluded participants first, then those with flags, then the others.
 
     meanings: what every flag means.
     """
     order = {"excluded": 0, "shown": 1, "ok": 2}
     counted = {kind: sum(person.verdict == kind for person in people) for kind in order}
     head = (
-        "<tr><th>participant, flags, facts</th><th>as it came: axial, coronal, sagittal</th>"
-        "<th>on the grid, as it is trained on</th></tr>"
+        "<tr><th>participant, flags, facts</th><th>source: axial, coronal, sagittal</th>"
+        "<th>on the grid, as used in training</th></tr>"
     )
     body = []
     for person in sorted(people, key=lambda person: (order[person.verdict], person.name)):
         colour = "alarm" if person.verdict == "excluded" else "shown"
-        out = '<span class="alarm">, left out</span>' if person.verdict == "excluded" else ""
-        said = "".join(
+        out = '<span class="alarm">, excluded</span>' if person.verdict == "excluded" else ""
+        lines = "".join(
             f'<span class="reason {colour}">{html_page.text(line)}</span>' for line in person.reasons
         )
-        said += "".join(f'<span class="reason quiet">{html_page.text(line)}</span>' for line in person.facts)
+        lines += "".join(f'<span class="reason quiet">{html_page.text(line)}</span>' for line in person.facts)
         body.append(
             f'<tr class="person"><td><b>{html_page.text(person.name)}</b> '
-            f'<span class="quiet">{html_page.text(person.group)}</span>{out}{said}</td>'
+            f'<span class="quiet">{html_page.text(person.group)}</span>{out}{lines}</td>'
             f"{_planes(person.source, 'source')}{_planes(person.grid, 'grid')}</tr>"
         )
     notes = [
-        f"{len(people)} participants: {counted['ok']} without a flag, {counted['shown']} with a flag that is only "
-        f"shown, {counted['excluded']} left out.",
-        "Planes go through the place where the lesion is largest, without a lesion through the middle; the mask is "
-        "outlined. Left is left, up is anterior or superior. Source: each image's own window. Grid: what the network "
+        f"{len(people)} participants: {counted['ok']} without a flag, {counted['shown']} with a flag that does "
+        f"not exclude, {counted['excluded']} excluded.",
+        "Planes pass through the largest extent of the lesion, without a lesion through the middle; the mask is "
+        "outlined. Left is left, up is anterior or superior. Source: a window for each image. Grid: what the network "
         "sees.",
-        "Look for outlines beside the lesion, flipped sides, brain that was cut away, skull that was left, broken "
-        "intensities. A row without flags was looked at by nobody.",
+        "Look for misplaced outlines, flipped sides, missing brain, remaining skull and wrong intensities. Rows "
+        "without flags were not reviewed by a human.",
     ]
     listed = "".join(f"<li>{html_page.text(note)}</li>" for note in notes)
     meant = "".join(
-        f"<dt>{html_page.text(name)}</dt><dd>{html_page.text(said)}</dd>" for name, said in meanings.items()
+        f"<dt>{html_page.text(name)}</dt><dd>{html_page.text(meaning)}</dd>"
+        for name, meaning in meanings.items()
     )
     shown = html_page.table(head, body)
-    return f'{STYLE}<ul class="notes">{listed}</ul>{shown}<h2>What is looked for</h2><dl>{meant}</dl>'
+    return f'{STYLE}<ul class="notes">{listed}</ul>{shown}<h2>Flags</h2><dl>{meant}</dl>'
 
 
 def write_sheet(study: Study) -> None:
-    """Write the contact sheet of every participant of the study, of those who were left out too."""
+    """Write the contact sheet of all participants of the study, excluded ones too."""
     paths = study.paths
     people = read_included(paths.participants, paths.volume_json)
     rows = {row["participant_id"]: row for row in read_table(paths.quality)}
-    body = sheet([_person(person, rows.get(person.participant_id, {}), paths) for person in people], MEANINGS)
+    body = quality_body(
+        [_person(person, rows.get(person.participant_id, {}), paths) for person in people], MEANINGS
+    )
     report = study.report
     write_text(
         paths.tables / "quality.html", html_page.page(f"{report.title}: quality control", report.notice, body)
@@ -135,12 +138,12 @@ def write_sheet(study: Study) -> None:
 
 def _person(person: Participant, row: dict[str, str], paths: StudyPaths) -> Person:
     name = person.participant_id
-    said = row.get("reasons", MISSING)
-    # One line a flag; a reason may have semicolons of its own.
-    reasons = [] if said == MISSING else re.split(rf"; (?=(?:{'|'.join(MEANINGS)}): )", said)
+    joined = row.get("reasons", MISSING)
+    # One line for each flag; a reason may contain semicolons.
+    reasons = [] if joined == MISSING else re.split(rf"; (?=(?:{'|'.join(MEANINGS)}): )", joined)
     if not person.included:
-        # Who could not be preprocessed passed quality control.
-        late = person.excluded.startswith(f"{NOT_PREPROCESSED}: ")
+        # A participant whose preprocessing failed has passed quality control.
+        late = row.get("verdict", "excluded") != "excluded"
         verdict = "excluded"
         reasons = [*reasons, person.excluded] if late else reasons or [person.excluded]
     else:
@@ -158,7 +161,7 @@ def _person(person: Participant, row: dict[str, str], paths: StudyPaths) -> Pers
 
 
 def _on_grid(image_path: Path, mask_path: Path) -> Sequence[Plane]:
-    # An excluded participant's volumes are empty files.
+    # The volumes of an excluded participant are empty files.
     if not image_path.is_file() or not image_path.stat().st_size:
         return []
     image = nibabel.load(image_path)
@@ -169,7 +172,7 @@ def _on_grid(image_path: Path, mask_path: Path) -> Sequence[Plane]:
 
 
 def _facts(row: dict[str, str], record_path: Path) -> list[str]:
-    """What was measured, in a few words."""
+    """Measurements in a few words."""
     facts = []
     if row.get("spacing_mm", MISSING) != MISSING:
         facts.append(f"{row['spacing_mm']} mm, {row.get('orientation', MISSING)}")
@@ -179,7 +182,7 @@ def _facts(row: dict[str, str], record_path: Path) -> list[str]:
         outside = qc["lesion_outside_foreground_share"]
         facts.append(
             f"lesion {qc['lesion_ml_source']:.2f} ml, {qc['lesion_ml_grid']:.2f} ml on the grid"
-            + (f", {100 * outside:.0f} % outside of the brain" if outside else "")
+            + (f", {100 * outside:.0f} % outside the brain" if outside else "")
         )
     if qc:
         facts.append(f"brain or head {qc['foreground_ml']:.0f} ml")

@@ -19,7 +19,7 @@ LINE_PT = 0.8
 
 
 def outline(mask: np.ndarray) -> list[np.ndarray]:
-    """Closed lines around a mask, half way between its outermost pixels and their neighbours.
+    """Closed lines around a mask, halfway between its outermost pixels and their neighbours.
 
     mask: bool (H, W). Returns arrays (n, 2) of x, y in px, where pixel (row, column) has its centre at
     (column, row).
@@ -33,7 +33,7 @@ class Page:
 
     def __init__(self, width: float, height: float, dpi: int, size: tuple[int, int], spacing_mm: float):
         self.dpi, self.size, self.spacing_mm = dpi, size, spacing_mm
-        # Whole dots a pixel, so that no pixel of the slice is drawn wider than another.
+        # A whole number of dots for each pixel, so that all pixels of a slice are equally wide.
         self.pixel = pixel_in(dpi, size)
         self.width, self.height = self._snap(width), self._snap(height + FOOTER_IN)
         self.figure = Figure(figsize=(self.width, self.height), dpi=dpi)
@@ -71,7 +71,7 @@ class Page:
         self.axes.set(xlim=(0, self.width), ylim=(self.height, 0))
 
     def blank(self, x: float, y: float, reason: str) -> None:
-        """In the place of a tile: why there is none."""
+        """The reason of a missing tile, in its place."""
         height, width = (extent * self.pixel for extent in self.size)
         self.axes.fill(
             [x, x + width, x + width, x], [y, y, y + height, y + height], color="#f2f2f2", linewidth=0
@@ -114,7 +114,7 @@ def shown_slice(store: SliceStore, participant: str) -> int | None:
 
 
 def cohort(store: SliceStore, participants: Sequence[Participant], dpi: int) -> Figure:
-    """One tile a participant with the mask outlined; excluded subjects are listed with their reason."""
+    """One tile for each participant with the mask outlined; excluded subjects are listed with their reason."""
     included = [person for person in participants if person.included]
     excluded = [person for person in participants if not person.included]
     pixel = pixel_in(dpi, store.size)
@@ -175,7 +175,7 @@ def _exclusions(excluded: Sequence[Participant], width: float) -> list[str]:
 
 @dataclass(frozen=True)
 class Group:
-    """One kind of tile: which slices belong to it, and how many a z-bin are shown."""
+    """One row of tiles: which slices belong to it."""
 
     name: str
     colour: str
@@ -196,8 +196,8 @@ def spread_bins(n_bins: int, most: int = MOST_BINS) -> np.ndarray:
     return np.unique(np.linspace(0, n_bins - 1, min(n_bins, most)).round().astype(int))
 
 
-def draw_rows(rows: np.ndarray, owners: np.ndarray, count: int, seed: tuple[int, ...]) -> np.ndarray:
-    """`count` rows by seed, of different owners as far as there are any; nobody chooses the pretty ones.
+def select_rows(rows: np.ndarray, owners: np.ndarray, count: int, seed: tuple[int, ...]) -> np.ndarray:
+    """`count` rows by seed, of different owners while there are any, so that no tile is hand-picked.
 
     rows: (N,); owners: (N,) subject of each row.
     """
@@ -219,9 +219,9 @@ def real_and_synthetic(
     tau: float = 0.0,
     title: str = "",
 ) -> Figure:
-    """Held-out slices above synthetic ones of the same z-bin, first with a lesion asked for, then without.
+    """Held-out slices above synthetic ones of the same z-bin, first of the lesion class, then of the control class.
 
-    held_out: participants of the test part; per_bin: tiles of each kind a z-bin; tau: mask threshold.
+    held_out: participants of the test part; per_bin: tiles of each row in a z-bin; tau: mask threshold.
     """
     pixel = pixel_in(dpi, store.size)
     tile_h, tile_w = store.size[0] * pixel, store.size[1] * pixel
@@ -239,7 +239,7 @@ def real_and_synthetic(
     page.text(
         MARGIN,
         0.28,
-        "drawn by seed, not chosen; one intensity window for all; mask outlined; a synthetic tile without outline "
+        "selected by seed, not by hand; one intensity window for all; mask outlined; a synthetic tile without outline "
         "has an empty mask",
         7,
         QUIET,
@@ -253,8 +253,8 @@ def real_and_synthetic(
     tops = [top + number * (tile_h + GAP) + (number >= 2) * between for number in range(4)]
     for group, y in zip(GROUPS, tops, strict=True):
         page.text(MARGIN, y + tile_h / 2 - 0.02, group.name, 7.5, group.colour, weight="bold", va="bottom")
-        asked = "class: lesion" if group.label else "class: no lesion"
-        page.text(MARGIN, y + tile_h / 2 + 0.02, asked, 6.5, QUIET)
+        condition = "class: lesion" if group.label else "class: no lesion"
+        page.text(MARGIN, y + tile_h / 2 + 0.02, condition, 6.5, QUIET)
         for column, z_bin in enumerate(bins):
             if group.synthetic:
                 rows = np.flatnonzero((samples.z_bin == z_bin) & (samples.label == group.label))
@@ -262,7 +262,7 @@ def real_and_synthetic(
             else:
                 rows = pool[(store.z_bin[pool] == z_bin) & (store.label[pool] == group.label)]
                 owners, images, masks, threshold = store.participant[rows], store.images, store.masks, 0.5
-            chosen = draw_rows(rows, owners, per_bin, (int(z_bin), group.label, group.synthetic))
+            chosen = select_rows(rows, owners, per_bin, (int(z_bin), group.label, group.synthetic))
             for place in range(per_bin):
                 x = left + column * block + place * (tile_w + GAP)
                 if place >= len(chosen):

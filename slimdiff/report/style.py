@@ -1,10 +1,11 @@
-"""The look of every figure: colours that colour-blind readers tell apart, type sizes, and the study's notice."""
+"""The look of every figure: a palette for colour-blind readers, font sizes, and the study's notice."""
 
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
+import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
@@ -43,6 +44,10 @@ RC = {
     "ytick.labelsize": 7,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
+    "xtick.major.size": 3.5,
+    "ytick.major.size": 3.5,
+    "xtick.minor.size": 2,
+    "ytick.minor.size": 2,
     "legend.frameon": False,
     "legend.fontsize": 7.5,
     "grid.color": "#e3e3e3",
@@ -53,8 +58,9 @@ RC = {
 
 @contextmanager
 def figure_style():
-    """matplotlib's settings for the figures made inside, and nobody else's."""
-    with matplotlib.rc_context(RC):
+    """The theme of the figures that are made inside; all other figures keep theirs."""
+    with matplotlib.rc_context():
+        sns.set_theme(style="ticks", palette=COLOURS, font=RC["font.family"], rc=RC)
         yield
 
 
@@ -70,10 +76,15 @@ def dash(position: int):
     return DASHES[position % len(DASHES)]
 
 
+def gaps(position: int):
+    """`dash` as seaborn takes it."""
+    return "" if dash(position) == "-" else dash(position)[1]
+
+
 def new_plot(
     width: float, height: float, title: str, handles: Sequence[Artist] = (), note: str = ""
 ) -> Figure:
-    """A figure of plots with title, note and legend above them and a strip for the notice beneath.
+    """A figure of plots with title, note and legend above them and a strip for the notice below.
 
     width, height: inches; the height is of the panels alone.
     """
@@ -99,7 +110,7 @@ def new_plot(
 
 
 def save(figure: Figure, path: Path, notice: str, dpi: int, study: str = "") -> None:
-    """Write the figure as its ending says, with the notice in small type, whole or not at all.
+    """Write the figure in the format of its ending, with the notice in small type, completely or not at all.
 
     The same figure gives the same bytes: no date, no software version, no random ids.
     """

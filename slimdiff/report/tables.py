@@ -1,4 +1,4 @@
-"""The tables of a study: metrics as TSV, LaTeX (booktabs) and HTML, variants compared, and the participants as HTML."""
+"""The tables of a study: metrics (TSV, LaTeX, HTML), comparison of variants (TSV, HTML), participants (HTML)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from slimdiff.evaluation.registry import SYMBOLS, describe
 from slimdiff.files import write_table, write_text
 from slimdiff.report import comparison, html_page, latex, participants
 from slimdiff.report.html_page import notes_list, table, text
-from slimdiff.report.metric_table import Line, Notes, cell, lines, mean_sd, remarks, sections
+from slimdiff.report.metric_table import Line, Notes, cell, lines, mean_sd, reading_remarks, sections
 from slimdiff.report.results import all_metrics
 
 
-def metrics_table(sections, variants: Sequence[str], folds: int, remarks: Sequence[str]) -> str:
-    """Metrics by axis: over folds, then every fold with its floor; footnotes give the reason of every n/a."""
+def metrics_body(sections, variants: Sequence[str], folds: int, remarks: Sequence[str]) -> str:
+    """Metrics by axis: mean over folds, then each fold with its floor; footnotes give the reason of each n/a."""
     notes = Notes()
     several = len(variants) > 1
     fold_heads = "".join(f'<th class="span" colspan="2">fold {fold}</th>' for fold in range(folds))
@@ -57,7 +57,7 @@ def _floor(value: float, line: Line) -> str:
 
 
 def write_metrics_tsv(path: Path, table: Sequence[Line], folds: int) -> None:
-    """One row a metric and variant, full precision: over folds, then value, interval and floor of each fold."""
+    """One row for each metric and variant, full precision: over folds, then value, interval and floor of each fold."""
     columns = [
         "axis",
         "metric",
@@ -89,9 +89,16 @@ def write_metrics_tsv(path: Path, table: Sequence[Line], folds: int) -> None:
         }
         for fold, result in enumerate(line.folds):
             if result:
-                row |= {f"fold_{fold}_{name}": getattr(result, name) for name in parts}
+                values = (result.value, result.ci_low, result.ci_high, result.floor, result.n, _note(result))
+                row |= {f"fold_{fold}_{name}": value for name, value in zip(parts, values, strict=True)}
         rows.append(row)
     write_table(path, rows, columns)
+
+
+def _note(result) -> str:
+    """Remark on a number and the reason of a missing interval, in one text."""
+    missing = f"no interval: {result.interval_reason}" if result.interval_reason else ""
+    return "; ".join(part for part in (result.reason, missing) if part)
 
 
 def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
@@ -99,19 +106,19 @@ def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
     paths, report = study.paths, study.report
     table = lines(all_metrics(paths, variants, folds, study.utility.enabled), variants, folds)
     write_metrics_tsv(paths.tables / "metrics.tsv", table, folds)
-    say = remarks(variants, folds)
-    body = metrics_table(sections(table), variants, folds, say)
+    remarks = reading_remarks(variants, folds)
+    body = metrics_body(sections(table), variants, folds, remarks)
     write_text(paths.tables / "metrics.html", html_page.page(f"{report.title}: metrics", report.notice, body))
     if report.notice:
-        say.insert(0, report.notice[0].upper() + report.notice[1:] + ".")
+        remarks.insert(0, report.notice[0].upper() + report.notice[1:] + ".")
     caption = f"Study {study.study}: metrics on held-out subjects."
     write_text(
-        paths.tables / "metrics.tex", latex.metrics_table(sections(table), variants, folds, say, caption)
+        paths.tables / "metrics.tex", latex.latex_metrics(sections(table), variants, folds, remarks, caption)
     )
 
     compared = comparison.read_comparison(paths.comparison)
-    comparison.write_tsv(paths.tables / "comparison.tsv", compared)
-    body = comparison.comparison_tables(compared, len(variants))
+    comparison.write_comparison_tsv(paths.tables / "comparison.tsv", compared)
+    body = comparison.comparison_body(compared, len(variants))
     write_text(
         paths.tables / "comparison.html", html_page.page(f"{report.title}: comparison", report.notice, body)
     )
@@ -120,7 +127,7 @@ def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
     people = read_included(paths.participants, paths.volume_json)
     splits = [read_folds(paths.folds, fold) for fold in range(folds)]
     records = {p.participant_id: paths.volume_json(p.participant_id) for p in people if p.included}
-    body = participants.table(people, participants.read_records(records), splits, store)
+    body = participants.participants_body(people, participants.read_records(records), splits, store)
     write_text(
         paths.tables / "participants.html",
         html_page.page(f"{report.title}: participants", report.notice, body),

@@ -10,9 +10,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "met
 
 pytest.importorskip("torch")
 
-from power import is_worse
+from power import METRICS, is_worse
 from power_damages import DAMAGES, damaged, other_subjects
 
+from slimdiff.evaluation import registry
 from slimdiff.generation.samples import Samples
 
 SUBJECTS = np.repeat([f"s{n}" for n in range(8)], 6)
@@ -125,3 +126,7 @@ def test_worse_is_beyond_the_undamaged_values():
     assert is_worse(values, null, "lower").tolist() == [False, False, False, True, True]
     assert is_worse(values, null, "higher").tolist() == [True, True, False, False, False]
     assert is_worse(values, null, "zero").tolist() == [True, False, False, False, True]
+
+
+def test_the_benchmark_measures_metrics_of_the_registry():
+    assert set(METRICS) <= set(registry.METRICS)

@@ -15,6 +15,7 @@ from slimdiff.files import write_table
 from slimdiff.generation.samples import read_samples, write_samples
 
 FOLDS = 2
+METRIC_COLUMNS = tuple(dict.fromkeys((*COLUMNS, "reason", "interval_reason")))
 VARIANTS = ("base", "other")
 NOTICE = "invented numbers, no patients"
 
@@ -23,24 +24,27 @@ def metric_rows(variant: str, fold: int, shift: float = 0.0) -> list[dict]:
     """One row of every kind: with interval, without, n/a interval, n/a value, by z-bin."""
     common = {"study": "tiny", "variant": variant, "fold": fold, "n": 12}
 
-    def row(metric, value, extractor=None, low=None, high=None, floor=None, z_bin="all", note=None):
-        names = {"metric": metric, "extractor": extractor, "z_bin": z_bin, "note": note}
-        return common | names | {"value": value, "ci_low": low, "ci_high": high, "floor": floor}
+    def row(
+        metric, value, extractor=None, low=None, high=None, floor=None, z_bin="all", why=None, no_ci=None
+    ):
+        names = {"metric": metric, "extractor": extractor, "z_bin": z_bin}
+        numbers = {"value": value, "ci_low": low, "ci_high": high, "floor": floor}
+        return common | names | numbers | {"reason": why, "interval_reason": no_ci}
 
     kid = 0.0213 + 0.01 * fold + shift
-    few = "no interval: 3 held-out subjects, at least 5 are wanted"
+    few = "3 held-out subjects; expected at least 5"
     rows = [
         row("kid", kid, "alexnet", kid - 0.005, kid + 0.004, 0.0041),
-        row("kid_blurred", 0.9, "alexnet", note="held-out slices blurred by 2 px"),
+        row("kid_blurred", 0.9, "alexnet", why="held-out slices blurred by 2 px"),
         row("fid", 31.25, "alexnet", floor=12.5),
-        row("mmd_mf", 0.42, floor=0.05, note=f"{20 + fold} real and 12 synthetic components; {few}"),
-        row("mmd_pl", None, note="7 real and 4 synthetic components; 10 of each wanted"),
+        row("mmd_mf", 0.42, floor=0.05, why=f"{20 + fold} real and 12 synthetic components", no_ci=few),
+        row("mmd_pl", None, why="7 real and 4 synthetic components; expected 10 of each"),
         row("lesion_share_class1", 0.9, floor=1.0),
         row("suspect_share", 0.25, "pixels", floor=0.01),
     ]
     for z_bin in range(3):
-        note = None if z_bin else "3 real and 2 synthetic slices; 10 of each wanted"
-        rows.append(row("kid", kid if z_bin else None, "alexnet", floor=0.004, z_bin=z_bin, note=note))
+        why = None if z_bin else "3 real and 2 synthetic slices; expected 10 of each"
+        rows.append(row("kid", kid if z_bin else None, "alexnet", floor=0.004, z_bin=z_bin, why=why))
         rows.append(row("lesion_area", 20 + z_bin, floor=22, z_bin=z_bin))
     return rows
 
@@ -69,7 +73,7 @@ def nearest_rows(store, samples, train) -> list[dict]:
 
 
 def training_subject_rows(neighbours: list[dict], owners) -> list[dict]:
-    """Counts of `neighbours` by training subject; everybody is expected as often."""
+    """Counts of `neighbours` by training subject; all subjects have the same expected share."""
     names = sorted(set(owners))
     rows = []
     for space in ("alexnet", "pixels"):
@@ -156,7 +160,7 @@ def finished(prepared, trained, tmp_path_factory):
                 write_samples(paths.samples_stem(variant, fold, z_bin), images, masks, names)
             samples = read_samples(paths.samples(variant, fold))
             metrics = paths.metrics(variant, fold)
-            write_table(metrics / "metrics.tsv", metric_rows(variant, fold, 0.02 * number), COLUMNS)
+            write_table(metrics / "metrics.tsv", metric_rows(variant, fold, 0.02 * number), METRIC_COLUMNS)
             write_table(metrics / "lesions.tsv", lesion_rows(), LESION_COLUMNS)
             sweep = [
                 {"tau": tau, "n_components": 9 - 10 * tau, "mmd_mf": 0.4 + tau + fold, "mmd_mf_w1": 0.2}

@@ -1,19 +1,28 @@
-"""What the comparison says in words: no more than the numbers, and nothing hidden."""
+"""The comparison in words: no more than the numbers support, and nothing hidden."""
 
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.html_rows import Rows
 
 from slimdiff.evaluation.compare import COLUMNS, pair_row
 from slimdiff.evaluation.registry import describe
-from slimdiff.files import read_table, write_table, written
+from slimdiff.files import MISSING, read_table, write_table, written
 from slimdiff.report import comparison, tables
-from slimdiff.report.comparison import Row, comparison_tables, small, verdict
+from slimdiff.report.comparison import NUMBER_COLUMNS, comparison_body, small, verdict
 
 
-def pair(a, b, way="lower", unit="fold", **changes) -> Row:
+def as_read(row: dict):
+    """A row as `read_comparison` gives it."""
+    cells = {name: str(written(row.get(name))) for name in COLUMNS}
+    cells = {name: "" if cell == MISSING else cell for name, cell in cells.items()}
+    numbers = {name: float(cells[name] or "nan") for name in NUMBER_COLUMNS}
+    return next(pd.DataFrame([cells | numbers]).itertuples())
+
+
+def pair(a, b, way="lower", unit="fold", **changes):
     """The row of numbers a of variant A against b of B, as read from the file."""
     row = pair_row(np.array(a, float), np.array(b, float), way, unit)
     row |= {"metric": "kid", "better": way, "unit": f"{unit}s", "variant_a": "A", "variant_b": "B"}
@@ -21,10 +30,10 @@ def pair(a, b, way="lower", unit="fold", **changes) -> Row:
         "favours": {"a": "A", "b": "B"}.get(row["favours"], row["favours"]),
         "p_holm": row.get("wilcoxon_p"),
     }
-    return Row({name: str(written((row | changes).get(name))) for name in COLUMNS})
+    return as_read(row | changes)
 
 
-def test_three_folds_of_one_sign_are_told_as_what_they_are():
+def test_three_folds_of_one_sign_cannot_decide():
     assert verdict(pair([1, 2, 3], [2, 4, 6]), 1) == (
         "A lower in 3 of 3 folds; p = 0.25 is the smallest reachable with 3 folds: the signed rank test cannot decide"
     )
@@ -34,7 +43,7 @@ def test_three_folds_of_one_sign_are_told_as_what_they_are():
     ("a", "b", "way", "said"),
     [
         ([1, 2, 3], [2, 4, 6], "higher", "B higher in 3 of 3 folds;"),
-        ([1, 2, 3], [2, 4, 6], "floor", "A nearer to the floor in 3 of 3 folds;"),
+        ([1, 2, 3], [2, 4, 6], "floor", "A closer to the floor in 3 of 3 folds;"),
         ([1, 2, 9], [2, 4, 3], "lower", "A lower in 2 of 3 folds, but B on average;"),
         ([1, 2], [2, 1], "lower", "each lower in 1 of 2 folds;"),
         ([1, 4], [2, 1], "lower", "each lower in 1 of 2 folds, B on average;"),
@@ -52,7 +61,7 @@ def test_which_is_better_in_how_many_folds(a, b, way, said):
 
 def test_a_test_that_could_decide_but_not_after_correction_says_so():
     row = pair(range(6), range(1, 12, 2))
-    assert row.number("smallest_p") == 0.03125
+    assert row.smallest_p == 0.03125
     alone = verdict(row, 1)
     assert alone == "A lower in 6 of 6 folds; p = 0.031: a difference"
     assert "corrected for 3 pairs none below 0.094 is reachable with 6 folds" in verdict(row, 3)
@@ -67,7 +76,7 @@ def test_a_large_p_is_no_sign_of_equality():
 def test_a_corrected_p_decides():
     row = pair(range(10), range(1, 20, 2), unit="subject", p_holm=0.004)
     assert verdict(row, 2) == "A lower in 10 of 10 subjects; p = 0.002, corrected 0.004: a difference"
-    assert verdict(Row(row.cells | {"p_holm": "0.06"}), 2).endswith("corrected 0.06: no difference shown")
+    assert verdict(row._replace(p_holm=0.06), 2).endswith("corrected 0.06: no difference shown")
 
 
 def test_one_fold_has_no_test_and_no_number_no_words():
@@ -75,9 +84,9 @@ def test_one_fold_has_no_test_and_no_number_no_words():
     assert verdict(pair([math.nan], [2]), 0) == ""
 
 
-def together(**numbers) -> Row:
+def together(**numbers):
     row = {"metric": "kid", "unit": "folds", "variant_a": "all", "n": 3, "better": "lower"} | numbers
-    return Row({name: str(written(row.get(name))) for name in COLUMNS})
+    return as_read(row)
 
 
 def test_friedman_in_words():
@@ -125,7 +134,7 @@ def test_every_row_of_the_comparison_is_on_the_page_with_its_axis(made):
     assert "<script" not in text and "http" not in text
 
 
-def test_cells_of_a_row_and_the_reasons_beneath(made):
+def test_cells_of_a_row_and_the_reasons_below(made):
     page = Rows((made.tables / "comparison.html").read_text())
     kid = page.rows[next(i for i, row in enumerate(page.rows) if row[0] == "KID ↓ (alexnet)") + 1]
     assert kid[2:5] == ["0.0263", "0.0463", "−0.0200 ± 0.0000"]
@@ -150,6 +159,6 @@ def test_the_tsv_has_the_numbers_and_the_words(made):
 
 def test_one_variant_says_why_there_is_nothing(tmp_path):
     write_table(tmp_path / "comparison.tsv", [], COLUMNS)
-    body = comparison_tables(comparison.read_comparison(tmp_path / "comparison.tsv"), 1)
+    body = comparison_body(comparison.read_comparison(tmp_path / "comparison.tsv"), 1)
     assert "one variant" in body
     assert "<table" not in body

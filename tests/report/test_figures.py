@@ -1,8 +1,8 @@
 import xml.etree.ElementTree
-from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.text import Text
@@ -13,7 +13,13 @@ from slimdiff.evaluation.registry import METRICS
 from slimdiff.generation.samples import read_samples
 from slimdiff.report import curves, figures, nearest, slices
 from slimdiff.report.names import figure_names
-from slimdiff.report.results import all_metrics, read_history, read_neighbours, read_rounds
+from slimdiff.report.results import (
+    all_metrics,
+    read_history,
+    read_neighbours,
+    read_training_subjects,
+    read_validation,
+)
 from slimdiff.report.style import figure_style, save
 
 DPI = 80
@@ -36,7 +42,7 @@ def test_a_participant_is_shown_by_the_slice_with_the_largest_lesion(finished, s
     assert slices.shown_slice(store, "nobody") is None
 
 
-def test_the_cohort_names_everybody_and_the_reason_of_an_exclusion(finished, store):
+def test_the_cohort_shows_all_participants_and_the_reason_of_an_exclusion(finished, store):
     people = read_participants(finished.paths.participants)
     gone = Participant("sub-99", "fcd", people[0].image, people[0].mask, excluded="moved a lot")
     lost = Participant("sub-98", "fcd", people[0].image, people[0].mask)
@@ -57,14 +63,14 @@ def test_bins_are_spread_from_the_lowest_to_the_highest():
     assert set(np.diff(many)) <= {3, 4}
 
 
-def test_rows_are_drawn_by_seed_and_from_different_subjects_first():
+def test_rows_are_selected_by_seed_and_from_different_subjects_first():
     rows = np.arange(100, 120)
     owners = np.array(["a"] * 18 + ["b", "c"])
-    drawn = slices.draw_rows(rows, owners, 3, (1, 0))
+    drawn = slices.select_rows(rows, owners, 3, (1, 0))
     assert set(owners[drawn - 100]) == {"a", "b", "c"}
-    assert (drawn == slices.draw_rows(rows, owners, 3, (1, 0))).all()
-    assert any((drawn != slices.draw_rows(rows, owners, 3, (1, seed))).any() for seed in range(1, 5))
-    assert len(slices.draw_rows(rows[:2], owners[:2], 3, (1, 0))) == 2
+    assert (drawn == slices.select_rows(rows, owners, 3, (1, 0))).all()
+    assert any((drawn != slices.select_rows(rows, owners, 3, (1, seed))).any() for seed in range(1, 5))
+    assert len(slices.select_rows(rows[:2], owners[:2], 3, (1, 0))) == 2
 
 
 def test_synthetic_masks_are_outlined_above_tau_and_only_held_out_subjects_are_shown(finished, store):
@@ -94,22 +100,28 @@ def test_a_bin_without_real_slices_says_so(finished, store):
 def test_the_closest_pairs_come_first_over_all_folds(finished, store):
     neighbours = read_neighbours(finished.paths, "base", 2)
     pairs = nearest.closest(neighbours, "pixels", 4)
-    assert [pair.distance for pair in pairs] == pytest.approx([0.5, 0.5, 0.6, 0.6])
-    assert [pair.fold for pair in pairs] == [0, 1, 0, 1]
+    assert pairs["distance"].tolist() == pytest.approx([0.5, 0.5, 0.6, 0.6])
+    assert pairs["fold"].tolist() == [0, 1, 0, 1]
     samples = {fold: read_samples(finished.paths.samples("base", fold)) for fold in range(2)}
     with figure_style():
-        said = words(nearest.nearest_pairs(store, samples, neighbours, 6, DPI))
-    # Two of six distances lie under the threshold in each fold, in two spaces; six pairs a space are shown.
+        said = words(nearest.nearest_sheet(store, samples, neighbours, *others(finished), 6, DPI))
+    # Two of six distances are below the threshold in each fold, in two spaces; six samples are shown in each space.
     assert said.count("flagged") == 2 * 4
     assert said.count("not flagged") == 2 * 2
     count = len(samples[0].images)
     assert said.count(f"fold 1: 2 of {count} flagged") == 2
-    assert said.count(pairs[0].participant) >= 2
+    assert said.count(pairs["train_participant"].iloc[0]) >= 2
 
 
-def test_without_a_neighbour_the_sheet_says_why_it_is_empty(store):
+def others(finished):
+    """Training subjects and metrics of the variant base."""
+    return read_training_subjects(finished.paths, "base", 2), all_metrics(finished.paths, ["base"], 2)
+
+
+def test_without_a_neighbour_the_sheet_says_why_it_is_empty(finished, store):
+    nothing = read_neighbours(finished.paths, "base", 2).head(0)
     with figure_style():
-        said = words(nearest.nearest_pairs(store, {}, [], 6, DPI))
+        said = words(nearest.nearest_sheet(store, {}, nothing, *others(finished), 6, DPI))
     assert "n/a: no sample has a training slice in its z-bin" in said
 
 
@@ -120,8 +132,15 @@ def test_metrics_by_variant_show_value_interval_floor_and_reason(finished):
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_visible()}
     assert "KID ↓ (alexnet)" in panels
     assert not any("blurred" in title for title in panels)
-    drawn = {tuple(np.round(line.get_xdata(), 6)) for line in panels["KID ↓ (alexnet)"].lines}
-    assert {(0.0213,), (0.0163, 0.0253), (0.0041,)} <= drawn
+    kid = panels["KID ↓ (alexnet)"]
+    drawn = {tuple(np.round(line.get_xdata(), 6)) for line in kid.lines}
+    # Of one fold: the floors of both variants, and their values.
+    assert {(0.0041, 0.0041), (0.0213, 0.0413)} <= drawn
+    bars = [path.vertices for lines in kid.collections for path in lines.get_paths()]
+    first = next(bar for bar in bars if bar[:, 0] == pytest.approx([0.0163, 0.0253]))
+    assert all(kid.get_xlim()[1] > bar[:, 0].max() for bar in bars)
+    values = next(line for line in kid.lines if line.get_xdata()[0] == pytest.approx(0.0213))
+    assert first[:, 1] == pytest.approx([values.get_ydata()[0]] * 2)
     # The anchor is far beyond the values: named at the edge, and the values keep their scale.
     assert panels["KID ↓ (alexnet)"].get_xlabel() == "held-out slices, blurred: 0.9 →"
     assert panels["KID ↓ (alexnet)"].get_xlim()[1] < 0.2
@@ -130,14 +149,17 @@ def test_metrics_by_variant_show_value_interval_floor_and_reason(finished):
     assert all(reason.startswith("n/a: 7 real and 4 synthetic") for reason in reasons)
 
 
-def test_no_panel_title_runs_into_its_neighbour(finished):
+@pytest.mark.parametrize("variant", ["base", "a_variant_with_a_long_name"])
+def test_no_panel_title_runs_into_its_neighbour(finished, variant):
     measured = all_metrics(finished.paths, ["base"], 1)
     # Of utility's 100 shares those that a study has by default.
     left_out = {f"utility_dice_gain_{percent}" for percent in range(1, 101) if percent not in (25, 50, 100)}
     headlines = [name for name, entry in METRICS.items() if entry.headline and name not in left_out]
-    rows = [replace(measured[0], metric=name, z_bin=None, extractor=None) for name in headlines]
+    rows = pd.concat(
+        [measured.head(1).assign(metric=name, extractor="", variant=variant) for name in headlines]
+    )
     with figure_style():
-        figure = curves.by_variant(rows, ["base"], 1, "a title")
+        figure = curves.by_variant(rows, [variant], 1, "a title")
         figure.draw_without_rendering()
     said = {axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()} - {""}
     titles = [text for text in figure.findobj(Text) if text.get_text() in said]
@@ -154,20 +176,17 @@ def test_metrics_along_z_leave_a_gap_with_its_reason(finished):
     with figure_style():
         figure = curves.by_z_bin(rows, "base", 2, "a title")
     panel = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("KID"))
-    assert "10 of each wanted" in panel.get_xlabel().replace("\n", " ")
+    assert "expected 10 of each" in panel.get_xlabel().replace("\n", " ")
     assert [text.get_text() for text in panel.texts] == ["n/a"]
     values = [line.get_ydata() for line in panel.lines if line.get_marker() == "o"]
     assert np.isnan(values[0][0])
     np.testing.assert_allclose(values[0][1:], 0.0213)
 
 
-def test_training_shows_both_losses_and_what_was_watched(finished):
-    cells = [("base", fold) for fold in range(2)]
-    histories, rounds = (
-        {cell: read(finished.paths, *cell) for cell in cells} for read in (read_history, read_rounds)
-    )
+def test_training_shows_both_losses_and_the_validation(finished):
+    history, validation = (read(finished.paths, ["base"], 2) for read in (read_history, read_validation))
     with figure_style():
-        figure = curves.training(histories, rounds, "Training")
+        figure = curves.training(history, validation, ["base"], 2, "Training")
     assert [axes.get_yscale() for axes in figure.axes] == [
         "log",
         "log",
@@ -176,27 +195,27 @@ def test_training_shows_both_losses_and_what_was_watched(finished):
         "linear",
         "linear",
     ]
-    trained, watched = figure.axes[0].lines[:2], figure.axes[0].lines[2:]
+    trained = figure.axes[0].lines
     assert [line.get_ydata()[-1] for line in trained] == pytest.approx([1 / 6, 1 / 6])
-    # Of the two averages the first.
-    assert [list(line.get_ydata()) for line in watched] == [pytest.approx([0.3, 0.15])] * 2
+    # Of the two averages the first, in both folds.
+    (validated,) = figure.axes[0].collections
+    np.testing.assert_allclose(validated.get_offsets()[:, 1], [0.3, 0.15] * 2)
     kid = next(axes for axes in figure.axes if axes.get_title(loc="left") == "KID, validation")
     assert list(kid.lines[0].get_xdata()) == [3, 6] and list(kid.lines[0].get_ydata()) == [1, 0.5]
 
 
-def test_an_untrained_model_is_named_and_nothing_watched_is_no_error(finished):
-    histories = {("base", 0): read_history(finished.paths, "base", 0)}
-    rounds = {("base", 0): {name: [] for name in read_rounds(finished.paths, "base", 0)}}
-    empty = {("base", 0): {name: [] for name in histories["base", 0]}}
+def test_an_untrained_model_is_reported_and_no_validation_is_no_error(finished):
+    history = read_history(finished.paths, ["base"], 1)
+    nothing = read_validation(finished.paths, ["base"], 1).head(0)
     with figure_style():
-        bare = curves.training(empty, rounds, "Training")
-        unwatched = curves.training(histories, rounds, "Training")
+        bare = curves.training(history.head(0), nothing, ["base"], 1, "Training")
+        unvalidated = curves.training(history, nothing, ["base"], 1, "Training")
     assert "n/a: no step was trained" in words(bare)
-    assert words(unwatched).count("n/a") == 2
-    assert not any(text == "validation" for text in words(unwatched))
+    assert words(unvalidated).count("n/a") == 2
+    assert not any(text == "validation" for text in words(unvalidated))
 
 
-def test_every_figure_is_written_and_bears_the_notice(finished, monkeypatch):
+def test_every_figure_is_written_with_the_notice(finished, monkeypatch):
     seen = []
     monkeypatch.setattr(
         figures, "save", lambda figure, *rest: (save(figure, *rest), seen.append(words(figure)))

@@ -43,14 +43,17 @@ def test_maps_are_the_share_of_lesion_slices_on_one_scale(sheet, finished, store
 
 
 def test_sizes_are_medians_and_quartiles_a_z_bin(sheet):
-    axes = panel(sheet, "Area by height")
+    axes = panel(sheet, "Area by z-bin")
     found = {}
     for line in axes.lines:
         name = next(name for name, colour in SETS.items() if colour == line.get_color())
-        found.setdefault((name, round(line.get_xdata()[0])), []).append(list(line.get_ydata()))
-    assert found["held-out", 0] == [[10, 10], [10]]
-    assert found["held-out", 2] == [[32.5, 37.5], [35]]
-    assert found["synthetic", 1] == [[52.5, 97.5], [75]]
+        points = np.column_stack([line.get_xdata(), line.get_ydata()]).astype(float)
+        for x, y in points[np.isfinite(points).all(axis=1)]:
+            found.setdefault((name, round(x)), []).append(y)
+    # Median, then both ends of the bar of quartiles; a single lesion has no bar.
+    assert found["held-out", 0] == [10]
+    assert found["held-out", 2] == [35, 32.5, 37.5]
+    assert found["synthetic", 1] == [75, 52.5, 97.5]
     assert ("synthetic", 0) not in found
 
 
@@ -73,19 +76,28 @@ def test_the_sweep_shows_every_fold_and_its_floor(sheet):
     assert floors == [0.05, 0.05]
 
 
+def test_no_two_lines_of_the_legend_have_one_colour_without_a_marker(sheet):
+    (legend,) = sheet.legends
+    looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in legend.get_lines()]
+    assert len(set(looks)) == len(looks)
+    swept = {line.get_color() for line in panel(sheet, "MMD-MF ↓").lines if len(line.get_xdata()) == 3}
+    assert swept == {SETS["synthetic"]}
+
+
 def test_no_lesion_at_all_is_said(finished, store):
     paths = finished.paths
     samples = read_samples(paths.samples("base", 0))
     empty = Samples(samples.images, np.full_like(samples.masks, -1), samples.z_bin, samples.label, samples.id)
     with figure_style():
-        figure = lesion_sheet(paths, store, read_folds(paths.folds, 0), empty, [], "base", 2, 0, 0.0)
+        rows = all_metrics(paths, ["base"], 2).head(0)
+        figure = lesion_sheet(paths, store, read_folds(paths.folds, 0), empty, rows, "base", 2, 0, 0.0)
     (text,) = [text.get_text() for text in panel(figure, "synthetic: 0").texts]
     assert text == "n/a: no lesion"
 
 
 def test_lesions_are_read_as_numbers_by_set(finished):
     found = read_lesions(finished.paths.metrics("base", 0) / "lesions.tsv")
-    assert {name: columns["area"].tolist() for name, columns in found.items()} == {
+    assert {name: lesions["area"].tolist() for name, lesions in found.groupby("set")} == {
         "held-out": [10, 20, 30, 40],
         "training": [20, 40, 60, 80],
         "synthetic": [30, 60, 90, 120],

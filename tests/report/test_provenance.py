@@ -28,12 +28,12 @@ def test_hashes_are_those_of_the_files(finished, facts):
     assert first["step"] == 20
 
 
-def test_a_checkpoint_of_another_store_is_told(finished):
+def test_a_checkpoint_of_another_store_is_marked(finished):
     entry = provenance.checkpoint(finished.paths, "base", 0, "another-hash")
     assert not entry["trained_on_this_store"]
 
 
-def test_checkpoints_of_this_store_are_told(facts):
+def test_checkpoints_of_this_store_are_marked(facts):
     assert all(entry["trained_on_this_store"] for entry in facts["checkpoints"])
 
 
@@ -97,5 +97,5 @@ def test_git_state_knows_commit_and_changes(checkout):
 
 def test_a_package_below_a_foreign_checkout_has_no_commit(checkout):
     package, git = checkout
-    git("commit", "--allow-empty", "-m", "somebody else's")
+    git("commit", "--allow-empty", "-m", "another project's")
     assert provenance.git_state(package) is None

@@ -1,4 +1,4 @@
-"""The contact sheet of participants: lines beside masks, who stands first, and what is said of them."""
+"""The contact sheet of participants: outlines of masks, order, flags and facts."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from slimdiff.data.participants import Participant, write_participants
 from slimdiff.data.quality.flags import MEANINGS
 from slimdiff.data.quality.planes import write_planes
 from slimdiff.files import write_table
-from slimdiff.report.quality import Person, Plane, outlined, sheet, write_sheet
+from slimdiff.report.quality import Person, Plane, outlined, quality_body, write_sheet
 
 YELLOW = (0xFF, 0xB0, 0x00)
 
@@ -54,16 +54,16 @@ def test_those_who_are_left_out_stand_first_then_the_doubtful():
         person("sub-3", "excluded", ["not_finite: 3 voxels"]),
         person("sub-4", "ok"),
     ]
-    html = sheet(people, {"not_finite": "Voxels are NaN."})
+    html = quality_body(people, {"not_finite": "Voxels are NaN."})
     assert re.findall(r"<b>(sub-\d)</b>", html) == ["sub-3", "sub-2", "sub-1", "sub-4"]
     assert "flip_suspected: &lt;left&gt; &amp; right" in html
-    assert "2 without a flag, 1 with a flag that is only shown, 1 left out" in html
+    assert "2 without a flag, 1 with a flag that does not exclude, 1 excluded" in html
     assert "<dt>not_finite</dt><dd>Voxels are NaN.</dd>" in html
-    assert html.count("left out</span>") == 1
+    assert html.count(", excluded</span>") == 1
 
 
 def test_pictures_are_inside_the_page_and_are_what_was_given():
-    html = sheet([person("sub-1", "ok")], {})
+    html = quality_body([person("sub-1", "ok")], {})
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
     assert len(pictures) == 6 and "http" not in html
     first, fourth = (Image.open(io.BytesIO(base64.b64decode(pictures[i]))).convert("L") for i in (0, 3))
@@ -71,7 +71,7 @@ def test_pictures_are_inside_the_page_and_are_what_was_given():
     assert np.asarray(fourth)[:6].mean() == pytest.approx(30, abs=4)
 
 
-def test_the_sheet_of_a_study_shows_everybody_with_the_mask_on_the_lesion(tmp_path):
+def test_the_sheet_of_a_study_shows_all_participants_with_the_mask_on_the_lesion(tmp_path):
     """A bright lesion on grey: inside the line the sheet's pixels are bright, around it they are not."""
     study = study_from_mapping({"study": "s", "results_dir": str(tmp_path)}, complete=False)
     paths = study.paths

@@ -1,6 +1,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.html_rows import Rows
 
@@ -10,14 +11,32 @@ from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.axes.fold_evaluation import COLUMNS
 from slimdiff.files import read_table, write_table
 from slimdiff.report import html_page, latex, participants, tables
-from slimdiff.report.metric_table import Format, Notes, cell, letters, lines, mean_sd, remarks
-from slimdiff.report.results import Result, all_metrics
+from slimdiff.report.metric_table import Format, Notes, cell, letters, lines, mean_sd, reading_remarks
+from slimdiff.report.results import all_metrics, reason_of_missing
+
+ROW = {
+    "variant": "base",
+    "fold": 0,
+    "z_bin": np.nan,
+    "metric": "kid",
+    "extractor": "alexnet",
+    "value": 0.5,
+    "ci_low": np.nan,
+    "ci_high": np.nan,
+    "floor": np.nan,
+    "n": "12",
+    "reason": "",
+    "interval_reason": "",
+}
 
 
-def result(
-    value=0.5, low=np.nan, high=np.nan, floor=np.nan, note="", n="12", metric="kid", fold=0, variant="base"
-):
-    return Result(variant, fold, None, metric, "alexnet", value, low, high, floor, n, note)
+def frame(*rows: dict) -> pd.DataFrame:
+    """Metrics as they are read: rows that differ from ROW."""
+    return pd.DataFrame([ROW | row for row in rows])
+
+
+def result(value=0.5, **changes):
+    return next(frame({"value": value, **changes}).itertuples())
 
 
 def test_digits_follow_the_middle_value_and_small_floors_stay_visible():
@@ -32,30 +51,30 @@ def test_digits_follow_the_middle_value_and_small_floors_stay_visible():
 
 def test_a_cell_has_value_and_interval_or_the_reason_why_not():
     notes, style = Notes(), Format(2)
-    assert cell(result(0.5, 0.4, 0.61), style, notes) == "0.50 [0.40, 0.61]"
+    assert cell(result(0.5, ci_low=0.4, ci_high=0.61), style, notes) == "0.50 [0.40, 0.61]"
     assert cell(result(0.5), style, notes) == "0.50"
-    assert cell(result(0.5, note="9 pairs; no interval: 3 subjects"), style, notes) == "0.50 [n/a^{a}]"
-    assert cell(result(np.nan, note="10 of each wanted"), style, notes) == "n/a^{b}"
-    assert cell(result(np.nan, note="floor column: real", n="0"), style, notes) == "n/a^{c}"
+    assert cell(result(0.5, reason="9 pairs", interval_reason="3 subjects"), style, notes) == "0.50 [n/a^{a}]"
+    assert cell(result(np.nan, reason="expected 10 of each"), style, notes) == "n/a^{b}"
+    assert cell(result(np.nan, n="0"), style, notes) == "n/a^{c}"
     assert cell(None, style, notes) == "n/a^{d}"
-    assert cell(result(np.nan, note="10 of each wanted"), style, notes) == "n/a^{b}"
+    assert cell(result(np.nan, reason="expected 10 of each"), style, notes) == "n/a^{b}"
     assert cell(result(np.nan), style, Notes()) == "n/a^{a}"
-    assert result(np.nan).missing == "no reason is given"
+    assert reason_of_missing(result(np.nan)) == "no reason is given"
     assert [text for _, text in notes.listed()] == [
         "3 subjects",
-        "10 of each wanted",
+        "expected 10 of each",
         "nothing to measure, n = 0",
         "not computed in this fold",
     ]
 
 
-def test_footnote_letters_go_on_after_z():
+def test_footnote_letters_continue_after_z():
     assert [letters(number) for number in (0, 25, 26, 27, 52)] == ["a", "z", "aa", "ab", "ba"]
 
 
 def test_mean_and_sd_over_folds_are_the_sample_ones():
-    rows = [result(value, fold=fold, floor=0.1 * fold) for fold, value in enumerate((1.0, 2.0, 4.0))]
-    (line,) = lines(rows, ["base"], 3)
+    rows = [{"value": value, "fold": fold, "floor": 0.1 * fold} for fold, value in enumerate((1.0, 2.0, 4.0))]
+    (line,) = lines(frame(*rows), ["base"], 3)
     assert line.summary.mean == pytest.approx(7 / 3)
     assert line.summary.sd == pytest.approx(np.std([1, 2, 4], ddof=1))
     assert mean_sd(line.summary, Format(2), 3) == "2.33 ± 1.53"
@@ -64,19 +83,19 @@ def test_mean_and_sd_over_folds_are_the_sample_ones():
 
 
 def test_extractors_are_never_pooled():
-    rows = [result(1.0), Result("base", 0, None, "kid", "inception", 9.0, 0, 0, 0, "1", "")]
+    rows = frame({"value": 1.0}, {"extractor": "inception", "value": 9.0})
     assert [(line.extractor, line.summary.mean) for line in lines(rows, ["base"], 1)] == [
         ("alexnet", 1.0),
         ("inception", 9.0),
     ]
 
 
-def test_the_smallest_wilcoxon_p_is_told_only_where_variants_are_compared():
-    assert not any("Wilcoxon" in text for text in remarks(["base"], 2))
-    (said,) = [text for text in remarks(["base", "other"], 3) if "Wilcoxon" in text]
+def test_the_smallest_wilcoxon_p_is_given_only_where_variants_are_compared():
+    assert not any("Wilcoxon" in text for text in reading_remarks(["base"], 2))
+    (said,) = [text for text in reading_remarks(["base", "other"], 3) if "Wilcoxon" in text]
     assert "0.25" in said
     assert "can reach 0.05" in said
-    (enough,) = [text for text in remarks(["base", "other"], 8) if "Wilcoxon" in text]
+    (enough,) = [text for text in reading_remarks(["base", "other"], 8) if "Wilcoxon" in text]
     assert "can reach 0.05" not in enough
 
 
@@ -99,14 +118,14 @@ def test_the_page_shows_value_interval_floor_and_extractor(written):
     assert second[0] == "other"
     assert "invented numbers, no patients" in page.text
     assert "A & B" in page.text  # the title has to be escaped
-    assert "3 held-out subjects, at least 5 are wanted" in page.text
-    assert "7 real and 4 synthetic components; 10 of each wanted" in page.text
+    assert "3 held-out subjects; expected at least 5" in page.text
+    assert "7 real and 4 synthetic components; expected 10 of each" in page.text
     assert "smallest p" in page.text
     assert "<script" not in text
     assert "http" not in text
 
 
-def test_a_note_that_differs_between_folds_is_not_told_of_all(written):
+def test_a_remark_that_differs_between_folds_is_not_shown_for_all(written):
     text = Rows((written / "metrics.html").read_text()).text
     assert "held-out slices blurred by 2 px" in text
     assert "real and 12 synthetic components" not in text
@@ -140,10 +159,10 @@ def test_latex_rows_have_all_columns_and_no_bare_special_characters(written):
 
 
 def test_latex_escapes_and_a_long_table_breaks_over_pages():
-    assert latex.text("a_b & 5 % ^{c} −1 ± 2") == r"a\_b \& 5 \% \textsuperscript{c} $-$1 $\pm$ 2"
+    assert latex.latex_text("a_b & 5 % ^{c} −1 ± 2") == r"a\_b \& 5 \% \textsuperscript{c} $-$1 $\pm$ 2"
     names = [f"v{number}" for number in range(50)]
-    rows = [result(variant=name) for name in names]
-    long = latex.metrics_table([("Images", lines(rows, names, 1))], names, 1, ["a remark"], "A caption.")
+    rows = frame(*({"variant": name} for name in names))
+    long = latex.latex_metrics([("Images", lines(rows, names, 1))], names, 1, ["a remark"], "A caption.")
     assert r"\begin{longtable}" in long
     assert r"\begin{table}" not in long
 
@@ -205,7 +224,7 @@ def test_the_participants_page_has_splits_volumes_and_exclusions(finished):
         {"train": ["sub-01", "sub-02"], "val": [], "test": ["sub-03"]},
         {"train": ["sub-03"], "val": [], "test": ["sub-01"]},
     ]
-    page = Rows(participants.table([*people, gone], records, splits, store))
+    page = Rows(participants.participants_body([*people, gone], records, splits, store))
     found = {row[0]: row for row in page.rows}
     assert found["sub-01"][5:7] == ["train", "test"]
     assert found["sub-02"][5:7] == ["train", "–"]
@@ -222,13 +241,14 @@ def test_the_participants_page_has_splits_volumes_and_exclusions(finished):
 
 def test_utility_is_read_where_there_is_any(tmp_path):
     paths = StudyPaths(tmp_path)
-    row = dict.fromkeys(COLUMNS) | {"study": "s", "fold": 0, "z_bin": "all", "metric": "kid", "value": 1.0}
+    columns = tuple(dict.fromkeys((*COLUMNS, "reason", "interval_reason")))
+    row = dict.fromkeys(columns) | {"study": "s", "fold": 0, "z_bin": "all", "metric": "kid", "value": 1.0}
     for variant in ("base", "other"):
-        write_table(paths.metrics(variant, 0) / "metrics.tsv", [row | {"variant": variant}], COLUMNS)
+        write_table(paths.metrics(variant, 0) / "metrics.tsv", [row | {"variant": variant}], columns)
     gain = row | {"metric": "utility_dice_gain_100", "variant": "base"}
-    write_table(paths.utility("base", 0), [gain], COLUMNS)
+    write_table(paths.utility("base", 0), [gain], columns)
     found = all_metrics(paths, ["base", "other"], 1)
-    assert [(row.variant, row.metric) for row in found] == [
+    assert list(found[["variant", "metric"]].itertuples(index=False, name=None)) == [
         ("base", "kid"),
         ("base", "utility_dice_gain_100"),
         ("other", "kid"),
