@@ -320,7 +320,7 @@ def test_denoiser_hands_the_network_what_it_was_trained_on(prediction):
         signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
         sigma = noise / signal
 
-        def network(x_t, time, fed, signal=signal, noise=noise, sigma=sigma, t=t):
+        def network(x_t, time, condition, fed, signal=signal, noise=noise, sigma=sigma, t=t):
             assert fed is previous
             torch.testing.assert_close(time, torch.full((4,), float(t)), rtol=0, atol=1e-3)
             x0 = best(x_t / signal, sigma, None)
