@@ -214,7 +214,7 @@ def test_errors_of_the_data_are_reported_and_nothing_is_left(study_values, tmp_p
         (["--out_dir", "{out}"], "--ckpt"),
         (["--ckpt", "{out}/absent.safetensors", "--out_dir", "{out}"], "absent.safetensors"),
         (["--ckpt", "{trained}", "--out_dir", "{out}", "--z_bins", "3"], "0 to 2"),
-        (["--ckpt", "{trained}", "--out_dir", "{out}", "--z_bins", "-1"], "'-1' is neither"),
+        (["--ckpt", "{trained}", "--out_dir", "{out}", "--z_bins", "-1"], "found '-1'"),
         (["--fold", "0"], "model.safetensors"),
         (["--variant", "absent"], "absent"),
     ],

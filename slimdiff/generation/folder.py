@@ -22,12 +22,12 @@ from slimdiff.generation.samples import (
     grouped,
     read_arrays,
     read_manifest,
-    stem_of,
     write_samples,
 )
 
-__all__ = ["ForeignFile", "check_other_bins", "draw_into", "plan_bin", "stem_of"]
+__all__ = ["ForeignFile", "check_other_bins", "draw_into", "plan_file"]
 
+REMEDY = "delete the file, or choose another folder"
 AMOUNTS = frozenset({"per_bin_and_class", "counts", "replicas"})
 MACHINE = frozenset({"batch_size", "compile", "device", "precision"})
 PER_SAMPLE = frozenset({"acquisition"})
@@ -36,7 +36,7 @@ COMPARED = frozenset(GenerationConfig.model_fields) - AMOUNTS - MACHINE - PER_SA
 
 
 @dataclass(frozen=True)
-class Bin:
+class PlannedFile:
     """One file of samples: what is requested, and what is in the folder."""
 
     stem: Path
@@ -76,7 +76,7 @@ def draw_into(
         ForeignFile: where a file in the folder is of another configuration; nothing is drawn then.
     """
     folder, written = Path(folder), []
-    bins = [plan_bin(generator, list(of_file), folder / name) for name, of_file in requests.items()]
+    bins = [plan_file(generator, list(of_file), folder / name) for name, of_file in requests.items()]
     generator.compile_for(sum(len(part.missing) for part in bins))
     for part in bins:
         if part.complete:
@@ -92,7 +92,7 @@ def draw_into(
             part.requests[place] = request
         if part.kept:
             images, masks = _with_kept(part, images, masks)
-        settings = settings_of_run(generator, folder)
+        settings = sample_settings(generator, folder)
         runs = part.runs | {request.id: settings.runs[0] for request in chosen}
         if runs:
             settings = replace(settings, runs=grouped(runs))
@@ -102,14 +102,14 @@ def draw_into(
     return written
 
 
-def plan_bin(generator: Generator, requests: list[Request], stem: Path) -> Bin:
+def plan_file(generator: Generator, requests: list[Request], stem: Path) -> PlannedFile:
     """Compare the requests with the files in the folder; raises ForeignFile where these are of other samples."""
     if not stem.with_suffix(".tsv").is_file():
         # An archive alone is what a killed process left: the manifest is written last.
-        return Bin(stem, requests)
+        return PlannedFile(stem, requests)
     rows, settings = _read(stem)
-    check_settings_of(
-        settings, settings_of_run(generator, stem.parent), generator.config, _settings_file(stem)
+    check_same_settings(
+        settings, sample_settings(generator, stem.parent), generator.config, _settings_file(stem)
     )
     expected = {
         request.id: {
@@ -136,13 +136,10 @@ def plan_bin(generator: Generator, requests: list[Request], stem: Path) -> Bin:
     names = [row["id"] for row in rows]
     kept = {name: place for place, name in enumerate(names)}
     complete = len(kept) == len(requests) and stem.with_suffix(".json").is_file()
-    return Bin(stem, requests, kept, settings.runs_of(names) if settings else {}, complete)
+    return PlannedFile(stem, requests, kept, settings.runs_of(names) if settings else {}, complete)
 
 
-REMEDY = "delete the file, or choose another folder"
-
-
-def check_settings_of(
+def check_same_settings(
     found: SampleSettings | None, expected: SampleSettings, config: GenerationConfig, path: Path
 ) -> None:
     """Raise ForeignFile where the settings in a file are those of another configuration."""
@@ -186,8 +183,8 @@ def check_other_bins(generator: Generator, folder: Path, z_bins: Collection[int]
     for manifest in sorted(Path(folder).glob("zbin-*.tsv")):
         stem = manifest.with_suffix("")
         if stem.name not in requested:
-            expected = settings_of_run(generator, stem.parent)
-            check_settings_of(_read(stem)[1], expected, generator.config, _settings_file(stem))
+            expected = sample_settings(generator, stem.parent)
+            check_same_settings(_read(stem)[1], expected, generator.config, _settings_file(stem))
 
 
 def _read(stem: Path) -> tuple[list[dict[str, str]], SampleSettings | None]:
@@ -207,7 +204,7 @@ def _shown(value) -> str:
     return "null" if value is None else str(value)
 
 
-def settings_of_run(generator: Generator, folder: Path) -> SampleSettings:
+def sample_settings(generator: Generator, folder: Path) -> SampleSettings:
     """The settings of samples that this generator draws into this folder."""
     precision = str(generator.precision).removeprefix("torch.")
     return SampleSettings(
@@ -241,7 +238,7 @@ def _rows(generator: Generator, requests: list[Request], masks: np.ndarray) -> l
     ]
 
 
-def _with_kept(part: Bin, images: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _with_kept(part: PlannedFile, images: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     arrays, missing = read_arrays(part.stem), part.missing
     places = [place for place, request in enumerate(part.requests) if request.id in part.kept]
     source = [part.kept[part.requests[place].id] for place in places]

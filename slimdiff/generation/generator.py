@@ -115,12 +115,12 @@ class Generator:
         noises = (partial(normal, keys[rows].tolist(), shape=shape, device=self.device) for rows in batches)
         parts = (None if fixed_part is None else fixed_part[rows] for rows in batches)
         settings = {"sampler": self.config.sampler, "eta": self.config.eta, "precision": self.precision}
-        draw = partial(chain.draw, sigmas=self.sigmas, **settings)
+        run_chain = partial(chain.draw, sigmas=self.sigmas, **settings)
         with (
             tqdm(total=count, desc=progress or "sample", unit="sample", mininterval=2) as bar,
             self._mapping() as mapped,
         ):
-            for start, x0 in zip(starts, mapped(draw, denoisers, noises, parts), strict=True):
+            for start, x0 in zip(starts, mapped(run_chain, denoisers, noises, parts), strict=True):
                 pairs = x0.clamp(-1, 1).float().cpu().numpy().astype(np.float16)[: count - start]
                 upright = np.rot90(pairs, self.card.data.quarter_turns, axes=(2, 3))
                 drawn[start : start + len(pairs)] = upright

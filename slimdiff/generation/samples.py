@@ -89,11 +89,6 @@ def bin_name(z_bin: int) -> str:
     return f"zbin-{z_bin:02d}"
 
 
-def stem_of(folder: Path, z_bin: int) -> Path:
-    """Path of the files of a z-bin, without ending."""
-    return Path(folder) / bin_name(z_bin)
-
-
 def write_samples(
     stem: Path,
     images: np.ndarray,
@@ -139,7 +134,7 @@ def read_samples(folder: Path, n_bins: int | None = None) -> Samples:
     if n_bins is None:
         stems = sorted(path.with_suffix("") for path in Path(folder).glob("zbin-*.npz"))
     else:
-        stems = [stem_of(folder, z_bin) for z_bin in range(n_bins)]
+        stems = [Path(folder) / bin_name(z_bin) for z_bin in range(n_bins)]
     if not stems:
         raise FileNotFoundError(f"{folder}: found no zbin-*.npz; run the stage generate first")
     arrays, rows = [], []

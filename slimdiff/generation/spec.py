@@ -28,9 +28,10 @@ from slimdiff.devices import pick_device
 from slimdiff.diffusion.chain import sigmas_for
 from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import write_text
-from slimdiff.generation.folder import draw_into, plan_bin, stem_of
+from slimdiff.generation.folder import draw_into, plan_file
 from slimdiff.generation.generator import Generator, check_guide, check_settings, guide_path
 from slimdiff.generation.requests import Request, requests_of_bins
+from slimdiff.generation.samples import bin_name
 from slimdiff.model.checkpoint import ModelCard, read_card
 from slimdiff.model.prior import check_priors
 
@@ -413,7 +414,7 @@ def _check_folder(folder: Path, whole: Plan | None) -> None:
         raise ValueError(f"{nearest}: no permission to write to this folder")
     if nearest != folder:
         return
-    own = whole and {stem_of(folder, z).name for z, _ in whole.counts}
+    own = whole and {bin_name(z) for z, _ in whole.counts}
     matches = {path.name: SAMPLE_FILE.fullmatch(path.name) for path in sorted(folder.iterdir())}
     foreign = [name for name, match in matches.items() if not match or (own and match[1] not in own)]
     if foreign:
@@ -424,7 +425,7 @@ def _check_folder(folder: Path, whole: Plan | None) -> None:
         # The same comparison as before drawing.
         generator = whole.generator()
         for name, requests in whole.requests().items():
-            plan_bin(generator, requests, folder / name)
+            plan_file(generator, requests, folder / name)
 
 
 def run_spec(

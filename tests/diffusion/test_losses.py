@@ -240,7 +240,7 @@ def test_min_snr_weighs_one_estimate_the_same_in_every_space():
 
 
 def test_min_snr_refuses_an_unknown_space():
-    with pytest.raises(ValueError, match="'target'; x0, epsilon, v are known"):
+    with pytest.raises(ValueError, match="loss space: expected x0, epsilon, v, found 'target'"):
         min_snr_weight("target", torch.tensor(0.6), torch.tensor(0.8), 5.0)
 
 
