@@ -55,12 +55,12 @@ def guided(kind, sigma, scale, **options):
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_guiding_any_prediction_is_guiding_its_estimate_of_x0(kind, scale, sigma):
     x = start(sigma)
-    wanted = (1 - scale) * unconditional(x) + scale * conditional(x)
+    expected = (1 - scale) * unconditional(x) + scale * conditional(x)
     found = guided(kind, sigma, scale, clip=False)(x, sigma, None)
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
     # What is clipped is the guided estimate, not the two that make it.
     clipped = guided(kind, sigma, scale)(x, sigma, None)
-    torch.testing.assert_close(clipped.double(), wanted.clamp(-1, 1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(clipped.double(), expected.clamp(-1, 1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_guidance_acts_above_low_and_up_to_high(interval, acts):
     for sigma, guides in zip(SIGMAS, acts, strict=True):
         x = start(sigma)
         found = guided("x0", sigma, 3.0, clip=False, low=low, high=high)(x, sigma, None).double()
-        wanted = 3 * conditional(x) - 2 * unconditional(x) if guides else conditional(x)
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        expected = 3 * conditional(x) - 2 * unconditional(x) if guides else conditional(x)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_network_and_guide_are_asked_the_same_under_their_own_conditions():

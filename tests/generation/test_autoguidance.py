@@ -58,10 +58,10 @@ def test_beyond_1_the_estimate_moves_away_from_the_guide(pair):
     for one, other in zip(given[:2], other_given[:2], strict=True):
         assert torch.equal(one, other)
     assert torch.equal(given[3], other_given[3])
-    # Both are told the same: this is no classifier-free guidance.
+    # Both have the same condition: this is no classifier-free guidance.
     assert given[2].null is None and other_given[2].null is None
-    wanted = (guides + scale * (own - guides)).clamp(-1, 1)[0, 0].numpy().astype(images.dtype)
-    assert (wanted == images[0]).all()
+    expected = (guides + scale * (own - guides)).clamp(-1, 1)[0, 0].numpy().astype(images.dtype)
+    assert (expected == images[0]).all()
 
 
 def test_the_settings_name_the_guide_and_a_sample_can_be_made_again(pair, tmp_path):

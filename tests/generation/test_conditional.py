@@ -1,4 +1,4 @@
-"""Samples around a given mask or a given slice: what is given stays, bit for bit; the rest belongs to it."""
+"""Samples for a given mask or a given slice: the given part stays, bit for bit; the rest fits it."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_sampling import EVERY_SAMPLER, assert_equal, generator_of
+from helpers.tiny_sampling import EVERY_SAMPLER, assert_equal, generator_of, make_old
 
 from slimdiff.diffusion.denoiser import HINT_SIGMA, Inpainted, lesion_hint
 from slimdiff.diffusion.samplers import SAMPLERS
@@ -82,8 +82,8 @@ def test_the_rest_is_drawn_towards_what_is_known():
         start = torch.where(where, known + sigmas[0] * first, first * math.sqrt(1 + sigmas[0] ** 2))
         drawn = SAMPLERS[name](Inpainted(joint, known, where), start, sigmas.tolist(), noise)
         shift = drawn[:, 0].mean().item() - CENTRE[0].item()
-        wanted = slope * (value - CENTRE[1].item())
-        went[name, value] = shift / wanted
+        expected = slope * (value - CENTRE[1].item())
+        went[name, value] = shift / expected
     for value in (-1.0, 0.2):
         assert 0.3 < went["dpmpp_2m", value] < went["ddpm", value] / 1.2 < 1
 
@@ -168,10 +168,15 @@ def test_files_say_what_was_given_and_their_samples_can_be_made_again(trained, m
     names = [rows[1]["id"], rows[2]["id"]]
     same = remake_samples(tmp_path / "out" / "zbin-01.tsv", names, tmp_path / "again", device="cpu")
     assert same == dict.fromkeys(names, True)
-    # And again from what was made again: it says what was given, too.
+    # And once more from the remade sample: its archive has the fixed part, too.
     once_more = tmp_path / "again" / f"{names[1]}.tsv"
     assert remake_samples(once_more, names[1:], tmp_path / "third", device="cpu") == {names[1]: True}
     assert read_table(once_more)[0]["source"] == "other.png"
+    # The old form had the same archive, and the same columns behind its settings.
+    make_old(tmp_path / "out")
+    same = remake_samples(tmp_path / "out" / "zbin-01.tsv", names, tmp_path / "of_old", device="cpu")
+    assert same == dict.fromkeys(names, True)
+    assert read_table(tmp_path / "of_old" / f"{names[1]}.tsv")[0]["source"] == "other.png"
     with pytest.raises(ForeignFile, match="has samples already"):
         draw_conditional(generator, given, 2, "mask_to_image", tmp_path / "out")
 
@@ -217,11 +222,11 @@ def test_a_lesion_is_hinted_at_inside_the_region_and_nowhere_else():
     where = torch.cat([~region, ~region], dim=1)
     where[2] = torch.cat([torch.zeros_like(mask_known), mask_known], dim=1)[0]
     hint = lesion_hint(where)
-    wanted = torch.zeros_like(hint)
-    wanted[0, 1, 6:12, 7:10] = True
+    expected = torch.zeros_like(hint)
+    expected[0, 1, 6:12, 7:10] = True
     # Too small for a margin: all of it. A mask that is given needs no hint.
-    wanted[1, 1, 4:7, 5:8] = True
-    assert torch.equal(hint, wanted)
+    expected[1, 1, 4:7, 5:8] = True
+    assert torch.equal(hint, expected)
 
 
 def test_the_hint_ends_with_the_noise():

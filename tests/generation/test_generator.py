@@ -21,7 +21,7 @@ from slimdiff.model.checkpoint import read_card, save_model
 
 
 @pytest.mark.parametrize("options", EVERY_SAMPLER, ids=["2m", "ddim-0.2", "ddim-0", "sde", "unipc", "ddpm"])
-def test_f4_a_sample_does_not_depend_on_its_company(trained, options):
+def test_f4_a_sample_does_not_depend_on_its_batch(trained, options):
     """On a CPU `batch_size` is no batch: what may differ is which samples are drawn together and in which order."""
     requests = mixed_requests()
     whole = generator_of(trained, batch_size=4, **options).draw(requests)
@@ -100,8 +100,8 @@ def test_the_chain_starts_from_the_sample_s_own_noise(trained):
     requests = mixed_requests(count=1)
     generator.draw(requests)
     # In the network's coordinates x_T is standard normal: the draw itself.
-    wanted = normal([request.key for request in requests], 0, (2, 32, 32))
-    torch.testing.assert_close(seen[0], wanted, rtol=1e-5, atol=1e-5)
+    expected = normal([request.key for request in requests], 0, (2, 32, 32))
+    torch.testing.assert_close(seen[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_every_step_of_a_sample_has_a_draw_of_its_own(trained, monkeypatch):
@@ -127,10 +127,10 @@ def test_batches_as_on_a_card_give_the_same_samples_up_to_rounding(trained, give
         rng = np.random.default_rng(0)
         values = rng.uniform(-1, 1, (9, 2, 32, 32)).astype(np.float16)
         fixed = (values, rng.random((9, 2, 32, 32)) < 0.3)
-    wanted = np.stack(generator.draw(requests, fixed=fixed), axis=1)
+    expected = np.stack(generator.draw(requests, fixed=fixed), axis=1)
     generator.batch_size = 4
     found = np.stack(generator.draw(requests, fixed=fixed), axis=1)
-    np.testing.assert_allclose(found.astype(float), wanted.astype(float), atol=5e-3)
+    np.testing.assert_allclose(found.astype(float), expected.astype(float), atol=5e-3)
 
 
 def test_samples_are_float16_in_range(trained):
@@ -181,7 +181,7 @@ def test_keys_are_unique_over_everything_a_sample_is():
     assert len(set(keys)) == len(keys)
 
 
-def test_variants_share_their_noise_unless_told_otherwise():
+def test_variants_share_their_noise_unless_the_key_has_the_variant():
     one, two = (requests_of_bin(CONFIG, 0, name, 1) for name in ("a", "b"))
     assert [r.key for r in one] == [r.key for r in two]
     own = CONFIG.model_copy(update={"variant_in_key": True})
