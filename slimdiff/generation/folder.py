@@ -197,7 +197,8 @@ def _read(stem: Path) -> tuple[list[dict[str, str]], SampleSettings | None]:
 
 
 def _settings_file(stem: Path) -> Path:
-    return next((path for path in [stem.with_suffix(".json")] if path.is_file()), stem.with_suffix(".tsv"))
+    path = stem.with_suffix(".json")
+    return path if path.is_file() else stem.with_suffix(".tsv")
 
 
 def _shown(value) -> str:

@@ -11,6 +11,7 @@ from helpers.tiny_sampling import (
     assert_equal,
     fill,
     generator_of,
+    make_old,
     mixed_requests,
     settings_in,
 )
