@@ -333,7 +333,7 @@ OLD_OPTIONS = [
 
 @pytest.mark.parametrize("options", OLD_OPTIONS, ids=["plain", "ddim", "ddim_ref", "ddpm"])
 def test_samples_of_the_old_form_are_read_resumed_and_made_again(trained, tmp_path, options, monkeypatch):
-    """Version 0.1 wrote all settings into each manifest row, and no JSON."""
+    """It has all settings in each manifest row, and no JSON file."""
     fill(generator_of(trained, **options), None, tmp_path / "new")
     shutil.copytree(tmp_path / "new", tmp_path / "old")
     make_old(tmp_path / "old")

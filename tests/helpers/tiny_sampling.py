@@ -47,7 +47,7 @@ def change_settings(stem: Path, **changes) -> None:
 
 
 def make_old(folder: Path) -> None:
-    """Rewrite a folder of samples in the form of version 0.1: all settings in each manifest row, no JSON."""
+    """Rewrite a folder of samples in the old form: all settings in each manifest row, no JSON."""
     for manifest in sorted(Path(folder).glob("*.tsv")):
         stem = manifest.with_suffix("")
         rows, settings = read_manifest(stem)
