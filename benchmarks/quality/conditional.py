@@ -17,7 +17,12 @@ from scipy import ndimage
 from slimdiff.config import load_study
 from slimdiff.evaluation.metrics.lesions import has_lesion
 from slimdiff.files import write_table
-from slimdiff.generation.conditional import Given, draw_until_lesion, given_mask, given_surroundings
+from slimdiff.generation.conditional import (
+    ConditioningInput,
+    draw_until_lesion,
+    fixed_mask,
+    fixed_surroundings,
+)
 from slimdiff.generation.generator import Generator
 
 SETTINGS = (
@@ -40,15 +45,15 @@ COLUMNS = (
 MARGIN_PX = 2
 
 
-def masks_of(judge: Judge, count: int) -> list[Given]:
+def masks_of(judge: Judge, count: int) -> list[ConditioningInput]:
     """Held-out lesion masks."""
     store, rng = judge.store, np.random.default_rng(0)
     rows = judge.test[store.label[judge.test] == 1]
     rows = rng.choice(rows, min(count, len(rows)), replace=False)
-    return [given_mask(np.asarray(store.masks[row]) > 0, int(store.z_bin[row]), f"row {row}") for row in rows]
+    return [fixed_mask(np.asarray(store.masks[row]) > 0, int(store.z_bin[row]), f"row {row}") for row in rows]
 
 
-def regions_of(judge: Judge, count: int) -> list[Given]:
+def regions_of(judge: Judge, count: int) -> list[ConditioningInput]:
     """Held-out slices without lesion, with a held-out lesion of their z-bin, dilated, as the region."""
     store, rng = judge.store, np.random.default_rng(0)
     bins, label = store.z_bin[judge.test], store.label[judge.test]
@@ -59,12 +64,17 @@ def regions_of(judge: Judge, count: int) -> list[Given]:
             continue
         region = ndimage.binary_dilation(store.masks[rng.choice(lesions)] > 0, iterations=MARGIN_PX)
         image = np.asarray(store.images[row])
-        given.append(given_surroundings(image, region, int(store.z_bin[row]), f"row {row}"))
+        given.append(fixed_surroundings(image, region, int(store.z_bin[row]), f"row {row}"))
     return given
 
 
 def rows_of(
-    judge: Judge, generator: Generator, what: str, given: list[Given], settings: dict, attempts: int
+    judge: Judge,
+    generator: Generator,
+    what: str,
+    given: list[ConditioningInput],
+    settings: dict,
+    attempts: int,
 ) -> list[dict]:
     """The numbers of what is drawn around everything given, and of the images under one another's masks."""
     requests, (values, where), images, drawn = draw_until_lesion(generator, given, 1, attempts, what)

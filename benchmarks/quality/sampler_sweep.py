@@ -24,7 +24,7 @@ from slimdiff.config import Study, load_study
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.evaluation.metrics.lpips import lpips_distance
 from slimdiff.files import replacing, write_table
-from slimdiff.generation.folder import settings_of
+from slimdiff.generation.folder import COMPARED
 from slimdiff.generation.generator import Generator
 
 EVALUATIONS = (5, 10, 15, 20, 25, 50, 100, 250)
@@ -76,7 +76,7 @@ class Sweep:
         self.folder = study.paths.root / "sampler_sweep"
         self.judge = Judge(study, fold)
 
-    swept = frozenset({"sampler", "evaluations", "spacing", "eta", "tau"})
+    swept = frozenset({"sampler", "evaluations", "spacing", "eta", "tau", "seed"})
 
     def draw(self, sampler: str, evaluations: int, seed: int, spacing: str = "trailing") -> dict:
         """images, masks, z_bin, label, seconds and processor seconds a sample."""
@@ -94,11 +94,11 @@ class Sweep:
             f"{sampler}-{spacing}-{evaluations}-{seed}-{self.each}-{generator.sha256['checkpoint'][:12]}.npz"
         )
         # What else the study says of drawing makes other samples.
-        others = {key: value for key, value in settings_of(config).items() if key not in self.swept}
-        defaults = settings_of(GenerationConfig())
-        if any(value != defaults[key] for key, value in others.items()) or config.acquisition != "mix":
-            told = json.dumps({**others, "acquisition": config.acquisition}, sort_keys=True)
-            name = f"{hashlib.sha256(told.encode()).hexdigest()[:12]}-{name}"
+        keys = (COMPARED | {"acquisition", "precision"}) - self.swept
+        others = config.model_dump(mode="json", include=keys)
+        if others != GenerationConfig().model_dump(mode="json", include=keys):
+            text = json.dumps(others, sort_keys=True)
+            name = f"{hashlib.sha256(text.encode()).hexdigest()[:12]}-{name}"
         path = self.folder / "samples" / name
         if not path.is_file():
             start, cpu = time.perf_counter(), time.process_time()

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 
 from slimdiff.config.priors import PriorConfig
-from slimdiff.data.volumes.foreground import brain_of
 from slimdiff.files import replacing
 
 
@@ -17,7 +16,10 @@ def z_bin_priors(
     images: (N, H, W) in [-1, 1]; bins: (N,). Returns bool (n_bins, H, W); a z-bin without slices gets the prior of
     the nearest z-bin that has some.
     """
+    # Sampling reads priors where there is neither SciPy nor what finds the brain.
     from scipy import ndimage
+
+    from slimdiff.data.volumes.foreground import brain_of
 
     priors = np.zeros((n_bins, *images.shape[1:]), bool)
     steps = round(config.dilate_mm / spacing_mm)
@@ -41,6 +43,17 @@ def write_priors(path: Path, priors: np.ndarray) -> None:
 
 
 def read_priors(path: Path) -> np.ndarray:
-    """Read what `write_priors` wrote."""
-    with np.load(path, allow_pickle=False) as archive:
-        return archive["priors"]
+    """z-bin priors of a fold, bool (n_bins, H, W), as `write_priors` wrote them.
+
+    Raises FileNotFoundError, or ValueError naming the file and what is wrong with it.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: not found; run the stage priors (slimdiff-priors) first")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return archive["priors"]
+    except Exception as error:
+        # A plain array, half a zip file, a pickle: NumPy raises a different error for each.
+        raise ValueError(
+            f"{path}: expected a file of z-bin priors: {error}; run the stage priors again"
+        ) from None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +12,10 @@ from slimdiff.diffusion.prediction import to_x0_epsilon
 from slimdiff.diffusion.schedule import Schedule
 
 HINT_SIGMA = 1.0
-"""Noise above which a lesion is hinted at; lower values hold its shape to the hint's, higher ones forget it."""
+"""Noise level down to which a lesion is hinted at: lower values keep the hint's shape, higher ones lose the lesion."""
 
-Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(x_t, timestep (B,), previous or None) -> prediction (B, 2, H, W)."""
+Network = Callable[[Tensor, Tensor, Any, Tensor | None], Tensor]
+"""(x_t, timestep (B,), condition, previous or None) -> prediction (B, 2, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Denoiser:
     scale: float = 1.0
     low: float = 0.0
     high: float = float("inf")
+    condition: Any = None
+    """Of the batch; passed on to the network."""
+    guide_condition: Any = None
+    """Passed on to the guide."""
 
     def __call__(self, x: Tensor, sigma: float, previous: Tensor | None) -> Tensor:
         signal = 1 / (1 + sigma**2) ** 0.5
@@ -41,10 +46,10 @@ class Denoiser:
             (x.shape[0],), float(self.schedule.time_at(sigma)), dtype=torch.float32, device=x.device
         )
         x_t = x * signal
-        output = self.network(x_t, time, previous).float()
+        output = self.network(x_t, time, self.condition, previous).float()
         if self.guide is not None and self.scale != 1 and self.low < sigma <= self.high:
             # x0, epsilon and v are one affine map of each other, so any of them can be guided.
-            plain = self.guide(x_t, time, previous).float()
+            plain = self.guide(x_t, time, self.guide_condition, previous).float()
             output = plain + self.scale * (output - plain)
         x0, _ = to_x0_epsilon(self.prediction, output, x_t, torch.tensor(signal), torch.tensor(noise))
         return x0.clamp(-1, 1) if self.clip else x0
@@ -54,9 +59,9 @@ class Denoiser:
 class Inpainted:
     """A denoiser of pairs of which a part is known: there its estimate is the known value.
 
-    Every sampler then keeps that part of x at known + sigma times its noise, which is what the network saw of such a
-    part in training; the rest is drawn around it (the replacement of Song et al. 2021, section 5 and appendix I.2, in
-    coordinates in which no sampler has to know of it).
+    Every sampler then keeps that part of x at known + sigma times its noise, as the network saw it in training, and
+    draws the rest around it (the replacement of Song et al. 2021, section 5 and appendix I.2, in coordinates in which
+    the samplers need no change).
     """
 
     denoiser: Callable[[Tensor, float, Tensor | None], Tensor]
@@ -65,7 +70,7 @@ class Inpainted:
     where: Tensor
     """bool (B, 2, H, W)."""
     hinted: Tensor | None = None
-    """bool (B, 2, H, W): where the estimate is taken to be 1 as long as the noise exceeds HINT_SIGMA."""
+    """bool (B, 2, H, W): where the estimate is set to 1 while the noise level exceeds HINT_SIGMA."""
 
     def __call__(self, x: Tensor, sigma: float, previous: Tensor | None) -> Tensor:
         estimate = torch.where(self.where, self.known, self.denoiser(x, sigma, previous))
@@ -75,11 +80,11 @@ class Inpainted:
 
 
 def lesion_hint(where: Tensor, margin: int = 2) -> Tensor:
-    """Where a lesion is hinted at: in the mask of the region in which neither image nor mask is known, `margin` px
-    inside of its border (all of it where that leaves nothing). bool (B, 2, H, W), as `where`.
+    """Where a lesion is hinted at: in the mask channel, in the region where neither image nor mask is known, `margin`
+    px inside its border (the whole region where that leaves nothing). bool (B, 2, H, W), as `where`.
 
-    Surroundings without a lesion say that there is none: without a hint most regions stay empty (docs/sampling.md). At
-    low noise the hint is gone, and the lesion takes its own shape.
+    Surroundings without a lesion suggest that there is none: without a hint most regions stay empty (docs/sampling.md).
+    At low noise the hint is off, and the lesion takes its own shape.
     """
     region = ~where.any(dim=1, keepdim=True)
     side = 2 * margin + 1

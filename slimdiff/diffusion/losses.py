@@ -1,4 +1,4 @@
-"""The terms of the objective: pure functions, to be combined at will (docs/method.md)."""
+"""The terms of the objective: pure functions that can be combined freely (docs/method.md)."""
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +9,19 @@ LOG_VARIANCE_LIMIT = 5.0
 
 
 def lp_per_channel(
-    prediction: Tensor, wanted: Tensor, exponents: Tensor, weights: Tensor | None = None
+    prediction: Tensor, target: Tensor, exponents: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """mean |prediction - target|^p a sample and channel, without the 1/p root.
+    """mean |prediction - target|^p per sample and channel, without the 1/p root.
 
     Args:
-        prediction, wanted: (B, C, H, W).
+        prediction, target: (B, C, H, W).
         exponents: p of each channel (C,).
         weights: pixel weights (B, C, H, W), or None for 1; the mean divides by their sum.
     Returns:
         (B, C) in float32 (float64 stays).
     """
     # float32: a bf16 difference has too few digits where the estimate is already close.
-    error = (_full(prediction) - _full(wanted)).abs()
+    error = (_full(prediction) - _full(target)).abs()
     # |e|^p has no finite second derivative at 0 for p < 2; the tiny offset keeps its gradient defined.
     powered = (error + 1e-12).pow(exponents.view(1, -1, 1, 1))
     if weights is None:
@@ -35,20 +35,20 @@ def lesion_weights(x0: Tensor, image: float, mask: float) -> Tensor:
     return torch.cat([1 + lesion * (image - 1), 1 + lesion * (mask - 1)], dim=1)
 
 
-def focal_frequency(prediction: Tensor, wanted: Tensor, alpha: float, patches: int = 1) -> Tensor:
-    """Focal frequency loss of a sample (Jiang et al. 2021, eq. 8-10): frequencies that are far off weigh more.
+def focal_frequency(prediction: Tensor, target: Tensor, alpha: float, patches: int = 1) -> Tensor:
+    """Focal frequency loss of a sample (Jiang et al. 2021, eq. 8-10): frequencies with a large error weigh more.
 
     mean over frequencies of (|dF| / max |dF|)^alpha * |dF|^2 with dF the difference of orthonormal 2-D spectra. The
     weight is a constant to the gradient.
 
     Args:
-        prediction, wanted: (B, H, W).
-        alpha: how much more.
-        patches: pieces along each side whose spectra are taken apart; the sides must be multiples of it.
+        prediction, target: (B, H, W).
+        alpha: exponent of that weight; 0: all frequencies weigh the same.
+        patches: pieces along each side with a spectrum each; the sides must be multiples of it.
     Returns:
         (B,).
     """
-    difference = _full(prediction) - _full(wanted)
+    difference = _full(prediction) - _full(target)
     height, width = difference.shape[1:]
     if height % patches or width % patches:
         raise ValueError(f"slices of {height} x {width} px cannot be cut into {patches} x {patches} patches")
@@ -64,7 +64,7 @@ def focal_frequency(prediction: Tensor, wanted: Tensor, alpha: float, patches: i
 
 
 def min_snr_weight(space: str, signal: Tensor, noise: Tensor, gamma: float) -> Tensor:
-    """Weight of a sample by its signal-to-noise ratio, cut at gamma (Hang et al. 2023, section 3.4).
+    """Weight of a sample by its signal-to-noise ratio, clipped at gamma (Hang et al. 2023, section 3.4).
 
     Args:
         space: where the loss is taken: x0, epsilon or v.
@@ -79,7 +79,7 @@ def min_snr_weight(space: str, signal: Tensor, noise: Tensor, gamma: float) -> T
         return cut / snr
     if space == "v":
         return cut / (snr + 1)
-    raise ValueError(f"loss space {space!r}; {', '.join(PREDICTIONS)} are known")
+    raise ValueError(f"loss space: expected {', '.join(PREDICTIONS)}, found {space!r}")
 
 
 class Uncertainty(nn.Module):

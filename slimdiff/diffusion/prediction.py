@@ -16,17 +16,17 @@ def target(kind: str, x0: Tensor, epsilon: Tensor, signal: Tensor, noise: Tensor
         return epsilon
     if kind == "v":
         return signal * epsilon - noise * x0
-    raise ValueError(f"prediction {kind!r}; {', '.join(PREDICTIONS)} are known")
+    raise ValueError(f"prediction: expected {', '.join(PREDICTIONS)}, found {kind!r}")
 
 
 def to_x0_epsilon(
     kind: str, output: Tensor, x_t: Tensor, signal: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Turn any prediction at noisy x_t into (x0, epsilon)."""
+    """Convert any prediction at noisy x_t to (x0, epsilon)."""
     if kind == "x0":
         return output, (x_t - signal * output) / noise
     if kind == "epsilon":
         return (x_t - noise * output) / signal, output
     if kind == "v":
         return signal * x_t - noise * output, noise * x_t + signal * output
-    raise ValueError(f"prediction {kind!r}; {', '.join(PREDICTIONS)} are known")
+    raise ValueError(f"prediction: expected {', '.join(PREDICTIONS)}, found {kind!r}")

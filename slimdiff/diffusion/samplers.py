@@ -1,10 +1,10 @@
 """Samplers with one signature: (denoiser, x, sigmas, noise, callback) -> x0.
 
-`x` (B, C, H, W) is the start in the coordinates x_t / sqrt(alpha_bar), so sigma_max times a standard normal draw
-(plus the data, which is nothing beside it). `sigmas` falls and ends at 0. `noise(i)` gives the standard normal draw
-of step i, shaped like x, and is called only by stochastic samplers. `callback(i, x0)` sees every estimate.
+`x` (B, C, H, W) is the start in the coordinates x_t / sqrt(alpha_bar): sigma_max times a standard normal draw (plus
+the data, which is negligible there). `sigmas` falls and ends at 0. `noise(i)` gives the standard normal draw of step i,
+in the shape of x, and is called only by stochastic samplers. `callback(i, x0)` receives every estimate.
 denoiser(x, sigma, previous) -> x0 estimate; the sampler feeds its last estimate back (Chen et al. 2022).
-Every sampler evaluates the denoiser once a step; the step to sigma 0 is the last estimate itself.
+Every sampler evaluates the denoiser once per step; the step to sigma 0 returns the last estimate.
 """
 
 import math
@@ -35,7 +35,7 @@ def ddim(
             callback(i, previous)
         if following == 0:
             return previous
-        # eq. 16 in these coordinates: the part of the next level's noise that is drawn anew.
+        # eq. 16 in these coordinates: the part of the next level's noise that is drawn again.
         fresh = eta * following * math.sqrt(sigma**2 - following**2) / sigma
         kept = math.sqrt(following**2 - fresh**2)
         x = previous + (x - previous) * (kept / sigma)
@@ -51,7 +51,7 @@ def ddpm(
     noise: Noise,
     callback: Callback | None = None,
 ) -> Tensor:
-    """DDPM (Ho et al. 2020, algorithm 2), with the posterior's own variance (eq. 7); between any two noise levels it is
+    """DDPM (Ho et al. 2020, algorithm 2) with the variance of the posterior (eq. 7): between any two noise levels it is
     DDIM with eta 1."""
     return ddim(denoiser, x, sigmas, noise, callback, eta=1.0)
 
@@ -74,7 +74,7 @@ def dpmpp_2m_sde(
     noise: Noise,
     callback: Callback | None = None,
 ) -> Tensor:
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022, appendix B): the same of the diffusion's reverse-time SDE."""
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, appendix B): the same for the reverse-time SDE of the diffusion."""
     return _two_estimates(denoiser, x, sigmas, noise, callback)
 
 
@@ -85,8 +85,8 @@ def _two_estimates(
     noise: Noise | None,
     callback: Callback | None,
 ) -> Tensor:
-    """Steps along the line through the last two estimates, in log sigma; the first step and the step to sigma = 0 are
-    of first order, where the second has no support. Without noise the ODE is solved, with it the SDE."""
+    """Steps along the line through the last two estimates, in log sigma. The first step, without a second estimate, and
+    the step to sigma = 0 are of first order. Without noise it solves the ODE, with noise the SDE."""
     previous = older = None
     last_step = 0.0
     for i, (sigma, following) in enumerate(pairwise(sigmas)):
@@ -115,7 +115,7 @@ def unipc(
     callback: Callback | None = None,
     order: int = 2,
 ) -> Tensor:
-    """UniPC (Zhao et al. 2023, algorithm 1, B(h) = e^h - 1, data prediction): a predictor of this order, corrected by
+    """UniPC (Zhao et al. 2023, algorithm 1, B(h) = e^h - 1, data prediction): a predictor of this order, corrected with
     the estimate that the next step needs anyway, which gives one order more."""
     known: list[tuple[float, Tensor]] = []
     base = x
@@ -134,11 +134,11 @@ def unipc(
 
 
 def _unified_step(x: Tensor, known: list[tuple[float, Tensor]], to: float, estimate: Tensor | None = None):
-    """From the last known noise level to `to` (Zhao et al. 2023, eq. 3 and 8): UniP from the known estimates, UniC with
-    the one at `to` too."""
+    """From the last known noise level to `to` (Zhao et al. 2023, eq. 3 and 8): UniP from the known estimates, UniC also
+    from the one at `to`."""
     sigma, newest = known[-1]
     h = math.log(sigma / to)
-    # Where the other estimates lie, in steps from here.
+    # Positions of the other estimates, in steps from here.
     places = [math.log(sigma / other) / h for other, _ in known[:-1]]
     others = [of for _, of in known[:-1]]
     if estimate is not None:
@@ -153,16 +153,16 @@ def _unified_step(x: Tensor, known: list[tuple[float, Tensor]], to: float, estim
 def _unified_weights(places: list[float], h: float) -> list[float]:
     """Weights of the differences: sum_m a_m r_m^(n-1) = n! phi_(n+1)(-h) (-h)^n / B(-h) for n = 1, 2, ..."""
     if len(places) < 2:
-        # The paper's own choice, right to the same order.
+        # The choice of the paper, correct to the same order.
         return [0.5] * len(places)
-    wanted = []
+    right = []
     phi, factorial = math.expm1(-h) / -h - 1, 1
     for n in range(1, len(places) + 1):
-        wanted.append(phi * factorial / math.expm1(-h))
+        right.append(phi * factorial / math.expm1(-h))
         factorial *= n + 1
         phi = phi / -h - 1 / factorial
     powers = np.vander(places, increasing=True).T
-    return np.linalg.solve(powers, wanted).tolist()
+    return np.linalg.solve(powers, right).tolist()
 
 
 SAMPLERS = {

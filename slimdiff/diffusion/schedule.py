@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Half log-signal-to-noise -5.1, the start of a chain: sigma 164, sqrt(alpha_bar) 0.006 (Lu et al. 2022).
+# Half log signal-to-noise -5.1, the start of a chain: sigma 164, sqrt(alpha_bar) 0.006 (Lu et al. 2022).
 SIGMA_MAX = math.exp(5.1)
-# Evaluations of a chain that counts as fine.
+# Evaluations of a chain with fine steps.
 FINE = 250
-# A chain that starts from pure noise must not start where the data still shows.
+# Largest sqrt(alpha_bar) at which a chain may start from pure noise: there the data must no longer show.
 LARGEST_FIRST_SIGNAL = 0.02
 
 
@@ -59,7 +59,7 @@ def make_schedule(name: str, timesteps: int) -> Schedule:
         signal = (curve[-1] - curve) / (curve[-1] - curve[0])
         betas = np.clip(1 - signal[1:] / signal[:-1], 0, 0.999)
     else:
-        raise ValueError(f"schedule {name!r}; cosine, linear and sigmoid are known")
+        raise ValueError(f"schedule: expected cosine, linear or sigmoid, found {name!r}")
     return Schedule(np.cumprod(1 - betas))
 
 
@@ -69,16 +69,16 @@ def sampling_sigmas(schedule: Schedule, evaluations: int, spacing: str = "traili
     `trailing` spaces them evenly in training time down from the noisiest, `leading` up from time 0 (see `leading`),
     `log_snr` evenly in log sigma, down to the last level of a trailing chain of 250: evaluations at still lower noise
     only add texture (docs/sampling.md).
-    Raises ValueError where the first level still has sqrt(alpha_bar) > 0.02: pure noise would be a wrong start.
+    Raises ValueError where the first level has sqrt(alpha_bar) > 0.02: pure noise would be a wrong start.
     """
     if evaluations < 1:
-        raise ValueError(f"{evaluations} evaluations; at least 1 is wanted")
+        raise ValueError(f"evaluations: expected at least 1, found {evaluations}")
     last = min(SIGMA_MAX, float(np.exp(schedule.log_sigma[-1])))
     t_max = float(schedule.time_at(np.array(last)))
     if spacing == "leading":
         sigmas = leading(schedule, evaluations)[:-1]
     elif spacing == "trailing":
-        # With more evaluations than training times the steps shrink to end at time 0, so no level stands twice.
+        # With more evaluations than training times the steps shrink to end at time 0, so no level is duplicate.
         step = min((t_max + 1) / evaluations, t_max / max(evaluations - 1, 1))
         sigmas = schedule.sigma_at(t_max - step * np.arange(evaluations))
     elif spacing == "log_snr":
@@ -87,7 +87,7 @@ def sampling_sigmas(schedule: Schedule, evaluations: int, spacing: str = "traili
         )
         sigmas = np.exp(np.linspace(math.log(last), first, evaluations))
     else:
-        raise ValueError(f"spacing {spacing!r}; trailing, leading and log_snr are known")
+        raise ValueError(f"spacing: expected trailing, leading or log_snr, found {spacing!r}")
     check_start(sigmas[0])
     return np.append(sigmas, 0.0)
 
@@ -95,12 +95,12 @@ def sampling_sigmas(schedule: Schedule, evaluations: int, spacing: str = "traili
 def leading(schedule: Schedule, evaluations: int) -> np.ndarray:
     """Noise levels of leading spacing, every T // evaluations-th training time from 0, then 0.
 
-    Unchecked, as the reference's DDIM takes them: its first level may lie where sqrt(alpha_bar) is 0.158 (300 of 1000)
-    or 0.308 (400). That one chain is let through, to compare with printed numbers.
+    Unchecked, as the DDIM of the published code has them: its first level may have sqrt(alpha_bar) 0.158 (300 of 1000)
+    or 0.308 (400). Only that chain is allowed to, for a comparison with published numbers.
     """
     if not 1 <= evaluations <= schedule.timesteps:
         raise ValueError(
-            f"{evaluations} evaluations; 1 to {schedule.timesteps} are possible with leading spacing"
+            f"evaluations: expected 1 to {schedule.timesteps} with leading spacing, found {evaluations}"
         )
     times = np.arange(evaluations)[::-1] * (schedule.timesteps // evaluations)
     return np.append(schedule.sigma_at(times), 0.0)
@@ -111,6 +111,6 @@ def check_start(sigma: float) -> None:
     signal = 1 / math.sqrt(1 + float(sigma) ** 2)
     if signal > LARGEST_FIRST_SIGNAL:
         raise ValueError(
-            f"the chain starts at sigma {sigma:.3g}, where sqrt(alpha_bar) is {signal:.3g}; pure noise is a right "
-            f"start only up to {LARGEST_FIRST_SIGNAL}"
+            f"the chain starts from pure noise at sigma {sigma:.3g}, where sqrt(alpha_bar) is {signal:.3g}, expected "
+            f"at most {LARGEST_FIRST_SIGNAL}; take another spacing"
         )

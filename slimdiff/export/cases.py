@@ -16,6 +16,7 @@ from slimdiff.data.participants import DataError
 from slimdiff.data.store import SliceStore
 from slimdiff.data.volumes.nifti import write_nifti
 from slimdiff.files import read_table
+from slimdiff.generation.samples import read_arrays, read_manifest
 
 
 def to_volume(plane: np.ndarray) -> np.ndarray:
@@ -48,7 +49,6 @@ def write_slice(path: Path, plane: np.ndarray, affine: np.ndarray, space: str) -
     write_nifti(path, to_volume(plane), affine, space)
 
 
-SAMPLE_COLUMNS = ("id", "key", "z_bin", "class")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 FOLD_OF_KEY = re.compile(r"(?:^|/)fold=(\d+)(?:/|$)")
 # Between a threshold of a mask that is {0, 1} and one of a mask in [-1, 1].
@@ -212,20 +212,21 @@ class ModelSamples:
 
 
 def _read_bin(stem: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, list[dict[str, str]]]:
-    archive_path, manifest = stem.with_suffix(".npz"), stem.with_suffix(".tsv")
-    for path in (archive_path, manifest):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is not there; make the generate stage first")
-    with np.load(archive_path, allow_pickle=False) as archive:
-        images, masks = archive["images"], archive["masks"]
-    rows = read_table(manifest, SAMPLE_COLUMNS)
+    arrays = read_arrays(stem)
+    rows, settings = read_manifest(stem)
+    if settings:
+        rows = [row | {"checkpoint_sha256": settings.checkpoint_sha256} for row in rows]
     expected = (len(rows), *size)
-    for name, array in (("images", images), ("masks", masks)):
-        if array.shape != expected:
-            raise DataError(f"{archive_path}: {name} {array.shape}, but manifest and store want {expected}")
-        if not np.isfinite(array).all():
-            raise DataError(f"{archive_path}: {name} hold values that are NaN or infinite; generate it again")
-    return images, masks, rows
+    for name in ("images", "masks"):
+        shape = arrays[name].shape
+        if shape != expected:
+            raise DataError(
+                f"{stem}.npz: {name}: expected {expected}, as manifest and store have, found {shape}; "
+                "run the stage generate again"
+            )
+        if not np.isfinite(arrays[name]).all():
+            raise DataError(f"{stem}.npz: {name} has NaN or infinite values; run the stage generate again")
+    return arrays["images"], arrays["masks"], rows
 
 
 def _check_row(row: dict[str, str], stem: Path, z_bin: int, fold: int, seen: set[str]) -> None:

@@ -1,71 +1,226 @@
-"""A folder of samples, one archive and manifest a z-bin, that can be gone on with.
+"""A folder of samples, three files a z-bin (`slimdiff.generation.samples`): drawn, or resumed.
 
-What lies there and fits is kept, what is missing is drawn, and a file of another configuration is an error before
-anything is drawn: a sample is known by its manifest row, which says all that it was made from.
+Samples that fit what is requested are kept, missing ones are drawn, and a file of another configuration raises an error
+before anything is drawn.
 """
 
-import math
 import os
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from slimdiff.config.generation import GenerationConfig
-from slimdiff.files import read_table, written
-from slimdiff.generation.finishing import read_priors
-from slimdiff.generation.generator import Generator
-from slimdiff.generation.requests import Counts, Request, requests_of_bin
-from slimdiff.generation.samples import COLUMNS, write_samples
-from slimdiff.model.checkpoint import read_card
+from slimdiff.generation.generator import FixedRegion, Generator
+from slimdiff.generation.requests import Request
+from slimdiff.generation.samples import (
+    ForeignFile,
+    Run,
+    SampleSettings,
+    bin_name,
+    grouped,
+    read_arrays,
+    read_manifest,
+    write_samples,
+)
 
-# What may differ between a sample and the same sample made again.
-RESULTS = frozenset({"lesion_px", "device", "compiled", "checkpoint"})
+__all__ = ["ForeignFile", "check_other_bins", "draw_into", "plan_file"]
+
+REMEDY = "delete the file, or choose another folder"
+AMOUNTS = frozenset({"per_bin_and_class", "counts", "replicas"})
+MACHINE = frozenset({"batch_size", "compile", "device", "precision"})
+PER_SAMPLE = frozenset({"acquisition"})
+COMPARED = frozenset(GenerationConfig.model_fields) - AMOUNTS - MACHINE - PER_SAMPLE
+"""Keys that two files of one configuration share. The precision is compared as it was chosen."""
 
 
-class ForeignFile(ValueError):
-    """A file of samples that were made otherwise than is asked for now."""
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file of samples: what is requested, and what is in the folder."""
+
+    stem: Path
+    requests: list[Request]
+    kept: dict[str, int] = field(default_factory=dict)
+    """Sample id: its place in the archive of the folder."""
+    runs: dict[str, Run] = field(default_factory=dict)
+    """Sample id: how it was computed."""
+    complete: bool = False
+
+    @property
+    def missing(self) -> list[int]:
+        """Places in `requests` of what is to be drawn."""
+        return [place for place, request in enumerate(self.requests) if request.id not in self.kept]
 
 
-def stem_of(folder: Path, z_bin: int) -> Path:
-    """Where the samples of a z-bin lie, without ending."""
-    return Path(folder) / f"zbin-{z_bin:02d}"
+def draw_into(
+    folder: Path,
+    generator: Generator,
+    requests: Mapping[str, Sequence[Request]],
+    fixed: Mapping[str, FixedRegion] | None = None,
+    attempts: int = 1,
+) -> list[dict]:
+    """Draw what a folder lacks of the requests, file by file; a complete file is not touched.
+
+    Args:
+        folder: of the samples.
+        generator: draws them.
+        requests: by the name of their files, without ending (`bin_name`).
+        fixed: the fixed part of each request, by the same names.
+        attempts: how often a sample with the class lesion is drawn until it has one.
+
+    Returns:
+        The manifest rows of all files that were written.
+
+    Raises:
+        ForeignFile: where a file in the folder is of another configuration; nothing is drawn then.
+    """
+    folder, written = Path(folder), []
+    bins = [plan_file(generator, list(of_file), folder / name) for name, of_file in requests.items()]
+    generator.compile_for(sum(len(part.missing) for part in bins))
+    for part in bins:
+        if part.complete:
+            continue
+        todo, name = part.missing, part.stem.name
+        chosen, region = [part.requests[place] for place in todo], None
+        if fixed is not None:
+            region = tuple(values[todo] for values in fixed[name])
+        images, masks = generator.draw(chosen, name, region)
+        if attempts > 1:
+            chosen = redraw_without_lesion(generator, chosen, region, images, masks, attempts)
+        for place, request in zip(todo, chosen, strict=True):
+            part.requests[place] = request
+        if part.kept:
+            images, masks = _with_kept(part, images, masks)
+        settings = sample_settings(generator, folder)
+        runs = part.runs | {request.id: settings.runs[0] for request in chosen}
+        if runs:
+            settings = replace(settings, runs=grouped(runs))
+        rows = _rows(generator, part.requests, masks)
+        write_samples(part.stem, images, masks, rows, settings, fixed and fixed[name])
+        written += rows
+    return written
 
 
-def settings_of(config: GenerationConfig) -> dict[str, str | int | None]:
-    """The columns of a manifest that a configuration alone decides; `precision` may be auto yet."""
-    low, high = config.guidance_interval or (0.0, math.inf)
-    settings = {
-        "sampler": config.sampler,
-        "evaluations": config.evaluations,
-        "spacing": "leading" if config.sampler == "ddim_ref" else config.spacing,
-        "eta": {"ddim": config.eta, "ddim_ref": config.eta, "ddpm": 1.0}.get(config.sampler, 0.0),
-        "guidance": config.guidance,
-        "guidance_low": low,
-        "guidance_high": high,
-        "guide": config.guide if config.guidance != 1 else None,
-        "precision": config.precision,
-        "tau": config.tau,
-        "background": config.background,
-        "binary": int(config.binary),
+def plan_file(generator: Generator, requests: list[Request], stem: Path) -> PlannedFile:
+    """Compare the requests with the files in the folder; raises ForeignFile where these are of other samples."""
+    if not stem.with_suffix(".tsv").is_file():
+        # An archive alone is what a killed process left: the manifest is written last.
+        return PlannedFile(stem, requests)
+    rows, settings = _read(stem)
+    check_same_settings(
+        settings, sample_settings(generator, stem.parent), generator.config, _settings_file(stem)
+    )
+    expected = {
+        request.id: {
+            "key": request.key,
+            "z_bin": str(request.z_bin),
+            "class": str(request.label),
+            "replica": str(request.replica),
+            "index": str(request.index),
+            "acquisition": acquisition,
+        }
+        for request, acquisition in zip(requests, generator.acquisitions(requests), strict=True)
     }
-    return {key: _exact(value) for key, value in settings.items()}
+    for line, row in enumerate(rows, start=2):
+        where = f"{stem}.tsv, line {line}"
+        if row["id"] not in expected:
+            raise ForeignFile(
+                f"{where}: sample {row['id']} is none of the {len(requests)} requested ones; request it, too, "
+                f"{REMEDY}"
+            )
+        for column, value in expected[row["id"]].items():
+            if row[column] != value:
+                raise ForeignFile(f"{where}: {column}: expected {value}, found {row[column]}; {REMEDY}")
+    check_archive(stem, len(rows), generator.card.store_size)
+    names = [row["id"] for row in rows]
+    kept = {name: place for place, name in enumerate(names)}
+    complete = len(kept) == len(requests) and stem.with_suffix(".json").is_file()
+    return PlannedFile(stem, requests, kept, settings.runs_of(names) if settings else {}, complete)
 
 
-def manifest_rows(generator: Generator, requests: list[Request], folder: Path) -> list[dict]:
-    """What is known of samples before they are drawn: their manifest rows in this folder, without `lesion_px`."""
-    shared = settings_of(generator.config) | {
-        "precision": str(generator.precision).removeprefix("torch."),
-        "compiled": int(generator.compiled),
-        "device": generator.device.type,
-        # Through links the way up from a folder is another one.
-        "checkpoint": os.path.relpath(generator.checkpoint.resolve(), folder.resolve()),
-        "checkpoint_sha256": generator.sha256["checkpoint"],
-        "guide_sha256": generator.sha256["guide"],
-        "priors_sha256": generator.finishing.sha256,
-    }
+def check_same_settings(
+    found: SampleSettings | None, expected: SampleSettings, config: GenerationConfig, path: Path
+) -> None:
+    """Raise ForeignFile where the settings in a file are those of another configuration."""
+    if found is None:
+        # A manifest without rows in the old form has no settings.
+        return
+    try:
+        of_file = found.config()
+    except ValueError as error:
+        raise ForeignFile(f"{path}: not settings of this version: {error}; {REMEDY}") from None
+    pairs = [(f"generation.{key}", getattr(of_file, key), getattr(config, key)) for key in sorted(COMPARED)]
+    if config.precision != "auto":
+        # Measured at every start, `auto` may choose differently.
+        pairs += [("precision", run.precision, expected.runs[0].precision) for run in found.runs]
+    names = ("checkpoint_sha256", "guide_sha256", "priors_sha256")
+    pairs += [(name, getattr(found, name), getattr(expected, name)) for name in names]
+    for key, value, requested in pairs:
+        if value != requested:
+            raise ForeignFile(
+                f"{path}: {key}: expected {_shown(requested)}, found {_shown(value)}: samples of another "
+                f"configuration; {REMEDY}"
+            )
+
+
+def check_archive(stem: Path, count: int, size: tuple[int, int]) -> None:
+    """Raise ForeignFile where an archive does not hold `count` pairs (H, W)."""
+    try:
+        arrays = read_arrays(stem)
+    except FileNotFoundError as error:
+        raise ForeignFile(f"{stem}.tsv: its archive is missing: {error}; delete the manifest") from None
+    shapes = {arrays[name].shape for name in ("images", "masks")}
+    if shapes != {(count, *size)}:
+        raise ForeignFile(
+            f"{stem}.npz: expected {(count, *size)}, as its manifest has rows, found {sorted(shapes)}; delete both"
+        )
+
+
+def check_other_bins(generator: Generator, folder: Path, z_bins: Collection[int]) -> None:
+    """Raise ForeignFile where z-bins of the folder that are not requested are of another configuration."""
+    requested = {bin_name(z_bin) for z_bin in z_bins}
+    for manifest in sorted(Path(folder).glob("zbin-*.tsv")):
+        stem = manifest.with_suffix("")
+        if stem.name not in requested:
+            expected = sample_settings(generator, stem.parent)
+            check_same_settings(_read(stem)[1], expected, generator.config, _settings_file(stem))
+
+
+def _read(stem: Path) -> tuple[list[dict[str, str]], SampleSettings | None]:
+    rows, settings = read_manifest(stem)
+    if rows and "mode" in rows[0]:
+        raise ForeignFile(f"{stem}.tsv: samples with a fixed mask or region; choose another folder")
+    if rows and settings is None:
+        raise ForeignFile(f"{stem}.json: not found; {REMEDY}")
+    return rows, settings
+
+
+def _settings_file(stem: Path) -> Path:
+    path = stem.with_suffix(".json")
+    return path if path.is_file() else stem.with_suffix(".tsv")
+
+
+def _shown(value) -> str:
+    return "null" if value is None else str(value)
+
+
+def sample_settings(generator: Generator, folder: Path) -> SampleSettings:
+    """The settings of samples that this generator draws into this folder."""
+    precision = str(generator.precision).removeprefix("torch.")
+    return SampleSettings(
+        generation=generator.config.model_dump(mode="json"),
+        # Behind a symbolic link `..` leads elsewhere.
+        checkpoint=os.path.relpath(generator.checkpoint.resolve(), folder.resolve()),
+        checkpoint_sha256=generator.sha256["checkpoint"],
+        guide_sha256=generator.sha256["guide"],
+        priors_sha256=generator.finishing.sha256,
+        runs=[Run(generator.device.type, precision, generator.compiled)],
+    )
+
+
+def _rows(generator: Generator, requests: list[Request], masks: np.ndarray) -> list[dict]:
+    tau = generator.config.tau
     return [
         {
             "id": request.id,
@@ -75,172 +230,48 @@ def manifest_rows(generator: Generator, requests: list[Request], folder: Path) -
             "replica": request.replica,
             "index": request.index,
             "acquisition": acquisition,
-            **shared,
+            # In float16 the threshold itself would be rounded.
+            "lesion_px": int((mask.astype(np.float32) > tau).sum()),
+            "mode": request.mode,
+            "source": request.source,
         }
-        for request, acquisition in zip(requests, generator.acquisitions(requests), strict=True)
+        for request, acquisition, mask in zip(requests, generator.acquisitions(requests), masks, strict=True)
     ]
 
 
-def _exact(value):
-    # A rounded setting would not make the same bits again.
-    return repr(value).removesuffix(".0") if isinstance(value, float) else value
+def _with_kept(part: PlannedFile, images: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    arrays, missing = read_arrays(part.stem), part.missing
+    places = [place for place, request in enumerate(part.requests) if request.id in part.kept]
+    source = [part.kept[part.requests[place].id] for place in places]
+    whole = []
+    for name, drawn in (("images", images), ("masks", masks)):
+        values = np.empty((len(part.requests), *drawn.shape[1:]), np.float16)
+        values[missing], values[places] = drawn, arrays[name][source]
+        whole.append(values)
+    return whole[0], whole[1]
 
 
-@dataclass(frozen=True)
-class Bin:
-    """One z-bin of a folder: what is asked for, and which of it lies there."""
+def redraw_without_lesion(
+    generator: Generator,
+    requests: Sequence[Request],
+    fixed: FixedRegion | None,
+    images: np.ndarray,
+    masks: np.ndarray,
+    attempts: int,
+) -> list[Request]:
+    """Draw the samples of class lesion that have none again, from other noise, into images and masks.
 
-    stem: Path
-    requests: list[Request]
-    rows: list[dict]
-    there: dict[str, tuple[int, dict[str, str]]]
-    """Sample id: its place in the archive that lies there, and its row."""
-
-    @property
-    def missing(self) -> list[int]:
-        """Places in `requests` of what is still to be drawn."""
-        return [place for place, request in enumerate(self.requests) if request.id not in self.there]
-
-
-def plan_bin(generator: Generator, requests: list[Request], stem: Path) -> Bin:
-    """Compare what is asked for with what lies there; raises ForeignFile where that was made otherwise."""
-    rows = manifest_rows(generator, requests, stem.parent)
-    manifest = stem.with_suffix(".tsv")
-    if not manifest.is_file():
-        # An archive alone is what a killed process left: its manifest is written last.
-        return Bin(stem, requests, rows, {})
-    found = read_manifest(manifest)
-    wanted = {row["id"]: {key: str(written(value)) for key, value in row.items()} for row in rows}
-    # Timed anew at every start, it may be decided otherwise.
-    free = RESULTS | ({"precision"} if generator.config.precision == "auto" else set())
-    for line, row in enumerate(found, start=2):
-        _compare(row, wanted.get(row["id"]), free, f"{manifest}, line {line}", len(requests))
-    check_archive(stem.with_suffix(".npz"), len(found), generator.card.store_size)
-    return Bin(stem, requests, rows, {row["id"]: (place, row) for place, row in enumerate(found)})
-
-
-def read_manifest(path: Path) -> list[dict[str, str]]:
-    """The rows of a folder's manifest; raises ForeignFile where it is that of other samples than a folder's own."""
-    rows = read_table(path)
-    columns = set(rows[0]) if rows else set(COLUMNS)
-    missing, more = set(COLUMNS) - columns, columns - set(COLUMNS)
-    if "mode" in more:
-        raise ForeignFile(f"{path}: samples that were drawn around something given; give another folder")
-    if missing or more:
-        what = f"no column {sorted(missing)[0]}" if missing else f"an unknown column {sorted(more)[0]}"
-        raise ForeignFile(
-            f"{path}: {what}: not a manifest of this version; delete it, or give another folder"
-        )
-    return rows
-
-
-def check_archive(path: Path, count: int, size: tuple[int, int]) -> None:
-    """Raise ForeignFile where an archive does not hold `count` pairs (H, W)."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            shapes = {arrays[name].shape for name in ("images", "masks")}
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise ForeignFile(f"{path}: not readable beside its manifest: {error}; delete both") from None
-    if shapes != {(count, *size)}:
-        raise ForeignFile(f"{path}: {sorted(shapes)} beside {count} manifest rows; delete both")
-
-
-def _compare(
-    found: dict[str, str], wanted: dict[str, str] | None, free: Set[str], where: str, asked: int
-) -> None:
-    way = "delete it, or give another folder"
-    if wanted is None:
-        raise ForeignFile(
-            f"{where}: sample {found['id']!r} is not among the {asked} that are asked for; ask for it too, {way}"
-        )
-    for column, value in wanted.items():
-        if column not in free and found[column] != value:
-            raise ForeignFile(
-                f"{where}: a file of another configuration: {column} is {found[column]}, asked for is {value}; "
-                f"{way}"
-            )
-
-
-def complete(generator: Generator, part: Bin) -> None:
-    """Draw what is missing of a z-bin and write it with what lies there; nothing is touched where all is there."""
-    missing = part.missing
-    if not missing and part.stem.with_suffix(".tsv").is_file():
-        return
-    size = generator.card.store_size
-    images, masks = (np.empty((len(part.requests), *size), np.float16) for _ in range(2))
-    if part.there:
-        kept = [place for place, request in enumerate(part.requests) if request.id in part.there]
-        source = [part.there[part.requests[place].id][0] for place in kept]
-        with np.load(part.stem.with_suffix(".npz"), allow_pickle=False) as arrays:
-            images[kept], masks[kept] = arrays["images"][source], arrays["masks"][source]
-    drawn = generator.draw([part.requests[place] for place in missing], progress=part.stem.name)
-    images[missing], masks[missing] = drawn
-    rows = with_lesions(part.rows, masks, generator.config.tau)
-    rows = [{**row, "compiled": int(generator.compiled)} for row in rows]
-    # Where a sample was drawn is said by the row that was written then.
-    rows = [part.there[row["id"]][1] if row["id"] in part.there else row for row in rows]
-    write_samples(part.stem, images, masks, rows)
-
-
-def with_lesions(rows: Sequence[dict], masks: np.ndarray, tau: float) -> list[dict]:
-    """Manifest rows with the lesion size of their masks."""
-    # In float16 the threshold itself would be rounded.
-    return [
-        {**row, "lesion_px": int((mask.astype(np.float32) > tau).sum())}
-        for row, mask in zip(rows, masks, strict=True)
-    ]
-
-
-def fill(
-    generator: Generator, counts: Counts | None, folder: Path, z_bins: Sequence[int] | None = None
-) -> None:
-    """Draw what a folder lacks of these z-bins (default: all of the checkpoint).
-
-    Raises ForeignFile before anything is drawn where a file of another configuration lies there.
+    Returns the requests that the samples are of then. After the last attempt a sample stays as it is.
     """
-    card = generator.card
-    parts = [
-        plan_bin(
-            generator,
-            requests_of_bin(generator.config, card.fold, card.variant, z_bin, counts),
-            stem_of(folder, z_bin),
-        )
-        for z_bin in (range(card.n_bins) if z_bins is None else z_bins)
-    ]
-    generator.compile_for(sum(len(part.missing) for part in parts))
-    for part in parts:
-        complete(generator, part)
-
-
-def check_others(generator: Generator, folder: Path, z_bins: Sequence[int]) -> None:
-    """Raise ForeignFile where z-bins of the folder that are not asked for now were drawn otherwise."""
-    config, own = generator.config, {stem_of(folder, z_bin).name for z_bin in z_bins}
-    wanted = {key: str(written(value)) for key, value in settings_of(config).items()}
-    wanted |= {"checkpoint_sha256": generator.sha256["checkpoint"]}
-    if config.precision == "auto":
-        del wanted["precision"]
-    for manifest in sorted(Path(folder).glob("zbin-*.tsv")):
-        if manifest.stem in own:
-            continue
-        for line, row in enumerate(read_manifest(manifest), start=2):
-            _compare(row, wanted, RESULTS, f"{manifest}, line {line}", 0)
-            if not row["key"].startswith(f"seed={config.seed}/"):
-                raise ForeignFile(
-                    f"{manifest}, line {line}: drawn with {row['key'].split('/')[0]}, not with seed "
-                    f"{config.seed}; give another folder"
-                )
-
-
-def draw_into(
-    checkpoint: Path,
-    config: GenerationConfig,
-    counts: Counts,
-    out_dir: Path,
-    priors: Path | None = None,
-) -> None:
-    """Draw counts[(z_bin, class)] samples a replica from a checkpoint into a folder; z-bins without any get no file."""
-    z_bins = sorted({z_bin for (z_bin, _), number in counts.items() if number})
-    n_bins = read_card(checkpoint).n_bins
-    if z_bins and z_bins[-1] >= n_bins:
-        raise ValueError(f"z-bin {z_bins[-1]}: {checkpoint} has z-bins 0 to {n_bins - 1}")
-    fill(Generator(checkpoint, config, read_priors(priors) if priors else None), counts, out_dir, z_bins)
+    chosen = list(requests)
+    for attempt in range(1, attempts):
+        lesion = (masks.astype(np.float32) > generator.config.tau).any(axis=(1, 2))
+        places = [place for place, request in enumerate(requests) if request.label == 1 and not lesion[place]]
+        if not places:
+            break
+        for place in places:
+            chosen[place] = replace(requests[place], key=f"{requests[place].key}/attempt={attempt}")
+        region = None if fixed is None else tuple(values[places] for values in fixed)
+        drawn = generator.draw([chosen[place] for place in places], f"attempt {attempt + 1}", region)
+        images[places], masks[places] = drawn
+    return chosen

@@ -1,9 +1,11 @@
 """A checkpoint that draws samples."""
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,9 @@ from tqdm import tqdm
 
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.devices import autocast, pick_device, pick_precision
-from slimdiff.diffusion.denoiser import Denoiser, Inpainted, lesion_hint
-from slimdiff.diffusion.samplers import SAMPLERS
-from slimdiff.diffusion.schedule import leading, make_schedule, sampling_sigmas
+from slimdiff.diffusion import chain
+from slimdiff.diffusion.denoiser import Denoiser
+from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import MISSING, sha256
 from slimdiff.generation.finishing import Finishing
 from slimdiff.generation.noise import normal, uniform
@@ -23,18 +25,18 @@ from slimdiff.model.checkpoint import ModelCard, load_model, read_card
 from slimdiff.model.conditioning import Condition
 
 WORTH_COMPILING = 5000
-"""Samples from which on the minute that torch.compile takes should come back on a card (not measured yet)."""
+"""Number of samples from which on torch.compile, which takes a minute, should pay on a GPU (not measured yet)."""
 FixedRegion = tuple[np.ndarray, np.ndarray]
-"""What is given of each sample: values float (N, 2, H, W) in [-1, 1], and where they hold, bool alike."""
+"""The fixed part of each sample: values, float (N, 2, H, W) in [-1, 1], and where they hold, bool (N, 2, H, W)."""
 
 
 class Generator:
     """A checkpoint ready to draw samples.
 
     Args:
-        checkpoint: `model.safetensors`; the guide that `config.guide` names lies beside it.
+        checkpoint: `model.safetensors`; the guide that `config.guide` names is in the same folder.
         config: section `generation`.
-        priors: z-bin priors of the fold, bool (n_bins, H, W), wanted where `config.background` is prior.
+        priors: z-bin priors of the fold, bool (n_bins, H, W), required where `config.background` is prior.
 
     Raises:
         FileNotFoundError, ValueError: a checkpoint, a guide or priors that are missing or do not fit.
@@ -43,21 +45,15 @@ class Generator:
     def __init__(self, checkpoint: Path, config: GenerationConfig, priors: np.ndarray | None = None):
         self.config, self.checkpoint = config, Path(checkpoint)
         self.device = pick_device(config.device)
+        # On a CPU every sample is drawn alone (see `_mapping`).
+        self.batch_size = 1 if self.device.type == "cpu" else config.batch_size
         self.network, self.card = load_model(checkpoint, self.device)
-        self.sha256 = {"checkpoint": sha256(checkpoint), "guide": MISSING}
+        self.sha256 = {"checkpoint": sha256(checkpoint), "guide": None}
         guide = guide_path(self.checkpoint, config)
         self.guide = self._load_guide(guide) if guide else None
         self.finishing = Finishing(config, priors, self.card)
         self.schedule = make_schedule(self.card.diffusion["schedule"], self.card.diffusion["timesteps"])
-        if config.sampler == "ddim_ref":
-            self.sigmas = leading(self.schedule, config.evaluations)
-            signal = 1 / math.sqrt(1 + self.sigmas[0] ** 2)
-            print(
-                f"ddim_ref: the chain starts from pure noise where sqrt(alpha_bar) is {signal:.3f}",
-                file=sys.stderr,
-            )
-        else:
-            self.sigmas = sampling_sigmas(self.schedule, config.evaluations, config.spacing)
+        self.sigmas = chain.sigmas_for(self.schedule, config.sampler, config.spacing, config.evaluations)
         check_settings(config, self.card, checkpoint)
         self.evaluate: Callable = self.network
         self.compiled = False
@@ -69,21 +65,21 @@ class Generator:
         return load_model(path, self.device)[0]
 
     def acquisitions(self, requests: list[Request]) -> list[str]:
-        """The acquisition of each request, n/a where the network is not told: as configured, or by the sample's own
-        stream in the shares of the training slices of its class."""
+        """The acquisition of each request, n/a where the network has no such condition: the configured one, or by the
+        sample's own stream in the shares of the training slices of its class."""
         names = self.card.data.acquisitions
         if not names:
             return [MISSING] * len(requests)
         if self.config.acquisition != "mix":
             return [self.config.acquisition] * len(requests)
         counts = np.array(self.card.data.acquisition_counts, dtype=float)
-        # A class that was never seen takes the shares of all slices.
+        # A class without training slices takes the shares of all slices.
         counts = np.where(counts.sum(axis=1, keepdims=True) > 0, counts, counts.sum(axis=0))
         edges = np.cumsum(counts / counts.sum(axis=1, keepdims=True), axis=1)[:, :-1]
-        chances = uniform([request.key for request in requests])
+        draws = uniform([request.key for request in requests])
         return [
-            names[int(np.searchsorted(edges[request.label], chance, side="right"))]
-            for request, chance in zip(requests, chances, strict=True)
+            names[int(np.searchsorted(edges[request.label], draw, side="right"))]
+            for request, draw in zip(requests, draws, strict=True)
         ]
 
     def _condition(self, requests: list[Request]) -> Condition:
@@ -98,96 +94,71 @@ class Generator:
         ).to(self.device)
 
     def draw(
-        self, requests: list[Request], progress: str = "", known: FixedRegion | None = None
+        self, requests: list[Request], progress: str = "", fixed: FixedRegion | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Images and masks of the requests, both float16 (N, H, W) in [-1, 1], in their order; what is `known` of them
-        is in them unchanged.
+        """Images and masks of the requests, both float16 (N, H, W) in [-1, 1], in their order, with the `fixed` part
+        unchanged in them.
 
         The batch size and the order of the requests change no sample: on a CPU bit for bit, on a GPU up to rounding.
         """
-        drawn = np.empty((len(requests), 2, *self.card.store_size), np.float16)
-        done = 0
-        self.compile_for(len(requests))
-        one_a_core = self.device.type == "cpu"
-        with tqdm(total=len(requests), desc=progress or "sample", unit="sample", mininterval=2) as bar:
-            for pairs in (self._one_a_core if one_a_core else self._batches)(requests, known):
-                drawn[done : done + len(pairs)] = pairs
-                done += len(pairs)
+        count, shape = len(requests), (2, *self.card.size)
+        drawn = np.empty((count, 2, *self.card.store_size), np.float16)
+        self.compile_for(count)
+        # Always the same shape where another one would be compiled again: the last batch repeats its last sample.
+        size = max(self.batch_size if self.compiled else min(self.batch_size, count), 1)
+        starts = range(0, count, size)
+        batches = [_rows(start, size, count) for start in starts]
+        condition, denoiser = self._condition(requests), self._denoiser()
+        fixed_part = None if fixed is None else self._fixed_part(requests, fixed)
+        denoisers = (self._conditioned(denoiser, condition[rows]) for rows in batches)
+        keys = np.array([request.key for request in requests], object)
+        noises = (partial(normal, keys[rows].tolist(), shape=shape, device=self.device) for rows in batches)
+        parts = (None if fixed_part is None else fixed_part[rows] for rows in batches)
+        settings = {"sampler": self.config.sampler, "eta": self.config.eta, "precision": self.precision}
+        run_chain = partial(chain.draw, sigmas=self.sigmas, **settings)
+        with (
+            tqdm(total=count, desc=progress or "sample", unit="sample", mininterval=2) as bar,
+            self._mapping() as mapped,
+        ):
+            for start, x0 in zip(starts, mapped(run_chain, denoisers, noises, parts), strict=True):
+                pairs = x0.clamp(-1, 1).float().cpu().numpy().astype(np.float16)[: count - start]
+                upright = np.rot90(pairs, self.card.data.quarter_turns, axes=(2, 3))
+                drawn[start : start + len(pairs)] = upright
                 bar.update(len(pairs))
-        finished = self.finishing(drawn, np.array([request.z_bin for request in requests], int), known)
+        finished = self.finishing(drawn, np.array([request.z_bin for request in requests], int), fixed)
         return finished[:, 0], finished[:, 1]
 
+    @contextmanager
+    def _mapping(self) -> Iterator[Callable]:
+        """`map`; on a CPU that of a pool of threads, one sample a core.
+
+        Convolutions and norms choose their summation order by batch size and thread count, so a sample keeps its bits
+        only alone on one thread (docs/method.md, F4): samples in parallel instead of threads within one.
+        """
+        if self.device.type != "cpu":
+            yield map
+            return
+        threads = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield pool.map
+        finally:
+            torch.set_num_threads(threads)
+
     def compile_for(self, count: int) -> None:
-        """Compile the network where so many samples are worth it, or the configuration says so; once for all."""
+        """Compile the network where this number of samples is worth it, or the configuration says so; once."""
         worth = self.device.type == "cuda" and count >= WORTH_COMPILING
         if not self.compiled and (worth if self.config.compile is None else self.config.compile):
             self.evaluate = torch.compile(self.network.forward, dynamic=False)
             self.compiled = True
 
-    def _batches(self, requests: list[Request], known: FixedRegion | None) -> Iterator[np.ndarray]:
-        # Always the same shape where another one would be compiled anew.
-        size = self.config.batch_size if self.compiled else min(self.config.batch_size, len(requests))
-        for start in range(0, len(requests), max(size, 1)):
-            rows = np.minimum(np.arange(start, start + size), len(requests) - 1)
-            yield self._draw_rows(requests, known, rows)[: len(requests) - start]
-
-    def _one_a_core(self, requests: list[Request], known: FixedRegion | None) -> Iterator[np.ndarray]:
-        # Convolutions and norms choose their summation order by batch size and thread count, so a sample keeps its
-        # bits only alone on one thread (docs/method.md, F4): samples side by side instead of threads within one.
-        threads = torch.get_num_threads()
-        try:
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                rows = [np.array([row]) for row in range(len(requests))]
-                yield from pool.map(lambda row: self._draw_rows(requests, known, row), rows)
-        finally:
-            torch.set_num_threads(threads)
-
-    @torch.inference_mode()
-    def _draw_rows(self, requests: list[Request], known: FixedRegion | None, rows: np.ndarray) -> np.ndarray:
-        chosen = [requests[row] for row in rows]
-        keys = [request.key for request in chosen]
-        shape = (2, *self.card.size)
-
-        def fresh(step: int) -> torch.Tensor:
-            # Draw 0 is the start; the sampler's own draws follow.
-            return normal(keys, step + 1, shape, self.device)
-
-        start = normal(keys, 0, shape, self.device)
-        x = start * math.sqrt(1 + self.sigmas[0] ** 2)
-        denoiser = self._denoiser(self._condition(chosen))
-        if known is not None:
-            values, where = (self._as_network_sees(part[rows]) for part in known)
-            values = values.float()
-            # A lesion is asked for, and its place is known, but not its mask.
-            asked = torch.tensor([request.label == 1 for request in chosen], device=self.device)
-            hint = lesion_hint(where) & asked[:, None, None, None]
-            denoiser = Inpainted(denoiser, values, where, hint)
-            x = torch.where(where, values + self.sigmas[0] * start, x)
-        options = {"eta": self.config.eta} if self.config.sampler in ("ddim", "ddim_ref") else {}
-        x0 = SAMPLERS[self.config.sampler](denoiser, x, self.sigmas.tolist(), fresh, **options)
-        drawn = x0.clamp(-1, 1).float().cpu().numpy().astype(np.float16)
-        return np.rot90(drawn, self.card.data.quarter_turns, axes=(2, 3))
-
-    def _as_network_sees(self, part: np.ndarray) -> torch.Tensor:
-        turned = np.rot90(part, -self.card.data.quarter_turns, axes=(2, 3))
-        return torch.from_numpy(np.ascontiguousarray(turned)).to(self.device)
-
-    def _denoiser(self, condition: Condition) -> Denoiser:
-        def told(network: Callable, what: Condition) -> Callable:
-            def evaluate(x, timestep, previous):
-                with autocast(self.device, self.precision):
-                    return network(x, timestep, what, previous)
-
-            return evaluate
-
-        guide = None
-        if self.guide is not None:
-            guide = told(self.guide, condition)
-        elif self.config.guidance != 1:
-            guide = told(self.evaluate, condition.unconditional())
+    def _denoiser(self) -> Denoiser:
         low, high = self.config.guidance_interval or (0.0, math.inf)
+        guide = self.guide
+        if guide is None and self.config.guidance != 1:
+            guide = self.evaluate
         return Denoiser(
-            told(self.evaluate, condition),
+            self.evaluate,
             self.schedule,
             self.card.diffusion["prediction"],
             guide=guide,
@@ -195,6 +166,20 @@ class Generator:
             low=low,
             high=high,
         )
+
+    def _conditioned(self, denoiser: Denoiser, condition: Condition) -> Denoiser:
+        # A snapshot guides under the same condition, the network itself without its condition.
+        free = denoiser.guide is not None and self.guide is None
+        guide_condition = condition.unconditional() if free else condition
+        return replace(denoiser, condition=condition, guide_condition=guide_condition)
+
+    def _fixed_part(self, requests: list[Request], fixed: FixedRegion) -> chain.FixedPart:
+        """In the orientation that the network sees."""
+        turns = -self.card.data.quarter_turns
+        values, where = (
+            torch.from_numpy(np.ascontiguousarray(np.rot90(part, turns, axes=(2, 3)))) for part in fixed
+        )
+        return chain.FixedPart(values, where, torch.tensor([request.label == 1 for request in requests]))
 
     @torch.inference_mode()
     def _trial(self, precision: torch.dtype) -> None:
@@ -205,8 +190,15 @@ class Generator:
             self.network(x, condition.z_bin.float(), condition)
 
 
+def _rows(start: int, size: int, count: int) -> slice | torch.Tensor:
+    """`size` rows from `start` on; where there are fewer, the last one several times."""
+    if start + size <= count:
+        return slice(start, start + size)
+    return torch.arange(start, start + size).clamp_max(count - 1)
+
+
 def guide_path(checkpoint: Path, config: GenerationConfig) -> Path | None:
-    """The snapshot that guides, beside its checkpoint; None where none does."""
+    """The snapshot that guides, in the folder of its checkpoint; None where none does."""
     if config.guide is None or config.guidance == 1:
         return None
     return checkpoint.with_name(f"snapshot-{config.guide}.safetensors")
@@ -216,8 +208,8 @@ def check_guide(path: Path, checkpoint: Path, card: ModelCard) -> None:
     """Raise FileNotFoundError or ValueError where a snapshot cannot guide the network of this checkpoint."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: generation.guide names it, but the training kept no such snapshot: its step has to stand in "
-            "training.snapshots of its study, and the training has to get that far"
+            f"{path}: not found, but generation.guide names it; add its step to training.snapshots of the study and "
+            "train at least to that step"
         )
     other = read_card(path)
     if (other.model, other.diffusion, other.data) != (card.model, card.diffusion, card.data):
@@ -225,14 +217,19 @@ def check_guide(path: Path, checkpoint: Path, card: ModelCard) -> None:
 
 
 def check_settings(config: GenerationConfig, card: ModelCard, checkpoint: Path) -> None:
-    """Raise ValueError where a checkpoint cannot do what is asked of it."""
+    """Raise ValueError where a checkpoint cannot be sampled with this configuration."""
     names = card.data.acquisitions
     if config.guidance != 1 and config.guide is None and not card.model["null_token"]:
         raise ValueError(
-            f"generation.guidance is {config.guidance}, but {checkpoint} was trained without model.null_token"
+            f"generation.guidance is {config.guidance}, but {checkpoint} was trained without model.null_token; "
+            "set guidance to 1, or train with it"
         )
     if config.acquisition != "mix" and config.acquisition not in names:
-        known = ", ".join(names) if names else "it was trained without model.acquisition"
+        why = (
+            f"the acquisitions of {checkpoint}"
+            if names
+            else f"as {checkpoint} was trained without model.acquisition"
+        )
         raise ValueError(
-            f"generation.acquisition {config.acquisition!r}: {checkpoint} knows mix and these: {known}"
+            f"generation.acquisition: expected {', '.join(['mix', *names])}, {why}, found {config.acquisition!r}"
         )

@@ -1,9 +1,9 @@
-"""Every sample's own noise (docs/method.md, F4): counter-based, derived from what the sample is, not from its batch.
+"""The noise of each sample (docs/method.md, F4): counter-based, from the sample's name, whatever its batch.
 
 Philox 4x64 with ten rounds (Salmon et al. 2011), keyed by the hash of the sample's name, with the draw as counter: any
-draw of any sample is made by itself. NumPy computes it on the host; on a device the same words come from tensor
-operations, for all samples of a batch at once, so that a stochastic sampler does not wait for the host at every step.
-Box and Muller (1958) make them normal: two words of 32 bits are two values, so the values reach to 6.66.
+draw of any sample can be computed alone. NumPy computes it on the host; on a GPU tensor operations give the same words
+for all samples of a batch at once, so that a stochastic sampler does not wait for the host at every step. Box and
+Muller (1958) make them normal: two words of 32 bits give two values, so the largest value is 6.66.
 """
 
 import hashlib

@@ -1,12 +1,13 @@
-"""What is drawn: single samples, each with its own noise stream, and how many of which z-bin and class."""
+"""Which samples are drawn: each with its own noise stream, and how many of each z-bin and class."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.files import read_table
+from slimdiff.generation.samples import bin_name
 
 CLASSES = (0, 1)
 Counts = Mapping[tuple[int, int], int]
@@ -16,7 +17,7 @@ Counts = Mapping[tuple[int, int], int]
 def stream_key(
     seed: int, fold: int, z_bin: int, label: int, replica: int, index: int, variant: str | None = None
 ) -> str:
-    """The readable name of a sample's noise stream; it stands in the manifest."""
+    """The readable name of a sample's noise stream, a column of the manifest."""
     name = f"seed={seed}/fold={fold}/zbin={z_bin}/class={label}/replica={replica}/index={index}"
     return f"{name}/variant={variant}" if variant else name
 
@@ -30,9 +31,14 @@ class Request:
     label: int
     replica: int
     index: int
+    mode: str | None = None
+    """How its fixed part was given (`mask_to_image`, `inpaint`), for the manifest; None: nothing is fixed."""
+    source: str | None = None
+    """Where its fixed part is from, for the manifest."""
 
     @property
     def id(self) -> str:
+        """Its name in the manifest."""
         return f"zbin-{self.z_bin:02d}_class-{self.label}_replica-{self.replica}_{self.index:05d}"
 
 
@@ -54,20 +60,27 @@ def requests_of_bin(
     ]
 
 
+def requests_of_bins(
+    config: GenerationConfig, fold: int, variant: str, z_bins: Sequence[int], counts: Counts | None = None
+) -> dict[str, list[Request]]:
+    """The requests of some z-bins by the name of the z-bin's files."""
+    return {bin_name(z_bin): requests_of_bin(config, fold, variant, z_bin, counts) for z_bin in z_bins}
+
+
 def counts_of(config: GenerationConfig, n_bins: int) -> dict[tuple[int, int], int]:
-    """Samples a replica of every z-bin and class: from the table that the configuration names, or the same of each."""
+    """Samples per replica of each z-bin and class: from the table `generation.counts`, or the same number of each."""
     if config.counts is not None:
         return read_counts(Path(config.counts), n_bins)
     return {(z_bin, label): config.per_bin_and_class for z_bin in range(n_bins) for label in CLASSES}
 
 
 def read_counts(path: Path, n_bins: int) -> dict[tuple[int, int], int]:
-    """Read a table of counts: columns z_bin, class, n; without n every row is one slice.
+    """Read a table of counts: columns z_bin, class, n; without n every row counts as one slice.
 
     Raises FileNotFoundError, or ValueError naming file, line, what was found and what is allowed.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such table of counts (generation.counts)")
+        raise FileNotFoundError(f"{path}: not found, but generation.counts names it")
     try:
         rows = read_table(path, ("z_bin", "class"))
     except UnicodeDecodeError as error:
@@ -77,7 +90,8 @@ def read_counts(path: Path, n_bins: int) -> dict[tuple[int, int], int]:
     if rows and not summed and not {"participant", "z"} & set(rows[0]):
         # A misspelt n would be one sample a row.
         raise ValueError(
-            f"{path}: neither a column n (samples) nor participant or z (a row a slice); found {', '.join(rows[0])}"
+            f"{path}: expected a column n (samples), or participant or z (one slice per row), found "
+            f"{', '.join(rows[0])}"
         )
     for line, row in enumerate(rows, start=2):
         limits = {"z_bin": n_bins - 1, "class": 1}
@@ -86,19 +100,19 @@ def read_counts(path: Path, n_bins: int) -> dict[tuple[int, int], int]:
         for column, largest in limits.items():
             if not re.fullmatch("[0-9]+", row[column]) or int(row[column]) > largest:
                 raise ValueError(
-                    f"{path}, line {line}: {column} is {row[column]!r}; a whole number from 0 to {largest} is wanted"
+                    f"{path}, line {line}: {column}: expected a whole number from 0 to {largest}, found {row[column]!r}"
                 )
-        cell = int(row["z_bin"]), int(row["class"])
-        if summed and cell in counts:
-            raise ValueError(f"{path}, line {line}: z_bin {cell[0]}, class {cell[1]} stands there twice")
-        counts[cell] = counts.get(cell, 0) + (int(row["n"]) if summed else 1)
+        key = int(row["z_bin"]), int(row["class"])
+        if summed and key in counts:
+            raise ValueError(f"{path}, line {line}: duplicate z_bin {key[0]}, class {key[1]}; remove one")
+        counts[key] = counts.get(key, 0) + (int(row["n"]) if summed else 1)
     if not any(counts.values()):
-        raise ValueError(f"{path}: not one sample is asked for")
+        raise ValueError(f"{path}: expected at least one sample, found none")
     return counts
 
 
 def parse_bins(text: str, n_bins: int) -> list[int]:
-    """`all`, or numbers and rising ranges: "0,3,10-12". Raises ValueError saying which part is wrong and why."""
+    """`all`, or numbers and rising ranges: "0,3,10-12". Raises ValueError naming the part that is wrong."""
     if text == "all":
         return list(range(n_bins))
     chosen: list[int] = []
@@ -106,13 +120,15 @@ def parse_bins(text: str, n_bins: int) -> list[int]:
         found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if first > last:
-            raise ValueError(f"z_bins {text!r}: {part!r} is neither a number nor a rising range such as 3-5")
+            raise ValueError(
+                f"z_bins {text!r}: expected a number or a rising range such as 3-5, found {part!r}"
+            )
         if last >= n_bins:
             raise ValueError(
-                f"z_bins {text!r}: {last} is too high; the checkpoint has z-bins 0 to {n_bins - 1}"
+                f"z_bins {text!r}: expected z-bins 0 to {n_bins - 1}, as the checkpoint has, found {last}"
             )
-        twice = sorted(set(chosen) & set(range(first, last + 1)))
-        if twice:
-            raise ValueError(f"z_bins {text!r}: {twice[0]} stands there twice")
+        duplicate = sorted(set(chosen) & set(range(first, last + 1)))
+        if duplicate:
+            raise ValueError(f"z_bins {text!r}: duplicate {duplicate[0]}; remove one")
         chosen += range(first, last + 1)
     return chosen

@@ -1,64 +1,115 @@
-"""Sample files: what generation writes and evaluation, figures and export read. NumPy only.
+"""Sample files: the only reader and writer of what generation leaves and evaluation, figures and export read.
 
 `zbin-{zz}.npz`: images, masks, float16 (N, H, W) in [-1, 1], the masks continuous unless `generation.binary` (the
-store's own dtype, so that no rounding tells synthetic from real; docs/method.md, F12). `zbin-{zz}.tsv`, the manifest:
-one row a sample, same order; a row says all that its sample was made from. A z-bin of which none is asked has both,
-empty.
+store's own dtype, so that no rounding separates synthetic from real slices; docs/method.md, F12). Samples with a fixed
+part have its `known` (float16) and `where` (bool), (N, 2, H, W), there too.
+`zbin-{zz}.tsv`, the manifest: one row a sample, in the same order.
+`zbin-{zz}.json`, the settings: all else that the samples were made from, once (`SampleSettings`).
+A z-bin without samples has all three files, empty. The core needs no pandas here.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
+from pydantic import ValidationError
 
-from slimdiff.files import read_table, replacing, write_table
+from slimdiff.config.generation import GenerationConfig
+from slimdiff.files import MISSING, read_object, read_table, replacing, write_table, write_text
 
-COLUMNS = (
-    "id",
-    "key",
-    "z_bin",
-    "class",
-    "replica",
-    "index",
-    "acquisition",
-    "sampler",
-    "evaluations",
-    "spacing",
-    "eta",
-    "guidance",
-    "guidance_low",
-    "guidance_high",
-    "guide",
-    "precision",
-    "compiled",
-    "device",
-    "tau",
-    "background",
-    "binary",
-    "lesion_px",
-    "checkpoint",
-    "checkpoint_sha256",
-    "guide_sha256",
-    "priors_sha256",
-)
-"""`checkpoint` is a path from the manifest's folder; `n/a` stands where something has no part in the sample."""
+COLUMNS = ("id", "key", "z_bin", "class", "replica", "index", "acquisition", "lesion_px")
+CONDITIONAL_COLUMNS = (*COLUMNS, "mode", "source")
+"""Of samples with a fixed part: how it was given, and where it is from."""
+FIXED = ("known", "where")
+
+
+class ForeignFile(ValueError):
+    """A file of samples that do not fit what is requested."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How some samples of a file were computed."""
+
+    device: str
+    precision: str
+    compiled: bool
+    samples: tuple[str, ...] | None = None
+    """Their ids; None: all."""
+
+
+def grouped(runs: Mapping[str, Run]) -> list[Run]:
+    """The run of each sample as a list of runs with their samples."""
+    names: dict[Run, list[str]] = {}
+    for name, run in runs.items():
+        names.setdefault(replace(run, samples=None), []).append(name)
+    return (
+        list(names)
+        if len(names) == 1
+        else [replace(run, samples=tuple(of_run)) for run, of_run in names.items()]
+    )
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What the samples of a file were made from, but for their own rows."""
+
+    generation: dict[str, Any]
+    """Section `generation` of the study."""
+    checkpoint: str
+    """Path from the folder of the file."""
+    checkpoint_sha256: str
+    guide_sha256: str | None
+    priors_sha256: str | None
+    runs: list[Run]
+    """One, or several where a folder was resumed on another device."""
+
+    def config(self, **changes) -> GenerationConfig:
+        """The section, with changes. Raises ValueError naming the key that has no valid value."""
+        try:
+            # As JSON: there a pair is a list.
+            return GenerationConfig.model_validate_json(json.dumps({**self.generation, **changes}))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(["generation", *(str(part) for part in problem["loc"])])
+            raise ValueError(f"{key}: {problem['msg']} (found {problem['input']!r})") from None
+
+    def runs_of(self, names: Sequence[str]) -> dict[str, Run]:
+        """How the samples of these ids were computed."""
+        every = {name: run for run in self.runs for name in run.samples or ()}
+        return {name: every.get(name, self.runs[0]) for name in names}
+
+
+def bin_name(z_bin: int) -> str:
+    """Name of the files of a z-bin, without ending."""
+    return f"zbin-{z_bin:02d}"
 
 
 def write_samples(
     stem: Path,
     images: np.ndarray,
     masks: np.ndarray,
-    rows: list[dict],
-    columns: Sequence[str] = COLUMNS,
-    **more,
+    rows: Sequence[dict],
+    settings: SampleSettings | None = None,
+    fixed: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
-    """Write `{stem}.npz`, with more arrays if there are any, and then its manifest `{stem}.tsv`."""
-    # Killed in between, an archive without its manifest is drawn again; one with an older manifest could not be read.
+    """Write `{stem}.npz`, `{stem}.json` and, last, the manifest `{stem}.tsv`.
+
+    settings: None for samples that this program did not draw; they can be evaluated, but not resumed or drawn again.
+    fixed: the fixed part of each sample, values and where.
+    """
+    # Stopped in between, an archive without its manifest is drawn again; one with an older manifest could not be read.
     stem.with_suffix(".tsv").unlink(missing_ok=True)
+    more = {} if fixed is None else dict(zip(FIXED, fixed, strict=True))
     with replacing(stem.with_suffix(".npz")) as temporary, temporary.open("wb") as stream:
         np.savez(stream, images=images, masks=masks, **more)
-    write_table(stem.with_suffix(".tsv"), rows, columns)
+    if settings is not None:
+        write_text(stem.with_suffix(".json"), json.dumps(asdict(settings), indent=1) + "\n")
+    write_table(stem.with_suffix(".tsv"), rows, COLUMNS if fixed is None else CONDITIONAL_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -75,28 +126,24 @@ class Samples:
 
 
 def read_samples(folder: Path, n_bins: int | None = None) -> Samples:
-    """The z-bins 0 ... n_bins - 1 of a samples folder, in order; without n_bins all that lie there.
+    """The z-bins 0 ... n_bins - 1 of a samples folder, in order; without n_bins all that are there.
 
-    A study's own stages give n_bins: files of an earlier configuration with more bins may still lie beside them.
-    Raises FileNotFoundError where one is missing, or where there are none.
+    A study's own stages give n_bins: an earlier configuration with more z-bins may have left further files.
+    Raises FileNotFoundError where a file is missing, or there is none.
     """
     if n_bins is None:
         stems = sorted(path.with_suffix("") for path in Path(folder).glob("zbin-*.npz"))
     else:
-        stems = [Path(folder) / f"zbin-{z_bin:02d}" for z_bin in range(n_bins)]
+        stems = [Path(folder) / bin_name(z_bin) for z_bin in range(n_bins)]
     if not stems:
-        raise FileNotFoundError(f"{folder}: no zbin-*.npz; make the generate stage first")
-    images, masks, rows = [], [], []
+        raise FileNotFoundError(f"{folder}: found no zbin-*.npz; run the stage generate first")
+    arrays, rows = [], []
     for stem in stems:
-        if not stem.with_suffix(".npz").is_file():
-            raise FileNotFoundError(f"{stem}.npz is not there; make the generate stage first")
-        with np.load(stem.with_suffix(".npz"), allow_pickle=False) as archive:
-            images.append(archive["images"])
-            masks.append(archive["masks"])
+        arrays.append(read_arrays(stem))
         rows += read_table(stem.with_suffix(".tsv"), COLUMNS[:4])
     result = Samples(
-        np.concatenate(images),
-        np.concatenate(masks),
+        np.concatenate([part["images"] for part in arrays]),
+        np.concatenate([part["masks"] for part in arrays]),
         np.array([int(row["z_bin"]) for row in rows]),
         np.array([int(row["class"]) for row in rows]),
         np.array([row["id"] for row in rows]),
@@ -104,3 +151,93 @@ def read_samples(folder: Path, n_bins: int | None = None) -> Samples:
     if len(result.images) != len(rows):
         raise ValueError(f"{folder}: {len(result.images)} samples, but {len(rows)} manifest rows")
     return result
+
+
+def read_arrays(stem: Path) -> dict[str, np.ndarray]:
+    """The arrays of `{stem}.npz`; raises FileNotFoundError, or ForeignFile where it cannot be read."""
+    path = stem.with_suffix(".npz")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; run the stage generate first")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {"images": archive["images"], "masks": archive["masks"]} | {
+                name: archive[name] for name in FIXED if name in archive
+            }
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise ForeignFile(f"{path}: not readable: {error}; delete it and its manifest") from None
+
+
+def read_manifest(stem: Path) -> tuple[list[dict[str, str]], SampleSettings | None]:
+    """Rows of `{stem}.tsv`, and the settings; None for samples that this program did not draw.
+
+    Raises FileNotFoundError, or ValueError (ForeignFile) naming the file that does not fit.
+    """
+    rows = read_table(stem.with_suffix(".tsv"), COLUMNS[:4])
+    path = stem.with_suffix(".json")
+    if path.is_file():
+        values = read_object(path)
+        try:
+            names = {field.name for field in fields(SampleSettings)}
+            if set(values) != names:
+                raise ValueError(f"expected the keys {', '.join(sorted(names))}")
+            settings = SampleSettings(**{**values, "runs": [_run(run) for run in values["runs"]]})
+        except (TypeError, ValueError) as error:
+            raise ForeignFile(f"{path}: not settings of this version: {error}; delete the samples") from None
+        return rows, settings
+    if rows and set(OLD_COLUMNS) <= set(rows[0]):
+        return rows, read_old_manifest(stem.with_suffix(".tsv"), rows)
+    return rows, None
+
+
+def _run(values: dict[str, Any]) -> Run:
+    samples = values.get("samples")
+    return Run(**{**values, "samples": None if samples is None else tuple(samples)})
+
+
+# ---- The old form, with all settings in each row and no JSON file: read in this version, to be removed in the next.
+OLD_COLUMNS = (
+    *COLUMNS[:7],
+    "sampler",
+    "evaluations",
+    "spacing",
+    "eta",
+    "guidance",
+    "guidance_low",
+    "guidance_high",
+)
+OLD_COLUMNS += ("guide", "precision", "compiled", "device", "tau", "background", "binary", "lesion_px")
+OLD_COLUMNS += ("checkpoint", "checkpoint_sha256", "guide_sha256", "priors_sha256")
+
+
+def read_old_manifest(path: Path, rows: Sequence[dict[str, str]]) -> SampleSettings:
+    """The settings in a manifest of the old form. Raises ForeignFile where its rows differ in them."""
+    first = rows[0]
+    for line, row in enumerate(rows, start=2):
+        for column in set(OLD_COLUMNS[7:]) - {"precision", "compiled", "device", "lesion_px"}:
+            if row[column] != first[column]:
+                raise ForeignFile(
+                    f"{path}, line {line}: {column}: expected {first[column]}, as in line 2, found {row[column]}"
+                )
+    key = dict(part.split("=", 1) for part in first["key"].split("/"))
+    low, high = float(first["guidance_low"]), float(first["guidance_high"])
+    acquisitions = {row["acquisition"] for row in rows} - {MISSING}
+    generation = {
+        "sampler": first["sampler"],
+        "evaluations": int(first["evaluations"]),
+        "spacing": "trailing" if first["sampler"] == "ddim_ref" else first["spacing"],
+        "eta": float(first["eta"]) if first["sampler"] in ("ddim", "ddim_ref") else 0.0,
+        "guidance": float(first["guidance"]),
+        "guidance_interval": None if (low, high) == (0, np.inf) else [low, high],
+        "guide": None if first["guide"] == MISSING else int(first["guide"]),
+        # Rows of one acquisition are the same with its name as with `mix`.
+        "acquisition": acquisitions.pop() if len(acquisitions) == 1 else "mix",
+        "seed": int(key["seed"]),
+        "variant_in_key": "variant" in key,
+        "tau": float(first["tau"]),
+        "background": first["background"],
+        "binary": first["binary"] == "1",
+    }
+    runs = {row["id"]: Run(row["device"], row["precision"], row["compiled"] == "1") for row in rows}
+    hashes = [first[f"{name}_sha256"] for name in ("guide", "priors")]
+    hashes = [None if value == MISSING else value for value in hashes]
+    return SampleSettings(generation, first["checkpoint"], first["checkpoint_sha256"], *hashes, grouped(runs))

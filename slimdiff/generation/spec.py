@@ -23,13 +23,15 @@ from slimdiff.config import ConfigError, Study, load_study
 from slimdiff.config.base import PositiveInt, Section, Seed, explain, shown
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.config.loading import load_object
+from slimdiff.data.priors import read_priors
 from slimdiff.devices import pick_device
-from slimdiff.diffusion.schedule import leading, make_schedule, sampling_sigmas
+from slimdiff.diffusion.chain import sigmas_for
+from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import write_text
-from slimdiff.generation.finishing import read_priors
-from slimdiff.generation.folder import draw_into, plan_bin, stem_of
+from slimdiff.generation.folder import draw_into, plan_file
 from slimdiff.generation.generator import Generator, check_guide, check_settings, guide_path
-from slimdiff.generation.requests import requests_of_bin
+from slimdiff.generation.requests import Request, requests_of_bins
+from slimdiff.generation.samples import bin_name
 from slimdiff.model.checkpoint import ModelCard, read_card
 from slimdiff.model.prior import check_priors
 
@@ -39,7 +41,7 @@ BIN_RANGE = r"^([0-9]{1,4})-([0-9]{1,4})$"
 # The shell expands ~, this program does not: it would make a folder of that name.
 PATH = r"^[^~\s\x00][^\x00]*$"
 # Also the temporary names that a killed process left.
-SAMPLE_FILE = re.compile(r"\.?(zbin-\d{2,})\.(npz|tsv)(\..+)?")
+SAMPLE_FILE = re.compile(r"\.?(zbin-\d{2,})\.(npz|tsv|json)(\..+)?")
 
 
 def _expect(expected: str, test: Callable[[Any], Any]) -> BeforeValidator:
@@ -259,6 +261,16 @@ class Plan:
         """Samples in all."""
         return sum(self.counts.values()) * self.generation.replicas
 
+    def requests(self) -> dict[str, list[Request]]:
+        """The samples by the name of their files."""
+        z_bins = sorted({z_bin for z_bin, _ in self.counts})
+        return requests_of_bins(self.generation, self.card.fold, self.card.variant, z_bins, self.counts)
+
+    def generator(self) -> Generator:
+        """The checkpoint, ready to draw."""
+        priors = read_priors(self.priors) if self.priors else None
+        return Generator(self.checkpoint, self.generation, priors)
+
     def describe(self, verbose: bool = False) -> str:
         """The plan as text: a line a z-bin, then totals; with `verbose` first the checkpoint and the settings."""
         settings, (height, width) = self.generation, self.card.store_size
@@ -280,7 +292,8 @@ class Plan:
             "",
             f"{self.total} samples in {len(bins)} z-bins, {at_most}{evaluations} network evaluations, about "
             f"{size / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]} on disk",
-            f"into {self.output_dir}: {files}, .npz (images and masks) and .tsv (their manifest) each",
+            f"into {self.output_dir}: {files}, .npz (images and masks), .tsv (manifest) and .json "
+            "(settings) each",
         ]
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
@@ -347,10 +360,7 @@ def plan(spec: Spec, source: Path) -> Plan:
                 check_guide(guide, checkpoint, card)
         with at("config_path"):
             schedule = make_schedule(card.diffusion["schedule"], card.diffusion["timesteps"])
-            if settings.sampler == "ddim_ref":
-                leading(schedule, settings.evaluations)
-            else:
-                sampling_sigmas(schedule, settings.evaluations, settings.spacing)
+            sigmas_for(schedule, settings.sampler, settings.spacing, settings.evaluations, quiet=True)
         notes = tuple(_surprises(study, card))
     whole = None if problems else Plan(checkpoint, card, settings, counts, output_dir, priors, notes)
     with at("output_dir"):
@@ -404,7 +414,7 @@ def _check_folder(folder: Path, whole: Plan | None) -> None:
         raise ValueError(f"{nearest}: no permission to write to this folder")
     if nearest != folder:
         return
-    own = whole and {stem_of(folder, z).name for z, _ in whole.counts}
+    own = whole and {bin_name(z) for z, _ in whole.counts}
     matches = {path.name: SAMPLE_FILE.fullmatch(path.name) for path in sorted(folder.iterdir())}
     foreign = [name for name, match in matches.items() if not match or (own and match[1] not in own)]
     if foreign:
@@ -413,11 +423,9 @@ def _check_folder(folder: Path, whole: Plan | None) -> None:
         raise ValueError(f"{folder}: expected no other files than samples of this specification, {found}")
     if whole and matches:
         # The same comparison as before drawing.
-        settings, card = whole.generation, whole.card
-        generator = Generator(whole.checkpoint, settings, read_priors(whole.priors) if whole.priors else None)
-        for z in sorted({z for z, _ in whole.counts}):
-            requests = requests_of_bin(settings, card.fold, card.variant, z, whole.counts)
-            plan_bin(generator, requests, stem_of(folder, z))
+        generator = whole.generator()
+        for name, requests in whole.requests().items():
+            plan_file(generator, requests, folder / name)
 
 
 def run_spec(
@@ -434,7 +442,7 @@ def run_spec(
     if validate_only:
         print(f"{path}: valid, {whole.total} samples")
     elif not dry_run:
-        draw_into(whole.checkpoint, whole.generation, whole.counts, whole.output_dir, whole.priors)
+        draw_into(whole.output_dir, whole.generator(), whole.requests())
         print(f"{whole.output_dir}: {whole.total} samples")
     return whole
 

@@ -30,7 +30,7 @@ def outputs(
 ) -> list[Path]:
     """Archive, manifest and settings of one z-bin."""
     stem = paths.samples_stem(variant, fold, z_bin)
-    return [Path(f"{stem}.{ending}") for ending in ("npz", "tsv")]
+    return [Path(f"{stem}.{ending}") for ending in ("npz", "tsv", "json")]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,38 +80,34 @@ def run(study, options) -> None:
             raise ConfigError(
                 f"--{name.replace('_', '-')} would draw other samples than the study's; give --ckpt and --out-dir, too"
             )
+    from slimdiff.data.priors import read_priors
+    from slimdiff.generation.folder import draw_into
+    from slimdiff.generation.generator import Generator
+    from slimdiff.generation.requests import counts_of, parse_bins, requests_of_bins
+
     for variant, fold in options.runs:
         config = study.variant(variant).generation
         if options.device:
             config = GenerationConfig.model_validate({**config.model_dump(), "device": options.device})
-        priors = options.priors or study.paths.prior(fold)
-        _study_samples(study.paths, variant, fold, config, Path(priors), options.z_bins)
-
-
-def _study_samples(
-    paths: StudyPaths, variant: str, fold: int, config: GenerationConfig, priors: Path, z_bins: str | None
-) -> None:
-    from slimdiff.data.priors import read_priors
-    from slimdiff.generation.folder import fill
-    from slimdiff.generation.generator import Generator
-    from slimdiff.generation.requests import counts_of, parse_bins
-
-    values = read_priors(priors) if config.background == "prior" else None
-    generator = Generator(paths.model(variant, fold) / "model.safetensors", config, values)
-    n_bins = generator.card.n_bins
-    fill(
-        generator,
-        counts_of(config, n_bins),
-        paths.samples(variant, fold),
-        parse_bins(z_bins or "all", n_bins),
-    )
+        priors = Path(options.priors or study.paths.prior(fold))
+        values = read_priors(priors) if config.background == "prior" else None
+        generator = Generator(study.paths.model(variant, fold) / "model.safetensors", config, values)
+        n_bins = generator.card.n_bins
+        requests = requests_of_bins(
+            config,
+            generator.card.fold,
+            generator.card.variant,
+            parse_bins(options.z_bins or "all", n_bins),
+            counts_of(config, n_bins),
+        )
+        draw_into(study.paths.samples(variant, fold), generator, requests)
 
 
 def _own_folder(study, options) -> None:
     from slimdiff.data.priors import read_priors
-    from slimdiff.generation.folder import check_others, fill
+    from slimdiff.generation.folder import check_other_bins, draw_into
     from slimdiff.generation.generator import Generator
-    from slimdiff.generation.requests import CLASSES, counts_of, parse_bins
+    from slimdiff.generation.requests import CLASSES, counts_of, parse_bins, requests_of_bins
 
     if options.fold is not None:
         raise ConfigError("--fold has no effect with --ckpt, whose fold is fixed; remove it")
@@ -146,8 +142,9 @@ def _own_folder(study, options) -> None:
     counts = {key: number for key, number in counts.items() if key[0] in z_bins and key[1] in classes}
     if not any(counts.values()):
         raise ConfigError("no sample to draw; see --z-bins, --classes and --n-per-condition")
-    check_others(generator, out_dir, z_bins)
-    fill(generator, counts, out_dir, z_bins)
+    check_other_bins(generator, out_dir, z_bins)
+    card = generator.card
+    draw_into(out_dir, generator, requests_of_bins(config, card.fold, card.variant, z_bins, counts))
 
 
 def _with_cli_overrides(
@@ -169,14 +166,8 @@ def _with_cli_overrides(
 
 
 def _conditional(generator, masks, image, region, z_bins, each: int, out_dir: Path) -> None:
-    from slimdiff.generation.conditional import (
-        SliceGrid,
-        draw_around,
-        given_mask,
-        given_surroundings,
-        read_image_slice,
-        read_mask_slices,
-    )
+    from slimdiff.generation.conditional import draw_conditional
+    from slimdiff.generation.conditioning_inputs import SliceGrid, read_masks, read_surroundings
     from slimdiff.generation.requests import parse_bins
 
     if masks and (image or region):
@@ -196,14 +187,10 @@ def _conditional(generator, masks, image, region, z_bins, each: int, out_dir: Pa
         own_bin = named[0]
     grid = SliceGrid(card.store_size, card.spacing_mm, card.z_range, card.n_bins)
     if masks:
-        slices = [part for path in masks for part in read_mask_slices(path, grid, own_bin)]
-        inputs = [given_mask(mask, number, name) for name, number, mask in slices]
+        inputs = read_masks([Path(path) for path in masks], grid, own_bin)
     else:
-        inputs = [
-            given_surroundings(read_image_slice(image, grid, name), where, number, f"{image} in {name}")
-            for name, number, where in read_mask_slices(region, grid, own_bin)
-        ]
-    without = draw_around(generator, inputs, each, mode, out_dir, attempts)
+        inputs = read_surroundings(Path(image), Path(region), grid, own_bin)
+    without = draw_conditional(generator, inputs, each, mode, out_dir, attempts)
     if without:
         print(f"{without} samples have no lesion after {attempts} attempts each", file=sys.stderr)
 
@@ -218,7 +205,7 @@ def _classes(text: str) -> list[int]:
 
 
 def _again(options, given: set[str]) -> None:
-    from slimdiff.generation.remake import remake
+    from slimdiff.generation.remake import remake_samples
 
     for name in (*OWN_FOLDER_ONLY, "z_bins", "config", "variant", "fold"):
         if name in given:
@@ -228,7 +215,7 @@ def _again(options, given: set[str]) -> None:
     if not options.out_dir:
         raise ConfigError("--from-manifest: expected --out-dir, the folder to write to")
     out_dir = Path(options.out_dir)
-    same = remake(
+    same = remake_samples(
         Path(options.from_manifest), options.id or [], out_dir, options.ckpt, options.priors, options.device
     )
     words = {

@@ -18,9 +18,9 @@ from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.training import TrainingConfig, ValidationConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import autocast
+from slimdiff.diffusion import chain
 from slimdiff.diffusion.denoiser import Denoiser
-from slimdiff.diffusion.samplers import dpmpp_2m
-from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
+from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import write_table
 from slimdiff.model.checkpoint import DataSpec
 from slimdiff.model.conditioning import Condition
@@ -56,23 +56,26 @@ class PreviewSampler:
         precision: torch.dtype,
     ) -> np.ndarray:
         """Samples of the conditions in their order, float32 (N, 2, H, W); always from the same noise."""
-        sigmas = sampling_sigmas(self.schedule, evaluations)
+        sigmas = chain.sigmas_for(self.schedule, "dpmpp_2m", "trailing", evaluations)
         device = condition.z_bin.device
+
+        def evaluate(*inputs) -> Tensor:
+            return torch.func.functional_call(self.network, weights, inputs)
+
+        denoiser = Denoiser(evaluate, self.schedule, self.diffusion.prediction)
         generator = torch.Generator().manual_seed(self.seed)
         drawn = []
         for start in range(0, len(condition), batch_size):
-            told = condition[start : start + batch_size]
-            noise = torch.randn((len(told), 2, *self.size), generator=generator).to(device)
-
-            def evaluate(x: Tensor, timestep: Tensor, previous: Tensor | None, told=told) -> Tensor:
-                with autocast(device, precision):
-                    return torch.func.functional_call(self.network, weights, (x, timestep, told, previous))
-
-            denoiser = Denoiser(evaluate, self.schedule, self.diffusion.prediction)
-            x = noise * math.sqrt(1 + sigmas[0] ** 2)
-            drawn.append(
-                dpmpp_2m(denoiser, x, sigmas.tolist(), lambda step, noise=noise: noise).float().cpu()
+            part = condition[start : start + batch_size]
+            noise = torch.randn((len(part), 2, *self.size), generator=generator).to(device)
+            x0 = chain.draw(
+                replace(denoiser, condition=part),
+                lambda number, noise=noise: noise,
+                sigmas=sigmas,
+                sampler="dpmpp_2m",
+                precision=precision,
             )
+            drawn.append(x0.float().cpu())
         return torch.cat(drawn).numpy()
 
 

@@ -31,7 +31,7 @@ def network_of(kind, estimate, sigma):
     signal = 1 / math.sqrt(1 + sigma**2)
     noise = sigma * signal
 
-    def network(x_t, time, previous):
+    def network(x_t, time, condition, previous):
         x0 = estimate(x_t / signal)
         epsilon = (x_t - signal * x0) / noise
         return {"x0": x0, "epsilon": epsilon, "v": signal * epsilon - noise * x0}[kind]
@@ -55,12 +55,12 @@ def guided(kind, sigma, scale, **options):
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_guiding_any_prediction_is_guiding_its_estimate_of_x0(kind, scale, sigma):
     x = start(sigma)
-    wanted = (1 - scale) * unconditional(x) + scale * conditional(x)
+    expected = (1 - scale) * unconditional(x) + scale * conditional(x)
     found = guided(kind, sigma, scale, clip=False)(x, sigma, None)
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
     # What is clipped is the guided estimate, not the two that make it.
     clipped = guided(kind, sigma, scale)(x, sigma, None)
-    torch.testing.assert_close(clipped.double(), wanted.clamp(-1, 1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(clipped.double(), expected.clamp(-1, 1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -77,20 +77,22 @@ def test_guidance_acts_above_low_and_up_to_high(interval, acts):
     for sigma, guides in zip(SIGMAS, acts, strict=True):
         x = start(sigma)
         found = guided("x0", sigma, 3.0, clip=False, low=low, high=high)(x, sigma, None).double()
-        wanted = 3 * conditional(x) - 2 * unconditional(x) if guides else conditional(x)
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        expected = 3 * conditional(x) - 2 * unconditional(x) if guides else conditional(x)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_network_and_guide_are_asked_the_same():
+def test_network_and_guide_are_asked_the_same_under_their_own_conditions():
     asked = []
 
-    def spy(x_t, time, previous):
-        asked.append((x_t, time, previous))
+    def spy(x_t, time, condition, previous):
+        asked.append((x_t, time, condition, previous))
         return x_t
 
     previous = torch.zeros(4, 2, 3, 3)
-    Denoiser(spy, SCHEDULE, "x0", guide=spy, scale=2.0)(start(1.0), 1.0, previous)
-    (x_t, time, fed), (other_x_t, other_time, other_fed) = asked
+    conditions = {"condition": "lesion", "guide_condition": "none"}
+    Denoiser(spy, SCHEDULE, "x0", guide=spy, scale=2.0, **conditions)(start(1.0), 1.0, previous)
+    (x_t, time, condition, fed), (other_x_t, other_time, other_condition, other_fed) = asked
+    assert (condition, other_condition) == ("lesion", "none")
     assert torch.equal(x_t, other_x_t)
     assert torch.equal(time, other_time)
     assert fed is other_fed is previous

@@ -18,14 +18,14 @@ from slimdiff.diffusion.losses import (
 from slimdiff.diffusion.prediction import PREDICTIONS, target, to_x0_epsilon
 
 
-def slow_lp(prediction, wanted, exponents, weights=None):
+def slow_lp(prediction, expected, exponents, weights=None):
     batch, channels, height, width = prediction.shape
     result = torch.zeros(batch, channels)
     for b, c in itertools.product(range(batch), range(channels)):
         total = share = 0.0
         for i, j in itertools.product(range(height), range(width)):
             w = 1.0 if weights is None else weights[b, c, i, j].item()
-            error = abs(prediction[b, c, i, j].item() - wanted[b, c, i, j].item())
+            error = abs(prediction[b, c, i, j].item() - expected[b, c, i, j].item())
             total += w * error ** exponents[c].item()
             share += w
         result[b, c] = total / share
@@ -36,25 +36,25 @@ def slow_lp(prediction, wanted, exponents, weights=None):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_lp_is_the_loop(exponents, weighted):
     generator = torch.Generator().manual_seed(1)
-    prediction, wanted = (torch.randn((3, 2, 4, 5), generator=generator) for _ in range(2))
+    prediction, expected = (torch.randn((3, 2, 4, 5), generator=generator) for _ in range(2))
     weights = torch.rand((3, 2, 4, 5), generator=generator) + 0.1 if weighted else None
-    found = lp_per_channel(prediction, wanted, torch.tensor(exponents), weights)
-    torch.testing.assert_close(found, slow_lp(prediction, wanted, torch.tensor(exponents), weights))
+    found = lp_per_channel(prediction, expected, torch.tensor(exponents), weights)
+    torch.testing.assert_close(found, slow_lp(prediction, expected, torch.tensor(exponents), weights))
 
 
 def test_lp_has_no_root_and_channels_keep_their_own_exponent():
     prediction = torch.zeros(1, 2, 2, 2)
-    wanted = torch.full((1, 2, 2, 2), 4.0)
-    assert lp_per_channel(prediction, wanted, torch.tensor([1.5, 2.0])).tolist() == [[8.0, 16.0]]
+    expected = torch.full((1, 2, 2, 2), 4.0)
+    assert lp_per_channel(prediction, expected, torch.tensor([1.5, 2.0])).tolist() == [[8.0, 16.0]]
 
 
 def test_lp_gradient_is_p_e_to_the_p_minus_1():
     generator = torch.Generator().manual_seed(2)
     prediction = torch.randn((2, 2, 3, 3), generator=generator).requires_grad_()
-    wanted = torch.randn((2, 2, 3, 3), generator=generator)
+    expected = torch.randn((2, 2, 3, 3), generator=generator)
     exponents = torch.tensor([1.5, 2.0])
-    lp_per_channel(prediction, wanted, exponents).sum().backward()
-    error = (prediction - wanted).detach()
+    lp_per_channel(prediction, expected, exponents).sum().backward()
+    error = (prediction - expected).detach()
     p = exponents.view(1, 2, 1, 1)
     torch.testing.assert_close(prediction.grad, p * error.abs() ** (p - 1) * error.sign() / 9)
 
@@ -68,8 +68,8 @@ def test_lp_gradient_is_finite_where_the_prediction_is_right(p):
 
 def test_lp_of_half_precision_is_computed_in_float32():
     prediction = torch.full((1, 2, 2, 2), 1.0078125, dtype=torch.bfloat16)
-    wanted = torch.full((1, 2, 2, 2), 1.0009765625)
-    found = lp_per_channel(prediction, wanted, torch.tensor([1.0, 1.0]))
+    expected = torch.full((1, 2, 2, 2), 1.0009765625)
+    found = lp_per_channel(prediction, expected, torch.tensor([1.0, 1.0]))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, torch.full((1, 2), 1.0078125 - 1.0009765625))
 
@@ -104,10 +104,10 @@ def patches_of(array, patches):
     ]
 
 
-def slow_focal(prediction, wanted, alpha, patches):
+def slow_focal(prediction, expected, alpha, patches):
     """Jiang et al. 2021: w = |F_r - F_f|^alpha divided by its largest, then the mean of w |F_r - F_f|^2."""
     result = []
-    for one, other in zip(prediction.numpy(), wanted.numpy(), strict=True):
+    for one, other in zip(prediction.numpy(), expected.numpy(), strict=True):
         terms = []
         for a, b in zip(patches_of(one, patches), patches_of(other, patches), strict=True):
             rows, columns = dft(a.shape[0]), dft(a.shape[1])
@@ -118,11 +118,11 @@ def slow_focal(prediction, wanted, alpha, patches):
     return torch.tensor(np.array(result))
 
 
-def frozen_focal(at, wanted, alpha, patches):
+def frozen_focal(at, expected, alpha, patches):
     """The same as a function of the prediction, in torch, its weights those at the prediction `at`."""
 
     def spectra(x):
-        difference = (x - wanted).to(torch.complex128)
+        difference = (x - expected).to(torch.complex128)
         sides = (side // patches for side in x.shape[1:])
         rows, columns = (torch.from_numpy(dft(side)) for side in sides)
         return torch.stack([rows @ part @ columns.T for part in patches_of(difference, patches)], dim=1)
@@ -135,21 +135,21 @@ def frozen_focal(at, wanted, alpha, patches):
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 1.3])
 @pytest.mark.parametrize("patches", [1, 2])
 def test_focal_frequency_is_the_paper_s_sum_over_frequencies(alpha, patches):
-    prediction, wanted = random_slices(3, 6, 10)
+    prediction, expected = random_slices(3, 6, 10)
     # Samples of very different size: each is weighed by its own largest frequency.
     prediction[1] *= 50
-    found = focal_frequency(prediction, wanted, alpha, patches)
-    torch.testing.assert_close(found, slow_focal(prediction, wanted, alpha, patches))
+    found = focal_frequency(prediction, expected, alpha, patches)
+    torch.testing.assert_close(found, slow_focal(prediction, expected, alpha, patches))
 
 
 def test_focal_frequency_of_a_sample_does_not_see_the_others():
-    prediction, wanted = random_slices(3, 8, 8)
-    before = focal_frequency(prediction, wanted, 1.3, 2)
+    prediction, expected = random_slices(3, 8, 8)
+    before = focal_frequency(prediction, expected, 1.3, 2)
     prediction[1] += 100
-    after = focal_frequency(prediction, wanted, 1.3, 2)
+    after = focal_frequency(prediction, expected, 1.3, 2)
     assert torch.equal(before[[0, 2]], after[[0, 2]])
     prediction.requires_grad_()
-    focal_frequency(prediction, wanted, 1.3, 2)[0].backward()
+    focal_frequency(prediction, expected, 1.3, 2)[0].backward()
     assert prediction.grad[0].any()
     assert not prediction.grad[1:].any()
 
@@ -157,13 +157,13 @@ def test_focal_frequency_of_a_sample_does_not_see_the_others():
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 1.3])
 @pytest.mark.parametrize("patches", [1, 2])
 def test_focal_frequency_s_weight_is_a_constant_to_the_gradient(alpha, patches):
-    prediction, wanted = random_slices(2, 4, 6)
+    prediction, expected = random_slices(2, 4, 6)
     prediction.requires_grad_()
-    frozen = frozen_focal(prediction.detach(), wanted, alpha, patches)
+    frozen = frozen_focal(prediction.detach(), expected, alpha, patches)
     assert torch.autograd.gradcheck(frozen, prediction)
     gradients = [
         torch.autograd.grad(value.sum(), prediction)[0]
-        for value in (focal_frequency(prediction, wanted, alpha, patches), frozen(prediction))
+        for value in (focal_frequency(prediction, expected, alpha, patches), frozen(prediction))
     ]
     torch.testing.assert_close(*gradients)
 
@@ -171,18 +171,18 @@ def test_focal_frequency_s_weight_is_a_constant_to_the_gradient(alpha, patches):
 @pytest.mark.parametrize("patches", [1, 2])
 def test_focal_frequency_without_focus_is_the_squared_error(patches):
     """Parseval; and then nothing is detached, so the gradient is that of the function itself."""
-    prediction, wanted = random_slices(2, 4, 6)
-    found = focal_frequency(prediction, wanted, 0.0, patches)
-    torch.testing.assert_close(found, (prediction - wanted).square().mean(dim=(1, 2)))
+    prediction, expected = random_slices(2, 4, 6)
+    found = focal_frequency(prediction, expected, 0.0, patches)
+    torch.testing.assert_close(found, (prediction - expected).square().mean(dim=(1, 2)))
     prediction.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: focal_frequency(x, wanted, 0.0, patches), prediction)
+    assert torch.autograd.gradcheck(lambda x: focal_frequency(x, expected, 0.0, patches), prediction)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.3])
 def test_focal_frequency_of_equal_slices_is_zero_without_gradient(alpha):
-    wanted = random_slices(2, 4, 6)[0].float()
-    prediction = wanted.clone().requires_grad_()
-    found = focal_frequency(prediction, wanted, alpha, 2)
+    expected = random_slices(2, 4, 6)[0].float()
+    prediction = expected.clone().requires_grad_()
+    found = focal_frequency(prediction, expected, alpha, 2)
     found.sum().backward()
     assert found.tolist() == [0, 0]
     assert torch.equal(prediction.grad, torch.zeros_like(prediction))
@@ -197,8 +197,8 @@ def test_focal_frequency_refuses_sides_that_cannot_be_cut(shape):
 def test_focal_frequency_of_half_precision_is_computed_in_float32():
     """bfloat16 would round the difference 0.0068 and its spectrum; float32 keeps them."""
     prediction = torch.full((1, 4, 4), 1.0078125, dtype=torch.bfloat16)
-    wanted = torch.full((1, 4, 4), 1.0009765625)
-    found = focal_frequency(prediction, wanted, 1.0)
+    expected = torch.full((1, 4, 4), 1.0009765625)
+    found = focal_frequency(prediction, expected, 1.0)
     assert found.dtype == torch.float32
     # All power is in the one frequency 0, whose weight is 1: the plain mean of squares.
     torch.testing.assert_close(found, torch.tensor([(1.0078125 - 1.0009765625) ** 2]))
@@ -220,8 +220,8 @@ def test_min_snr_weight_is_its_closed_form(space, gamma):
     assert min(ratios) < gamma < max(ratios)
     found = min_snr_weight(space, signal, noise, gamma)
     assert found.shape == signal.shape
-    wanted = [SPACES[space](snr, gamma) for snr in ratios]
-    torch.testing.assert_close(found.flatten(), torch.tensor(wanted, dtype=torch.float64))
+    expected = [SPACES[space](snr, gamma) for snr in ratios]
+    torch.testing.assert_close(found.flatten(), torch.tensor(expected, dtype=torch.float64))
 
 
 def test_min_snr_weighs_one_estimate_the_same_in_every_space():
@@ -232,15 +232,15 @@ def test_min_snr_weighs_one_estimate_the_same_in_every_space():
     exponents = torch.tensor([2.0, 2.0])
     losses = []
     for space in PREDICTIONS:
-        found, wanted = (target(space, *pair, signal, noise) for pair in (estimate, (x0, epsilon)))
+        found, expected = (target(space, *pair, signal, noise) for pair in (estimate, (x0, epsilon)))
         weight = min_snr_weight(space, signal, noise, 5.0).view(-1, 1)
-        losses.append(weight * lp_per_channel(found, wanted, exponents))
+        losses.append(weight * lp_per_channel(found, expected, exponents))
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(losses[2], losses[0], rtol=1e-6, atol=0)
 
 
 def test_min_snr_refuses_an_unknown_space():
-    with pytest.raises(ValueError, match="'target'; x0, epsilon, v are known"):
+    with pytest.raises(ValueError, match="loss space: expected x0, epsilon, v, found 'target'"):
         min_snr_weight("target", torch.tensor(0.6), torch.tensor(0.8), 5.0)
 
 
@@ -272,8 +272,8 @@ def test_uncertainty_is_the_formula_group_by_group():
     terms = torch.tensor([0.3, 2.0, 0.05, 1.1], dtype=torch.float64, requires_grad=True)
     groups, s = [0, 0, 1, 2], [0.4, -1.2, 2.0]
     value = with_variances(groups, s)(terms)
-    wanted = sum(math.exp(-s[g]) * x for g, x in zip(groups, terms.tolist(), strict=True)) + sum(s) / 2
-    assert value.item() == pytest.approx(wanted)
+    expected = sum(math.exp(-s[g]) * x for g, x in zip(groups, terms.tolist(), strict=True)) + sum(s) / 2
+    assert value.item() == pytest.approx(expected)
     value.backward()
     assert terms.grad.tolist() == pytest.approx([math.exp(-s[g]) for g in groups])
 
@@ -290,11 +290,11 @@ def test_uncertainty_weighs_no_term_beyond_its_limit(sign):
 @pytest.mark.parametrize("p", [1.5, 2.0, 2.5])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_lp_s_gradient_is_its_numerical_one(p, weighted):
-    prediction, wanted, weights = random_slices(2, 2, 3, 4, count=3)
+    prediction, expected, weights = random_slices(2, 2, 3, 4, count=3)
     prediction.requires_grad_()
     weights = weights.exp() if weighted else None
     exponents = torch.tensor([p, 2.0], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: lp_per_channel(x, wanted, exponents, weights), prediction)
+    assert torch.autograd.gradcheck(lambda x: lp_per_channel(x, expected, exponents, weights), prediction)
 
 
 @pytest.mark.parametrize("space", PREDICTIONS)

@@ -55,9 +55,9 @@ def test_error_falls_with_the_order_of_the_method(sampler, order):
 def test_a_higher_order_is_worth_it():
     sigmas = np.geomspace(20.0, 0.02, 26).tolist()
     x = start(20.0)
-    wanted = exact(x, 20.0, 0.02)
+    expected = exact(x, 20.0, 0.02)
     errors = [
-        (sampler(best, x, sigmas, no_noise) - wanted).abs().max() for sampler in (ddim, dpmpp_2m, unipc)
+        (sampler(best, x, sigmas, no_noise) - expected).abs().max() for sampler in (ddim, dpmpp_2m, unipc)
     ]
     assert errors[1] < errors[0] / 4
     assert errors[2] < errors[1] / 2
@@ -195,13 +195,13 @@ def test_unipc_s_corrector_integrates_what_it_can_interpolate(degree):
     lams = [-math.log(sigma) for sigma in levels]
     x = torch.tensor([2.5], dtype=torch.float64)
     gain, _ = integrate.quad(lambda lam: math.exp(lam) * estimate(lam), lams[1], lams[2])
-    wanted = x * levels[2] / levels[1] + levels[2] * gain
+    expected = x * levels[2] / levels[1] + levels[2] * gain
     known = [
         (sigma, torch.tensor([estimate(lam)], dtype=torch.float64))
         for sigma, lam in zip(levels[:2], lams[:2], strict=True)
     ]
     found = _unified_step(x, known, levels[2], torch.tensor([estimate(lams[2])], dtype=torch.float64))
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 COVARIANCE = torch.tensor([[0.09, 0.05, -0.02], [0.05, 0.06, 0.0], [-0.02, 0.0, 0.02]], dtype=torch.float64)
@@ -304,7 +304,7 @@ def test_the_last_estimate_is_fed_back_and_shown():
         assert seen[1][1] is given[0]
         assert seen[2][1] is given[1]
         assert [i for i, _ in shown] == [0, 1, 2]
-        assert all(x0 is wanted for (_, x0), wanted in zip(shown, given, strict=True))
+        assert all(x0 is expected for (_, x0), expected in zip(shown, given, strict=True))
         assert result is given[-1]
         # Every stochastic step has its own draw, and the step to sigma 0 has none.
         assert asked == ([0, 1] if more or sampler in (ddpm, dpmpp_2m_sde) else [])
@@ -320,7 +320,7 @@ def test_denoiser_hands_the_network_what_it_was_trained_on(prediction):
         signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
         sigma = noise / signal
 
-        def network(x_t, time, fed, signal=signal, noise=noise, sigma=sigma, t=t):
+        def network(x_t, time, condition, fed, signal=signal, noise=noise, sigma=sigma, t=t):
             assert fed is previous
             torch.testing.assert_close(time, torch.full((4,), float(t)), rtol=0, atol=1e-3)
             x0 = best(x_t / signal, sigma, None)

@@ -139,9 +139,9 @@ def test_f1_starts_with_signal_left_are_refused():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="cosine, linear and sigmoid"):
+    with pytest.raises(ValueError, match="schedule: expected cosine, linear or sigmoid, found"):
         make_schedule("cos", 1000)
-    with pytest.raises(ValueError, match="trailing, leading and log_snr"):
+    with pytest.raises(ValueError, match="spacing: expected trailing, leading or log_snr, found"):
         sampling_sigmas(make_schedule("cosine", 1000), 10, "karras")
     with pytest.raises(ValueError, match="at least 1"):
         sampling_sigmas(make_schedule("cosine", 1000), 0)

@@ -14,7 +14,7 @@ from slimdiff.data.participants import Participant, write_participants
 from slimdiff.data.slices import build_store
 from slimdiff.files import write_table
 from slimdiff.generation.samples import COLUMNS as SAMPLE_COLUMNS
-from slimdiff.generation.samples import write_samples
+from slimdiff.generation.samples import Run, SampleSettings, write_samples
 
 GRID = (10, 12, 9)
 SPACING_MM = 2.0
@@ -69,7 +69,6 @@ def write_cell_samples(paths, store_size, variant: str, fold: int) -> None:
                         "key": f"seed=0/fold={fold}/zbin={z_bin}/class={label}/replica=0/index={index}",
                         "z_bin": z_bin,
                         "class": label,
-                        "checkpoint_sha256": CHECKPOINT,
                     }
                 )
         images = rng.uniform(-1, 1, (len(rows), *store_size)).astype(np.float16)
@@ -77,7 +76,10 @@ def write_cell_samples(paths, store_size, variant: str, fold: int) -> None:
         masks[PER_BIN_AND_CLASS:, 2:5, 1:7] = rng.uniform(-1, 0.85, (PER_BIN_AND_CLASS, 3, 6))
         masks[PER_BIN_AND_CLASS:, 2, 1] = 0.9
         masks[PER_BIN_AND_CLASS:, 3, 1] = 0.3
-        write_samples(paths.samples_stem(variant, fold, z_bin), images, masks, rows)
+        settings = SampleSettings(
+            {}, "model.safetensors", CHECKPOINT, None, None, [Run("cpu", "float32", False)]
+        )
+        write_samples(paths.samples_stem(variant, fold, z_bin), images, masks, rows, settings)
 
 
 @pytest.fixture(scope="session")

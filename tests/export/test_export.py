@@ -45,7 +45,7 @@ def test_unknown_names_are_refused(study, arguments, words):
 
 
 def test_a_variant_without_samples_is_named(study):
-    with pytest.raises(FileNotFoundError, match=r"samples/other/fold-0/zbin-00.npz is not there"):
+    with pytest.raises(FileNotFoundError, match=r"samples/other/fold-0/zbin-00.npz: not found"):
         export_study(study, ["other"], [0], ["png"])
     assert not (study.paths.root / "export" / "png" / "other" / "fold-0").exists()
 

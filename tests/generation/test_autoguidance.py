@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.tiny_sampling import CONFIG, assert_equal, mixed_requests
+from helpers.tiny_sampling import CONFIG, assert_equal, fill, mixed_requests, settings_in
 
 from slimdiff.files import read_table, sha256
-from slimdiff.generation.folder import fill
 from slimdiff.generation.generator import Generator
-from slimdiff.generation.remake import remake
+from slimdiff.generation.remake import remake_samples
 from slimdiff.model.checkpoint import load_model, read_card, save_model
 
 
@@ -59,21 +58,23 @@ def test_beyond_1_the_estimate_moves_away_from_the_guide(pair):
     for one, other in zip(given[:2], other_given[:2], strict=True):
         assert torch.equal(one, other)
     assert torch.equal(given[3], other_given[3])
-    # Both are told the same: this is no classifier-free guidance.
+    # Both have the same condition: this is no classifier-free guidance.
     assert given[2].null is None and other_given[2].null is None
-    wanted = (guides + scale * (own - guides)).clamp(-1, 1)[0, 0].numpy().astype(images.dtype)
-    assert (wanted == images[0]).all()
+    expected = (guides + scale * (own - guides)).clamp(-1, 1)[0, 0].numpy().astype(images.dtype)
+    assert (expected == images[0]).all()
 
 
-def test_the_manifest_names_the_guide_and_a_sample_can_be_made_again(pair, tmp_path):
+def test_the_settings_name_the_guide_and_a_sample_can_be_made_again(pair, tmp_path):
     fill(guided(pair[0], 2.0, guidance_interval=(0.1, 50.0)), None, tmp_path / "samples")
     manifest = tmp_path / "samples" / "zbin-01.tsv"
-    row = read_table(manifest)[2]
-    assert (row["guide"], row["guide_sha256"], row["guidance"]) == ("7", sha256(pair[1]), "2")
-    assert remake(manifest, [row["id"]], tmp_path / "again", device="cpu") == {row["id"]: True}
+    row, settings = read_table(manifest)[2], settings_in(manifest)
+    found = settings["generation"]
+    assert (found["guide"], found["guidance"], found["guidance_interval"]) == (7, 2.0, [0.1, 50.0])
+    assert settings["guide_sha256"] == sha256(pair[1])
+    assert remake_samples(manifest, [row["id"]], tmp_path / "again", device="cpu") == {row["id"]: True}
     shutil.copy(pair[0], pair[1])
-    with pytest.raises(ValueError, match="the guide of .* had another sha256"):
-        remake(manifest, [row["id"]], tmp_path / "other", device="cpu")
+    with pytest.raises(ValueError, match="the guide of its samples had another sha256"):
+        remake_samples(manifest, [row["id"]], tmp_path / "other", device="cpu")
 
 
 def test_a_guide_that_is_missing_or_of_another_network_is_refused(pair):

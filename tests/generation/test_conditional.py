@@ -1,4 +1,4 @@
-"""Samples around a given mask or a given slice: what is given stays, bit for bit; the rest belongs to it."""
+"""Samples for a given mask or a given slice: the given part stays, bit for bit; the rest fits it."""
 
 import itertools
 import math
@@ -6,21 +6,21 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_sampling import EVERY_SAMPLER, assert_equal, generator_of
+from helpers.tiny_sampling import EVERY_SAMPLER, assert_equal, generator_of, make_old
 
 from slimdiff.diffusion.denoiser import HINT_SIGMA, Inpainted, lesion_hint
 from slimdiff.diffusion.samplers import SAMPLERS
 from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
 from slimdiff.files import read_table
 from slimdiff.generation.conditional import (
-    draw_around,
+    conditional_requests,
+    draw_conditional,
     draw_until_lesion,
-    given_mask,
-    given_surroundings,
-    requests_around,
+    fixed_mask,
+    fixed_surroundings,
 )
 from slimdiff.generation.folder import ForeignFile
-from slimdiff.generation.remake import remake
+from slimdiff.generation.remake import remake_samples
 from slimdiff.generation.samples import read_samples
 
 COVARIANCE = torch.tensor([[0.09, 0.06], [0.06, 0.08]], dtype=torch.float64)
@@ -82,8 +82,8 @@ def test_the_rest_is_drawn_towards_what_is_known():
         start = torch.where(where, known + sigmas[0] * first, first * math.sqrt(1 + sigmas[0] ** 2))
         drawn = SAMPLERS[name](Inpainted(joint, known, where), start, sigmas.tolist(), noise)
         shift = drawn[:, 0].mean().item() - CENTRE[0].item()
-        wanted = slope * (value - CENTRE[1].item())
-        went[name, value] = shift / wanted
+        expected = slope * (value - CENTRE[1].item())
+        went[name, value] = shift / expected
     for value in (-1.0, 0.2):
         assert 0.3 < went["dpmpp_2m", value] < went["ddpm", value] / 1.2 < 1
 
@@ -103,24 +103,24 @@ def slice_():
 @pytest.mark.parametrize("options", EVERY_SAMPLER, ids=["2m", "ddim-0.2", "ddim-0", "sde", "unipc", "ddpm"])
 def test_a_mask_stays_as_it_is_given_and_its_images_differ(trained, mask, options):
     generator = generator_of(trained, **options)
-    requests, known = requests_around(
-        generator, [given_mask(mask, 1, "mine"), given_mask(mask.T, 2, "other")], 2
+    requests, known = conditional_requests(
+        generator, [fixed_mask(mask, 1, "mine"), fixed_mask(mask.T, 2, "other")], 2
     )
-    images, masks = generator.draw(requests, known=known)
+    images, masks = generator.draw(requests, fixed=known)
     for drawn, given in zip(masks, (mask, mask, mask.T, mask.T), strict=True):
         np.testing.assert_array_equal(drawn, np.where(given, 1, -1))
     assert len(np.unique(images.reshape(4, -1), axis=0)) == 4
     # The mask has a part in the image: the same noise with another mask gives another one.
-    moved, known = requests_around(generator, [given_mask(np.roll(mask, 9, 0), 1, "moved")], 1)
+    moved, known = conditional_requests(generator, [fixed_mask(np.roll(mask, 9, 0), 1, "moved")], 1)
     assert moved[0].key == requests[0].key
-    assert (generator.draw(moved, known=known)[0][0] != images[0]).any()
+    assert (generator.draw(moved, fixed=known)[0][0] != images[0]).any()
 
 
 @pytest.mark.parametrize("options", EVERY_SAMPLER, ids=["2m", "ddim-0.2", "ddim-0", "sde", "unipc", "ddpm"])
 def test_outside_the_region_not_one_bit_changes(trained, slice_, mask, options):
     generator = generator_of(trained, **options)
-    requests, known = requests_around(generator, [given_surroundings(slice_, mask, 1, "mine")], 3)
-    images, masks = generator.draw(requests, known=known)
+    requests, known = conditional_requests(generator, [fixed_surroundings(slice_, mask, 1, "mine")], 3)
+    images, masks = generator.draw(requests, fixed=known)
     for image, drawn in zip(images, masks, strict=True):
         np.testing.assert_array_equal(image[~mask].view(np.uint16), slice_[~mask].view(np.uint16))
         assert (drawn[~mask] == -1).all()
@@ -135,26 +135,26 @@ def test_finishing_does_not_touch_what_is_given(trained, slice_, mask):
     from slimdiff.generation.generator import Generator
 
     generator = Generator(trained, CONFIG.model_copy(update={"background": "prior", "binary": True}), priors)
-    requests, known = requests_around(generator, [given_surroundings(slice_, mask, 1, "mine")], 1)
-    images, _ = generator.draw(requests, known=known)
+    requests, known = conditional_requests(generator, [fixed_surroundings(slice_, mask, 1, "mine")], 1)
+    images, _ = generator.draw(requests, fixed=known)
     np.testing.assert_array_equal(images[0][~mask], slice_[~mask])
     # A prior without a pixel: everything that was drawn became background.
     assert (images[0][mask] == -1).all()
 
 
 def test_batches_change_no_sample(trained, mask, slice_):
-    given = [given_mask(mask, 1, "a"), given_surroundings(slice_, mask, 0, "b"), given_mask(mask, 2, "c")]
+    given = [fixed_mask(mask, 1, "a"), fixed_surroundings(slice_, mask, 0, "b"), fixed_mask(mask, 2, "c")]
     generator = generator_of(trained)
-    requests, known = requests_around(generator, given, 2)
-    whole = generator.draw(requests, known=known)
-    alone = generator.draw(requests[3:4], known=tuple(part[3:4] for part in known))
+    requests, known = conditional_requests(generator, given, 2)
+    whole = generator.draw(requests, fixed=known)
+    alone = generator.draw(requests[3:4], fixed=tuple(part[3:4] for part in known))
     assert_equal(alone, [part[3:4] for part in whole])
 
 
 def test_files_say_what_was_given_and_their_samples_can_be_made_again(trained, mask, slice_, tmp_path):
     generator = generator_of(trained)
-    given = [given_mask(mask, 1, "mine.png"), given_mask(mask[::-1], 1, "other.png")]
-    draw_around(generator, given, 2, "mask_to_image", tmp_path / "out")
+    given = [fixed_mask(mask, 1, "mine.png"), fixed_mask(mask[::-1], 1, "other.png")]
+    draw_conditional(generator, given, 2, "mask_to_image", tmp_path / "out")
     rows = read_table(tmp_path / "out" / "zbin-01.tsv")
     assert [(row["mode"], row["source"], row["class"]) for row in rows] == [
         ("mask_to_image", "mine.png", "1"),
@@ -166,14 +166,19 @@ def test_files_say_what_was_given_and_their_samples_can_be_made_again(trained, m
     samples = read_samples(tmp_path / "out")
     np.testing.assert_array_equal(samples.masks[2], np.where(mask[::-1], 1, -1))
     names = [rows[1]["id"], rows[2]["id"]]
-    same = remake(tmp_path / "out" / "zbin-01.tsv", names, tmp_path / "again", device="cpu")
+    same = remake_samples(tmp_path / "out" / "zbin-01.tsv", names, tmp_path / "again", device="cpu")
     assert same == dict.fromkeys(names, True)
-    # And again from what was made again: it says what was given, too.
+    # And once more from the remade sample: its archive has the fixed part, too.
     once_more = tmp_path / "again" / f"{names[1]}.tsv"
-    assert remake(once_more, names[1:], tmp_path / "third", device="cpu") == {names[1]: True}
+    assert remake_samples(once_more, names[1:], tmp_path / "third", device="cpu") == {names[1]: True}
     assert read_table(once_more)[0]["source"] == "other.png"
+    # The old form had the same archive, and the same columns behind its settings.
+    make_old(tmp_path / "out")
+    same = remake_samples(tmp_path / "out" / "zbin-01.tsv", names, tmp_path / "of_old", device="cpu")
+    assert same == dict.fromkeys(names, True)
+    assert read_table(tmp_path / "of_old" / f"{names[1]}.tsv")[0]["source"] == "other.png"
     with pytest.raises(ForeignFile, match="has samples already"):
-        draw_around(generator, given, 2, "mask_to_image", tmp_path / "out")
+        draw_conditional(generator, given, 2, "mask_to_image", tmp_path / "out")
 
 
 def test_a_lesion_is_looked_for_again_until_there_is_one(trained, mask, slice_, monkeypatch):
@@ -181,14 +186,14 @@ def test_a_lesion_is_looked_for_again_until_there_is_one(trained, mask, slice_, 
     generator, asked = generator_of(trained), []
     draw = generator.draw
 
-    def watched(requests, progress="", known=None):
-        images, masks = draw(requests, progress, known)
+    def watched(requests, progress="", fixed=None):
+        images, masks = draw(requests, progress, fixed)
         lesion = [len(asked) + place in (1, 5) for place in range(len(requests))]
         asked.extend(requests)
         return images, np.where(np.array(lesion)[:, None, None], np.float16(0.5), np.float16(-1)) + 0 * masks
 
     monkeypatch.setattr(generator, "draw", watched)
-    given = [given_surroundings(slice_, mask, 1, "mine")]
+    given = [fixed_surroundings(slice_, mask, 1, "mine")]
     requests, _, _, masks = draw_until_lesion(generator, given, 3, 4)
     # Three, then the two without, twice, then the one that is left: the sixth drawn is the first of the third attempt.
     assert [request.index for request in asked] == [0, 1, 2, 0, 2, 0, 2, 2]
@@ -200,13 +205,13 @@ def test_a_lesion_is_looked_for_again_until_there_is_one(trained, mask, slice_, 
 
 def test_what_cannot_be_given_is_refused(trained, mask, slice_):
     generator = generator_of(trained)
-    with pytest.raises(ValueError, match="mine: .* in z-bin 3; the checkpoint draws .* z-bins 0 to 2"):
-        requests_around(generator, [given_mask(mask, 3, "mine")], 1)
+    with pytest.raises(ValueError, match="mine: .* in z-bin 3; expected .* z-bins 0 to 2"):
+        conditional_requests(generator, [fixed_mask(mask, 3, "mine")], 1)
     with pytest.raises(ValueError, match=r"mine: \(16, 32\) px"):
-        requests_around(generator, [given_mask(mask[:16], 0, "mine")], 1)
+        conditional_requests(generator, [fixed_mask(mask[:16], 0, "mine")], 1)
     for region in (np.zeros_like(mask), np.ones_like(mask)):
-        with pytest.raises(ValueError, match="mine: the region has"):
-            given_surroundings(slice_, region, 0, "mine")
+        with pytest.raises(ValueError, match="mine: expected a region with pixels inside and outside"):
+            fixed_surroundings(slice_, region, 0, "mine")
 
 
 def test_a_lesion_is_hinted_at_inside_the_region_and_nowhere_else():
@@ -217,11 +222,11 @@ def test_a_lesion_is_hinted_at_inside_the_region_and_nowhere_else():
     where = torch.cat([~region, ~region], dim=1)
     where[2] = torch.cat([torch.zeros_like(mask_known), mask_known], dim=1)[0]
     hint = lesion_hint(where)
-    wanted = torch.zeros_like(hint)
-    wanted[0, 1, 6:12, 7:10] = True
+    expected = torch.zeros_like(hint)
+    expected[0, 1, 6:12, 7:10] = True
     # Too small for a margin: all of it. A mask that is given needs no hint.
-    wanted[1, 1, 4:7, 5:8] = True
-    assert torch.equal(hint, wanted)
+    expected[1, 1, 4:7, 5:8] = True
+    assert torch.equal(hint, expected)
 
 
 def test_the_hint_ends_with_the_noise():

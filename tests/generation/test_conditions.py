@@ -1,26 +1,35 @@
-"""What samples can be asked for: guidance, an acquisition, the reference's chain, an orientation."""
+"""Options of sampling: guidance, an acquisition, the chain of the published code, an orientation."""
 
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.tiny_sampling import CONFIG, SAMPLERS, assert_equal, generator_of, mixed_requests
+from helpers.tiny_sampling import (
+    CONFIG,
+    SAMPLERS,
+    assert_equal,
+    fill,
+    generator_of,
+    make_old,
+    mixed_requests,
+    settings_in,
+)
 from helpers.tiny_training import MODEL, PARTICIPANTS, tiny_store
 
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.files import read_table
-from slimdiff.generation.folder import fill
+from slimdiff.generation.remake import remake_samples
 from slimdiff.generation.requests import Request, requests_of_bin
 from slimdiff.generation.samples import COLUMNS, read_samples
 from slimdiff.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def conditioned(tmp_path_factory):
     """A checkpoint that knows two acquisitions and a withheld condition, and the store it was trained on."""
-    folder = tmp_path_factory.mktemp("told")
+    folder = tmp_path_factory.mktemp("conditioned")
     store = tiny_store(folder)
     training = TrainingConfig(
         steps=20,
@@ -33,7 +42,7 @@ def told(tmp_path_factory):
         precision="float32",
     )
     model = MODEL.model_copy(update={"acquisition": True, "null_token": True})
-    identity = {"study": "tiny", "variant": "told", "fold": 0}
+    identity = {"study": "tiny", "variant": "conditioned", "fold": 0}
     Trainer(model, DiffusionConfig(), training, store, PARTICIPANTS, folder, identity).run()
     return folder / "model.safetensors", store
 
@@ -54,10 +63,10 @@ def distance(one, other):
 
 
 @pytest.mark.parametrize("options", SAMPLERS, ids=["dpmpp_2m", "ddim-0.2", "ddim-0"])
-def test_guidance_0_draws_the_unconditional_samples(told, options):
+def test_guidance_0_draws_the_unconditional_samples(conditioned, options):
     requests = mixed_requests()
-    guided = generator_of(told[0], guidance=0.0, **options).draw(requests)
-    plain = generator_of(told[0], **options)
+    guided = generator_of(conditioned[0], guidance=0.0, **options).draw(requests)
+    plain = generator_of(conditioned[0], **options)
     assert distance(plain.draw(requests), guided) > 0.01
     # The same chain with every condition withheld from the start.
     given = plain._condition
@@ -65,10 +74,10 @@ def test_guidance_0_draws_the_unconditional_samples(told, options):
     assert_equal(plain.draw(requests), guided)
 
 
-def test_guidance_0_does_not_look_at_position_and_class(told):
+def test_guidance_0_does_not_look_at_position_and_class(conditioned):
     requests = mixed_requests()
     # The acquisition of `mix` goes with the class.
-    generator = generator_of(told[0], guidance=0.0, acquisition="T2sel")
+    generator = generator_of(conditioned[0], guidance=0.0, acquisition="T2sel")
     moved = [
         Request(**{**vars(request), "z_bin": (request.z_bin + 1) % 3, "label": 1 - request.label})
         for request in requests
@@ -76,38 +85,40 @@ def test_guidance_0_does_not_look_at_position_and_class(told):
     assert_equal(generator.draw(moved), generator.draw(requests))
 
 
-def test_guidance_1_is_the_conditional_chain_and_costs_no_more(told):
+def test_guidance_1_is_the_conditional_chain_and_costs_no_more(conditioned):
     requests = mixed_requests(count=3)
-    plain, seen = nulls_of(generator_of(told[0], guidance=1.0), requests)
+    plain, seen = nulls_of(generator_of(conditioned[0], guidance=1.0), requests)
     assert seen == [False] * 3 * CONFIG.evaluations
-    near, seen = nulls_of(generator_of(told[0], guidance=1 + 1e-6), requests)
+    near, seen = nulls_of(generator_of(conditioned[0], guidance=1 + 1e-6), requests)
     assert sum(seen) == 3 * CONFIG.evaluations
     assert distance(near, plain) < 2e-3
-    assert distance(generator_of(told[0], guidance=3.0).draw(requests), plain) > 0.01
+    assert distance(generator_of(conditioned[0], guidance=3.0).draw(requests), plain) > 0.01
 
 
-def test_an_interval_outside_every_noise_level_is_no_guidance(told):
+def test_an_interval_outside_every_noise_level_is_no_guidance(conditioned):
     requests = mixed_requests(count=4)
-    plain = generator_of(told[0]).draw(requests)
+    plain = generator_of(conditioned[0]).draw(requests)
     for interval in ((0.0, 1e-6), (1e4, 1e5)):
-        drawn, seen = nulls_of(generator_of(told[0], guidance=4.0, guidance_interval=interval), requests)
+        drawn, seen = nulls_of(
+            generator_of(conditioned[0], guidance=4.0, guidance_interval=interval), requests
+        )
         assert_equal(drawn, plain)
         # And it is not paid for.
         assert not any(seen)
 
 
-def test_an_interval_around_every_noise_level_is_guidance_everywhere(told):
+def test_an_interval_around_every_noise_level_is_guidance_everywhere(conditioned):
     requests = mixed_requests(count=4)
-    whole = generator_of(told[0], guidance=4.0).draw(requests)
-    drawn = generator_of(told[0], guidance=4.0, guidance_interval=(1e-6, 1e5)).draw(requests)
+    whole = generator_of(conditioned[0], guidance=4.0).draw(requests)
+    drawn = generator_of(conditioned[0], guidance=4.0, guidance_interval=(1e-6, 1e5)).draw(requests)
     assert_equal(drawn, whole)
 
 
-def test_guidance_acts_above_the_low_end_up_to_the_high_one(told):
-    generator = generator_of(told[0])
+def test_guidance_acts_above_the_low_end_up_to_the_high_one(conditioned):
+    generator = generator_of(conditioned[0])
     sigmas = generator.sigmas
     interval = (float(sigmas[2]), float(sigmas[1]))
-    guided = generator_of(told[0], guidance=4.0, guidance_interval=interval)
+    guided = generator_of(conditioned[0], guidance=4.0, guidance_interval=interval)
     drawn, seen = nulls_of(guided, mixed_requests(count=1))
     # Level 1 of 0 ... 3 alone is evaluated twice.
     assert seen == [False, False, True, False, False]
@@ -115,11 +126,11 @@ def test_guidance_acts_above_the_low_end_up_to_the_high_one(told):
 
 
 @pytest.mark.parametrize("scale", [0.0, 2.0])
-def test_f4_a_guided_sample_does_not_depend_on_its_batch(told, scale):
+def test_f4_a_guided_sample_does_not_depend_on_its_batch(conditioned, scale):
     requests = mixed_requests()
-    whole = generator_of(told[0], guidance=scale).draw(requests)
+    whole = generator_of(conditioned[0], guidance=scale).draw(requests)
     order = np.random.default_rng(0).permutation(9)
-    shuffled = generator_of(told[0], guidance=scale, batch_size=3).draw([requests[i] for i in order])
+    shuffled = generator_of(conditioned[0], guidance=scale, batch_size=3).draw([requests[i] for i in order])
     assert_equal([part[np.argsort(order)] for part in shuffled], whole)
 
 
@@ -133,8 +144,8 @@ def many_requests(count=2000):
     return requests_of_bin(config, 0, "base", 0)
 
 
-def test_mix_follows_the_training_shares_of_each_class(told):
-    checkpoint, store = told
+def test_mix_follows_the_training_shares_of_each_class(conditioned):
+    checkpoint, store = conditioned
     requests = many_requests()
     found = generator_of(checkpoint).acquisitions(requests)
     assert set(found) == {"T2sel", "tse3dvfl"}
@@ -150,33 +161,38 @@ def test_mix_follows_the_training_shares_of_each_class(told):
     assert abs(shares[0][0] - shares[1][0]) > 10 * max(error for _, error in shares)
 
 
-def test_f4_an_acquisition_belongs_to_its_sample(told):
+def test_f4_an_acquisition_belongs_to_its_sample(conditioned):
     requests = many_requests(50)
-    whole = generator_of(told[0]).acquisitions(requests)
+    whole = generator_of(conditioned[0]).acquisitions(requests)
     order = np.random.default_rng(0).permutation(len(requests))
-    shuffled = generator_of(told[0]).acquisitions([requests[i] for i in order])
+    shuffled = generator_of(conditioned[0]).acquisitions([requests[i] for i in order])
     assert shuffled == [whole[i] for i in order]
-    assert [generator_of(told[0]).acquisitions([request])[0] for request in requests[:5]] == whole[:5]
+    assert [generator_of(conditioned[0]).acquisitions([request])[0] for request in requests[:5]] == whole[:5]
 
 
-def test_a_named_acquisition_is_everyone_s(told):
+def test_a_named_acquisition_is_that_of_all_samples(conditioned):
     requests = mixed_requests()
     drawn = {}
     for name in ("T2sel", "tse3dvfl"):
-        generator = generator_of(told[0], acquisition=name)
+        generator = generator_of(conditioned[0], acquisition=name)
         assert generator.acquisitions(requests) == [name] * len(requests)
         drawn[name] = generator.draw(requests)
     assert distance(drawn["T2sel"], drawn["tse3dvfl"]) > 0.001
     # `mix` is, sample for sample, the one or the other.
-    mixed = generator_of(told[0])
+    mixed = generator_of(conditioned[0])
     for i, (name, *pair) in enumerate(zip(mixed.acquisitions(requests), *mixed.draw(requests), strict=True)):
         assert_equal(pair, [part[i] for part in drawn[name]])
 
 
-def test_an_unknown_acquisition_is_refused_with_those_that_are_known(told, trained):
-    with pytest.raises(ValueError, match=r"generation\.acquisition 'FLAIR'.*mix.*T2sel, tse3dvfl"):
-        generator_of(told[0], acquisition="FLAIR")
-    with pytest.raises(ValueError, match=r"generation\.acquisition 'T2sel'.*without model\.acquisition"):
+def test_an_unknown_acquisition_is_refused_with_those_that_are_known(conditioned, trained):
+    with pytest.raises(
+        ValueError, match=r"generation\.acquisition: expected mix, T2sel, tse3dvfl, .* found 'FLAIR'"
+    ):
+        generator_of(conditioned[0], acquisition="FLAIR")
+    with pytest.raises(
+        ValueError,
+        match=r"generation\.acquisition: expected mix, .*without model\.acquisition, found 'T2sel'",
+    ):
         generator_of(trained, acquisition="T2sel")
 
 
@@ -188,7 +204,7 @@ def leading_sigmas(timesteps, evaluations):
     return np.array([*(math.sqrt((1 - alpha_bar[t]) / alpha_bar[t]) for t in times), 0.0])
 
 
-def test_ddim_ref_has_the_reference_s_leading_levels(trained):
+def test_ddim_ref_has_the_published_code_s_leading_levels(trained):
     sigmas = generator_of(trained, sampler="ddim_ref", evaluations=300, eta=0.2).sigmas
     np.testing.assert_allclose(sigmas, leading_sigmas(1000, 300), rtol=1e-6)
     # It starts at time 897, where the data still shows: sqrt(alpha_bar) 0.16.
@@ -210,33 +226,43 @@ def test_ddim_ref_asks_the_network_at_its_own_times_and_is_ddim_otherwise(traine
     assert distance(plain.draw(requests), drawn) < 2e-3
 
 
-def test_the_manifest_names_acquisition_guidance_and_the_reference_s_spacing(told, tmp_path):
-    generator = generator_of(told[0], sampler="ddim_ref", eta=0.2, guidance=2.5, per_bin_and_class=8)
+def test_the_files_name_acquisition_and_guidance(conditioned, tmp_path):
+    generator = generator_of(conditioned[0], sampler="ddim_ref", eta=0.2, guidance=2.5, per_bin_and_class=8)
     requests = requests_of_bin(generator.config, 0, "base", 1)
     fill(generator, None, tmp_path, [1])
     rows = read_table(tmp_path / "zbin-01.tsv", COLUMNS)
-    assert {(row["sampler"], row["spacing"], float(row["eta"])) for row in rows} == {
-        ("ddim_ref", "leading", 0.2)
-    }
-    assert {float(row["guidance"]) for row in rows} == {2.5}
+    settings = settings_in(tmp_path / "zbin-01")["generation"]
+    assert (settings["sampler"], settings["eta"], settings["guidance"]) == ("ddim_ref", 0.2, 2.5)
     written = [row["acquisition"] for row in rows]
     assert set(written) == {"T2sel", "tse3dvfl"}
     # What is written is what the sample was drawn with.
     for name in set(written):
-        named = generator_of(told[0], sampler="ddim_ref", eta=0.2, guidance=2.5, acquisition=name)
+        named = generator_of(conditioned[0], sampler="ddim_ref", eta=0.2, guidance=2.5, acquisition=name)
         of_name = [i for i, found in enumerate(written) if found == name]
         again = named.draw([requests[i] for i in of_name])
         samples = read_samples(tmp_path)
         assert_equal(again, (samples.images[of_name], samples.masks[of_name]))
 
 
-def test_a_network_that_is_not_told_has_no_acquisition_in_the_manifest(trained, tmp_path):
+@pytest.mark.parametrize("acquisition", ["mix", "T2sel"])
+@pytest.mark.parametrize("old", [False, True], ids=["", "old form"])
+def test_a_sample_of_an_acquisition_is_made_again(conditioned, tmp_path, acquisition, old):
+    guided = {"guidance": 2.5, "guidance_interval": (0.1, 50.0), "per_bin_and_class": 4}
+    fill(generator_of(conditioned[0], acquisition=acquisition, **guided), None, tmp_path / "samples", [1])
+    if old:
+        make_old(tmp_path / "samples")
+    names = [row["id"] for row in read_table(tmp_path / "samples" / "zbin-01.tsv")]
+    same = remake_samples(tmp_path / "samples" / "zbin-01.tsv", names, tmp_path / "again", device="cpu")
+    assert same == dict.fromkeys(names, True)
+
+
+def test_a_network_without_acquisitions_has_no_acquisition_in_the_manifest(trained, tmp_path):
     generator = generator_of(trained, spacing="log_snr")
     fill(generator, None, tmp_path, [0])
     rows = read_table(tmp_path / "zbin-00.tsv", COLUMNS)
-    assert {(row["acquisition"], float(row["guidance"]), row["spacing"]) for row in rows} == {
-        ("n/a", 1.0, "log_snr")
-    }
+    assert {row["acquisition"] for row in rows} == {"n/a"}
+    settings = settings_in(tmp_path / "zbin-00")["generation"]
+    assert (settings["guidance"], settings["spacing"]) == (1.0, "log_snr")
 
 
 def test_a_network_that_sees_turned_slices_gives_upright_ones(trained, tmp_path):
@@ -247,7 +273,7 @@ def test_a_network_that_sees_turned_slices_gives_upright_ones(trained, tmp_path)
     turned = generator_of(trained)
     turned.card = replace(turned.card, data=replace(turned.card.data, quarter_turns=1))
     again = turned.draw(requests)
-    for found, wanted in zip(again, (images, masks), strict=True):
+    for found, expected in zip(again, (images, masks), strict=True):
         # Counter-clockwise: what was the right edge is the top.
-        assert (found == wanted.transpose(0, 2, 1)[:, ::-1]).all()
+        assert (found == expected.transpose(0, 2, 1)[:, ::-1]).all()
     assert not (images == images.transpose(0, 2, 1)[:, ::-1]).all()

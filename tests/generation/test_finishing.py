@@ -1,14 +1,13 @@
-"""What may be done to samples after they are drawn: off by default, exact, in the manifest."""
+"""Optional steps after drawing: off by default, exact, in the settings' file."""
 
 import numpy as np
 import pytest
-from helpers.tiny_sampling import CONFIG, assert_equal, generator_of, mixed_requests
+from helpers.tiny_sampling import CONFIG, assert_equal, fill, generator_of, mixed_requests, settings_in
 
+from slimdiff.data.priors import read_priors
 from slimdiff.files import read_table
-from slimdiff.generation.finishing import read_priors
-from slimdiff.generation.folder import fill
 from slimdiff.generation.generator import Generator
-from slimdiff.generation.remake import remake
+from slimdiff.generation.remake import remake_samples
 from slimdiff.generation.samples import read_samples
 
 
@@ -51,22 +50,28 @@ def test_masks_are_cut_at_tau_and_images_are_not(trained):
     assert set(np.unique(cut)) == {-1, 1}
 
 
-def test_the_manifest_says_so_and_the_sample_can_be_made_again(trained, priors, tmp_path):
+def test_the_settings_name_them_and_the_sample_can_be_made_again(trained, priors, tmp_path):
     np.savez(tmp_path / "priors.npz", priors=priors)
     fill(finished(trained, priors, background="prior", binary=True, tau=-0.2), None, tmp_path / "samples")
     row = read_table(tmp_path / "samples" / "zbin-01.tsv")[0]
-    assert (row["background"], row["binary"], row["tau"]) == ("prior", "1", "-0.2")
-    assert len(row["priors_sha256"]) == 64
+    settings = settings_in(tmp_path / "samples" / "zbin-01")
+    found = settings["generation"]
+    assert (found["background"], found["binary"], found["tau"]) == ("prior", True, -0.2)
+    assert len(settings["priors_sha256"]) == 64
     samples = read_samples(tmp_path / "samples")
     rows = [row for b in range(3) for row in read_table(tmp_path / "samples" / f"zbin-{b:02d}.tsv")]
     assert [int(row["lesion_px"]) for row in rows] == (samples.masks > 0).sum(axis=(1, 2)).tolist()
     manifest = tmp_path / "samples" / "zbin-01.tsv"
     with pytest.raises(ValueError, match="--priors"):
-        remake(manifest, [row["id"]], tmp_path / "again", device="cpu")
+        remake_samples(manifest, [row["id"]], tmp_path / "again", device="cpu")
     np.savez(tmp_path / "others.npz", priors=~priors)
     with pytest.raises(ValueError, match="priors .* another sha256"):
-        remake(manifest, [row["id"]], tmp_path / "again", priors=tmp_path / "others.npz", device="cpu")
-    same = remake(manifest, [row["id"]], tmp_path / "again", priors=tmp_path / "priors.npz", device="cpu")
+        remake_samples(
+            manifest, [row["id"]], tmp_path / "again", priors=tmp_path / "others.npz", device="cpu"
+        )
+    same = remake_samples(
+        manifest, [row["id"]], tmp_path / "again", priors=tmp_path / "priors.npz", device="cpu"
+    )
     assert same == {row["id"]: True}
 
 

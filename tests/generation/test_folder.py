@@ -1,19 +1,32 @@
-"""Folders of samples: gone on with where they fit, refused where they do not, every sample made again from its row."""
+"""Folders of samples: resumed where they fit, refused where they do not, each sample drawn again from its row."""
 
+import json
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.tiny_sampling import CONFIG, EVERY_SAMPLER, assert_equal, generator_of
+from helpers.tiny_sampling import (
+    CONFIG,
+    EVERY_SAMPLER,
+    assert_equal,
+    change_settings,
+    fill,
+    generator_of,
+    make_old,
+    settings_in,
+)
 
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.files import read_table, write_table
+from slimdiff.generation import generator as generator_module
 from slimdiff.generation import samples as samples_module
-from slimdiff.generation.folder import ForeignFile, draw_into, fill
+from slimdiff.generation.folder import ForeignFile, draw_into
 from slimdiff.generation.generator import Generator
-from slimdiff.generation.remake import config_of, remake
-from slimdiff.generation.requests import counts_of, parse_bins, read_counts
-from slimdiff.generation.samples import COLUMNS, read_samples
+from slimdiff.generation.remake import remake_samples
+from slimdiff.generation.requests import counts_of, parse_bins, read_counts, requests_of_bins
+from slimdiff.generation.samples import COLUMNS, OLD_COLUMNS, Run, read_manifest, read_samples
 
 
 def contents(folder):
@@ -34,7 +47,7 @@ class Counting:
         monkeypatch.setattr(generator, "draw", watched)
 
 
-def test_what_lies_there_and_fits_is_kept(trained, tmp_path, monkeypatch):
+def test_samples_that_fit_are_kept(trained, tmp_path, monkeypatch):
     fill(generator_of(trained), None, tmp_path)
     before = contents(tmp_path)
     again = generator_of(trained)
@@ -51,7 +64,7 @@ def test_what_lies_there_and_fits_is_kept(trained, tmp_path, monkeypatch):
     assert {name[:7] for name in counting.drawn} == {"zbin-01", "zbin-02"}
 
 
-def test_more_of_each_are_added_to_what_is_there(trained, tmp_path, monkeypatch):
+def test_more_of_each_are_added_to_the_present_ones(trained, tmp_path, monkeypatch):
     fill(generator_of(trained), None, tmp_path / "grown")
     first = read_samples(tmp_path / "grown")
     more = {"per_bin_and_class": 3, "replicas": 2}
@@ -67,39 +80,51 @@ def test_more_of_each_are_added_to_what_is_there(trained, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"sampler": "ddim"}, "sampler is dpmpp_2m, asked for is ddim"),
-        ({"evaluations": 5}, "evaluations is 4, asked for is 5"),
-        ({"seed": 1}, "key is seed=0"),
-        ({"spacing": "log_snr"}, "spacing is trailing"),
-        ({"tau": 0.1}, "tau is 0, asked for is 0.1"),
-        ({"binary": True}, "binary is 0"),
-        ({"per_bin_and_class": 1}, "not among the 2 that are asked for"),
-        ({"precision": "bfloat16"}, "precision is float32"),
+        ({"sampler": "ddim"}, "zbin-02.json: generation.sampler: expected ddim, found dpmpp_2m"),
+        ({"evaluations": 5}, "zbin-02.json: generation.evaluations: expected 5, found 4"),
+        ({"seed": 1}, "zbin-02.json: generation.seed: expected 1, found 0"),
+        ({"spacing": "log_snr"}, "zbin-02.json: generation.spacing: expected log_snr, found trailing"),
+        ({"tau": 0.1}, "zbin-02.json: generation.tau: expected 0.1, found 0.0"),
+        ({"binary": True}, "zbin-02.json: generation.binary: expected True, found False"),
+        ({"variant_in_key": True}, "zbin-02.json: generation.variant_in_key: expected True"),
+        ({"per_bin_and_class": 1}, "_00001 is none of the 2 requested ones"),
+        ({"precision": "bfloat16"}, "zbin-02.json: precision: expected bfloat16, found float32"),
     ],
 )
 def test_a_file_of_another_configuration_is_an_error_before_anything_is_drawn(
     trained, tmp_path, change, named
 ):
     generator = generator_of(trained)
-    # The last z-bin alone lies there: nothing of the others may be drawn before it is found out.
+    # Only the last z-bin is there: nothing of the others may be drawn before it is found out.
     fill(generator, None, tmp_path, [2])
     before = contents(tmp_path)
-    with pytest.raises(ForeignFile, match=r"zbin-02\.tsv, line \d+") as error:
+    with pytest.raises(ForeignFile, match=r"zbin-02\.(tsv, line \d+|json)") as error:
         fill(generator_of(trained, **change), None, tmp_path)
     assert named in str(error.value)
-    assert "delete it" in str(error.value)
+    assert "delete the file, or choose another folder" in str(error.value)
     assert contents(tmp_path) == before
 
 
-def test_kept_samples_keep_the_rows_that_were_written_then(trained, tmp_path):
-    """A sample that a card drew does not become a CPU's when a CPU draws more beside it."""
+@pytest.mark.parametrize("old", [False, True], ids=["", "old form"])
+def test_kept_samples_keep_the_device_that_drew_them(trained, tmp_path, old):
+    """A sample that a GPU drew does not become a CPU's when a CPU adds more."""
     fill(generator_of(trained), None, tmp_path, [0])
-    rows = read_table(tmp_path / "zbin-00.tsv")
-    write_table(tmp_path / "zbin-00.tsv", [{**row, "device": "cuda"} for row in rows], COLUMNS)
+    stem = tmp_path / "zbin-00"
+    first = [row["id"] for row in read_table(tmp_path / "zbin-00.tsv")]
+    change_settings(stem, runs=[{"device": "cuda", "precision": "float32", "compiled": True}])
+    if old:
+        make_old(tmp_path)
     fill(generator_of(trained, per_bin_and_class=3), None, tmp_path, [0])
-    found = {row["id"]: row["device"] for row in read_table(tmp_path / "zbin-00.tsv")}
-    assert {found.pop(row["id"]) for row in rows} == {"cuda"}
-    assert set(found.values()) == {"cpu"}
+    rows, settings = read_manifest(stem)
+    found = settings.runs_of([row["id"] for row in rows])
+    assert {run.device for name, run in found.items() if name in first} == {"cuda"}
+    assert {run.device for name, run in found.items() if name not in first} == {"cpu"}
+    assert [run["device"] for run in settings_in(stem)["runs"]] == ["cuda", "cpu"]
+
+
+def test_samples_of_one_kind_have_one_run_without_names(trained, tmp_path):
+    fill(generator_of(trained, per_bin_and_class=3), None, tmp_path, [0])
+    assert read_manifest(tmp_path / "zbin-00")[1].runs == [Run("cpu", "float32", False)]
 
 
 def test_a_kill_between_archive_and_manifest_costs_the_drawing_only(trained, tmp_path, monkeypatch):
@@ -114,14 +139,29 @@ def test_a_kill_between_archive_and_manifest_costs_the_drawing_only(trained, tmp
 
 def test_another_checkpoint_is_another_configuration(trained, tmp_path):
     fill(generator_of(trained), None, tmp_path / "samples", [0])
-    rows = read_table(tmp_path / "samples" / "zbin-00.tsv")
-    write_table(
-        tmp_path / "samples" / "zbin-00.tsv",
-        [{**row, "checkpoint_sha256": "0" * 64} for row in rows],
-        COLUMNS,
-    )
-    with pytest.raises(ForeignFile, match="checkpoint_sha256"):
+    change_settings(tmp_path / "samples" / "zbin-00", checkpoint_sha256="0" * 64)
+    with pytest.raises(ForeignFile, match=r"zbin-00\.json: checkpoint_sha256: expected .*, found 0000"):
         fill(generator_of(trained), None, tmp_path / "samples", [0])
+
+
+def test_settings_that_cannot_be_read_are_refused(trained, tmp_path):
+    fill(generator_of(trained), None, tmp_path, [0])
+    whole = settings_in(tmp_path / "zbin-00")
+    for text, named in (
+        ("{", r"zbin-00\.json: not readable as JSON"),
+        (json.dumps({"generation": {}}), r"zbin-00\.json: not settings of this version: expected the keys"),
+        (json.dumps(whole | {"runs": [{"engine": 1}]}), r"zbin-00\.json: not settings of this version"),
+        (
+            json.dumps(whole | {"generation": {"sampling": 3}}),
+            r"zbin-00\.json: not settings of this version: generation\.sampling",
+        ),
+    ):
+        (tmp_path / "zbin-00.json").write_text(text)
+        with pytest.raises(ValueError, match=named):
+            fill(generator_of(trained), None, tmp_path, [0])
+    (tmp_path / "zbin-00.json").unlink()
+    with pytest.raises(ForeignFile, match=r"zbin-00\.json: not found"):
+        fill(generator_of(trained), None, tmp_path, [0])
 
 
 def test_an_archive_that_is_not_its_manifest_s_is_an_error(trained, tmp_path):
@@ -132,7 +172,9 @@ def test_an_archive_that_is_not_its_manifest_s_is_an_error(trained, tmp_path):
         fill(generator_of(trained), None, tmp_path)
     with (tmp_path / "zbin-00.npz").open("wb") as stream:
         np.savez(stream, images=np.zeros((3, 32, 32), np.float16), masks=np.zeros((3, 32, 32), np.float16))
-    with pytest.raises(ForeignFile, match="beside 4 manifest rows"):
+    with pytest.raises(
+        ForeignFile, match=r"expected \(4, 32, 32\), as its manifest has rows, found \[\(3, 32, 32\)\]"
+    ):
         fill(generator_of(trained), None, tmp_path)
 
 
@@ -172,15 +214,15 @@ def test_a_table_with_one_row_a_slice_is_counted(tmp_path):
     ("text", "named"),
     [
         ("z_bin\tn\n0\t3\n", "no column class"),
-        ("z_bin\tclass\tn\n3\t0\t1\n", "line 2: z_bin is '3'; a whole number from 0 to 2"),
-        ("z_bin\tclass\tn\n0\t2\t1\n", "line 2: class is '2'"),
-        ("z_bin\tclass\tn\n0\t0\t2.5\n", "line 2: n is '2.5'"),
-        ("z_bin\tclass\tn\n0\t0\t-1\n", "line 2: n is '-1'"),
-        ("z_bin\tclass\tn\n0\t0\t2\n0\t0\t1\n", "line 3: z_bin 0, class 0 stands there twice"),
-        ("z_bin\tclass\tn\n0\t0\t0\n", "not one sample"),
-        ("z_bin\tclass\tN\n0\t0\t50\n", "neither a column n"),
-        ("z_bin\tclass\tn\n0\t0\t٣\n", "line 2: n is"),
-        ("z_bin\tclass\tn\n", "not one sample"),
+        ("z_bin\tclass\tn\n3\t0\t1\n", "line 2: z_bin: expected a whole number from 0 to 2, found '3'"),
+        ("z_bin\tclass\tn\n0\t2\t1\n", "line 2: class: expected a whole number from 0 to 1, found '2'"),
+        ("z_bin\tclass\tn\n0\t0\t2.5\n", "line 2: n: expected a whole number from 0 to 1000000, found '2.5'"),
+        ("z_bin\tclass\tn\n0\t0\t-1\n", "line 2: n: expected a whole number from 0 to 1000000, found '-1'"),
+        ("z_bin\tclass\tn\n0\t0\t2\n0\t0\t1\n", "line 3: duplicate z_bin 0, class 0"),
+        ("z_bin\tclass\tn\n0\t0\t0\n", "expected at least one sample"),
+        ("z_bin\tclass\tN\n0\t0\t50\n", "expected a column n"),
+        ("z_bin\tclass\tn\n0\t0\t٣\n", "line 2: n: expected a whole number"),
+        ("z_bin\tclass\tn\n", "expected at least one sample"),
         ("", "empty"),
     ],
 )
@@ -203,7 +245,7 @@ def test_bins_are_numbers_and_rising_ranges():
         ("1,,2", "''"),
         ("-1", "'-1'"),
         ("3", "0 to 2"),
-        ("1,0-1", "1 stands"),
+        ("1,0-1", "duplicate 1"),
     ):
         with pytest.raises(ValueError) as error:
             parse_bins(text, 3)
@@ -221,7 +263,7 @@ def test_any_sample_is_made_again_from_its_manifest_row(trained, tmp_path, optio
     fill(generator_of(trained, replicas=2, **options), None, tmp_path / "samples")
     stored = read_samples(tmp_path / "samples")
     ids = ["zbin-01_class-1_replica-0_00001", "zbin-01_class-0_replica-1_00000"]
-    same = remake(tmp_path / "samples" / "zbin-01.tsv", ids, tmp_path / "again", device="cpu")
+    same = remake_samples(tmp_path / "samples" / "zbin-01.tsv", ids, tmp_path / "again", device="cpu")
     assert same == dict.fromkeys(ids, True)
     for name in ids:
         place = stored.id.tolist().index(name)
@@ -233,69 +275,137 @@ def test_any_sample_is_made_again_from_its_manifest_row(trained, tmp_path, optio
             next(row for row in read_table(path) if row["id"] == name)
             for path in (tmp_path / "again" / f"{name}.tsv", tmp_path / "samples" / "zbin-01.tsv")
         )
-        # From the new folder the way to the checkpoint is the same here: both lie side by side.
         assert one == other
+        found, first = settings_in(tmp_path / "again" / name), settings_in(tmp_path / "samples" / "zbin-01")
+        # From the new folder the path to the checkpoint is the same here: the two folders are siblings.
+        assert {key: found[key] for key in found if key != "generation"} == {
+            key: first[key] for key in first if key != "generation"
+        }
+        changed = {key for key in found["generation"] if found["generation"][key] != first["generation"][key]}
+        assert changed <= {"compile"}
 
 
 def test_what_stops_a_sample_from_being_made_again_is_named(trained, tmp_path):
     fill(generator_of(trained), None, tmp_path / "samples", [0])
     manifest, name = tmp_path / "samples" / "zbin-00.tsv", "zbin-00_class-0_replica-0_00000"
     for arguments, named in (
-        ((manifest, ["nobody"], tmp_path / "out"), "no sample nobody"),
-        ((manifest, [], tmp_path / "out"), "no sample is named"),
-        ((tmp_path / "absent.tsv", [name], tmp_path / "out"), "absent.tsv: no such manifest"),
+        ((manifest, ["nobody"], tmp_path / "out"), "expected ids (--id) of its 4 samples, such as zbin-00_"),
+        ((manifest, [], tmp_path / "out"), "found none"),
+        ((tmp_path / "absent.tsv", [name], tmp_path / "out"), "absent.tsv: not found"),
         ((manifest, [name], tmp_path / "out", tmp_path / "absent.safetensors"), "absent.safetensors"),
         ((manifest, [name], tmp_path / "out", manifest), "not the checkpoint that drew"),
-        ((manifest, [name], tmp_path / "samples"), "the manifest's own folder"),
+        ((manifest, [name], tmp_path / "samples"), "the folder of the manifest"),
     ):
         with pytest.raises((OSError, ValueError)) as error:
-            remake(*arguments)
+            remake_samples(*arguments)
         assert named in str(error.value)
     assert not (tmp_path / "out").exists()
-    remake(manifest, [name], tmp_path / "out", device="cpu")
-    with pytest.raises(ForeignFile, match="lies there already"):
-        remake(manifest, [name], tmp_path / "out", device="cpu")
-    rows = read_table(manifest)
-    write_table(manifest, [{**row, "sampler": "euler"} for row in rows], COLUMNS)
-    with pytest.raises(ValueError, match=r"zbin-00\.tsv: zbin-00_.*: not a row that can be drawn: sampler"):
-        remake(manifest, [name], tmp_path / "other", device="cpu")
+    remake_samples(manifest, [name], tmp_path / "out", device="cpu")
+    with pytest.raises(ForeignFile, match="exists already"):
+        remake_samples(manifest, [name], tmp_path / "out", device="cpu")
+    rows, whole = read_table(manifest), settings_in(manifest)
+    change_settings(manifest, generation={"sampler": "euler"})
+    with pytest.raises(ForeignFile, match=r"zbin-00: not settings that can be drawn: generation\.sampler"):
+        remake_samples(manifest, [name], tmp_path / "other", device="cpu")
+    manifest.with_suffix(".json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"zbin-00\.json: not found"):
+        remake_samples(manifest, [name], tmp_path / "other", device="cpu")
+    manifest.with_suffix(".json").write_text(json.dumps(whole))
     write_table(manifest, rows[:1], COLUMNS)
-    with pytest.raises(ForeignFile, match=r"zbin-00\.npz: \[4\] samples beside 1 manifest rows"):
-        remake(manifest, [name], tmp_path / "other", device="cpu")
+    with pytest.raises(
+        ForeignFile, match=r"zbin-00\.npz: expected 1 samples, as its manifest has rows, found \[4\]"
+    ):
+        remake_samples(manifest, [name], tmp_path / "other", device="cpu")
     assert not (tmp_path / "other").exists()
     write_table(manifest, rows, COLUMNS)
     # Without the archive there is nothing to compare with.
     manifest.with_suffix(".npz").unlink()
-    assert remake(manifest, [name], tmp_path / "other", device="cpu") == {name: None}
+    assert remake_samples(manifest, [name], tmp_path / "other", device="cpu") == {name: None}
 
 
-def test_a_row_gives_back_its_configuration(trained, tmp_path):
+OLD_OPTIONS = [
+    {},
+    {"sampler": "ddim", "eta": 1 / 3, "tau": 0.1, "binary": True},
+    {"sampler": "ddim_ref", "eta": 0.2, "evaluations": 5},
+    {"sampler": "ddpm", "spacing": "log_snr", "seed": 5, "variant_in_key": True},
+]
+
+
+@pytest.mark.parametrize("options", OLD_OPTIONS, ids=["plain", "ddim", "ddim_ref", "ddpm"])
+def test_samples_of_the_old_form_are_read_resumed_and_made_again(trained, tmp_path, options, monkeypatch):
+    """It has all settings in each manifest row, and no JSON file."""
+    fill(generator_of(trained, **options), None, tmp_path / "new")
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    make_old(tmp_path / "old")
+    assert not list((tmp_path / "old").glob("*.json"))
+    new, old = (read_samples(tmp_path / name) for name in ("new", "old"))
+    assert new.id.tolist() == old.id.tolist()
+    assert_equal((new.images, new.masks), (old.images, old.masks))
+    name = "zbin-01_class-1_replica-0_00001"
+    manifest = tmp_path / "old" / "zbin-01.tsv"
+    assert remake_samples(manifest, [name], tmp_path / "again", device="cpu") == {name: True}
+    # What is complete becomes the new form without a sample drawn; others' settings are refused.
+    with pytest.raises(ForeignFile, match=r"zbin-00\.tsv: generation\.evaluations: expected 9"):
+        fill(generator_of(trained, **options | {"evaluations": 9}), None, tmp_path / "old")
+    resumed = generator_of(trained, **options)
+    counting = Counting(resumed, monkeypatch)
+    fill(resumed, None, tmp_path / "old")
+    assert counting.drawn == []
+    assert contents(tmp_path / "old") == contents(tmp_path / "new")
+
+
+def test_rows_of_the_old_form_with_several_settings_are_refused(trained, tmp_path):
+    fill(generator_of(trained), None, tmp_path, [0])
+    make_old(tmp_path)
+    rows = read_table(tmp_path / "zbin-00.tsv")
+    rows[2]["tau"] = "0.5"
+    write_table(tmp_path / "zbin-00.tsv", rows, OLD_COLUMNS)
+    with pytest.raises(
+        ForeignFile, match=r"zbin-00\.tsv, line 4: tau: expected 0\.0, as in line 2, found 0\.5"
+    ):
+        read_manifest(tmp_path / "zbin-00")
+
+
+def test_the_settings_give_back_the_configuration(trained, tmp_path):
     config = CONFIG.model_copy(update={"sampler": "ddim", "eta": 0.7, "spacing": "log_snr", "tau": -0.05})
     fill(Generator(trained, config), None, tmp_path, [0])
-    found = config_of(read_table(tmp_path / "zbin-00.tsv")[0], "cpu")
-    for key in (
-        "sampler",
-        "eta",
-        "spacing",
-        "tau",
-        "evaluations",
-        "guidance",
-        "background",
-        "binary",
-        "precision",
-    ):
-        assert getattr(found, key) == getattr(config, key)
+    assert read_manifest(tmp_path / "zbin-00")[1].config() == config
 
 
 def test_a_folder_is_drawn_from_counts(trained, tmp_path):
     config = GenerationConfig(evaluations=4, device="cpu")
-    draw_into(trained, config, {(1, 0): 2, (2, 1): 1, (0, 0): 0}, tmp_path / "out")
+    requests = requests_of_bins(config, 0, "base", [1, 2], {(1, 0): 2, (2, 1): 1, (0, 0): 9})
+    rows = draw_into(tmp_path / "out", Generator(trained, config), requests)
+    assert [(row["z_bin"], row["class"]) for row in rows] == [(1, 0), (1, 0), (2, 1)]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "zbin-01.npz",
-        "zbin-01.tsv",
-        "zbin-02.npz",
-        "zbin-02.tsv",
+        f"zbin-{z_bin:02d}.{ending}" for z_bin in (1, 2) for ending in ("json", "npz", "tsv")
     ]
-    with pytest.raises(ValueError, match="z-bins 0 to 2"):
-        draw_into(trained, config, {(3, 0): 2}, tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    assert draw_into(tmp_path / "out", Generator(trained, config), requests) == []
+
+
+def our_frames() -> list[str]:
+    """Names of the package's functions on the stack, the outermost first."""
+    names, frame = [], sys._getframe()
+    while frame is not None:
+        if Path(frame.f_code.co_filename).is_relative_to(Path(generator_module.__file__).parents[1]):
+            names.insert(0, frame.f_code.co_name)
+        frame = frame.f_back
+    return names
+
+
+def test_from_the_command_to_the_network_are_nine_frames_of_the_package(trained, monkeypatch, tmp_path):
+    """Those of the pool's thread, and those above the pool; before them the command's `run_stage` and `run`."""
+    above, within = [], []
+    progress = generator_module.tqdm
+
+    def watched(**options):
+        above.append(our_frames())
+        return progress(**options)
+
+    monkeypatch.setattr(generator_module, "tqdm", watched)
+    generator = generator_of(trained)
+    generator.network.register_forward_pre_hook(lambda module, inputs: within.append(our_frames()))
+    fill(generator, None, tmp_path, [0])
+    assert above == [["draw_into", "draw"]]
+    assert all(names == ["draw", "dpmpp_2m", "_two_estimates", "__call__"] for names in within)
+    assert len(["run_stage", "run", *above[0], *within[0], "forward"]) == 9

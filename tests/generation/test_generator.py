@@ -3,10 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_sampling import CONFIG, EVERY_SAMPLER, assert_equal, generator_of, mixed_requests
+from helpers.tiny_sampling import (
+    CONFIG,
+    EVERY_SAMPLER,
+    assert_equal,
+    fill,
+    generator_of,
+    mixed_requests,
+    settings_in,
+)
 
 from slimdiff.files import read_table, sha256
-from slimdiff.generation.folder import fill
 from slimdiff.generation.noise import normal
 from slimdiff.generation.requests import Request, requests_of_bin, stream_key
 from slimdiff.generation.samples import COLUMNS, read_samples, write_samples
@@ -14,7 +21,7 @@ from slimdiff.model.checkpoint import read_card, save_model
 
 
 @pytest.mark.parametrize("options", EVERY_SAMPLER, ids=["2m", "ddim-0.2", "ddim-0", "sde", "unipc", "ddpm"])
-def test_f4_a_sample_does_not_depend_on_its_company(trained, options):
+def test_f4_a_sample_does_not_depend_on_its_batch(trained, options):
     """On a CPU `batch_size` is no batch: what may differ is which samples are drawn together and in which order."""
     requests = mixed_requests()
     whole = generator_of(trained, batch_size=4, **options).draw(requests)
@@ -93,8 +100,8 @@ def test_the_chain_starts_from_the_sample_s_own_noise(trained):
     requests = mixed_requests(count=1)
     generator.draw(requests)
     # In the network's coordinates x_T is standard normal: the draw itself.
-    wanted = normal([request.key for request in requests], 0, (2, 32, 32))
-    torch.testing.assert_close(seen[0], wanted, rtol=1e-5, atol=1e-5)
+    expected = normal([request.key for request in requests], 0, (2, 32, 32))
+    torch.testing.assert_close(seen[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_every_step_of_a_sample_has_a_draw_of_its_own(trained, monkeypatch):
@@ -115,14 +122,15 @@ def test_every_step_of_a_sample_has_a_draw_of_its_own(trained, monkeypatch):
 @pytest.mark.parametrize("given", [False, True])
 def test_batches_as_on_a_card_give_the_same_samples_up_to_rounding(trained, given):
     """Nine samples in batches of four: the last batch is filled up and cut again."""
-    generator, requests, known = generator_of(trained, batch_size=4), mixed_requests(), None
+    generator, requests, fixed = generator_of(trained), mixed_requests(), None
     if given:
         rng = np.random.default_rng(0)
         values = rng.uniform(-1, 1, (9, 2, 32, 32)).astype(np.float16)
-        known = (values, rng.random((9, 2, 32, 32)) < 0.3)
-    found = np.concatenate(list(generator._batches(requests, known)))
-    wanted = np.stack(generator.draw(requests, known=known), axis=1)
-    np.testing.assert_allclose(found.astype(float), wanted.astype(float), atol=5e-3)
+        fixed = (values, rng.random((9, 2, 32, 32)) < 0.3)
+    expected = np.stack(generator.draw(requests, fixed=fixed), axis=1)
+    generator.batch_size = 4
+    found = np.stack(generator.draw(requests, fixed=fixed), axis=1)
+    np.testing.assert_allclose(found.astype(float), expected.astype(float), atol=5e-3)
 
 
 def test_samples_are_float16_in_range(trained):
@@ -173,7 +181,7 @@ def test_keys_are_unique_over_everything_a_sample_is():
     assert len(set(keys)) == len(keys)
 
 
-def test_variants_share_their_noise_unless_told_otherwise():
+def test_variants_share_their_noise_unless_the_key_has_the_variant():
     one, two = (requests_of_bin(CONFIG, 0, name, 1) for name in ("a", "b"))
     assert [r.key for r in one] == [r.key for r in two]
     own = CONFIG.model_copy(update={"variant_in_key": True})
@@ -202,14 +210,19 @@ def test_files_round_trip_and_say_how_the_samples_were_made(trained, tmp_path):
         assert row["key"] == request.key
         assert (int(row["replica"]), int(row["index"])) == (request.replica, request.index)
         assert int(row["lesion_px"]) == int((mask.astype(np.float64) > 0.1).sum())
-        assert (row["sampler"], row["evaluations"], float(row["eta"])) == ("ddim", "4", 0.2)
-        assert float(row["tau"]) == 0.1
-        assert row["precision"] == "float32"
-        assert row["checkpoint_sha256"] == sha256(trained)
+    for z_bin in range(3):
+        settings = settings_in(tmp_path / f"zbin-{z_bin:02d}")
+        assert settings["generation"] == generator.config.model_dump(mode="json")
+        assert settings["checkpoint_sha256"] == sha256(trained)
+        assert (tmp_path / settings["checkpoint"]).samefile(trained)
+        assert settings["guide_sha256"] is settings["priors_sha256"] is None
+        assert settings["runs"] == [
+            {"device": "cpu", "precision": "float32", "compiled": False, "samples": None}
+        ]
     with np.load(tmp_path / "zbin-00.npz", allow_pickle=False) as archive:
         assert sorted(archive) == ["images", "masks"]
         assert archive["images"].dtype == archive["masks"].dtype == np.float16
-    # A row is enough to make its sample again.
+    # The request alone draws its sample again.
     again = generator.draw([requests[5]])
     assert_equal(again, (samples.images[5:6], samples.masks[5:6]))
 

@@ -1,4 +1,4 @@
-"""Noise streams: normal, independent, the same bits in any order and company, and on a device as on the host."""
+"""Noise streams: normal, independent, the same bits in any order and batch, and on a device as on the host."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_noise_of_keys_draws_and_pixels_is_independent():
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (7,), (2, 24, 24)])
-def test_noise_is_the_same_in_any_order_and_company(shape):
+def test_noise_is_the_same_in_any_order_and_batch(shape):
     whole = normal(KEYS, 2, shape)
     assert whole.shape == (len(KEYS), *shape)
     assert whole.dtype == torch.float32

@@ -471,9 +471,9 @@ MISFITS = {
     "guidance": ({"generation": {"guidance": 2.0}}, "was trained without model.null_token"),
     "guide": (
         {"generation": {"guidance": 2.0, "guide": 5}},
-        "snapshot-5.safetensors: generation.guide names it",
+        "snapshot-5.safetensors: not found, but generation.guide names it",
     ),
-    "acquisition": ({"generation": {"acquisition": "T2sel"}}, "it was trained without model.acquisition"),
+    "acquisition": ({"generation": {"acquisition": "T2sel"}}, "was trained without model.acquisition"),
     "start": ({"generation": {"spacing": "leading", "evaluations": 3}}, ""),
     "unknown key": ({"generation": {"sampling": 3}}, "generation.sampling: unknown key"),
     "wrong value": ({"generation": {"evaluations": 1}}, "generation.evaluations: "),
@@ -632,7 +632,7 @@ def test_samples_are_those_of_the_generate_stage(drawn, here):
     rows = [row for z_bin in (0, 2) for row in read_table(here / "drawn" / f"zbin-{z_bin:02d}.tsv")]
     assert [row["key"] for row in rows] == [request.key for request in expected]
     assert sorted(path.name for path in (here / "drawn").iterdir()) == [
-        f"zbin-{z_bin:02d}.{ending}" for z_bin in (0, 2) for ending in ("npz", "tsv")
+        f"zbin-{z_bin:02d}.{ending}" for z_bin in (0, 2) for ending in ("json", "npz", "tsv")
     ]
 
 
@@ -657,13 +657,16 @@ def test_a_specification_resumes_its_own_folder(drawn, here):
 
 # What another specification changes, part of the message.
 OTHERS = {
-    "seed": ({"seed": 6}, "key is seed=5/"),
-    "fewer": ({"samples": [{"zbin": 0, **COUNTS}, {"zbin": 2, **COUNTS}]}, "is not among the 2"),
-    "z-bins": ({"samples": [{"zbin": 0, "control": 1, "lesion": 2}]}, "found zbin-02.npz, zbin-02.tsv"),
-    "evaluations": ({"evaluations": 5}, "evaluations is 4, asked for is 5"),
-    "spacing": ({"spacing": "log_snr"}, "spacing is trailing, asked for is log_snr"),
-    "binary": ({"binary": True}, "binary is 0, asked for is 1"),
-    "precision": ({"precision": "bfloat16"}, "precision is float32, asked for is bfloat16"),
+    "seed": ({"seed": 6}, "generation.seed: expected 6, found 5"),
+    "fewer": ({"samples": [{"zbin": 0, **COUNTS}, {"zbin": 2, **COUNTS}]}, "is none of the 2"),
+    "z-bins": (
+        {"samples": [{"zbin": 0, "control": 1, "lesion": 2}]},
+        "found zbin-02.json, zbin-02.npz, zbin-02.tsv",
+    ),
+    "evaluations": ({"evaluations": 5}, "evaluations: expected 5, found 4"),
+    "spacing": ({"spacing": "log_snr"}, "spacing: expected log_snr, found trailing"),
+    "binary": ({"binary": True}, "binary: expected True, found False"),
+    "precision": ({"precision": "bfloat16"}, "precision: expected bfloat16, found float32"),
 }
 
 
@@ -682,4 +685,4 @@ def test_f7_the_folder_of_another_checkpoint_is_refused(drawn, here):
     card = read_card(here / "model.safetensors")
     weights = {k: torch.zeros_like(v) for k, v in build_network(card.model, card.data).named_parameters()}
     save_model(here / "model.safetensors", weights, card)
-    assert "checkpoint_sha256 is" in problem(drawn, here)[1]
+    assert "checkpoint_sha256: expected" in problem(drawn, here)[1]

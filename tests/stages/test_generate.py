@@ -5,6 +5,7 @@ import json
 import nibabel
 import numpy as np
 import pytest
+from helpers.tiny_sampling import settings_in
 from PIL import Image
 
 from slimdiff import cli
@@ -61,7 +62,10 @@ def test_it_goes_on_with_a_folder_and_refuses_a_foreign_one(drawing, capsys):
     assert len(read_samples(out).id) == 12
     before = {path: path.read_bytes() for path in out.iterdir()}
     assert drawing("--n_per_condition", 2, "--seed", 5)[0] == 2
-    assert "zbin-00.tsv, line 2: a file of another configuration: key" in capsys.readouterr().err
+    assert (
+        "zbin-00.json: generation.seed: expected 5, found 0: samples of another configuration"
+        in capsys.readouterr().err
+    )
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -71,26 +75,32 @@ def test_it_goes_on_with_a_folder_and_refuses_a_foreign_one(drawing, capsys):
         (["--classes", "2"], "found '2'"),
         (["--classes", "1,1"], "found '1,1'"),
         (["--z_bins", "2-0"], "rising range"),
-        (["--mask", "absent.png", "--z_bins", "1"], "absent.png: no such file"),
+        (["--mask", "absent.png", "--z_bins", "1"], "absent.png: not found"),
         (["--mask", "{mask}"], "give its z-bin"),
         (["--mask", "{mask}", "--z_bins", "0-1"], "expected one z-bin"),
         (["--mask", "{mask}", "--z_bins", "1", "--classes", "1"], "the class follows"),
         (["--mask", "{mask}", "--region", "{mask}"], "give one of the two"),
         (["--image", "{mask}", "--z_bins", "1"], "--image and --region need each other"),
-        (["--mask", "{small}", "--z_bins", "1"], "16 x 32 px; the checkpoint draws 32 x 32 px"),
-        (["--mask", "{text}", "--z_bins", "1"], "neither .png nor .nii"),
+        (
+            ["--mask", "{small}", "--z_bins", "1"],
+            "expected slices of 32 x 32 px, as the checkpoint draws, found 16 x 32 px",
+        ),
+        (["--mask", "{text}", "--z_bins", "1"], "expected .png, .nii or .nii.gz"),
         (["--mask", "{broken}", "--z_bins", "1"], "not readable as NIfTI"),
-        (["--mask", "{empty}"], "no pixel is lesion; above 0 is"),
-        (["--mask", "{volume}", "--z_bins", "1"], "leave --z_bins out"),
-        (["--mask", "{high}"], "lies in slices 36 to 36, outside of 11 to 20"),
-        (["--mask", "{fine}"], "pixels of 1 x 1 mm; the checkpoint draws 6 mm"),
-        (["--mask", "{red}", "--z_bins", "1"], "a picture of mode RGB"),
-        (["--mask", "{deep}", "--z_bins", "1"], "a picture of mode I;16"),
-        (["--mask", "{ones}", "--z_bins", "1"], "no pixel is lesion; above 127 is"),
+        (["--mask", "{empty}"], "expected values above 0, the lesion; found none"),
+        (["--mask", "{volume}", "--z_bins", "1"], "remove --z-bins"),
+        (["--mask", "{high}"], "expected a lesion in slices 11 to 20, found it in 36 to 36"),
+        (["--mask", "{fine}"], "expected pixels of 6 mm, as the checkpoint draws, found 1 x 1 mm"),
+        (["--mask", "{red}", "--z_bins", "1"], "found mode RGB"),
+        (["--mask", "{deep}", "--z_bins", "1"], "found mode I;16"),
+        (["--mask", "{ones}", "--z_bins", "1"], "expected values above 127, the lesion; found none"),
         (["--mask", "{cut}", "--z_bins", "1"], "not readable as a picture"),
         (["--variant", "absent"], "no 'absent'"),
         (["--fold", "0"], "--fold has no effect with --ckpt"),
-        (["--image", "{bright}", "--region", "{volume}"], "[-1, 1] is wanted"),
+        (
+            ["--image", "{bright}", "--region", "{volume}"],
+            "expected values in [-1, 1], as the stage preprocess writes them, found 300 to 300",
+        ),
         (["--id", "x"], "give --from-manifest"),
         (["--priors", "absent.npz"], "generation.background is drawn"),
     ],
@@ -141,7 +151,8 @@ def test_a_mask_from_a_picture_is_drawn_to(drawing, mask, tmp_path):
         ("mask_to_image", str(tmp_path / "mine.png"), "1")
     }
     # A stochastic sampler unless the study says which.
-    assert {(row["sampler"], row["evaluations"]) for row in rows} == {("dpmpp_2m_sde", "40")}
+    settings = settings_in(out / "zbin-02")["generation"]
+    assert (settings["sampler"], settings["evaluations"]) == ("dpmpp_2m_sde", 40)
 
 
 def test_other_ways_to_store_black_and_white_are_read(drawing, mask, tmp_path):
@@ -159,14 +170,14 @@ def test_samples_around_something_given_are_not_taken_for_a_folder_s_own(drawing
     before = {path: path.read_bytes() for path in out.iterdir()}
     for z_bins in ("2", "0"):
         assert drawing("--z_bins", z_bins, "--n_per_condition", 1)[0] == 2
-        assert "zbin-02.tsv: samples that were drawn around something given" in capsys.readouterr().err
+        assert "zbin-02.tsv: samples with a fixed mask or region" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_other_z_bins_of_a_folder_have_to_be_of_the_same_configuration(drawing, capsys):
     assert drawing("--z_bins", 0, "--n_per_condition", 1)[0] == 0
     assert drawing("--z_bins", 1, "--n_per_condition", 1, "--seed", 5)[0] == 2
-    assert "drawn with seed=0, not with seed 5" in capsys.readouterr().err
+    assert "zbin-00.json: generation.seed: expected 5, found 0" in capsys.readouterr().err
     assert drawing("--z_bins", 1, "--n_per_condition", 3)[0] == 0
 
 
@@ -190,10 +201,9 @@ def test_the_study_s_own_sampler_is_kept(drawing, study_values, mask, tmp_path):
     (tmp_path / "own.yaml").write_text(json.dumps(study_values))
     write_png(tmp_path / "mine.png", mask.astype(np.uint8) * 255)
     _, out = drawing("--mask", tmp_path / "mine.png", "--z_bins", 2, config=tmp_path / "own.yaml")
-    evaluations = str(load_study(tmp_path / "own.yaml").generation.evaluations)
-    assert [(row["sampler"], row["evaluations"]) for row in read_table(out / "zbin-02.tsv")] == [
-        ("unipc", evaluations)
-    ]
+    evaluations = load_study(tmp_path / "own.yaml").generation.evaluations
+    settings = settings_in(out / "zbin-02")["generation"]
+    assert (settings["sampler"], settings["evaluations"]) == ("unipc", evaluations)
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -256,7 +266,7 @@ def test_a_sample_is_made_again_by_its_id(drawing, tmp_path, capsys):
         (["--seed", "3"], "--seed has no effect"),
         (["--variant", "base"], "--variant has no effect"),
         ([], "--out-dir"),
-        (["--out_dir", str(out)], "the manifest's own folder"),
+        (["--out_dir", str(out)], "the folder of the manifest"),
     ):
         assert cli.generate([*arguments, *more]) == 2
         assert named in capsys.readouterr().err

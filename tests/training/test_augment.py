@@ -206,7 +206,7 @@ def sample(network, card, labels=None, count=60) -> np.ndarray:
     schedule = make_schedule("cosine", 1000)
     sigmas = sampling_sigmas(schedule, 12)
     noise = torch.randn((count, 2, SIDE, SIDE), generator=torch.Generator().manual_seed(5))
-    denoiser = Denoiser(lambda x, t, p: network(x, t, condition, p), schedule, "x0")
+    denoiser = Denoiser(network, schedule, "x0", condition=condition)
     drawn = dpmpp_2m(denoiser, noise * math.sqrt(1 + sigmas[0] ** 2), sigmas.tolist(), lambda step: noise)
     return drawn[:, 0].numpy()
 

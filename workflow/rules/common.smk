@@ -11,7 +11,8 @@ from slimdiff.data.folds import check_split
 from slimdiff.data.participants import DataError
 from slimdiff.data.quality.verdicts import settle_discovery
 from slimdiff.data.sources import discover
-from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
+from slimdiff.diffusion.chain import sigmas_for
+from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.generation.requests import counts_of
 
 
@@ -24,9 +25,8 @@ def check_generation(study):
             # Snakemake would take a missing input for an old one where outputs exist. The store's own table is made.
             if generation.counts and Path(generation.counts).resolve() != (study.paths.store / "slices.tsv").resolve():
                 counts_of(generation, study.slices.n_bins)
-            if generation.sampler != "ddim_ref":
-                schedule = make_schedule(diffusion.schedule, diffusion.timesteps)
-                sampling_sigmas(schedule, generation.evaluations, generation.spacing)
+            schedule = make_schedule(diffusion.schedule, diffusion.timesteps)
+            sigmas_for(schedule, generation.sampler, generation.spacing, generation.evaluations, quiet=True)
         except (OSError, ValueError) as error:
             raise ConfigError(f"variants.{name}: generation: {error}")
 
