@@ -19,6 +19,10 @@ from slimdiff.report.results import (
 from slimdiff.report.style import figure_style, save
 
 SHOWN_FOLD = 0
+COLUMNS_PER_BIN = 2
+"""Real and synthetic slices of each kind shown per z-bin."""
+NEAREST_PAIRS = 8
+"""Closest pairs of synthetic and training slice shown."""
 
 
 def draw_lesions(study: Study, variants: Sequence[str], folds: int) -> None:
@@ -66,7 +70,7 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
             tau = study.evaluation.tau
             title = f"Held-out and synthetic slices by height: {variant}, fold {SHOWN_FOLD}"
             sheet = slices.real_and_synthetic(
-                store, held_out, samples[SHOWN_FOLD], report.columns_per_bin, report.dpi, tau, title
+                store, held_out, samples[SHOWN_FOLD], COLUMNS_PER_BIN, report.dpi, tau, title
             )
             write(sheet, f"samples_{variant}.png")
             write(
@@ -77,8 +81,7 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
             title = f"Closest training slices: {variant}, all folds"
             subjects = read_training_subjects(paths, variant, folds)
             own = [row for row in rows if row.variant == variant]
-            pairs = report.nearest_pairs
             sheet = nearest.nearest_pairs(
-                store, samples, neighbours, pairs, report.dpi, tau, title, subjects, own
+                store, samples, neighbours, NEAREST_PAIRS, report.dpi, tau, title, subjects, own
             )
             write(sheet, f"nearest_{variant}.png")

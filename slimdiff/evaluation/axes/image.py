@@ -23,6 +23,8 @@ from slimdiff.evaluation.metrics.profiles import (
 from slimdiff.evaluation.statistics.bootstrap import SAMPLES, Resampling, resampled_means
 
 BLUR_PX = 2.0  # an anchor on the scale of KID: held-out slices through this Gaussian
+SLOW_BOOTSTRAP = 100
+"""Most resamples for FID, precision and recall; each costs a decomposition or a search of all distances."""
 FLOOR_NOTE = "floor: training slices in the samples' mix of z-bins and classes, as far as there are any"
 
 
@@ -82,7 +84,7 @@ def image_axis(cell: FoldEvaluation) -> None:
 
 
 def _kid(cell: FoldEvaluation, real: np.ndarray, synthetic: np.ndarray) -> float:
-    return kid.kid(real, synthetic, cell.config.seed, cell.config.subsets, device=cell.device).value
+    return kid.kid(real, synthetic, cell.config.seed, device=cell.device).value
 
 
 def _feature_distances(
@@ -112,9 +114,10 @@ def _feature_distances(
     thinned = f"{len(equal)} of {len(synthetic)} samples, as many of each z-bin and class as the floor has"
     wanting = f"{len(real)} real and {len(equal)} synthetic slices; {MIN_VECTORS} of each wanted"
     few = min(len(real), len(equal)) < MIN_VECTORS
-    slow = Resampling.of(chosen.subjects, config.bootstrap_slow, config.seed)
+    slow_resamples = min(config.bootstrap, SLOW_BOOTSTRAP)
+    slow = Resampling.of(chosen.subjects, slow_resamples, config.seed)
     value = fid(real, equal)
-    halves = Resampling.halves(chosen.subjects, config.bootstrap_slow, config.seed)
+    halves = Resampling.halves(chosen.subjects, slow_resamples, config.seed)
     resampled = resampled_fid(real, equal, halves.index, halves.counts)
     interval = halves.centred(value, resampled, lowest=0.0)
     biased = wanting if few else f"biased upwards for few slices: {thinned}"

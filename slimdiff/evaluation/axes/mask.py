@@ -8,6 +8,10 @@ from slimdiff.evaluation.metrics.lesions import Lesions, lesions_of, positions, 
 from slimdiff.evaluation.metrics.mmd import MIN_VECTORS
 from slimdiff.evaluation.statistics.bootstrap import SAMPLES, Resampling, resampled_means
 
+SUBSETS = 100
+"""Seeded subsets that an MMD averages, as in torch-fidelity's KID."""
+PERMUTATIONS = 500
+"""Permutations behind the p of the robust MMD; the smallest reachable p is 1/501."""
 SWEEP_COLUMNS = (
     "variant",
     "fold",
@@ -58,7 +62,7 @@ def mask_axis(cell: FoldEvaluation) -> None:
         cell.heights[samples.z_bin[asked]],
         config.taus,
         config.seed,
-        config.subsets,
+        SUBSETS,
         cell.min_px,
         cell.min_slice_px,
     )
@@ -93,8 +97,8 @@ def feature_rows(
     """
     config = cell.config
     resampling = cell.resampling(test_rows)
-    answer = lesions.feature_distance(test, drawn, features, config.seed, config.subsets)
-    floor = lesions.feature_distance(test, like, features, config.seed, config.subsets)
+    answer = lesions.feature_distance(test, drawn, features, config.seed, SUBSETS)
+    floor = lesions.feature_distance(test, like, features, config.seed, SUBSETS)
     counted = f"{len(test)} real and {len(drawn)} synthetic components"
     few = "" if min(len(test), len(drawn)) >= MIN_VECTORS else f"; {MIN_VECTORS} of each wanted"
     standardised = mmd.standardise(test, drawn)
@@ -131,8 +135,8 @@ def feature_rows(
 
 def _robust(cell: FoldEvaluation, test: Lesions, drawn: Lesions, like: Lesions) -> None:
     config = cell.config
-    found = robust_mmd.robust_mmd(test.vectors, drawn.vectors, config.permutations, config.seed, cell.device)
-    floor = robust_mmd.robust_mmd(test.vectors, like.vectors, config.permutations, config.seed, cell.device)
+    found = robust_mmd.robust_mmd(test.vectors, drawn.vectors, PERMUTATIONS, config.seed, cell.device)
+    floor = robust_mmd.robust_mmd(test.vectors, like.vectors, PERMUTATIONS, config.seed, cell.device)
     resampling = cell.resampling(cell.test[test.slices])
     interval = resampling.percentile(
         robust_mmd.resampled_robust(
@@ -146,7 +150,7 @@ def _robust(cell: FoldEvaluation, test: Lesions, drawn: Lesions, like: Lesions) 
     cell.add("mmd_robust", found.value, interval=interval, floor=floor.value, n=n, note=note)
     note += (
         f"; slices are permuted as if independent, so p is too small; smallest reachable "
-        f"{1 / (1 + config.permutations):.2g}: where the floor's p is there too, p says nothing; no interval: a p-value"
+        f"{1 / (1 + PERMUTATIONS):.2g}: where the floor's p is there too, p says nothing; no interval: a p-value"
     )
     cell.add("mmd_robust_p", found.p, floor=floor.p, n=n, note=note)
 
