@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from slimdiff import __version__, stages
 
@@ -36,7 +37,8 @@ def run_stage(stage: str, argv: list[str] | None = None, prog: str | None = None
     )
     options = stages.fill(stage, parser).parse_args(argv)
     try:
-        stages.execute(stage, options)
+        study = stages.study_of(stage, options)
+        stages.load(stage).run(study, options)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         if os.environ.get("SLIMDIFF_DEBUG"):
@@ -54,10 +56,7 @@ def __getattr__(name: str) -> Callable[[list[str] | None], int]:
     if name.startswith("__") or stage not in stages.names():
         raise AttributeError(name)
 
-    def entry(argv: list[str] | None = None) -> int:
-        return run_stage(stage, argv)
-
-    return entry
+    return partial(run_stage, stage)
 
 
 def _dashed(argv: list[str]) -> list[str]:

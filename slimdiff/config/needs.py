@@ -60,7 +60,6 @@ class DeclaredKeys:
             )
         return {key: part for key, part in value.items() if key in below}
 
-
     def model_dump(self, include: Iterable[str], mode: str = "python") -> dict[str, Any]:
         """These keys of the section, as pydantic gives them; an undeclared one raises."""
         for name in include:

@@ -1,4 +1,4 @@
-"""Subjects into folds, each with train, val and test; slices of one subject never part.
+"""Subjects into folds, each with train, val and test; all slices of a subject are in the same part.
 
 Writes `folds.tsv`: participant, fold, split, stratified_by, stratum.
 """
@@ -23,8 +23,8 @@ def stratification(
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """Keys that hold in every fold, and each participant's stratum.
 
-    Keys are taken in order. One that is the same for everybody divides nothing and is passed over; one that would
-    leave a stratum with fewer subjects than folds is left out.
+    Keys are tried in order. A key with one value for all participants divides nothing and is skipped; so is a key that
+    would leave a stratum with fewer subjects than folds.
     """
     volumes = sorted(lesion_ml[p.participant_id] for p in participants if p.is_patient)
     terciles = np.quantile(volumes, (1 / 3, 2 / 3)) if volumes else (0, 0)
@@ -108,17 +108,22 @@ def check_split(participants: Sequence[Participant], k: int) -> set[str]:
     fixed_test = {p.participant_id for p in participants if p.split.lower() == "test"}
     rest = len(participants) - len(fixed_test)
     if not fixed_test or not rest:
-        raise DataError(f"folds.use_split: {len(fixed_test)} of {len(participants)} subjects have split test")
+        raise DataError(
+            f"folds.use_split: expected some, but not all participants with split test, found {len(fixed_test)} of "
+            f"{len(participants)}"
+        )
     if k > rest:
-        raise DataError(f"folds.k: {k} folds rotate val, but only {rest} subjects are not split test")
+        raise DataError(
+            f"folds.k: expected at most {rest} folds, because {rest} participants are not in the split test, found {k}"
+        )
     return fixed_test
 
 
 def _deal(
     participants: Sequence[Participant], strata: dict[str, str], k: int, rng: np.random.Generator
 ) -> dict[str, int]:
-    # One running count over all strata keeps the folds' sizes within one of each other. Patients go first, so that
-    # every fold gets one whatever the strata are.
+    # One running count over all strata keeps the folds' sizes within one of each other. Patients come first, so that
+    # every fold gets one, whatever the strata are.
     members = defaultdict(list)
     for participant in participants:
         name = participant.participant_id
@@ -140,10 +145,9 @@ def _validation(
     shuffled = [str(name) for name in rng.permutation(sorted(rest))]
     with_lesion = [name for name in shuffled if name in patients]
     without = [name for name in shuffled if name not in patients]
-    wanted = max(1, round(count * len(with_lesion) / len(rest)))
     # At least one patient stays for training.
-    wanted = min(wanted, len(with_lesion) - 1)
-    return set(with_lesion[:wanted] + without[: count - wanted])
+    n_patients = min(max(1, round(count * len(with_lesion) / len(rest))), len(with_lesion) - 1)
+    return set(with_lesion[:n_patients] + without[: count - n_patients])
 
 
 def write_folds(path: Path, rows: list[dict]) -> None:
@@ -157,8 +161,8 @@ def read_folds(path: Path, fold: int) -> dict[str, list[str]]:
     for number, row in enumerate(read_table(path, COLUMNS), start=2):
         if not row["fold"].isdecimal() or row["split"] not in parts:
             raise ValueError(
-                f"{path}, line {number}: fold {row['fold']!r}, split {row['split']!r}; a whole number, and "
-                f"{', '.join(parts)} are allowed"
+                f"{path}, line {number}: expected a whole number as fold and {', '.join(parts)} as split, found fold "
+                f"{row['fold']!r}, split {row['split']!r}"
             )
         if int(row["fold"]) == fold:
             parts[row["split"]].append(row["participant"])
@@ -179,5 +183,5 @@ def lesion_volumes(json_paths: dict[str, Path]) -> dict[str, float]:
         try:
             volumes[name] = float(read_object(path)["qc"]["lesion_ml_grid"])
         except (KeyError, TypeError):
-            raise ValueError(f"{path}: no qc.lesion_ml_grid; make the stage preprocess again") from None
+            raise ValueError(f"{path}: no qc.lesion_ml_grid; run the preprocess stage again") from None
     return volumes

@@ -1,7 +1,7 @@
-"""participants.tsv: one table for every source, so that all later stages see the same thing.
+"""participants.tsv: one table for every source, so that all later stages read the same format.
 
-Columns: participant_id, group, image, mask, brain_mask, acquisition, site, split, lobe, excluded, then whatever else
-the source says of its participants. `excluded` is a reason or n/a.
+Columns: participant_id, group, image, mask, brain_mask, acquisition, site, split, lobe, excluded, then all further
+columns of the source. `excluded` is a reason or n/a.
 """
 
 import re
@@ -13,7 +13,7 @@ from slimdiff.files import MISSING, read_object, read_table, write_table
 
 PATHS = ("image", "mask", "brain_mask")
 EMPTY_MASK = "empty_mask"
-"""Further column: the mask of somebody who counts as a control because it has no lesion (`data.empty_mask`)."""
+"""Further column: the mask without lesion of a participant that counts as a control (`data.empty_mask`)."""
 COLUMNS = ("participant_id", "group", *PATHS, "acquisition", "site", "split", "lobe", "excluded")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -47,9 +47,9 @@ class Participant:
     excluded: str = MISSING
     brain_mask: Path | None = None
     further: dict[str, str] = field(default_factory=dict, hash=False)
-    """What else the source says: column, value."""
+    """Further columns of the source: name, value."""
     flags: tuple[Flag, ...] = ()
-    """What discovery found wrong; it is not written."""
+    """Faults found at discovery; not written to the table."""
 
     @property
     def is_patient(self) -> bool:
@@ -65,25 +65,25 @@ class Participant:
 
 
 def check_name(name: str, where: str) -> None:
-    """Raise DataError where a participant_id cannot stand in a file's name. `where`: the file or folder."""
+    """Raise DataError where a participant_id cannot be part of a file name. `where`: the file or folder."""
     if not NAME.fullmatch(name):
         raise DataError(
-            f"{where}: participant_id {name!r} cannot be a file name here; letters, digits, '_', '.' and '-' are "
-            "allowed, a letter or digit first"
+            f"{where}: participant_id {name!r} cannot be a file name; expected letters, digits, '_', '.' and '-', "
+            "beginning with a letter or digit"
         )
 
 
 def refuse_duplicates(names: Iterable[str], source: Path) -> None:
-    """Raise DataError where a participant_id stands twice."""
+    """Raise DataError where a participant_id is duplicate."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise DataError(f"{source}: participant {name} stands there twice")
+            raise DataError(f"{source}: duplicate participant {name}; keep one row")
         seen.add(name)
 
 
 def first_of(row: dict[str, str], *names: str) -> str | None:
-    """The first of these columns that says something."""
+    """The first of these columns that has a value."""
     for name in names:
         value = row.get(name, "").strip()
         if value and value != MISSING:
@@ -122,9 +122,9 @@ NOT_PREPROCESSED = "not_preprocessed"
 
 
 def not_preprocessed(rows: Iterable[Participant], record_of: Callable[[str], Path]) -> dict[str, str]:
-    """participant_id: why, of those who take part by these rows of participants.tsv and could not be preprocessed.
+    """participant_id: reason, of the included participants whose preprocessing failed.
 
-    record_of(participant_id): the path of its preprocessing record, which need not be there.
+    record_of(participant_id): the path of its preprocessing record, which may be missing.
     """
     found = {}
     for row in rows:
@@ -135,7 +135,7 @@ def not_preprocessed(rows: Iterable[Participant], record_of: Callable[[str], Pat
 
 
 def read_included(table: Path, record_of: Callable[[str], Path]) -> list[Participant]:
-    """The rows of participants.tsv; who could not be preprocessed is excluded with the reason."""
+    """The rows of participants.tsv; participants whose preprocessing failed are excluded with the reason."""
     rows = read_participants(table)
     failed = not_preprocessed(rows, record_of)
     return [row.without(failed[row.participant_id]) if row.participant_id in failed else row for row in rows]

@@ -1,4 +1,4 @@
-"""z-bins: where an axial slice lies, and where the brain is in each of them."""
+"""z-bin priors: where the brain is in each z-bin, from the training subjects of a fold."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ LOW_BINS = 5
 def z_bin_priors(images: np.ndarray, bins: np.ndarray, n_bins: int, spacing_mm: float) -> np.ndarray:
     """Where the brain is in each z-bin, from the slices of the fold's training subjects only.
 
-    images: (N, H, W) in [-1, 1]; bins: (N,). Returns bool (n_bins, H, W); a bin without slices takes its nearest
-    neighbour's.
+    images: (N, H, W) in [-1, 1]; bins: (N,). Returns bool (n_bins, H, W); a z-bin without slices gets the prior of
+    the nearest z-bin that has some.
     """
     from scipy import ndimage
 

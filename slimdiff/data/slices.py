@@ -42,14 +42,14 @@ def tissue_extent(volumes: Iterable[np.ndarray], config: SlicesConfig) -> tuple[
 
 @dataclass
 class _Kept:
-    """What was kept of the volumes so far, and what was not."""
+    """Rows of the slices kept so far, and counts of the others."""
 
     rows: list[dict] = field(default_factory=list)
     too_little_tissue: int = 0
     small: dict[str, int] = field(default_factory=dict)
-    """Lesion slices under the least area, by participant."""
+    """Lesion slices below the smallest lesion area, by participant."""
     outside: dict[str, int] = field(default_factory=dict)
-    """Lesion slices above or below the range, by participant; those who have any."""
+    """Lesion slices above or below the z-range, for each participant that has any."""
 
 
 def build_store(
@@ -59,12 +59,12 @@ def build_store(
     folder: Path,
     training_participants: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Cut every included participant's volumes into slices and write the store, a volume in memory at a time.
+    """Cut every included participant's volumes into slices and write the store, one volume in memory at a time.
 
-    volume_path(participant_id, kind) gives the path of kind FLAIR or mask. `training_participants` are those
-    whose brains set the extent where z_range is `auto`.
-    Returns what store.json says. Raises DataError if nothing is kept, if a participant or a z-bin has no slice; then
-    nothing is written.
+    volume_path(participant_id, kind) gives the path of kind FLAIR or mask. `training_participants`: their brains set
+    the z-range where `slices.z_range` is `auto`.
+    Returns the content of store.json. Raises DataError if no slice is kept, or a participant or a z-bin has none;
+    then nothing is written.
     """
     shape, spacing_mm = _common_grid([p.participant_id for p in participants], volume_path, folder)
     z_min, z_max = _extent(participants, volume_path, config, training_participants)
@@ -127,7 +127,7 @@ def _common_grid(
     """Shape in voxels and spacing in mm that all volumes share, from their headers."""
     if not names:
         raise DataError(
-            f"{folder.parent / 'participants.tsv'}: no participant takes part; see its column excluded"
+            f"{folder.parent / 'participants.tsv'}: expected included participants, found none; see the column excluded"
         )
     grids = {}
     for name in names:
@@ -137,7 +137,7 @@ def _common_grid(
     if len(grids) != 1:
         found = "; ".join(f"{name}: {shape} at {spacing:g} mm" for (shape, spacing), name in grids.items())
         raise DataError(
-            f"{folder.parent / 'volumes'}: volumes of different grids ({found}); make the preprocess stage again"
+            f"{folder.parent / 'volumes'}: expected one grid, found several ({found}); run the preprocess stage again"
         )
     return next(iter(grids))
 
@@ -158,7 +158,8 @@ def _extent(
         z_min, z_max = config.z_range
     if z_max - z_min + 1 < config.n_bins:
         raise DataError(
-            f"slices.n_bins: {config.n_bins} bins, but only {z_max - z_min + 1} slices ({z_min} to {z_max})"
+            f"slices.n_bins: expected at most {z_max - z_min + 1} z-bins for slices {z_min} to {z_max}, found "
+            f"{config.n_bins}"
         )
     return z_min, z_max
 
@@ -176,7 +177,7 @@ def _slices(
     name: str,
     kept: _Kept,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Height, image and mask of the slices that stay; counts the others."""
+    """z, image and mask of the kept slices; counts the others."""
     kept.small[name] = 0
     for place, z in enumerate(heights):
         image, mask = axial(volume, place), axial(lesion, place)
@@ -211,11 +212,11 @@ def _refuse_nothing_kept(
 ) -> None:
     kept = {row["participant"] for row in rows}
     lost = [person.participant_id for person in participants if person.participant_id not in kept]
-    # Of nobody at all `_refuse_gaps` says more.
+    # If no slice at all is kept, the message of `_refuse_gaps` is clearer.
     if lost and kept:
         raise DataError(
-            f"slices: no slice of {', '.join(lost)} is kept of slices {z_range[0]} to {z_range[1]}; look at the "
-            "volumes, see slices.z_range, slices.min_tissue and slices.min_lesion_mm2, or leave them out (data.exclude)"
+            f"slices: no slice of {', '.join(lost)} is kept of slices {z_range[0]} to {z_range[1]}; inspect the "
+            "volumes, change slices.z_range, slices.min_tissue or slices.min_lesion_mm2, or exclude them (data.exclude)"
         )
 
 
@@ -223,10 +224,10 @@ def _refuse_gaps(rows: Sequence[dict], config: SlicesConfig, min_lesion_px: int)
     empty = sorted(set(range(config.n_bins)) - {row["z_bin"] for row in rows})
     if empty:
         raise DataError(
-            f"slices: no slice is kept in z-bin {', '.join(map(str, empty))} of {config.n_bins}; see slices.z_range"
+            f"slices: no slice is kept in z-bin {', '.join(map(str, empty))} of {config.n_bins}; change slices.z_range"
         )
     if not any(row["class"] for row in rows):
         raise DataError(
             f"slices: none of {len(rows)} slices has a lesion of at least {min_lesion_px} px "
-            f"({config.min_lesion_mm2} mm2); see slices.min_lesion_mm2"
+            f"({config.min_lesion_mm2} mm2); lower slices.min_lesion_mm2"
         )

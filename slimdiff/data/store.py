@@ -2,7 +2,7 @@
 
 A store is a folder with
 `images.npy` float16 (N, H, W) in [-1, 1], `masks.npy` uint8 {0, 1} (N, H, W), both memory-mapped when read;
-`slices.tsv` one row a slice: participant, z, z_bin, class, lesion_px, acquisition;
+`slices.tsv` one row per slice: participant, z, z_bin, class, lesion_px, acquisition;
 `store.json` shapes, spacing_mm, z_range, n_bins, pixel constants and the sha256 of the other three.
 Rows of a slice run from anterior to posterior, columns from left to right.
 """
@@ -20,7 +20,7 @@ COLUMNS = ("participant", "z", "z_bin", "class", "lesion_px", "acquisition")
 
 @dataclass(frozen=True)
 class SliceStore:
-    """Images, masks and one row of facts a slice."""
+    """Images, masks and one row of facts per slice."""
 
     folder: Path
     images: np.ndarray
@@ -36,7 +36,7 @@ class SliceStore:
     label: np.ndarray
     """int (N,): class 0 = no lesion in the slice, 1 = lesion."""
     acquisition: np.ndarray
-    """str (N,), n/a where it is not known."""
+    """str (N,), n/a where unknown."""
     facts: dict
     """store.json."""
 
@@ -49,7 +49,8 @@ class SliceStore:
         images, masks = (_mapped(folder / name) for name in ("images.npy", "masks.npy"))
         if not (len(rows) == len(images) == len(masks) and images.shape == masks.shape):
             raise ValueError(
-                f"{folder}: {len(rows)} rows, images {images.shape}, masks {masks.shape}; make it again"
+                f"{folder}: {len(rows)} rows, images {images.shape} and masks {masks.shape} do not fit each other; run "
+                "the cache stage again"
             )
         return cls(
             folder,
@@ -93,4 +94,4 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not readable as an array ({error}); make the slice store again") from None
+        raise ValueError(f"{path}: not readable as an array ({error}); run the cache stage again") from None

@@ -1,4 +1,4 @@
-"""z-bins: where an axial slice lies, and where the brain is in each of them."""
+"""z-bins: the height of an axial slice, as the network is conditioned on it."""
 
 import numpy as np
 

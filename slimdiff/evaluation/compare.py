@@ -9,7 +9,7 @@ import numpy as np
 
 from slimdiff.config import StudyPaths
 from slimdiff.evaluation.axes.fold_evaluation import COLUMNS as METRIC_COLUMNS
-from slimdiff.evaluation.registry import better
+from slimdiff.evaluation.registry import better, utility_metric
 from slimdiff.evaluation.statistics.bootstrap import fold_summary, sign_agreement
 from slimdiff.evaluation.statistics.significance import (
     cliffs_delta,
@@ -314,7 +314,7 @@ def compare_segmenters(paths: StudyPaths, variants: Sequence[str], folds: int) -
     rows = []
     for percent in sorted(found):
         _correct(found[percent])
-        names = {"study": study, "metric": f"utility_dice_gain_{percent}", "extractor": None}
+        names = {"study": study, "metric": utility_metric("dice", "gain", percent), "extractor": None}
         names |= {"better": "higher", "compared": "value", "unit": "subjects"}
         rows += [names | row for row in found[percent]]
     return rows

@@ -6,11 +6,11 @@ from itertools import groupby
 from pathlib import Path
 
 from slimdiff.evaluation.compare import ALL, COLUMNS
+from slimdiff.evaluation.registry import AXES, SYMBOLS_LEGEND, describe, heading, order
 from slimdiff.files import MISSING, read_table, write_table
 from slimdiff.report.html_page import notes_list, table, text
 from slimdiff.report.metric_table import Format, Notes
 from slimdiff.report.results import number
-from slimdiff.report.vocabulary import AXES, SYMBOLS_READ, describe, heading, order
 
 LEVEL = 0.05
 WORDS = {"lower": "lower", "higher": "higher", "floor": "nearer to the floor", "zero": "nearer to 0"}
@@ -31,7 +31,7 @@ REMARKS = (
     "A and B are compared where both have a number, over all z-bins; A − B ± sd (ddof 1) over these units. "
     "Metrics marked ≈ are compared by their distance to the floor, |value − floor|, those marked → 0 by their "
     "size, |value|.",
-    f"{SYMBOLS_READ}.",
+    f"{SYMBOLS_LEGEND}.",
     "The unit is the fold, one training of each variant; samples, replicas and z-bins of one trained model are no "
     "independent replicates and are not counted. Folds share training subjects, so even an exact p is a guide.",
     "p: two-sided Wilcoxon signed rank test; beside it the smallest that so many units can give. Holm: corrected for "

@@ -9,23 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from slimdiff.evaluation.registry import SYMBOLS_LEGEND, describe, heading, order
 from slimdiff.report.results import Result
 from slimdiff.report.style import ALARM, FLOOR, QUIET, colour, dash, marker, new_plot
-from slimdiff.report.vocabulary import SYMBOLS_READ, describe, heading, order
 
 PANEL_COLUMNS = 4
-BY_BIN = (
-    "kid",
-    "lpips",
-    "precision",
-    "recall",
-    "spectrum",
-    "brain_histogram",
-    "lesion_area",
-    "lesion_share_class1",
-    "lesion_share_class0",
-    "memorisation_ratio",
-)
+BARS = "bars: 95 % intervals over held-out subjects (shares and medians of samples: over samples)"
 FAR = 2.5  # an anchor so many times beyond the data is named at the edge instead of squeezing them
 
 
@@ -121,7 +110,7 @@ def by_variant(rows: Sequence[Result], variants: Sequence[str], folds: int, titl
         ),
         Line2D([], [], color=ALARM, linestyle=":", linewidth=1.2, label="anchor, named beneath its panel"),
     ]
-    note = f"bars: 95 % intervals over held-out subjects (shares and medians of samples: over samples); {SYMBOLS_READ}"
+    note = f"{BARS}; {SYMBOLS_LEGEND}"
     height = lines * (0.66 + 0.12 * len(variants) * folds + 0.06 * len(variants))
     figure = new_plot(10, height, title, handles, note)
     panels = figure.subplots(lines, PANEL_COLUMNS, sharey=True, squeeze=False)
@@ -203,9 +192,11 @@ def _anchor(axes: Axes, values: Sequence[float], shown: Sequence[Result], text: 
 def by_z_bin(rows: Sequence[Result], variant: str, folds: int, title: str) -> Figure:
     """Metrics of one variant along z, a line a fold, with the floor of each."""
     binned = [
-        row for row in rows if row.z_bin is not None and row.variant == variant and row.metric in BY_BIN
+        row
+        for row in rows
+        if row.z_bin is not None and row.variant == variant and describe(row.metric).by_z_bin
     ]
-    keys = sorted({row.key for row in binned}, key=lambda key: (BY_BIN.index(key[0]), key[1] or ""))
+    keys = sorted({row.key for row in binned}, key=lambda key: (order(key[0]), key[1] or ""))
     columns = min(3, max(1, len(keys)))
     lines = max(1, -(-len(keys) // columns))
     handles = [
@@ -221,7 +212,7 @@ def by_z_bin(rows: Sequence[Result], variant: str, folds: int, title: str) -> Fi
         2.25 * lines,
         title,
         handles,
-        f"bars: 95 % intervals over held-out subjects (shares and medians of samples: over samples); {SYMBOLS_READ}",
+        f"{BARS}; {SYMBOLS_LEGEND}",
     )
     panels = figure.subplots(lines, columns, squeeze=False)
     for axes, key in zip(panels.flat, keys, strict=False):

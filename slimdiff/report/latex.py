@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from slimdiff.evaluation.registry import SYMBOLS, describe
 from slimdiff.report.metric_table import Notes, cell, mean_sd
-from slimdiff.report.vocabulary import SYMBOLS, describe
 
 SPECIAL = {
     "\\": r"\textbackslash{}",

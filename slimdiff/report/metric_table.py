@@ -4,13 +4,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from slimdiff.evaluation.registry import AXES, SYMBOLS_LEGEND, describe, order
 from slimdiff.evaluation.statistics.bootstrap import FoldSummary, fold_summary, smallest_wilcoxon_p
 from slimdiff.report.results import Result
-from slimdiff.report.vocabulary import AXES, FLOOR_READ, SYMBOLS_READ, describe, order
 
 MINUS = "−"
 SIGNIFICANT = 3
 MOST_DECIMALS = 5
+FLOOR_LEGEND = (
+    "Floor: the same metric for training slices instead of samples, or the held-out slices' own value; for class "
+    "shares and R the expected value; for suspects and their distances one half of the held-out subjects against the "
+    "other; for utility the segmenter trained on real slices alone"
+)
 
 
 @dataclass(frozen=True)
@@ -143,8 +148,9 @@ def sections(table: Sequence[Line]) -> list[tuple[str, list[Line]]]:
 def remarks(variants: Sequence[str], folds: int) -> list[str]:
     """How the numbers are to be read, beneath every metrics table."""
     text = [
-        f"Each fold: value [95 % interval over held-out subjects, or over samples where a note says so]. {FLOOR_READ}.",
-        f"{SYMBOLS_READ}.",
+        "Each fold: value [95 % interval over held-out subjects, or over samples where a note says so]. "
+        f"{FLOOR_LEGEND}.",
+        f"{SYMBOLS_LEGEND}.",
         f"Mean ± sd (ddof 1) over {folds} folds. Samples of one trained model are no independent replicates: "
         "the folds are.",
     ]

@@ -7,12 +7,12 @@ from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
 from slimdiff.data.participants import read_included
 from slimdiff.data.store import SliceStore
+from slimdiff.evaluation.registry import SYMBOLS, describe
 from slimdiff.files import write_table, write_text
 from slimdiff.report import comparison, html_page, latex, participants
 from slimdiff.report.html_page import notes_list, table, text
 from slimdiff.report.metric_table import Line, Notes, cell, lines, mean_sd, remarks, sections
 from slimdiff.report.results import all_metrics
-from slimdiff.report.vocabulary import SYMBOLS, describe
 
 
 def metrics_table(sections, variants: Sequence[str], folds: int, remarks: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ import pkgutil
 from types import ModuleType
 
 from slimdiff.config import Study, load_study, needs_json
+from slimdiff.config.needs import DeclaredStudy
 
 CONFIG_HELP = "study: a YAML or JSON file, or JSON text"
 
@@ -75,28 +76,22 @@ def fill(stage: str, parser: argparse.ArgumentParser) -> argparse.ArgumentParser
     return parser
 
 
-def execute(stage: str, options: argparse.Namespace) -> None:
-    """Run a stage with its parsed options.
+def study_of(stage: str, options: argparse.Namespace) -> DeclaredStudy | Study | None:
+    """The study of the command line as the stage may see it; None where the stage reads none.
 
     `options.runs` is added where the stage has wildcards: the list of (variant, fold), or of folds.
     """
     module = load(stage)
-    if module.NEEDS is None:
-        module.run(None, options)
-        return
+    if module.NEEDS is None or not options.config:
+        return None
     # A checkpoint brings its own network and diffusion: of the study only the sections that are read must fit.
-    study = (
-        load_study(options.config, complete=not getattr(options, "ckpt", None)) if options.config else None
-    )
-    if study is None:
-        module.run(None, options)
-        return
+    study = load_study(options.config, complete=not getattr(options, "ckpt", None))
     wildcards = getattr(module, "WILDCARDS", ())
     if "variant" in wildcards:
         options.runs = study.runs(options.variant, options.fold)
     elif "fold" in wildcards:
         options.runs = list(range(study.folds.k)) if options.fold is None else [options.fold]
-    module.run(study.only(needs(stage, study), stage), options)
+    return study.only(needs(stage, study), stage)
 
 
 def at_least_one(text: str) -> int:

@@ -36,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(study, options) -> None:
-    from slimdiff.training.distributed import launch
+    from slimdiff.data.folds import read_folds
+    from slimdiff.data.store import SliceStore
+    from slimdiff.devices import pick_device
+    from slimdiff.training.checkpoint import Interrupted
+    from slimdiff.training.distributed import Processes, launch
+    from slimdiff.training.trainer import Trainer
 
     if options.processes > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         given = {name: getattr(options, name) for name in ("config", "variant", "fold", "processes")}
@@ -44,22 +49,10 @@ def run(study, options) -> None:
         if status := launch(options.processes, ["train", *arguments]):
             raise SystemExit(status)
         return
-    train(study, options.runs)
-
-
-def train(study, runs: list[tuple[str, int]]) -> None:
-    """Train these variants and folds one after the other, each resuming from its saved state."""
-    from slimdiff.data.folds import read_folds
-    from slimdiff.data.store import SliceStore
-    from slimdiff.devices import pick_device
-    from slimdiff.training.checkpoint import Interrupted
-    from slimdiff.training.distributed import Processes
-    from slimdiff.training.trainer import Trainer
-
     store = SliceStore.open(study.paths.store)
     device = pick_device(study.training.device)
     processes = Processes.join("nccl" if device.type == "cuda" else "gloo")
-    for variant, fold in runs:
+    for variant, fold in options.runs:
         own, parts = study.variant(variant), read_folds(study.paths.folds, fold)
         try:
             trainer = Trainer(

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +13,6 @@ from slimdiff.devices import autocast
 from slimdiff.model.unet import JointUNet
 from slimdiff.training.augment import LABELS, Augment
 from slimdiff.training.data import Batch, TrainingSet, step_chances, step_generator
-from slimdiff.training.distributed import Processes
 from slimdiff.training.objective import NoiseDraw, Objective, losses_by_noise
 
 FINAL_LEARNING_RATE = 1e-6
@@ -125,34 +123,3 @@ class Loss(nn.Module):
             terms, samples = self.objective.measure(self.evaluate, batch, draws)
         by_noise = losses_by_noise(samples, draws.timestep, self.objective.config.timesteps)
         return self.objective.total(terms) * draws.share, terms * draws.share, by_noise
-
-
-class Gradients:
-    """Leaves the gradients of a batch in the parameters.
-
-    Args:
-        loss: of a batch or a part of one.
-        processes: that share the batch.
-        parts: how many parts each process takes its samples in.
-    """
-
-    def __init__(self, loss: Loss, processes: Processes, parts: int):
-        self.loss = loss
-        self.parts = parts
-        self.processes = processes
-        self.shared = processes.share(loss)
-
-    def __call__(self, batch: Batch, draws: NoiseDraw) -> tuple[Tensor, Tensor, Tensor]:
-        """Total, terms and `losses_by_noise` of this process's samples, which add up over processes."""
-        sums: list[Tensor] = []
-        for part in range(self.parts):
-            # Every so-manieth sample: the informed ones, which come first, are spread over the parts.
-            rows = slice(part, None, self.parts)
-            waits = self.processes.count > 1 and part < self.parts - 1
-            with self.shared.no_sync() if waits else nullcontext():
-                total, terms, by_noise = self.shared(batch[rows], draws[rows])
-                # DDP averages where the shares want a sum.
-                (total * self.processes.count).backward()
-            found = [total.detach(), terms.detach(), by_noise]
-            sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
-        return sums[0], sums[1], sums[2]

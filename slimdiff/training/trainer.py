@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from slimdiff.training.distributed import STOP_SIGNALS, Processes
 from slimdiff.training.logs import History
 from slimdiff.training.objective import Objective, Perceptual
 from slimdiff.training.outputs import Outputs
-from slimdiff.training.step import Gradients, Loss, Preparation, learning_rate
+from slimdiff.training.step import Loss, Preparation, learning_rate
 from slimdiff.training.validation import Judge, PreviewSampler, Validation, reason_to_stop
 
 WEIGHT_DECAY = 1e-4
@@ -101,7 +101,7 @@ class Trainer:
         self.objective = Objective(diffusion, training.self_conditioning, perceptual).to(self.device)
         compiled = self.device.type == "cuda" if training.compile is None else training.compile
         self.loss = Loss(self.network, self.objective, self.device, compiled)
-        self.gradients = Gradients(self.loss, self.processes, training.accumulate)
+        self.shared_loss = self.processes.share(self.loss)
         self.optimiser = self._adamw()
         self.identity = {
             "model": model.settings(),
@@ -123,7 +123,7 @@ class Trainer:
             )
         self.outputs = Outputs(folder, training, self.identity, store, self.data_spec, self.sketch)
         self._stop: int | None = None
-        self._resting = 0.0
+        self._paused = 0.0
 
     def _adamw(self) -> torch.optim.AdamW:
         config = self.config
@@ -147,23 +147,60 @@ class Trainer:
         self.loss.precision = precision
 
     def run(self) -> None:
-        """Train to the configured step, or until a round of watching says stop, and write the model."""
+        """Train to the configured step, or until validation stops the training early, and write the model.
+
+        Raises Interrupted after a signal, with the state saved.
+        """
+        config, first = self.config, self.processes.first
         if self.state_path.is_file():
             self._restore()
-        elif self.config.steps:
+        elif config.steps:
             self._choose_precision()
         handlers = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
         try:
-            if self.processes.first:
+            if first:
                 self.outputs.open(self.step)
-            self._loop()
+            bar = tqdm(
+                total=config.steps,
+                initial=self.step,
+                desc="train",
+                unit="step",
+                mininterval=2,
+                disable=not first,
+            )
+            # What an interruption left undone after the step of the saved state.
+            ended = bool(self.step) and self._end_of_step(resumed=True)
+            since, started, self._paused = self.step, time.perf_counter(), 0.0
+            while self.step < config.steps and not ended:
+                self.advance()
+                row = None
+                if self.step % config.log_every == 0 or self.step == config.steps:
+                    row = self._close_row(since, started)
+                    since, started, self._paused = self.step, time.perf_counter(), 0.0
+                if stop := self.processes.largest(self._stop or 0):
+                    # Before anything is printed: the signal may have closed the other end of the pipe.
+                    self._save()
+                    self.outputs.close()
+                    raise Interrupted(stop)
+                bar.update()
+                if row:
+                    bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_s=f"{row['images_per_s']:.0f}")
+                saves = self.step % config.save_every == 0 and self.step < config.steps
+                if saves or self._validates() or self._previews() or self.step in config.snapshots:
+                    with self._not_counted():
+                        ended = self._end_of_step()
+                        if saves and not ended:
+                            self._save()
+            if self.history.steps:
+                self._close_row(since, started)
+            bar.close()
             # A signal from here on comes too late to stop anything.
-            if self.processes.first:
+            if first:
                 parts = (self.network, self.emas, self.history, self.validation, self.precision)
                 self.outputs.write(self.step, *parts)
                 self.outputs.tell_missing_snapshots()
                 self.state_path.unlink(missing_ok=True)
-            # Nobody leaves before the model is there.
+            # No process leaves before the model is written.
             self.processes.largest(0)
         finally:
             for number, handler in handlers.items():
@@ -179,44 +216,11 @@ class Trainer:
         if self.processes.first:
             print(f"precision: {str(self.precision).removeprefix('torch.')}", file=sys.stderr)
 
-    def _loop(self) -> None:
-        config = self.config
-        quiet = not self.processes.first
-        bar = tqdm(
-            total=config.steps, initial=self.step, desc="train", unit="step", mininterval=2, disable=quiet
-        )
-        # What an interruption kept from being done after the step that the state is of.
-        ended = bool(self.step) and self._look(again=True)
-        since, started, self._resting = self.step, time.perf_counter(), 0.0
-        while self.step < config.steps and not ended:
-            self.advance()
-            row = None
-            if self.step % config.log_every == 0 or self.step == config.steps:
-                row = self._close_row(since, started)
-                since, started, self._resting = self.step, time.perf_counter(), 0.0
-            if stop := self.processes.largest(self._stop or 0):
-                # Before anything is printed: the signal may have closed the other end of the pipe.
-                self._save()
-                self.outputs.close()
-                raise Interrupted(stop)
-            bar.update()
-            if row:
-                bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_s=f"{row['images_per_s']:.0f}")
-            saves = self.step % config.save_every == 0 and self.step < config.steps
-            if saves or self._due() or self._previews() or self.step in config.snapshots:
-                with self._rest():
-                    ended = self._look()
-                    if saves and not ended:
-                        self._save()
-        if self.history.steps:
-            self._close_row(since, started)
-        bar.close()
-
     def _close_row(self, since: int, started: float) -> dict:
         """Turn the steps since the row before, at step `since` and time `started`, into a row."""
         # Waits for the device, whose work belongs to the time.
         self.history.check(self.step, self.state_path)
-        busy = time.perf_counter() - started - self._resting
+        busy = time.perf_counter() - started - self._paused
         images_per_s = (self.step - since) * self.config.batch_size / busy if self.step > since else math.nan
         rate, memory = learning_rate(self.config, self.step - 1), peak_memory_mb(self.device)
         row = self.history.close_row(self.step, self.state_path, rate, images_per_s, memory)
@@ -224,16 +228,16 @@ class Trainer:
         return row
 
     @contextmanager
-    def _rest(self) -> Iterator[None]:
-        """Time that is not the steps'."""
-        # What they left to be done is theirs.
+    def _not_counted(self) -> Iterator[None]:
+        """Time that does not count as training time."""
+        # Work that the steps have queued on the device is theirs.
         synchronise(self.device)
         start = time.perf_counter()
         yield
-        self._resting += time.perf_counter() - start
+        self._paused += time.perf_counter() - start
 
-    def _due(self) -> bool:
-        """Whether a round of watching is due after this step."""
+    def _validates(self) -> bool:
+        """Whether validation is due after this step."""
         every = self.config.validation.every
         return bool(every) and (self.step % every == 0 or self.step == self.config.steps)
 
@@ -242,12 +246,12 @@ class Trainer:
         every = self.config.preview_every
         return bool(every) and self.step % every == 0 and self.step < self.config.steps
 
-    def _look(self, again: bool = False) -> bool:
-        """The round of watching, preview and snapshot that are due after this step; whether the training should end.
+    def _end_of_step(self, resumed: bool = False) -> bool:
+        """The validation, preview and snapshot that are due after this step; whether the training should end.
 
-        again: what was done before the interruption is not done twice.
+        resumed: what was done before the interruption is not repeated.
         """
-        due, reason = self._due(), None
+        due, reason = self._validates(), None
         if due and self.history.steps:
             self.history.check(self.step, self.state_path)
         if due and self.validation and not self.validation.seen(self.step):
@@ -259,39 +263,54 @@ class Trainer:
                 print(f"stopped early after step {self.step}: {reason}", file=sys.stderr)
         if self._previews() and self.processes.first:
             name, weights = f"step-{self.step:07d}", self.emas[0].weights()
-            self.outputs.preview(self.step, name, weights, self.precision, anew=not again)
+            self.outputs.preview(self.step, name, weights, self.precision, anew=not resumed)
         if self.step in self.config.snapshots and self.processes.first:
             self.outputs.snapshot(self.step, self.network, self.emas[0], self.precision)
         return due and bool(self.processes.largest(int(bool(reason))))
 
-    def advance(self) -> None:
-        """One optimiser step; raises TrainingFailed where the device's memory does not hold its batch."""
-        try:
-            total, terms, by_noise, norm = self._advance()
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            where = (self.device, self.step, self.processes.count, self.state_path)
-            raise out_of_memory(error, self.config, self.data_spec.size, *where) from error
-        self.step += 1
-        # The norm is the same everywhere, the others are sums over processes.
-        self.history.note(total, terms, norm / self.processes.count, by_noise)
+    def advance(self, update: bool = True) -> None:
+        """One optimiser step: batch and noise, predict, loss, gradients, clip, update, average.
 
-    def _advance(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        self.optimiser.zero_grad(set_to_none=True)
-        total, terms, by_noise = self.gradients(*self.prepare(self.step, self.objective, self.network))
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.config, self.step)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_CLIP)
-        self.optimiser.step()
-        for ema in self.emas:
-            ema.update(self.step)
-        return total, terms, by_noise, norm
+        update: whether the weights change; a trial of the time and the memory that a step takes leaves them.
+        Raises TrainingFailed where the device's memory does not hold the batch.
+        """
+        config, processes = self.config, self.processes
+        try:
+            self.optimiser.zero_grad(set_to_none=True)
+            batch, noise = self.prepare(self.step, self.objective, self.network)
+            sums: list[Tensor] = []
+            for part in range(config.accumulate):
+                # Every n-th sample: the self-conditioned ones, which come first, are spread over the parts.
+                rows = slice(part, None, config.accumulate)
+                waits = processes.count > 1 and part < config.accumulate - 1
+                with self.shared_loss.no_sync() if waits else nullcontext():
+                    total, terms, by_noise = self.shared_loss(batch[rows], noise[rows])
+                    # DDP averages where the shares need a sum.
+                    (total * processes.count).backward()
+                found = [total.detach(), terms.detach(), by_noise]
+                sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+            if not update:
+                self.optimiser.zero_grad(set_to_none=True)
+                return
+            for group in self.optimiser.param_groups:
+                group["lr"] = learning_rate(config, self.step)
+            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_CLIP)
+            self.optimiser.step()
+            for ema in self.emas:
+                ema.update(self.step)
+        except RuntimeError as error:
+            if not update or not is_out_of_memory(error):
+                raise
+            where = (self.device, self.step, processes.count, self.state_path)
+            raise out_of_memory(error, config, self.data_spec.size, *where) from error
+        self.step += 1
+        # The norm is the same in all processes, the others are sums over processes.
+        total, terms, by_noise = sums
+        self.history.note(total, terms, norm / processes.count, by_noise)
 
     def _trial(self, precision: torch.dtype) -> None:
         self.precision = precision
-        self.gradients(*self.prepare(0, self.objective, self.network))
-        self.optimiser.zero_grad(set_to_none=True)
+        self.advance(update=False)
 
     def _ask_to_stop(self, signum: int, frame) -> None:
         self._stop = signum

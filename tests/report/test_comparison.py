@@ -7,11 +7,10 @@ import pytest
 from helpers.html_rows import Rows
 
 from slimdiff.evaluation.compare import COLUMNS, pair_row
-from slimdiff.evaluation.registry import BETTER, better
+from slimdiff.evaluation.registry import describe
 from slimdiff.files import read_table, write_table, written
 from slimdiff.report import comparison, tables
 from slimdiff.report.comparison import Row, comparison_tables, small, verdict
-from slimdiff.report.vocabulary import METRICS, describe
 
 
 def pair(a, b, way="lower", unit="fold", **changes) -> Row:
@@ -154,14 +153,3 @@ def test_one_variant_says_why_there_is_nothing(tmp_path):
     body = comparison_tables(comparison.read_comparison(tmp_path / "comparison.tsv"), 1)
     assert "one variant" in body
     assert "<table" not in body
-
-
-def test_every_direction_has_a_label_and_the_report_shows_it():
-    assert set(BETTER) <= set(METRICS)
-    for name, entry in METRICS.items():
-        assert describe(name).better == better(name), name
-        assert isinstance(entry.headline, bool), f"{name}: its direction belongs into directions.py"
-    assert better("utility_dice_gain_100") == "higher"
-    assert better("utility_false_positives_gain_50") == "lower"
-    assert better("utility_dice_trts") == "floor"
-    assert better("unheard_of") == describe("unheard_of").better == "none"

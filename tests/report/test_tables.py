@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from helpers.html_rows import Rows
 
+from slimdiff.config import StudyPaths
 from slimdiff.data.participants import Participant, read_participants
 from slimdiff.data.store import SliceStore
-from slimdiff.files import read_table
+from slimdiff.evaluation.axes.fold_evaluation import COLUMNS
+from slimdiff.files import read_table, write_table
 from slimdiff.report import html_page, latex, participants, tables
 from slimdiff.report.metric_table import Format, Notes, cell, letters, lines, mean_sd, remarks
-from slimdiff.report.results import Result
+from slimdiff.report.results import Result, all_metrics
 
 
 def result(
@@ -216,3 +218,19 @@ def test_the_participants_page_has_splits_volumes_and_exclusions(finished):
         "Fold 0, subjects: train 2 (2 with a lesion), val 0 (0 with a lesion), test 1 (1 with a lesion)."
         in page.text
     )
+
+
+def test_utility_is_read_where_there_is_any(tmp_path):
+    paths = StudyPaths(tmp_path)
+    row = dict.fromkeys(COLUMNS) | {"study": "s", "fold": 0, "z_bin": "all", "metric": "kid", "value": 1.0}
+    for variant in ("base", "other"):
+        write_table(paths.metrics(variant, 0) / "metrics.tsv", [row | {"variant": variant}], COLUMNS)
+    gain = row | {"metric": "utility_dice_gain_100", "variant": "base"}
+    write_table(paths.utility("base", 0), [gain], COLUMNS)
+    found = all_metrics(paths, ["base", "other"], 1)
+    assert [(row.variant, row.metric) for row in found] == [
+        ("base", "kid"),
+        ("base", "utility_dice_gain_100"),
+        ("other", "kid"),
+    ]
+    assert len(all_metrics(paths, ["base", "other"], 1, utility=False)) == 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from slimdiff.config.reference import MODES
+from slimdiff.key_reference import MODES
 
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.diffusion.schedule import make_schedule

@@ -12,17 +12,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-FEATURES = (
-    "area",
-    "perimeter",
-    "circularity",
-    "solidity",
-    "extent",
-    "eccentricity",
-    "major_axis",
-    "minor_axis",
-    "equivalent_diameter",
-)
+from slimdiff.evaluation.registry import SHAPE_FEATURES
+
+FEATURES = SHAPE_FEATURES
 BLOCK_PX = 2**21  # pixels of masks worked on at once; bounds the memory, whatever the number of slices
 
 

@@ -10,8 +10,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from slimdiff.evaluation.metrics.components import BLOCK_PX, Runs, blocks, boxes_of, label_image, runs_of
 from slimdiff.evaluation.metrics.grey_levels import store_precision
 from slimdiff.evaluation.metrics.lesions import FeatureDistance, binarise, feature_distance
+from slimdiff.evaluation.registry import CONTRAST_FEATURES
 
-FEATURES = ("delta", "z_in", "sigma_norm", "edge_align", "frac_bright")
+FEATURES = CONTRAST_FEATURES
 THREADS = min(4, os.cpu_count() or 1)
 CACHE_PX = 2**16  # pixels that a chain of array operations passes over at once, few enough for the cache
 WINDOW_STEP = 8  # px; components are looked at in windows of few sizes, so that many share one array

@@ -18,6 +18,7 @@ from slimdiff.data.store import SliceStore
 from slimdiff.devices import pick_device
 from slimdiff.evaluation.axes.fold_evaluation import COLUMNS
 from slimdiff.evaluation.metrics.lesions import binarise
+from slimdiff.evaluation.registry import utility_metric
 from slimdiff.evaluation.statistics import bootstrap
 from slimdiff.evaluation.statistics.significance import wilcoxon_signed_rank
 from slimdiff.evaluation.utility.scores import Scores, score_slices
@@ -75,17 +76,19 @@ def utility_rows(
         for percent in percents:
             real, both = of[f"real_{percent}"], of[f"real_synthetic_{percent}"]
             caution = CAUTION if percent < 100 else ""
-            add(f"utility_{score}_real_{percent}", real, note=_counts(score, subjects[f"real_{percent}"]))
+            add(
+                utility_metric(score, "real", percent), real, note=_counts(score, subjects[f"real_{percent}"])
+            )
             note = _joined("floor column: real alone", caution)
-            add(f"utility_{score}_real_synthetic_{percent}", both, _mean(real), note)
+            add(utility_metric(score, "real_synthetic", percent), both, _mean(real), note)
             difference = both - real
             note = _joined(PAIRED, signed_rank(difference), caution)
-            add(f"utility_{score}_gain_{percent}", difference, 0.0, note)
+            add(utility_metric(score, "gain", percent), difference, 0.0, note)
         real = of[f"real_{largest}"]
         note = f"floor column: real alone, {largest} %"
         drawn = of.get("synthetic", np.full(len(real), np.nan))
         missing = without_samples or "no held-out subject has a lesion slice"
-        add(f"utility_{score}_synthetic", drawn, _mean(real), note, missing)
+        add(utility_metric(score, "synthetic"), drawn, _mean(real), note, missing)
         rows.append(_trts_row(names, score, *trts, largest, n_boot, seed))
     return rows
 
@@ -105,7 +108,7 @@ def _trts_row(names, score, trts, held_out, percent, n_boot, seed) -> dict:
     def pooled(scores: Scores) -> float:
         return float(getattr(scores.pooled(), SCORES[score])[0])
 
-    metric, value = f"utility_{score}_trts", pooled(trts)
+    metric, value = utility_metric(score, "trts"), pooled(trts)
     if np.isnan(value):
         kind = "without lesion" if score == "false_positive_share" else "with a lesion"
         return _finished(names, metric, value, None, np.nan, 0, f"no sample {kind}; at least one is wanted")
