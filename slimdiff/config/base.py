@@ -32,7 +32,8 @@ class InheritingSection(Section):
 
 
 def inherit(section: Section, values: dict[str, Any]) -> Section:
-    """The section, and the sections in it, with these values for keys that allow null and have no value of their own."""
+    """The section, and the sections in it, with these values for keys that allow null and have no value of their
+    own."""
     changes: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
@@ -191,7 +192,11 @@ def _hint(kind: str, value: Any) -> str:
             return ""
         return f" (write {int(number)})" if number.is_integer() else ""
     if kind == "string_type" and isinstance(value, (int, float)):
-        return f'; write it in quotes, as "{value}" or "0{value}"' if type(value) is int else "; write it in quotes"
+        return (
+            f'; write it in quotes, as "{value}" or "0{value}"'
+            if type(value) is int
+            else "; write it in quotes"
+        )
     return ""
 
 

@@ -16,9 +16,12 @@ MAX_BELOW_EPSILON = 0.8
 
 
 def check_data(data: DataConfig, preprocess: PreprocessConfig) -> None:
-    """Raise ConfigError if the source lacks a key that it requires, or a stage requires what the source does not have."""
+    """Raise ConfigError if the source lacks a key that it requires, or a stage requires what the source does not
+    have."""
     if data.source in ("bids", "nnunet", "brats") and not data.root:
-        raise ConfigError(f"data.root: source {data.source} requires the dataset's folder, found null; set it")
+        raise ConfigError(
+            f"data.root: source {data.source} requires the dataset's folder, found null; set it"
+        )
     if data.source == "table" and not data.table:
         raise ConfigError("data.table: source table requires the path of a TSV or CSV, found null; set it")
     if data.fetch.dataset and data.source != "bids":
@@ -76,12 +79,13 @@ def check_acquisitions(study: Study, found: set[str]) -> None:
             continue
         if len(found) < 2 or "n/a" in found:
             raise ConfigError(
-                f"variants.{name}: model.acquisition is true, but the participants' acquisitions are {listed}; it requires "
-                "an acquisition for every participant, and at least two"
+                f"variants.{name}: model.acquisition is true, but the participants' acquisitions are {listed}; "
+                "it requires an acquisition for every participant, and at least two"
             )
         if part.generation.acquisition not in {"mix", *found}:
             raise ConfigError(
-                f"variants.{name}: generation.acquisition is {part.generation.acquisition!r}; expected one of mix, {listed}"
+                f"variants.{name}: generation.acquisition is {part.generation.acquisition!r}; expected one "
+                f"of mix, {listed}"
             )
 
 
@@ -95,7 +99,8 @@ def _check_variant(study: Study, name: str) -> None:
         )
     if min(height, width) < MIN_SIDE_PX:
         raise ConfigError(
-            f"preprocess.grid: slices of {width} x {height} px; the feature extractors require at least {MIN_SIDE_PX} px"
+            f"preprocess.grid: slices of {width} x {height} px; the feature extractors require at least "
+            f"{MIN_SIDE_PX} px"
         )
     model, training, loss = study.model, study.training, study.diffusion.loss
     pairs = [
@@ -134,8 +139,8 @@ def _check_variant(study: Study, name: str) -> None:
     focal = loss.focal_frequency
     if focal.weight and study.diffusion.prediction == "epsilon" and focal.below > MAX_BELOW_EPSILON:
         raise ConfigError(
-            f"variants.{name}: diffusion.loss.focal_frequency.below is {focal.below}, but the x0 estimate of an epsilon "
-            f"network is not usable at high noise; set it to {MAX_BELOW_EPSILON} or less"
+            f"variants.{name}: diffusion.loss.focal_frequency.below is {focal.below}, but the x0 estimate of an "
+            f"epsilon network is not usable at high noise; set it to {MAX_BELOW_EPSILON} or less"
         )
     if study.diffusion.prediction == "epsilon" and loss.space in ("x0", "v") and loss.min_snr_gamma is None:
         raise ConfigError(

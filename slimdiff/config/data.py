@@ -34,13 +34,14 @@ class DataConfig(Section):
     """Which volumes and masks make up the study (docs/data.md)."""
 
     source: Literal["phantom", "bids", "nnunet", "brats", "table"] = "phantom"
-    """`phantom` makes its own BIDS dataset; `bids` reads one; `nnunet` reads an nnU-Net raw dataset; `brats` reads files
-    named case_flair and case_seg, in one folder or one folder per case; `table` reads a TSV or CSV of paths."""
+    """`phantom` makes its own BIDS dataset; `bids` reads one; `nnunet` reads an nnU-Net raw dataset; `brats` reads
+    files named case_flair and case_seg, in one folder or one folder per case; `table` reads a TSV or CSV of paths."""
     root: str | None = None
     """`bids`, `nnunet`, `brats`: the dataset's folder."""
     table: str | None = None
-    """`table`: a TSV or CSV with the columns participant_id, image and mask (n/a: no mask). Optional columns: brain_mask,
-    group, acquisition, site, split, lobe. Further columns are kept. Relative paths are relative to the table."""
+    """`table`: a TSV or CSV with the columns participant_id, image and mask (n/a: no mask). Optional columns:
+    brain_mask, group, acquisition, site, split, lobe. Further columns are kept. Relative paths are relative to the
+    table."""
     image_suffix: str | None = None
     """`bids`: a subject's image is `sub-*_{image_suffix}.nii[.gz]` in its `anat` folder; null: FLAIR. `brats`:
     `{case}_{image_suffix}` or `{case}-{image_suffix}`; null: flair or t2f."""

@@ -31,8 +31,8 @@ class EvaluationConfig(InheritingSection):
     ring_mm: Positive = 6.25
     """Width of the ring around a lesion in MMD-PL, in mm (5 px of the paper's grid)."""
     bootstrap: PositiveInt = 1000
-    """Bootstrap resamples of the held-out subjects behind each interval; at most 100 for FID, precision and recall, which
-    are slow."""
+    """Bootstrap resamples of the held-out subjects behind each interval; at most 100 for FID, precision and recall,
+    which are slow."""
     reference: bool = False
     """Whether to repeat the published code's own procedures as metrics `*_ref` (docs/metrics.md)."""
     seed: Seed | None = None

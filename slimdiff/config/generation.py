@@ -32,8 +32,8 @@ class GenerationConfig(InheritingSection):
     eta: Fraction = 0.0
     """Stochasticity of DDIM (published code: 0.2)."""
     guidance: NonNegative = 1.0
-    """Guidance strength. 0: the guide's prediction; 1: the network's own (off); above 1: away from the guide. Other than
-    1 it doubles the cost. The guide is the network without its condition (classifier-free, requires
+    """Guidance strength. 0: the guide's prediction; 1: the network's own (off); above 1: away from the guide. Other
+    than 1 it doubles the cost. The guide is the network without its condition (classifier-free, requires
     `model.null_token`), or `guide`."""
     guidance_interval: tuple[NonNegative, Positive] | None = None
     """Noise levels sigma between which guidance is applied (Kynkäänniemi et al. 2024); null: all."""
@@ -82,7 +82,9 @@ class GenerationConfig(InheritingSection):
                 f"spacing {self.spacing} has no effect with sampler ddim_ref, which has its own; remove it"
             )
         if self.eta and self.sampler not in ("ddim", "ddim_ref"):
-            raise ValueError(f"eta {self.eta} has no effect with sampler {self.sampler}; use ddim, or remove it")
+            raise ValueError(
+                f"eta {self.eta} has no effect with sampler {self.sampler}; use ddim, or remove it"
+            )
         if self.counts and self.per_bin_and_class != 100:
             raise ValueError("counts and per_bin_and_class exclude each other; remove one")
         return self

@@ -16,8 +16,8 @@ from slimdiff.config.study import Study
 def study_from_mapping(values: Mapping, source: str = "config", complete: bool = True) -> Study:
     """Validate a study's mapping; raise ConfigError with one line per problem.
 
-    complete: also check the sections against each other. The part of a study that a rule passes to its stage was checked
-    as a whole.
+    complete: also check the sections against each other. The part of a study that a rule passes to its stage was
+    checked as a whole.
     """
     try:
         # YAML reads 2026-01-31 as a date; its field then checks its text.
@@ -45,7 +45,9 @@ def load_study(source: str | Path, complete: bool = True) -> Study:
         return study_from_mapping(_parse_json(text, "config"), "config", complete=False)
     path = Path(source)
     if not path.is_file():
-        raise ConfigError(f"{path}: expected a configuration file, found {'a folder' if path.is_dir() else 'no such file'}")
+        raise ConfigError(
+            f"{path}: expected a configuration file, found {'a folder' if path.is_dir() else 'no such file'}"
+        )
     content = _read_text(path)
     if path.suffix == ".json":
         values = _parse_json(content, str(path))

@@ -38,11 +38,11 @@ class ModelConfig(Section):
     patch: Literal[1, 2, 4] = 1
     """Space-to-depth factor before the first and after the last convolution (paper: 1)."""
     prior: Literal["none", "concat", "cross_attention"] = "none"
-    """Whether the z-bin prior (where the brain is) is an input: as one more channel, or as encoded tokens of 8 x 8 px for
-    cross-attention."""
+    """Whether the z-bin prior (where the brain is) is an input: as one more channel, or as encoded tokens of 8 x 8 px
+    for cross-attention."""
     acquisition: bool = False
-    """Whether the acquisition protocol is an input. Without it class and scanner may be confounded. Requires the protocol
-    of every participant, and at least two protocols."""
+    """Whether the acquisition protocol is an input. Without it class and scanner may be confounded. Requires the
+    protocol of every participant, and at least two protocols."""
     null_token: bool = False
     """Whether position and class can be hidden: required by classifier-free guidance, with
     `training.condition_dropout`."""
@@ -55,11 +55,15 @@ class ModelConfig(Section):
             )
         two_paths = self.coupling == "decoupled"
         if two_paths and self.widths[-1] % 2:
-            raise ValueError(f"channels {self.widths[-1]} cannot be divided into two paths; the last must be even")
+            raise ValueError(
+                f"channels {self.widths[-1]} cannot be divided into two paths; the last must be even"
+            )
         middle = self.widths[-1] // 2 if two_paths else self.widths[-1]
         for width in (*self.widths, middle):
             if width % self.groups:
-                raise ValueError(f"channels {width} cannot be divided into norm_groups {self.groups}; change one")
+                raise ValueError(
+                    f"channels {width} cannot be divided into norm_groups {self.groups}; change one"
+                )
         attended = [width for width, attends in zip(self.widths, self.attention, strict=True) if attends]
         for width in (*attended, middle):
             if width % self.heads:

@@ -47,7 +47,8 @@ class PreprocessConfig(Section):
     """Intensity percentiles that become -1 and 1 (paper: 0.5, 99.5)."""
     percentiles_over: Literal["foreground", "volume"] = "foreground"
     """`foreground`: percentiles of the brain mask, or without one of the head (Otsu, the largest component with holes
-    filled); everything outside becomes -1. `volume`: percentiles of the whole padded volume, as in the published code."""
+    filled); everything outside becomes -1. `volume`: percentiles of the whole padded volume, as in the published
+    code."""
 
     @model_validator(mode="after")
     def _ordered(self):

@@ -25,16 +25,16 @@ class QualityConfig(Section):
     """Checks of the source's volumes before they are preprocessed (docs/data.md)."""
 
     policy: Literal["error", "exclude"] = "error"
-    """`error`: flagged participants stop the run, which names all of them; `exclude`: flagged participants are left out,
-    with the reason in participants.tsv."""
+    """`error`: flagged participants stop the run, which names all of them; `exclude`: flagged participants are left
+    out, with the reason in participants.tsv."""
     max_excluded: Count = 5
     """`exclude`: the run stops if flags exclude more participants than this."""
     accept: dict[Doubt, Literal["all"] | tuple[str, ...]] = Field(default_factory=SHOWN_ONLY.copy)
-    """flag: list of participant_ids, or `all`. An accepted flag is shown, but has no effect. `flip_suspected` is accepted
-    for all unless it is set to []."""
+    """flag: list of participant_ids, or `all`. An accepted flag is shown, but has no effect. `flip_suspected` is
+    accepted for all unless it is set to []."""
     max_spacing_mm: Positive = 3.0
-    """`thick_slices`: flags voxels longer than this along any axis, in mm. With `data.two_dimensional: include` the flag
-    is only shown."""
+    """`thick_slices`: flags voxels longer than this along any axis, in mm. With `data.two_dimensional: include` the
+    flag is only shown."""
     max_lesion_outside: Fraction = 0.5
     """`lesion_outside_brain`: flags a lesion with a larger share outside the brain mask (without one: the head)."""
 

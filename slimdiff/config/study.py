@@ -99,7 +99,9 @@ class Study(Section):
             raise ConfigError(f"variants: no {name!r}; expected one of {', '.join(self.variants)}")
         overrides = self.variants[name] or {}
         # Without unset keys, so that what the variant leaves open follows the study and its own defaults.
-        merged = {section: getattr(self, section).model_dump(exclude_unset=True) for section in VARIANT_SECTIONS}
+        merged = {
+            section: getattr(self, section).model_dump(exclude_unset=True) for section in VARIANT_SECTIONS
+        }
         for section, values in overrides.items():
             if section not in VARIANT_SECTIONS:
                 raise ConfigError(

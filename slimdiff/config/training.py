@@ -31,8 +31,9 @@ class AugmentationConfig(Section):
 
 
 class ValidationConfig(Section):
-    """Validation rounds on the fold's validation subjects: losses, KID and memorisation ratio R. They do not change what
-    is learned, but can end the training early and select its weights. Without validation subjects there are none."""
+    """Validation rounds on the fold's validation subjects: losses, KID and memorisation ratio R. They do not change
+    what is learned, but can end the training early and select its weights. Without validation subjects there are
+    none."""
 
     every: Count = 5000
     """Steps between rounds; the last step also has one. 0: off."""
@@ -43,8 +44,8 @@ class ValidationConfig(Section):
     patience: Count = 0
     """Stop after this many consecutive rounds without improvement in KID; 0: never."""
     lowest_ratio: NonNegative = 0.0
-    """Stop if R is below this in two consecutive rounds, and never select weights of such a round; 0: off. At 1, samples
-    are as far from the training slices as unseen subjects are."""
+    """Stop if R is below this in two consecutive rounds, and never select weights of such a round; 0: off. At 1,
+    samples are as far from the training slices as unseen subjects are."""
     select: Literal["last", "kid"] = "last"
     """The model's weights. `last`: those of the last step, averaged by `ema_decay`; `kid`: those of the round and decay
     with the lowest KID."""
@@ -86,11 +87,13 @@ class TrainingConfig(InheritingSection):
     """Decays of additional moving averages. Each is validated, can be selected, and is written as
     `ema-{decay}.safetensors`."""
     snapshots: tuple[PositiveInt, ...] = ()
-    """Steps whose averaged weights are also written, as `snapshot-{step}.safetensors`: guides for `generation.guide`."""
+    """Steps whose averaged weights are also written, as `snapshot-{step}.safetensors`: guides for
+    `generation.guide`."""
     self_conditioning: Fraction = 0.5
     """Probability, per sample, that the network sees its previous estimate (paper: 0.5)."""
     condition_dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
-    """Probability, per sample, that position and class are hidden (published code: 0.1); requires `model.null_token`."""
+    """Probability, per sample, that position and class are hidden (published code: 0.1); requires
+    `model.null_token`."""
     lesion_share: Fraction = 0.5
     """Share of lesion slices in a batch (paper: 0.5)."""
     augmentation: AugmentationConfig = AugmentationConfig()

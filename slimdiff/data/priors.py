@@ -7,7 +7,6 @@ import numpy as np
 from slimdiff.data.volumes.foreground import brain_of
 from slimdiff.files import replacing
 
-
 THRESHOLD = 0.2
 """Share of training slices in which a pixel is brain for it to belong to the prior."""
 DILATE_MM = 1.25

@@ -29,7 +29,7 @@ def test_byte_order_mark_is_skipped(tmp_path):
         ("a.json", '{"preprocess": {"grid": [1, "a", 3]}}', "preprocess.grid[1]: "),
         ("a.yaml", "- a\n- b\n", "mapping"),
         ("a.yaml", "", "mapping"),
-        ("a.yaml", "study: 2020-01-01\n", "study"),
+        ("a.yaml", "preprocess: {spacing_mm: 2020-01-01}\n", "preprocess.spacing_mm"),
     ],
 )
 def test_unreadable_files_are_named(name, content, wanted, tmp_path):

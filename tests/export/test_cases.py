@@ -67,7 +67,7 @@ def test_a_slice_without_its_volume_lies_about_the_origin_and_is_named(study, op
     cases = list(opened(study, 0).real("val"))
     assert {case.space for case in cases} == {"aligned"}
     assert (cases[0].affine @ (0, 0, 0, 1))[:3] == pytest.approx([-9, -11, -4])
-    assert capsys.readouterr().err.count("sub-3_FLAIR.nii.gz is not there") == 1
+    assert capsys.readouterr().err.count("sub-3_FLAIR.nii.gz: not found") == 1
 
 
 def edit_manifest(study, number: int, values: dict) -> None:
@@ -80,10 +80,10 @@ def edit_manifest(study, number: int, values: dict) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"key": "seed=0/fold=1/zbin=1"}, r"zbin-01.tsv: sample .* is of fold 1 .* it lies in fold 0"),
-        ({"id": "zbin-00_class-0_replica-0_00000"}, "stands there twice"),
+        ({"key": "seed=0/fold=1/zbin=1"}, r"zbin-01.tsv: sample .*: expected fold 0 of its folder, found 1"),
+        ({"id": "zbin-00_class-0_replica-0_00000"}, "is a duplicate"),
         ({"id": "../x"}, "cannot be a file name"),
-        ({"z_bin": 2}, "is of z-bin 2, the file's name says 1"),
+        ({"z_bin": 2}, "expected z-bin 1 of the file's name, found 2"),
     ],
 )
 def test_a_sample_that_does_not_belong_there_is_refused(study, opened, values, words):
@@ -97,14 +97,16 @@ def test_samples_that_do_not_fit_are_refused_by_name(study, opened):
     with np.load(stem.with_suffix(".npz")) as archive:
         images, masks = archive["images"], archive["masks"]
     np.savez(stem.with_suffix(".npz"), images=images[:, :-1], masks=masks)
-    with pytest.raises(ValueError, match=r"zbin-01.npz: images \(4, 11, 10\).* want \(4, 12, 10\)"):
+    with pytest.raises(
+        ValueError, match=r"zbin-01.npz: images: expected shape \(4, 12, 10\).* found \(4, 11, 10\)"
+    ):
         list(opened(study, 0).synthetic())
     images[2, 3, 4] = np.nan
     np.savez(stem.with_suffix(".npz"), images=images, masks=masks)
-    with pytest.raises(ValueError, match=r"zbin-01.npz: images hold values that are NaN"):
+    with pytest.raises(ValueError, match=r"zbin-01.npz: images: expected finite values, found NaN"):
         list(opened(study, 0).synthetic())
     stem.with_suffix(".npz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"zbin-01.npz is not there; make the generate stage first"):
+    with pytest.raises(FileNotFoundError, match=r"zbin-01.npz: not found; run the generate stage first"):
         list(opened(study, 0).synthetic())
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from slimdiff.key_reference import MODES
 
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.diffusion.schedule import make_schedule
+from slimdiff.key_reference import MODES
 from slimdiff.model.conditioning import Condition
 from slimdiff.training.data import Batch
 from slimdiff.training.objective import NoiseDraw, Objective
