@@ -51,8 +51,8 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 def pick_precision(
     name: str, device: torch.device, step: Callable[[torch.dtype], None], repeats: int = 3
 ) -> torch.dtype:
-    """The autocast type of a precision's name. For `auto`: bfloat16 on a GPU that supports it, elsewhere only if `step` is
-    a fifth faster. A smaller difference is within the noise of a shared machine, and runs would differ.
+    """The autocast type of a precision. For `auto`: bfloat16 on a GPU that supports it, elsewhere only if `step` is a
+    fifth faster. A smaller difference is within the noise of a shared machine, and runs would differ.
 
     step(dtype) runs one unit of the stage's work without a change of its state.
     """

@@ -20,9 +20,9 @@ INTRODUCTION = """# Configuration
 
 A study is one YAML file. Run it with `snakemake --cores all --configfile my_study.yaml`.
 
-- Write only the keys that differ from the defaults below. Defaults are the paper's values unless the key says otherwise.
-- An unknown key, a wrong type or an impossible value stops the run before its first job. The message names the key, what
-  was found and what is expected.
+- Write only the keys that differ from the defaults below. Defaults are the paper's values unless a key says otherwise.
+- An unknown key, a wrong type or an impossible value stops the run before its first job. The message names the key,
+  what was found and what is expected.
 - `seed`, `device` and `tau` at the top apply to the whole study. A section's own value overrides them.
 
 Start from one of these:
@@ -65,9 +65,9 @@ A stage reads only the keys of its row. If one of them changes, Snakemake runs t
 
 REFERENCE_MODES = """## The published code's loss modes
 
-Its eight named modes (`loss.mode`) are combinations of the keys of `diffusion`, with its own defaults. The pMF modes are in
-its public repository, not in slim-diff 1.0.0. Where it weights lesion pixels, its mean is not divided by the sum of the
-weights; ours is, so only the ratio of lesion to background counts.
+Its eight named modes (`loss.mode`) are combinations of the keys of `diffusion`, with its own defaults. The pMF modes
+are in its public repository, not in slim-diff 1.0.0. Where it weights lesion pixels, its mean is not divided by the sum
+of the weights; ours is, so only the ratio of lesion to background counts.
 
 | its mode | here |
 |---|---|

@@ -102,11 +102,6 @@ EXPECTED = {
 
 OLD_KEYS = {
     "data.phantom.voxel_mm": "the volumes have voxels of 2 mm; delete it",
-    "data.fetch.t1w": "T1w images are not fetched, because no stage reads them; delete it",
-    "data.fetch.connections": "it is fixed in slimdiff/data/fetch; delete it",
-    "data.fetch.attempts": "it is fixed in slimdiff/data/fetch; delete it",
-    "data.fetch.wait_s": "it is fixed in slimdiff/data/fetch; delete it",
-    "data.fetch.timeout_s": "it is fixed in slimdiff/data/fetch; delete it",
     "preprocess.bias_field.shrink": "it is fixed at 4; delete it",
     "preprocess.bias_field.iterations": "they are fixed at 50, 50, 30, 20; delete it",
     "preprocess.brain.threshold": "it is fixed at 0.5, deepbet's own; use dilate_mm to grow or shrink the brain",

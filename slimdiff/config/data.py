@@ -4,7 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from slimdiff.config.base import Count, InheritingSection, PositiveInt, Section, Seed, WordOnly
+from slimdiff.config.base import (
+    Count,
+    InheritingSection,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    Section,
+    Seed,
+    WordOnly,
+)
 
 LesionLabel = Annotated[int, Field(ge=1)]
 
@@ -28,6 +37,16 @@ class FetchConfig(Section):
     null: the files are already there."""
     base_url: str | None = None
     """Address of a mirror that has the dataset's paths below it; null: the dataset's public bucket."""
+    t1w: bool = False
+    """Whether to download the T1w images too (2.9 GB more); no stage reads them."""
+    connections: PositiveInt = 8
+    """Files downloaded at the same time."""
+    attempts: PositiveInt = 5
+    """Attempts per file."""
+    wait_s: NonNegative = 2.0
+    """Wait before the second attempt, in s; it doubles with each further one."""
+    timeout_s: Positive = 60.0
+    """Time without data after which a connection is lost, in s."""
 
 
 class DataConfig(Section):

@@ -1,6 +1,6 @@
 """Folders that are complete or absent, and replace only what an earlier export wrote.
 
-Each has `.slimdiff-export.json`, the list of its own files. A folder with any other file is an error, and is not changed.
+Each has `.slimdiff-export.json`, the list of its files. A folder with any other file is an error and is not changed.
 """
 
 import json

@@ -36,7 +36,9 @@ def write(model: ModelSamples) -> Path:
         notice = model.study.report.notice
         content = {
             "name": f"{model.study.study}, variant {model.variant}, fold {model.fold}",
-            "description": f"Real and synthetic FLAIR slices with lesion masks. {model.about_suspects} {notice}".strip(),
+            "description": (
+                f"Real and synthetic FLAIR slices with lesion masks. {model.about_suspects} {notice}".strip()
+            ),
             "generated_by": f"slimdiff {slimdiff.__version__}",
             "modality": {"0": "FLAIR"},
             "labels": {"0": "background", "1": "lesion"},

@@ -69,8 +69,8 @@ def _contact_sheet(
         title = f"Synthetic slices: {model.variant}, fold {model.fold}"
         page.text(MARGIN, 0.08, title, 9, weight="bold")
         note = (
-            f"the first {SHOWN_PER_CLASS} of each z-bin and class, of {count} in total; the mask is outlined; no outline: "
-            "empty mask"
+            f"the first {SHOWN_PER_CLASS} of each z-bin and class, of {count} in total; the mask is outlined; no "
+            "outline: empty mask"
         )
         page.text(MARGIN, 0.28, note, 7, QUIET)
         for label, heading in enumerate(HEADINGS):

@@ -11,6 +11,15 @@ from slimdiff.config.base import OLD_KEYS, Section
 ROOT = Path(__file__).resolve().parents[2]
 
 KEPT = {
+    "of the download, until it is rewritten": [
+        *(
+            "data.fetch.t1w",
+            "data.fetch.connections",
+            "data.fetch.attempts",
+            "data.fetch.wait_s",
+            "data.fetch.timeout_s",
+        ),
+    ],
     "the user's files": [
         *("results_dir", "data.image_suffix", "data.mask_suffix", "data.entities", "data.mask_root"),
         *("data.brain_suffix", "data.channel", "data.fetch.base_url", "generation.counts"),

@@ -48,7 +48,7 @@ def test_suspects_of_any_space_are_left_out_on_request(study, opened, configured
     flagged = {"alexnet": "zbin-00_class-0_replica-0_00000", "pixels": "zbin-01_class-1_replica-0_00001"}
     asked = opened(configured(study, without_suspects=True), 0)
     with pytest.raises(
-        FileNotFoundError, match=r"nearest.tsv is not there, and export.without_suspects is true"
+        FileNotFoundError, match=r"nearest.tsv: not found, but export.without_suspects is true"
     ):
         list(asked.synthetic())
     rows = [

@@ -589,13 +589,13 @@ def test_a_device_that_the_machine_lacks_is_found_before_drawing(
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (line,) = refused(detailed(device="cuda"), here, **option)
-    assert line.startswith("device: device cuda: this machine has none")
+    assert line.startswith("device: device cuda: not found on this machine")
     assert places(refused(detailed(device="cuda", config_path="absent.yaml"), here)) == [
         "config_path",
         "device",
     ]
     (line,) = refused(detailed(config_path=study(generation={"device": "cuda"})), here, **option)
-    assert line.startswith("config_path: device cuda: this machine has none")
+    assert line.startswith("config_path: device cuda: not found on this machine")
 
 
 def test_f7_the_command_reports_on_standard_error_and_exits_2(checkpoint, here, capsys):
