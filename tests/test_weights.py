@@ -91,7 +91,7 @@ def test_a_corrupt_archive_is_refused_before_it_is_opened(folder, monkeypatch):
         stream.write(b"\0")
     monkeypatch.setattr(tarfile, "open", lambda *_: pytest.fail("it was opened"))
     with pytest.raises(
-        WeightsUnavailable, match=rf"{ARCHIVE} has sha256 [0-9a-f]{{64}}, expected [0-9a-f]{{64}}"
+        WeightsUnavailable, match=rf"{ARCHIVE}: expected sha256 [0-9a-f]{{64}}, found [0-9a-f]{{64}}"
     ):
         weights.load("alexnet")
     assert [file.name for file in folder.iterdir()] == [ARCHIVE]

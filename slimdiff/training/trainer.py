@@ -79,7 +79,7 @@ class Trainer:
                 f"training.accumulate {training.accumulate} want at least one slice each"
             )
         self.device = pick_device(training.device)
-        self.set = TrainingSet(store, participants, self.device, training.lesion_share)
+        self.set = TrainingSet(store, participants, self.device, training.lesion_share, where="auto")
         if model.acquisition:
             self.set.check_acquisitions()
         torch.manual_seed(training.seed)

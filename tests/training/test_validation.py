@@ -243,7 +243,7 @@ def test_weights_that_copy_are_never_the_best():
 
 def test_rules_without_samples_to_judge_are_refused():
     for settings in ({"patience": 2}, {"select": "kid"}, {"lowest_ratio": 0.9}):
-        with pytest.raises(ValueError, match=f"{next(iter(settings))} needs samples"):
+        with pytest.raises(ValueError, match=f"{next(iter(settings))} requires samples"):
             ValidationConfig(samples=0, **settings)
         ValidationConfig(**settings)
 
