@@ -217,7 +217,7 @@ def _kind(kind: typing.Any) -> str:
         return " or ".join("null" if part is type(None) else _kind(part) for part in arguments)
     if origin is tuple:
         if arguments[-1] is Ellipsis:
-            return f"list of {_kind(arguments[0])}"
+            return f"list of: {_kind(arguments[0])}"
         return f"list of {len(arguments)}: {_kind(arguments[0])}"
     if origin is dict:
         return "mapping"

@@ -51,7 +51,7 @@ def inherit(section: Section, values: dict[str, Any]) -> Section:
 
 
 def _number(value: Any) -> Any:
-    # YAML 1.1 reads 1e-4 as text; whoever writes it means a number.
+    # YAML 1.1 reads 1e-4 as text, not as a number.
     if isinstance(value, str):
         try:
             return float(value)

@@ -1,4 +1,4 @@
-"""The configuration refuses what cannot be meant, and says key, value and what is allowed."""
+"""An invalid configuration is an error that names key, value and what is allowed."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ def test_defaults_are_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "wanted"),
+    ("place", "value", "expected"),
     [
         ("trainning", {}, ("trainning", "training")),
         ("training.learning_rat", 1e-4, ("training.learning_rat", "learning_rate")),
@@ -53,9 +53,9 @@ def test_defaults_are_the_paper():
         ("variants.wide.model.chanels", [64], ("variants.wide.model.chanels", "channels")),
     ],
 )
-def test_unknown_keys_are_refused_with_the_nearest_known_one(place, value, wanted):
+def test_unknown_keys_are_refused_with_the_nearest_known_one(place, value, expected):
     message = refusal(changed(FITTING, place, value))
-    key, near = wanted
+    key, near = expected
     assert key in message
     assert f"did you mean {near}?" in message
 
@@ -126,7 +126,7 @@ def test_numbers_are_finite(place, value):
 
 
 @pytest.mark.parametrize(
-    ("values", "wanted"),
+    ("values", "expected"),
     [
         (changed(FITTING, "slices.z_range", [5, 32]), ("slices.z_range", "32 slices", "0 to 31")),
         (changed(FITTING, "slices.z_range", [20, 5]), ("slices", "20, 5")),
@@ -220,9 +220,9 @@ def test_numbers_are_finite(place, value):
         (changed(FITTING, "variants", {"real": {}}), ("variants.real", "another name")),
     ],
 )
-def test_impossible_combinations_are_refused(values, wanted):
+def test_impossible_combinations_are_refused(values, expected):
     message = refusal(values)
-    for part in wanted:
+    for part in expected:
         assert part in message
 
 

@@ -62,7 +62,7 @@ def test_suspects_of_any_space_are_left_out_on_request(study, opened, configured
     assert everything - set(left) == {f"synth-{name}" for name in flagged.values()}
 
 
-def test_a_slice_without_its_volume_lies_about_the_origin_and_is_named(study, opened, capsys):
+def test_a_slice_without_its_volume_is_placed_about_the_origin_and_named(study, opened, capsys):
     study.paths.volume("sub-3", "FLAIR").unlink()
     cases = list(opened(study, 0).real("val"))
     assert {case.space for case in cases} == {"aligned"}
