@@ -8,7 +8,7 @@ from slimdiff.data.volumes.grid import as_image, one_thread
 
 FEWEST_VOXELS = 32
 SHRINK = 4
-"""The field is estimated on every 4th voxel, as in N4's own examples (SimpleITK)."""
+"""The field, which is smooth, is estimated on every 4th voxel along each axis."""
 ITERATIONS = (50, 50, 30, 20)
 """Most iterations at each fitting level, coarsest first."""
 
