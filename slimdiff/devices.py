@@ -11,30 +11,33 @@ import torch
 
 
 class NoDevice(RuntimeError):
-    """A device was asked for that is not there."""
+    """The requested device does not exist on this machine."""
 
 
-def pick_device(wanted: str) -> torch.device:
-    """`auto`: CUDA, else MPS, else CPU; under torchrun every process has a card of its own. Raises RuntimeError where
-    there is none such."""
+def pick_device(name: str) -> torch.device:
+    """`auto`: CUDA, else MPS, else CPU; under torchrun each process has its own GPU. Raises NoDevice if there is
+    none."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name = next(name for name in present if present[name]) if wanted == "auto" else wanted
+    if name == "auto":
+        name = next(kind for kind in present if present[kind])
     if not present[name]:
-        raise NoDevice(f"device {wanted}: this machine has none; auto takes what there is")
+        found = ", ".join(kind for kind in present if present[kind])
+        raise NoDevice(f"device {name}: not found on this machine, which has {found}; set device: auto")
     if name == "cpu":
         keep_freed_memory()
     if name != "cuda":
         return torch.device(name)
     index, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if index >= count:
-        raise NoDevice(f"process {index + 1} has no card: this machine has {count}; start {count} processes")
+        raise NoDevice(f"process {index + 1} has no GPU: this machine has {count}; start {count} processes")
     torch.cuda.set_device(index)
     return torch.device(name, index)
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep what it frees: glibc gives every large block back, and the system clears its pages anew at
-    the next tensor, which is a fifth of a training step (docs/performance.md). Does nothing with other C libraries."""
+    """Let the process keep the memory that it frees. glibc returns every large block to the system, which clears its
+    pages again at the next tensor: a fifth of a training step (docs/performance.md). No effect with other C
+    libraries."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for option, value in ((_TRIM_THRESHOLD, 2**31 - 1), (_MMAP_MAX, 0), (_ARENA_MAX, 1)):
@@ -46,15 +49,15 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def pick_precision(
-    wanted: str, device: torch.device, step: Callable[[torch.dtype], None], repeats: int = 3
+    name: str, device: torch.device, step: Callable[[torch.dtype], None], repeats: int = 3
 ) -> torch.dtype:
-    """The autocast type: as wanted, or for `auto` bfloat16 on a card that has it, elsewhere only where `step` is faster
-    in it by a fifth: less than that is within the noise of a shared machine, and runs would differ.
+    """The autocast type of a precision. For `auto`: bfloat16 on a GPU that supports it, elsewhere only if `step` is a
+    fifth faster. A smaller difference is within the noise of a shared machine, and runs would differ.
 
-    step(dtype) runs one unit of the stage's work without changing its state.
+    step(dtype) runs one unit of the stage's work without a change of its state.
     """
-    if wanted != "auto":
-        return getattr(torch, wanted)
+    if name != "auto":
+        return getattr(torch, name)
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float32
@@ -64,7 +67,7 @@ def pick_precision(
             step(dtype)
             seconds[dtype] = min(_timed(step, dtype, device) for _ in range(repeats))
         except RuntimeError:
-            # A device without bfloat16 kernels says so here.
+            # The device has no bfloat16 kernels.
             seconds[dtype] = float("inf")
     return torch.bfloat16 if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else torch.float32
 
@@ -78,7 +81,7 @@ def _timed(step: Callable[[torch.dtype], None], dtype: torch.dtype, device: torc
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -86,7 +89,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Most memory taken so far, in MB: of the GPU on CUDA, else of the process."""
+    """Peak memory so far, in MB: of the GPU on CUDA, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     # Linux counts kibibytes, macOS bytes.
@@ -95,12 +98,12 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an allocation failed: CUDA has a class for it, the CPU and MPS only a text."""
+    """Whether an allocation failed: CUDA has an exception for it, the CPU and MPS only a message."""
     texts = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 def autocast(device: torch.device, dtype: torch.dtype):
-    """Autocast context; nothing for float32."""
-    # Without the cast cache: what a pass without gradients cached would cut the gradients of the next.
+    """Autocast context; without effect for float32."""
+    # Without the cast cache: casts cached in a pass without gradients would cut the gradients of the next pass.
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False)

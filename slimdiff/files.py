@@ -49,7 +49,7 @@ def write_text(path: Path, text: str) -> None:
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Write rows as TSV without quoting; None and NaN become n/a, floats have nine digits.
 
-    Raises ValueError naming the file where a cell holds a tab or a line break.
+    Raises ValueError with the file if a cell has a tab or a line break.
     """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(
@@ -84,8 +84,8 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
 def read_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a TSV (no quoting, as BIDS) or CSV (by its ending); a byte-order mark is skipped.
 
-    Raises FileNotFoundError where there is no file, and ValueError naming it where it is empty, a required column is
-    missing, a column is duplicate, or a row has too few or too many cells.
+    Raises FileNotFoundError, and ValueError with the file if it is empty, a required column is missing, a column is
+    duplicate, or a row has too few or too many cells.
     """
     path = Path(path)
     form = (
@@ -113,7 +113,7 @@ def read_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str], lis
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object that a stage wrote; raises FileNotFoundError, or ValueError naming the file."""
+    """Read a JSON object that a stage wrote; raises FileNotFoundError, or ValueError with the file."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; run the stage that writes it first")
@@ -131,7 +131,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 class ArrayWriter:
-    """Write a .npy file of arrays of one shape and type, one after the other, without holding them in memory."""
+    """Write arrays of one shape and type to a .npy file, one after the other, without keeping them in memory."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: type):
         self.path, self.shape, self.dtype, self.count = Path(path), shape, np.dtype(dtype), 0
@@ -143,9 +143,9 @@ class ArrayWriter:
         return self
 
     def append(self, array: np.ndarray) -> None:
-        """One more array along the first axis; raises ValueError where its shape is another."""
+        """One more array along the first axis; raises ValueError if its shape differs."""
         if array.shape != self.shape:
-            raise ValueError(f"{self.path}: an array of shape {array.shape} among those of {self.shape}")
+            raise ValueError(f"{self.path}: expected an array of shape {self.shape}, found {array.shape}")
         self.stream.write(np.ascontiguousarray(array, self.dtype).tobytes())
         self.count += 1
 
@@ -160,13 +160,13 @@ class ArrayWriter:
         )
 
     def __exit__(self, *_) -> None:
-        # NumPy pads the header so that a first axis that grew still fits in its place.
+        # NumPy pads the header, so that a longer first axis still fits.
         self.stream.seek(0)
         self._header()
         grown = self.stream.tell() != self.begin
         self.stream.close()
         if grown:
-            raise RuntimeError(f"{self.path}: the header does not fit in its place")
+            raise RuntimeError(f"{self.path}: the new header does not fit")
 
 
 def sha256(path: Path) -> str:

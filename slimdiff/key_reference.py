@@ -18,21 +18,29 @@ REFERENCE = Path("config/README.md")
 
 INTRODUCTION = """# Configuration
 
-A study is one YAML file: `snakemake --cores all --configfile my_study.yaml`. Every key is below with its default; only
-what differs has to be written. The defaults are the paper's values unless the key says otherwise. Unknown keys, wrong
-types and impossible values stop the run before its first job, with the key, what was found and what is allowed.
+A study is one YAML file. Run it with `snakemake --cores all --configfile my_study.yaml`.
 
-- `demo.yaml` the default: a phantom cohort, minutes on two CPU cores.
-- `open_ms.yaml` an example of real volumes given by a table of paths.
-- `ds004199.yaml` OpenNeuro ds004199 by one command: fetched, extracted, registered, trained.
-- `paper.yaml` the paper's nine cells on the same dataset.
-- `ablations.yaml` one change at a time from the paper's best cell, on the same data.
-- `demo_ablations.yaml` a few of these changes on the demo's phantom cohort (`docs/ablations.md`).
+- Write only the keys that differ from the defaults below. Defaults are the paper's values unless a key says otherwise.
+- An unknown key, a wrong type or an impossible value stops the run before its first job. The message names the key,
+  what was found and what is expected.
+- `seed`, `device` and `tau` at the top apply to the whole study. A section's own value overrides them.
 
-This file and `workflow/schemas/study.schema.json` are written by `python -m slimdiff.key_reference`.
+Start from one of these:
 
-**Variants.** `variants` names overrides of {variant_sections}; each variant is trained, sampled
-and judged on every fold.
+| file | what |
+|---|---|
+| `demo.yaml` | the default: a phantom cohort, minutes on two CPU cores |
+| `open_ms.yaml` | your own volumes, given by a table of paths |
+| `ds004199.yaml` | OpenNeuro ds004199: download, brain extraction, registration, training |
+| `paper.yaml` | the paper's nine configurations on the same data |
+| `ablations.yaml` | one change at a time from the paper's best configuration, on the same data |
+| `demo_ablations.yaml` | some of these changes on the demo's cohort (`docs/ablations.md`) |
+
+This file and `workflow/schemas/study.schema.json` are generated: `python -m slimdiff.key_reference`.
+
+## Variants
+`variants` names overrides of {variant_sections}. Each variant is trained, sampled
+and evaluated on every fold.
 
 ```yaml
 variants:
@@ -40,34 +48,35 @@ variants:
   p2: {{diffusion: {{loss: {{p_image: 2.0}}}}}}
 ```
 
-**What a change runs again.** A stage reads only the keys below, so a change of another key does not run it again;
-a change of one of its keys runs the stage and all that follow it. `variants` means their names here, and every stage
-of a variant reads that variant's overrides.
+## What runs again after a change
+A stage reads only the keys of its row. If one of them changes, Snakemake runs this stage and all later ones again.
+`variants` means the names here; a stage of one variant reads that variant's overrides.
 
 | stage | keys |
 |---|---|
 {stages}
 
-How a training is logged, saved and watched stands in `training` too, so a change there trains anew; set it before.
-`slices.n_bins` also tells which files the samples lie in. Code inside the package is no trigger of the workflow engine:
-after an update force a stage by name, for example `snakemake --cores all --forcerun metrics`.
+- `training` also has the keys for logs, previews and saving. A change of these trains again, so set them before.
+- `slices.n_bins` also determines the files of the samples.
+- Snakemake does not notice a change of the package's code. After an update, force a stage by name, for example
+  `snakemake --cores all --forcerun metrics`.
 """
 
 
-REFERENCE_MODES = """## The reference's loss modes
+REFERENCE_MODES = """## The published code's loss modes
 
-Its eight named modes (`loss.mode`; the pMF modes are in its public repository, not in slim-diff 1.0.0) are combinations
-of the keys of `diffusion`, here with its own defaults. Where it weighs lesion pixels, its mean does not divide by the
-sum of the weights; ours does, so only the ratio of lesion to background counts.
+Its eight named modes (`loss.mode`) are combinations of the keys of `diffusion`, with its own defaults. The pMF modes
+are in its public repository, not in slim-diff 1.0.0. Where it weights lesion pixels, its mean is not divided by the sum
+of the weights; ours is, so only the ratio of lesion to background counts.
 
 | its mode | here |
 |---|---|
 {modes}
 
-Its focal frequency loss takes `alpha` 1.2-1.35 and `patches: 2`. With `uncertainty`, `each` learns a weight for every
-term (its `uncertainty_weighting`), `groups` one for image and mask together and one for every further term (its
-`group_uncertainty_weighting`); `none` is the plain sum, which it has where both are switched off. Its logarithm of the
-frequency weights and its initial log variances have no counterpart.
+- Its focal frequency loss uses `alpha` 1.2-1.35 and `patches: 2`.
+- `uncertainty: each` learns one weight per term (its `uncertainty_weighting`). `groups` learns one for image and mask
+  together and one per further term (its `group_uncertainty_weighting`). `none` is the plain sum.
+- Its logarithm of the frequency weights and its initial log variances are not implemented.
 """
 
 MODES = {
@@ -99,7 +108,7 @@ MODES = {
         },
     },
 }
-"""The reference's loss modes as section `diffusion`."""
+"""The published code's loss modes as section `diffusion`."""
 
 
 def schema() -> str:
@@ -115,7 +124,7 @@ def reference() -> str:
     sections = ", ".join(f"`{name}`" for name in VARIANT_SECTIONS)
     parts = [INTRODUCTION.format(variant_sections=sections, stages=rows)]
     top = {name: field for name, field in Study.model_fields.items() if _section(field) is None}
-    parts.append(_table("Study", "", top))
+    parts.append(_table("Study", Study.__doc__ or "", top))
     for name, field in Study.model_fields.items():
         model = _section(field)
         if model is not None:
@@ -129,7 +138,7 @@ def _needs_of(stage: str) -> str:
     """A stage's keys; of a section of which it reads several keys, the section once with its keys."""
     keys = stages.load(stage).NEEDS
     if keys == EVERYTHING:
-        return "everything, which it records"
+        return "all keys, which it records"
     by_section: dict[str, list[str]] = {}
     for key in keys:
         section, _, rest = key.partition(".")
@@ -184,7 +193,7 @@ _NAMES = {int: "whole number", float: "number", str: "text", bool: "true or fals
 
 def _allowed(kind: typing.Any, metadata: typing.Sequence = ()) -> str:
     limits = [
-        f"{sign} {getattr(item, key):g}"
+        f"{sign} {_limit(getattr(item, key))}"
         for item in metadata
         for part in (getattr(item, "metadata", None) or [item])
         for key, sign in _LIMITS.items()
@@ -194,6 +203,10 @@ def _allowed(kind: typing.Any, metadata: typing.Sequence = ()) -> str:
     return ", ".join([_kind(kind), *limits])
 
 
+def _limit(value: float) -> str:
+    return f"{value:g}" if abs(value) < 1e6 else str(value)
+
+
 def _kind(kind: typing.Any) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
@@ -201,10 +214,10 @@ def _kind(kind: typing.Any) -> str:
     if origin is typing.Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join("nothing" if part is type(None) else _kind(part) for part in arguments)
+        return " or ".join("null" if part is type(None) else _kind(part) for part in arguments)
     if origin is tuple:
         if arguments[-1] is Ellipsis:
-            return f"list of {_kind(arguments[0])}"
+            return f"list of: {_kind(arguments[0])}"
         return f"list of {len(arguments)}: {_kind(arguments[0])}"
     if origin is dict:
         return "mapping"

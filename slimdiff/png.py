@@ -1,4 +1,4 @@
-"""Grey PNG pictures from arrays, without an imaging library: the core runs where there is none."""
+"""PNG files from arrays, without an imaging library, which the core does not require."""
 
 import struct
 import zlib
@@ -12,7 +12,7 @@ from slimdiff.files import replacing
 def write_png(path: Path, picture: np.ndarray) -> None:
     """Write uint8 (H, W) grey or (H, W, 3) RGB as PNG (ISO/IEC 15948)."""
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
-        raise TypeError(f"{path}: uint8 (H, W) or (H, W, 3) is wanted, found {picture.dtype} {picture.shape}")
+        raise TypeError(f"{path}: expected uint8 (H, W) or (H, W, 3), found {picture.dtype} {picture.shape}")
     height, width = picture.shape[:2]
     rows = np.ascontiguousarray(picture).reshape(height, -1)
     # Every row begins with its filter type, 0 = none.

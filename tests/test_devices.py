@@ -48,7 +48,7 @@ def test_every_process_of_torchrun_takes_its_own_card(two_cards, monkeypatch, wa
     assert two_cards == [0, 1]
     assert pick_device("cpu") == torch.device("cpu")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(RuntimeError, match="process 3 has no card: this machine has 2; start 2 processes"):
+    with pytest.raises(RuntimeError, match="process 3 has no GPU: this machine has 2; start 2 processes"):
         pick_device(wanted)
 
 
@@ -56,5 +56,7 @@ def test_a_card_that_is_not_there_is_an_error_and_auto_does_without(monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert pick_device("auto") == torch.device("cpu")
-    with pytest.raises(RuntimeError, match="device cuda: this machine has none"):
+    with pytest.raises(
+        RuntimeError, match="device cuda: not found on this machine, which has .*cpu; set device: auto"
+    ):
         pick_device("cuda")

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from slimdiff.config import Study
 from slimdiff.data.store import SliceStore
+from slimdiff.evaluation.axes import image, mask
 from slimdiff.evaluation.axes.control import control_axis
 from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
 from slimdiff.evaluation.axes.image import image_axis
@@ -71,7 +72,8 @@ COLUMNS = (
 )
 HELD_OUT, OTHER_SIZES = 17, (8, 34)
 # Less than a study takes, for time; no sweep of tau and no p of the robust MMD.
-REDUCED = {"bootstrap": 300, "bootstrap_slow": 60, "lpips_pairs": 60, "taus": (), "permutations": 0}
+REDUCED = {"bootstrap": 300, "lpips_pairs": 60, "taus": ()}
+image.SLOW_BOOTSTRAP, mask.PERMUTATIONS = 60, 0
 # What the samples have that an axis's metrics look at: what is as it was does not have to be measured again.
 AXES = {
     image_axis: ("images",),

@@ -47,7 +47,7 @@ def untrained_kid(study, variant: str, fold: int, extractor: str) -> float:
     test = np.asarray(store.images[store.rows_of(read_folds(study.paths.folds, fold)["test"])])
     cache = FeatureCache(study.paths.root / "metrics" / "features")
     features = [cache.extract(to_uint8(part), extractor, progress=False) for part in (test, images)]
-    return kid(*features, study.evaluation.seed, study.evaluation.subsets).value
+    return kid(*features, study.evaluation.seed).value
 
 
 def criteria(study, variant: str, fold: int) -> list[dict]:

@@ -81,7 +81,7 @@ class Judge:
         """KID, and memorisation in features and in pixels."""
         config, store = self.config, self.store
         drawn = self.features(images)
-        found = {"kid": kid(self.real, drawn, config.seed, config.subsets).value}
+        found = {"kid": kid(self.real, drawn, config.seed).value}
         subjects, bins = store.participant[self.test], (store.z_bin[self.test], store.z_bin[self.train])
         pixels = [
             np.asarray(part, np.float32) for part in (images, self.images(self.test), self.images(self.train))
@@ -103,7 +103,7 @@ class Judge:
         shapes, _ = lesions.component_features(drawn[chosen], **self.options)
         fidelity = lesions.class_fidelity(drawn, label, config.tau, self.min_px)
         return {
-            "mmd_mf": lesions.mmd_mf(self.real_shapes, shapes, config.seed, config.subsets).mmd.value,
+            "mmd_mf": lesions.mmd_mf(self.real_shapes, shapes, config.seed).mmd.value,
             **self.pair_numbers(images[chosen], drawn[chosen]),
             "class1": fidelity.lesion_share,
             "class0": 1 - fidelity.clean_share,
@@ -115,5 +115,5 @@ class Judge:
         own, _ = lesion_contrast.pair_features(images, drawn, **self.options, **self.ring)
         column = lesion_contrast.FEATURES.index("delta")
         contrast = np.median(own[:, column]) / np.median(self.real_pairs[:, column]) if len(own) else np.nan
-        distance = lesion_contrast.mmd_pl(self.real_pairs, own, config.seed, config.subsets).mmd.value
+        distance = lesion_contrast.mmd_pl(self.real_pairs, own, config.seed).mmd.value
         return {"mmd_pl": distance, "contrast": float(contrast)}

@@ -1,4 +1,4 @@
-"""The configuration of a study: pydantic models, one file a section."""
+"""The configuration of a study: pydantic models, one file per section."""
 
 from slimdiff.config.base import ConfigError
 from slimdiff.config.checks import check_acquisitions, check_fold_count

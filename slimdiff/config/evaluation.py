@@ -1,44 +1,39 @@
-"""How samples are judged."""
+"""How samples are evaluated."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from slimdiff.config.base import NonNegative, Positive, PositiveInt, Real, Section, Seed
+from slimdiff.config.base import InheritingSection, NonNegative, Positive, PositiveInt, Seed, Tau
 
 Extractor = Literal["alexnet", "vgg16", "inception", "dinov2"]
-Tau = Annotated[Real, Field(gt=-1, lt=1)]
 
 
-class EvaluationConfig(Section):
-    """Metrics, their constants and their resampling (docs/method.md)."""
+class EvaluationConfig(InheritingSection):
+    """Metrics, their constants and their resampling (docs/metrics.md)."""
 
     extractors: tuple[Extractor, ...] = Field(default=("alexnet",), min_length=1)
-    """Pretrained feature extractors of KID, FID, precision and recall; the first also serves memorisation. `dinov2`
-    wants its weights put into the weights folder by hand."""
+    """Pretrained feature extractors of KID, FID, precision and recall; the first also serves the memorisation metrics.
+    The weights of `dinov2` are not downloaded: put them into the weights folder."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    """Where extractors, kernels and nearest neighbours run. Numbers differ between devices by rounding errors."""
+    """Device of extractors, kernels and nearest neighbours. It does not follow the study's device: on a CPU the metrics
+    are the same on every machine, on other devices they differ by rounding."""
     lpips_net: Literal["alex", "vgg"] = "alex"
     """Backbone of LPIPS."""
     lpips_pairs: PositiveInt = 300
-    """z-matched pairs of each LPIPS number."""
-    tau: Tau = 0.0
-    """Mask threshold."""
+    """z-matched pairs of slices behind each LPIPS value."""
+    tau: Tau | None = None
+    """Mask threshold; null: the study's."""
     taus: tuple[Tau, ...] = (-0.3, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.3)
     """Thresholds at which the mask metrics are repeated (tau_sweep.tsv)."""
     min_component_mm2: NonNegative = 7.8125
     """Smallest lesion component, in mm2 (5 px of the paper's grid)."""
     ring_mm: Positive = 6.25
     """Width of the ring around a lesion in MMD-PL, in mm (5 px of the paper's grid)."""
-    subsets: PositiveInt = 100
-    """Seeded subsets that an MMD averages."""
     bootstrap: PositiveInt = 1000
-    """Resamplings of the held-out subjects behind every interval."""
-    bootstrap_slow: PositiveInt = 100
-    """The same, of FID, precision and recall: each costs a decomposition or a look at all distances."""
-    permutations: PositiveInt = 500
-    """Permutations behind the p of the robust MMD."""
+    """Bootstrap resamples of the held-out subjects behind each interval; at most 100 for FID, precision and recall,
+    which are slow."""
     reference: bool = False
-    """Whether the reference's own procedures are repeated beside ours, as `*_ref` (docs/metrics.md)."""
-    seed: Seed = 0
-    """Seed of subsets, pairs and resampling."""
+    """Whether to repeat the published code's own procedures as metrics `*_ref` (docs/metrics.md)."""
+    seed: Seed | None = None
+    """Seed of subsets, pairs and resampling; null: the study's."""

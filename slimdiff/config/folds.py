@@ -4,30 +4,31 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from slimdiff.config.base import Fraction, Section, Seed
+from slimdiff.config.base import Fraction, InheritingSection, Seed
 
 
-class FoldsConfig(Section):
+class FoldsConfig(InheritingSection):
     """Subject-wise folds, each with train, val and test."""
 
     k: int = Field(default=3, ge=1)
-    """Folds; 1 is allowed only with `use_split` (paper: 3)."""
+    """Number of folds (paper: 3); 1 requires `use_split`."""
     val_fraction: Fraction = 0.15
-    """Share of the subjects outside the test part that go to val, at least one where there are four or more."""
-    seed: Seed = 0
-    """Seed of the division."""
+    """Share of the subjects outside test that go to val; at least one subject if there are four or more. 0: no val."""
+    seed: Seed | None = None
+    """Seed of the division; null: the study's."""
     use_split: bool = False
-    """Honour the dataset's own `split`: its test is every fold's test, and the folds rotate val."""
+    """Whether to use the dataset's own `split`: its test is the test of all folds, and the folds rotate val."""
     stratify_by: tuple[Literal["group", "acquisition", "lesion_tercile", "lobe"], ...] = (
         "group",
         "acquisition",
         "lesion_tercile",
         "lobe",
     )
-    """Keys in order of weight; a key that cannot hold in every fold is left out, and folds.tsv says which held."""
+    """What is balanced over the folds, the most important first. Keys that cannot be balanced are left out; folds.tsv
+    records the keys used."""
 
     @model_validator(mode="after")
     def _test_part(self):
         if self.k == 1 and not self.use_split:
-            raise ValueError("k 1 leaves no held-out subjects: at least 2 folds, or use_split: true")
+            raise ValueError("k 1 leaves no held-out subjects; set k to 2 or more, or use_split: true")
         return self

@@ -4,60 +4,72 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from slimdiff.config.base import Fraction, NonNegative, Positive, PositiveInt, Real, Section, Seed
+from slimdiff.config.base import (
+    Device,
+    Fraction,
+    InheritingSection,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    Seed,
+    Tau,
+)
 
 
-class GenerationConfig(Section):
-    """Sampler and amount."""
+class GenerationConfig(InheritingSection):
+    """Sampler, number of samples, and how they are written."""
 
     sampler: Literal["dpmpp_2m", "dpmpp_2m_sde", "unipc", "ddim", "ddpm", "ddim_ref"] = "dpmpp_2m"
-    """`dpmpp_2m`: DPM-Solver++(2M), `dpmpp_2m_sde` its stochastic form; `unipc`: UniPC-2; `ddim`: DDIM with `eta`;
-    `ddpm`: ancestral; `ddim_ref`: DDIM from the reference's own noise levels, which may start where the data still
-    shows (docs/method.md, F1): only to compare with its numbers. docs/sampling.md measures them."""
+    """`dpmpp_2m`: DPM-Solver++(2M); `dpmpp_2m_sde`: its stochastic form; `unipc`: UniPC-2; `ddim`: DDIM with `eta`;
+    `ddpm`: ancestral sampling; `ddim_ref`: DDIM from the published code's own noise levels, which can start with signal
+    left (docs/method.md, F1); use it only to compare with its numbers. docs/sampling.md compares the samplers."""
     evaluations: Annotated[int, Field(ge=2, le=1000)] = 25
-    """Network evaluations a sample."""
+    """Network evaluations per sample."""
     spacing: Literal["trailing", "leading", "log_snr"] = "trailing"
-    """Noise levels: equal steps in training time, down from the noisiest (`trailing`) or up from the cleanest
-    (`leading`, refused where the chain would then start with signal left), or in log signal-to-noise."""
+    """Spacing of the noise levels. `trailing`: equal steps in training time, down from the noisiest; `leading`: up from
+    the cleanest (an error if the chain would start with signal left); `log_snr`: equal steps in the log of the
+    signal-to-noise ratio."""
     eta: Fraction = 0.0
-    """DDIM's stochasticity (reference: 0.2)."""
+    """Stochasticity of DDIM (published code: 0.2)."""
     guidance: NonNegative = 1.0
-    """Guidance: how far from the guide's prediction (0) through the network's own (1) and beyond; other than 1 it
-    doubles the cost. The guide is the network without its condition (classifier-free, needs `model.null_token`), or
-    `guide`."""
+    """Guidance strength. 0: the guide's prediction; 1: the network's own (off); above 1: away from the guide. Other
+    than 1 it doubles the cost. The guide is the network without its condition (classifier-free, requires
+    `model.null_token`), or `guide`."""
     guidance_interval: tuple[NonNegative, Positive] | None = None
-    """Noise levels sigma between which guidance acts (Kynkäänniemi et al. 2024); `null`: everywhere."""
+    """Noise levels sigma between which guidance is applied (Kynkäänniemi et al. 2024); null: all."""
     guide: PositiveInt | None = None
-    """Autoguidance (Karras et al. 2024): the step of `training.snapshots` whose earlier network is the guide, under the
-    same condition; `null`: classifier-free."""
+    """Autoguidance (Karras et al. 2024): the step of `training.snapshots` whose weights are the guide, with the same
+    condition; null: classifier-free."""
     acquisition: str = "mix"
-    """With `model.acquisition`: the name of one, or `mix` for the training slices' own shares in each class."""
+    """With `model.acquisition`: the name of one acquisition, or `mix`: each class has its shares in the training
+    slices."""
     per_bin_and_class: PositiveInt = 100
-    """Samples of each z-bin and class."""
+    """Samples per z-bin and class."""
     counts: str | None = None
-    """Instead: a TSV or CSV with the columns z_bin, class and n, or with one row a slice and no n (a study's
-    slices.tsv); z-bins and classes that it does not name get none."""
+    """Number of samples, instead of `per_bin_and_class`: a TSV or CSV with the columns z_bin, class and n, or without n
+    and one row per slice (such as a study's slices.tsv). z-bins and classes that are not listed have no samples."""
     replicas: PositiveInt = 1
     """Independent repetitions of the whole set."""
     batch_size: PositiveInt = 32
-    """Samples a network evaluation on a GPU; on a CPU every sample is drawn alone, one a core, which keeps its bits."""
+    """Samples per network evaluation on a GPU. On a CPU each sample is drawn alone, one per core, which keeps its
+    bits."""
     compile: bool | None = None
-    """Whether the network goes through torch.compile (a minute at the start, then faster evaluations); `null`: on CUDA
-    where 5,000 samples or more are drawn at once."""
-    seed: Seed = 0
-    """Study seed of the per-sample noise streams."""
+    """Whether to use torch.compile (a minute at the start, then faster evaluations); null: on CUDA for 5,000 samples or
+    more."""
+    seed: Seed | None = None
+    """Seed of the per-sample noise streams; null: the study's."""
     variant_in_key: bool = False
-    """Whether the variant is part of a sample's noise key; if not, variants start from the same noise."""
-    tau: Annotated[Real, Field(gt=-1, lt=1)] = 0.0
-    """Mask threshold of the manifest's lesion_px, and of `binary`."""
+    """Whether the variant is part of a sample's noise key; if not, all variants start from the same noise."""
+    tau: Tau | None = None
+    """Mask threshold of lesion_px in the manifest and of `binary`; null: the study's."""
     background: Literal["drawn", "prior"] = "drawn"
-    """`prior`: what lies outside the z-bin prior of the fold becomes background (image and mask -1)."""
+    """`prior`: pixels outside the fold's z-bin prior become background (image and mask -1)."""
     binary: bool = False
-    """Whether masks are written as -1 and 1, cut at `tau`, instead of continuous."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """`auto`: CUDA, else MPS, else CPU."""
+    """Whether to write masks as -1 and 1, thresholded at `tau`, instead of continuous."""
+    device: Device | None = None
+    """Device of the sampling; null: the study's."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """float32 keeps samples independent of the batch bit for bit on CPU."""
+    """With float32, samples on a CPU are bit-identical in any batch."""
 
     @model_validator(mode="after")
     def _has_effect(self):
@@ -66,16 +78,20 @@ class GenerationConfig(Section):
         if self.guide and self.guidance == 1:
             raise ValueError("guide has no effect with guidance 1")
         if self.sampler == "ddim_ref" and self.spacing != "trailing":
-            raise ValueError(f"spacing {self.spacing} has no effect with sampler ddim_ref, which has its own")
+            raise ValueError(
+                f"spacing {self.spacing} has no effect with sampler ddim_ref, which has its own; remove it"
+            )
         if self.eta and self.sampler not in ("ddim", "ddim_ref"):
-            raise ValueError(f"eta {self.eta} has no effect with sampler {self.sampler}; ddim takes it")
+            raise ValueError(
+                f"eta {self.eta} has no effect with sampler {self.sampler}; use ddim, or remove it"
+            )
         if self.counts and self.per_bin_and_class != 100:
-            raise ValueError("counts and per_bin_and_class exclude each other; give one")
+            raise ValueError("counts and per_bin_and_class exclude each other; remove one")
         return self
 
     @model_validator(mode="after")
     def _rising(self):
         if self.guidance_interval and not self.guidance_interval[0] < self.guidance_interval[1]:
             low, high = self.guidance_interval
-            raise ValueError(f"guidance_interval {low}, {high}: the first has to be the smaller")
+            raise ValueError(f"guidance_interval: expected the smaller number first, found {low}, {high}")
         return self

@@ -1,4 +1,4 @@
-"""A study from a YAML or JSON file, or from a rule's JSON text; other JSON files, read as strictly."""
+"""A study from a YAML or JSON file, or from a rule's JSON text; other JSON files, read with the same checks."""
 
 import json
 from collections import Counter
@@ -14,12 +14,13 @@ from slimdiff.config.study import Study
 
 
 def study_from_mapping(values: Mapping, source: str = "config", complete: bool = True) -> Study:
-    """Validate a study's mapping; raise ConfigError with one line a problem.
+    """Validate a study's mapping; raise ConfigError with one line per problem.
 
-    `complete` also checks the sections against each other; a stage's part of a study was checked as a whole.
+    complete: also check the sections against each other. The part of a study that a rule passes to its stage was
+    checked as a whole.
     """
     try:
-        # YAML reads 2026-01-31 as a date; the field it stands in then judges its text.
+        # YAML reads 2026-01-31 as a date; its field then checks its text.
         study = Study.model_validate_json(json.dumps(values, default=str))
         if complete:
             check_study(study)
@@ -35,15 +36,18 @@ def study_from_mapping(values: Mapping, source: str = "config", complete: bool =
 def load_study(source: str | Path, complete: bool = True) -> Study:
     """Read a study from a YAML or JSON file, or from JSON text that starts with a brace.
 
-    `complete` checks the sections of a file against each other; a rule's JSON text was checked as a whole.
-    Raises ConfigError naming the file, the key, what was found and what is allowed.
+    complete: also check the sections of a file against each other; a rule's JSON text was checked as a whole.
+
+    Raises ConfigError with the file, the key, what was found and what is expected.
     """
     text = str(source)
     if text.lstrip().startswith("{"):
         return study_from_mapping(_parse_json(text, "config"), "config", complete=False)
     path = Path(source)
     if not path.is_file():
-        raise ConfigError(f"{path}: no such configuration file")
+        raise ConfigError(
+            f"{path}: expected a configuration file, found {'a folder' if path.is_dir() else 'no such file'}"
+        )
     content = _read_text(path)
     if path.suffix == ".json":
         values = _parse_json(content, str(path))
@@ -55,12 +59,19 @@ def load_study(source: str | Path, complete: bool = True) -> Study:
         except (yaml.YAMLError, RecursionError) as error:
             raise ConfigError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{path}: a mapping of sections is wanted, found {type(values).__name__}")
+        raise ConfigError(f"{path}: expected a mapping of sections (key: value), found {_described(values)}")
     return study_from_mapping(values, str(path), complete)
 
 
+def _described(values: Any) -> str:
+    """What a file holds instead of a mapping."""
+    if values is None:
+        return "nothing: the file is empty"
+    return f"a {'list' if isinstance(values, list) else type(values).__name__}"
+
+
 def _strict_loader() -> type:
-    """YAML's safe loader, but a key that stands twice in a mapping is an error: the first one would go unread."""
+    """YAML's safe loader, but a duplicate key is an error: YAML would ignore the first one."""
     import yaml
 
     class Strict(yaml.SafeLoader):
@@ -70,7 +81,7 @@ def _strict_loader() -> type:
                 key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
                 if key is not None and key != "<<" and key in seen:
                     raise yaml.constructor.ConstructorError(
-                        problem=f"key {key!r} stands there twice", problem_mark=key_node.start_mark
+                        problem=f"duplicate key {key!r}; keep one", problem_mark=key_node.start_mark
                     )
                 seen.add(key)
             return super().construct_mapping(node, deep)
@@ -79,9 +90,9 @@ def _strict_loader() -> type:
 
 
 def load_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file; a key that begins with _ is a comment, at any level, and left out.
+    """Read a JSON object from a file. A key that begins with _ is a comment, at any level, and left out.
 
-    Raises ConfigError naming the file, and line and column where it is not JSON.
+    Raises ConfigError with the file, and with line and column if it is not JSON.
     """
     if not path.is_file():
         raise ConfigError(
@@ -101,7 +112,7 @@ def _read_text(path: Path) -> str:
 
 
 def _parse_json(text: str, source: str, comments: bool = False) -> Any:
-    """A JSON text's value; raises ConfigError where it is none, or an object has a duplicate key."""
+    """A JSON text's value; raises ConfigError if it is not JSON, or an object has a duplicate key."""
     duplicates: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -114,7 +125,7 @@ def _parse_json(text: str, source: str, comments: bool = False) -> Any:
 
     try:
         values = json.loads(text, object_pairs_hook=unique)
-        # A lone surrogate is valid JSON, but neither text nor a path.
+        # A lone surrogate is valid JSON, but is not text.
         json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: not readable as JSON: {error}") from None

@@ -19,60 +19,67 @@ class ModelConfig(Section):
     """A 2-D U-Net on [image, mask] (docs/method.md)."""
 
     coupling: Literal["shared", "decoupled", "independent", "bottleneck"] = "shared"
-    """`shared`: one trunk, both modalities through one bottleneck; `decoupled`: one trunk with two paths in the middle;
-    `independent`: two networks that share the embedding of position and class; `bottleneck`: two encoders and decoders
+    """How image and mask share the network. `shared`: one trunk; `decoupled`: one trunk with two paths in the middle;
+    `independent`: two networks with one embedding of time, position and class; `bottleneck`: two encoders and decoders
     with one middle."""
     channels: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)
-    """Feature channels a level of each trunk, finest first; `null`: the paper's for the coupling (shared, decoupled:
-    64, 128, 256, 256; independent: 48, 96, 180, 180; bottleneck: 48, 96, 168, 168)."""
+    """Feature channels per level of each trunk, finest first. null: the paper's number of parameters for the coupling
+    (shared, decoupled: 64, 128, 256, 256; independent: 48, 96, 180, 180; bottleneck: 48, 96, 168, 168)."""
     res_blocks: PositiveInt = 2
-    """Residual blocks a level of the encoder; the decoder has one more (paper: 2)."""
+    """Residual blocks per level of the encoder (paper: 2); the decoder has one more."""
     attention: tuple[bool, ...] = (False, False, True, True)
-    """Attention a level (paper: the two lowest; the middle always has it)."""
+    """Whether each level has attention, finest first (paper: the two lowest); the middle always has it."""
     head_channels: PositiveInt | None = None
-    """Channels of an attention head; `null`: the paper's for the coupling (32, 32, 20, 12)."""
+    """Channels per attention head; null: 32 for shared and decoupled, 20 for independent, 12 for bottleneck."""
     norm_groups: PositiveInt | None = None
-    """Groups of the group normalisation; `null`: the paper's for the coupling (32, 32, 12, 12)."""
+    """Groups of the group normalisation; null: 32 for shared and decoupled, 12 for the other couplings."""
     self_conditioning: bool = True
-    """Whether the network also sees its previous estimate (two more input channels)."""
+    """Whether the previous estimate is an input (two more channels)."""
     patch: Literal[1, 2, 4] = 1
     """Space-to-depth factor before the first and after the last convolution (paper: 1)."""
     prior: Literal["none", "concat", "cross_attention"] = "none"
-    """Whether the network sees where the brain is in the z-bin: as one more input channel, or by attending to its
-    encoded squares of 8 px."""
+    """Whether the z-bin prior (where the brain is) is an input: as one more channel, or as encoded tokens of 8 x 8 px
+    for cross-attention."""
     acquisition: bool = False
-    """Whether the network is told with which protocol a slice was acquired (without it, class and scanner are one
-    where they go together in the data); wants every slice's protocol, and two at least."""
+    """Whether the acquisition protocol is an input. Without it class and scanner may be confounded. Requires the
+    protocol of every participant, and at least two protocols."""
     null_token: bool = False
-    """Whether position and class can be withheld: needed for guidance, with `training.condition_dropout`."""
+    """Whether position and class can be hidden: required by classifier-free guidance, with
+    `training.condition_dropout`."""
 
     @model_validator(mode="after")
     def _fits(self):
         if len(self.attention) != len(self.widths):
-            raise ValueError(f"attention has {len(self.attention)} entries, channels has {len(self.widths)}")
+            raise ValueError(
+                f"attention has {len(self.attention)} entries, channels has {len(self.widths)}; both need one per level"
+            )
         two_paths = self.coupling == "decoupled"
         if two_paths and self.widths[-1] % 2:
-            raise ValueError(f"channels {self.widths[-1]} cannot be divided into two paths")
+            raise ValueError(
+                f"channels {self.widths[-1]} cannot be divided into two paths; the last must be even"
+            )
         middle = self.widths[-1] // 2 if two_paths else self.widths[-1]
         for width in (*self.widths, middle):
             if width % self.groups:
-                raise ValueError(f"channels {width} cannot be divided into norm_groups {self.groups}")
+                raise ValueError(
+                    f"channels {width} cannot be divided into norm_groups {self.groups}; change one"
+                )
         attended = [width for width, attends in zip(self.widths, self.attention, strict=True) if attends]
         for width in (*attended, middle):
             if width % self.heads:
                 raise ValueError(
-                    f"channels {width} cannot be divided into heads of head_channels {self.heads}"
+                    f"channels {width} cannot be divided into heads of head_channels {self.heads}; change one"
                 )
         return self
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Feature channels a level of each trunk."""
+        """Feature channels per level of each trunk."""
         return self.channels or PAPER_TRUNK[self.coupling][0]
 
     @property
     def heads(self) -> int:
-        """Channels of an attention head."""
+        """Channels per attention head."""
         return self.head_channels or PAPER_TRUNK[self.coupling][1]
 
     @property
@@ -81,7 +88,7 @@ class ModelConfig(Section):
         return self.norm_groups or PAPER_TRUNK[self.coupling][2]
 
     def settings(self) -> dict:
-        """The section as a mapping, with nothing left to the coupling."""
+        """The section as a mapping, with the values of the coupling in place of null."""
         chosen = {"channels": self.widths, "head_channels": self.heads, "norm_groups": self.groups}
         return self.model_copy(update=chosen).model_dump(mode="json")
 

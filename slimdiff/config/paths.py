@@ -1,17 +1,17 @@
-"""Where everything of a study lies: the one place that knows the layout under `results/`."""
+"""Paths of a study's files: the only place that knows the layout under `results/`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 REAL = "real"
-"""Stands in the place of a variant below `metrics/` for what needs no samples; no variant is called so."""
+"""Folder below `metrics/` of results that need no samples; reserved, so no variant has this name."""
 
 
 @dataclass(frozen=True)
 class StudyPaths:
-    """Paths of one study; Snakemake's rules and the commands share them.
+    """Paths of one study, for Snakemake's rules and the commands.
 
-    A wildcard such as `"{fold}"` may stand for any argument, so that the rules use the same methods.
+    Any argument may be a wildcard such as `"{fold}"`, so that rules use the same methods.
     """
 
     root: Path
@@ -26,7 +26,7 @@ class StudyPaths:
 
     @property
     def fetched(self) -> Path:
-        """That the dataset was fetched, and every file of it is right."""
+        """Record that the dataset was fetched and every file is correct."""
         return self.root / "fetched.json"
 
     @property
@@ -35,12 +35,12 @@ class StudyPaths:
 
     @property
     def quality(self) -> Path:
-        """What was found out about every participant's files, and the verdict."""
+        """Measurements, flags and verdict of every participant."""
         return self.root / "quality.tsv"
 
     @property
     def quality_state(self) -> Path:
-        """What was measured so far, a participant a file; kept where a run stops."""
+        """Folder of measurements, one file per participant; kept if a run stops."""
         return self.root / "quality"
 
     def volume(self, participant: str, kind: str) -> Path:
@@ -78,15 +78,15 @@ class StudyPaths:
         return self.metrics(variant, fold) / "utility.tsv"
 
     def results(self, variant: str, fold: int, utility: bool = True) -> list[Path]:
-        """Tables of numbers of one variant and fold: metrics.tsv, and utility.tsv where there is one.
+        """Metric tables of one variant and fold: metrics.tsv, and utility.tsv if it exists.
 
-        utility: whether the study wants it; an earlier configuration may have left one.
+        utility: whether the study enables it; an earlier configuration may have left one.
         """
         table = self.utility(variant, fold)
         return [self.metrics(variant, fold) / "metrics.tsv"] + [table] * (utility and table.is_file())
 
     def utility_subjects(self, variant: str, fold: int | str) -> Path:
-        """`real` in the place of a variant: what needs no samples."""
+        """variant: a variant's name, or `real` for what needs no samples."""
         return self.metrics(variant, fold) / "utility_subjects.tsv"
 
     def segmenter(self, fold: int | str, percent: int | str) -> Path:

@@ -1,4 +1,4 @@
-"""What is looked at before a volume may be trained on, and what follows."""
+"""What is checked before a volume is used, and what follows from it."""
 
 from typing import Literal
 
@@ -14,36 +14,37 @@ Doubt = Literal[
     "intensity_overflow",
     "orientation_unknown",
 ]
-"""Flags that somebody who has looked can wave through. All others mean that a file cannot be used at all."""
+"""Flags that a person who has looked at the volume can accept. With any other flag a file cannot be used."""
 
 
 SHOWN_ONLY: dict[Doubt, Literal["all"]] = {"flip_suspected": "all"}
-"""Accepted unless somebody says otherwise."""
+"""Flags that are accepted by default."""
 
 
 class QualityConfig(Section):
-    """Checks of the source's volumes before anything is made of them (docs/data.md)."""
+    """Checks of the source's volumes before they are preprocessed (docs/data.md)."""
 
     policy: Literal["error", "exclude"] = "error"
-    """`error`: a flagged participant stops the run, all of them named; `exclude`: flagged ones are left out, with the
-    reason in participants.tsv."""
+    """`error`: flagged participants stop the run, which names all of them; `exclude`: flagged participants are left
+    out, with the reason in participants.tsv."""
     max_excluded: Count = 5
-    """`exclude`: more participants than this left out by flags stop the run."""
+    """`exclude`: the run stops if flags exclude more participants than this."""
     accept: dict[Doubt, Literal["all"] | tuple[str, ...]] = Field(default_factory=SHOWN_ONLY.copy)
-    """flag: participant_ids, or `all`: these flags are only shown. `flip_suspected` is, unless it is given as []."""
+    """flag: list of participant_ids, or `all`. An accepted flag is shown, but has no effect. `flip_suspected` is
+    accepted for all unless it is set to []."""
     max_spacing_mm: Positive = 3.0
-    """`thick_slices`: voxels longer than this along some axis, in mm. Where `data.two_dimensional` is `include`,
-    it is only shown."""
+    """`thick_slices`: flags voxels longer than this along any axis, in mm. With `data.two_dimensional: include` the
+    flag is only shown."""
     max_lesion_outside: Fraction = 0.5
-    """`lesion_outside_brain`: a larger share of the lesion outside the brain mask, or where there is none the head."""
+    """`lesion_outside_brain`: flags a lesion with a larger share outside the brain mask (without one: the head)."""
 
     @field_validator("accept")
     @classmethod
     def _with_defaults(cls, accept):
-        # Who accepts one flag more has said nothing about the others.
+        # To accept one more flag changes nothing about the others.
         return {**SHOWN_ONLY, **accept}
 
     def accepts(self, flag: str, participant_id: str) -> bool:
-        """Whether somebody has looked and waved this participant's flag through."""
+        """Whether this flag of this participant is accepted."""
         names = self.accept.get(flag, ())
         return names == "all" or participant_id in names

@@ -1,12 +1,23 @@
-"""A study: one validated object, from the sections that are each a model of their own."""
+"""A study: one validated object made of sections, each a model of its own."""
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from slimdiff.config.base import ConfigError, Name, Section, explain
+from slimdiff.config.base import (
+    WITHOUT_A_STUDY,
+    ConfigError,
+    Device,
+    Folder,
+    Name,
+    Section,
+    Seed,
+    Tau,
+    explain,
+    inherit,
+)
 from slimdiff.config.data import DataConfig
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.evaluation import EvaluationConfig
@@ -17,7 +28,6 @@ from slimdiff.config.model import ModelConfig
 from slimdiff.config.needs import ALWAYS, EVERYTHING, DeclaredStudy
 from slimdiff.config.paths import StudyPaths
 from slimdiff.config.preprocess import PreprocessConfig
-from slimdiff.config.priors import PriorConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.config.report import ReportConfig
 from slimdiff.config.slices import SlicesConfig
@@ -28,18 +38,24 @@ VARIANT_SECTIONS = ("model", "diffusion", "training", "generation")
 
 
 class Study(Section):
-    """One study. Every section has the paper's values as defaults."""
+    """One study. Defaults are the paper's values unless a key says otherwise."""
 
     study: Name = "study"
-    """Name of the study: its folder under `results_dir`."""
-    results_dir: Annotated[str, Field(pattern=r"^[^{}]+$")] = "results"
-    """Folder of all outputs; no braces, which the engine would read as wildcards."""
+    """Name of the study: its folder under `results_dir`. Letters, digits and _ . - are allowed."""
+    results_dir: Folder = "results"
+    """Folder of all outputs, without { and }, which Snakemake would read as wildcards."""
+    seed: Seed = WITHOUT_A_STUDY["seed"]
+    """Seed of all random numbers. A section's own `seed` overrides it."""
+    device: Device = WITHOUT_A_STUDY["device"]
+    """Device of training, sampling and segmenters. `auto`: CUDA, else MPS, else CPU. A section's own `device` overrides
+    it; the metrics have their own (`evaluation.device`)."""
+    tau: Tau = WITHOUT_A_STUDY["tau"]
+    """Mask threshold, in [-1, 1]: a pixel above it is lesion. A section's own `tau` overrides it."""
     data: DataConfig = DataConfig()
     quality: QualityConfig = QualityConfig()
     preprocess: PreprocessConfig = PreprocessConfig()
     slices: SlicesConfig = SlicesConfig()
     folds: FoldsConfig = FoldsConfig()
-    priors: PriorConfig = PriorConfig()
     model: ModelConfig = ModelConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     training: TrainingConfig = TrainingConfig()
@@ -49,17 +65,22 @@ class Study(Section):
     export: ExportConfig = ExportConfig()
     utility: UtilityConfig = UtilityConfig()
     variants: dict[Name, dict[str, Any]] = Field(default_factory=lambda: {"base": {}}, min_length=1)
-    """name: overrides of model, diffusion, training and generation. One model is trained a variant and fold."""
+    """name: overrides of model, diffusion, training and generation. One model is trained per variant and fold."""
 
     @model_validator(mode="after")
     def _whole_brain_on_a_template(self):
-        # The paper's range of slices fits its own grid; a brain that stands on the template reaches further up.
-        if self.preprocess.registration.transform == "none" or "z_range" in self.slices.model_fields_set:
-            return self
-        return self.model_copy(update={"slices": self.slices.model_copy(update={"z_range": "auto"})})
+        # The paper's range of slices fits its own grid; a brain on the template reaches further up.
+        if self.preprocess.registration.transform != "none" and "z_range" not in self.slices.model_fields_set:
+            self.__dict__["slices"] = self.slices.model_copy(update={"z_range": "auto"})
+        return self
+
+    @model_validator(mode="after")
+    def _sections_follow_the_study(self):
+        self.__dict__.update(_inherited(self))
+        return self
 
     def only(self, needs: Iterable[str], stage: str) -> DeclaredStudy:
-        """The study as one stage may see it: reading a key that `needs` does not declare raises UndeclaredKey."""
+        """The study as one stage sees it: reading a key that `needs` does not declare raises UndeclaredKey."""
         needs = tuple(needs)
         return self if needs == EVERYTHING else DeclaredStudy(self, (*ALWAYS, *needs), stage)
 
@@ -73,15 +94,18 @@ class Study(Section):
         return [(name, number) for name in ([variant] if variant else self.variants) for number in folds]
 
     def variant(self, name: str) -> "Study":
-        """The study with one variant's overrides in place."""
+        """The study with one variant's overrides."""
         if name not in self.variants:
-            raise ConfigError(f"variants: no {name!r}; there are {', '.join(self.variants)}")
+            raise ConfigError(f"variants: no {name!r}; expected one of {', '.join(self.variants)}")
         overrides = self.variants[name] or {}
-        merged = {section: getattr(self, section).model_dump() for section in VARIANT_SECTIONS}
+        # Without unset keys, so that what the variant leaves open follows the study and its own defaults.
+        merged = {
+            section: getattr(self, section).model_dump(exclude_unset=True) for section in VARIANT_SECTIONS
+        }
         for section, values in overrides.items():
             if section not in VARIANT_SECTIONS:
                 raise ConfigError(
-                    f"variants.{name}.{section}: a variant may change {', '.join(VARIANT_SECTIONS)} only"
+                    f"variants.{name}.{section}: a variant can only change {', '.join(VARIANT_SECTIONS)}"
                 )
             merged[section] = _merge(merged[section], values)
         parts = {}
@@ -91,12 +115,21 @@ class Study(Section):
                 parts[section] = kind.model_validate_json(json.dumps(values))
             except ValidationError as error:
                 raise ConfigError(explain(error, kind, prefix=f"variants.{name}.{section}")) from None
-        return self.model_copy(update=parts)
+        study = self.model_copy(update=parts)
+        return study.model_copy(update=_inherited(study))
+
+
+def _inherited(study: Study) -> dict[str, Section]:
+    """The sections of a study in which a key follows the study, with the study's values."""
+    values = {"seed": study.seed, "device": study.device, "tau": study.tau, "title": study.study}
+    sections = {name: part for name, part in study if isinstance(part, Section)}
+    followed = {name: inherit(part, values) for name, part in sections.items()}
+    return {name: part for name, part in followed.items() if part is not sections[name]}
 
 
 def _merge(base: Mapping, overrides: Any) -> dict:
     if not isinstance(overrides, Mapping):
-        raise ConfigError(f"variants: {overrides!r} stands where a mapping of keys is wanted")
+        raise ConfigError(f"variants: expected a mapping of keys, found {overrides!r}")
     merged = dict(base)
     for key, value in overrides.items():
         nested = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)

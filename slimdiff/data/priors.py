@@ -4,13 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
-from slimdiff.config.priors import PriorConfig
 from slimdiff.files import replacing
 
+THRESHOLD = 0.2
+"""Share of training slices in which a pixel is brain for it to belong to the prior."""
+DILATE_MM = 1.25
+"""Dilation of the thresholded prior, in mm (1 px of the paper's grid)."""
+LOW_BINS = 5
+"""Lowest z-bins in which up to three components are kept (temporal poles, cerebellum)."""
 
-def z_bin_priors(
-    images: np.ndarray, bins: np.ndarray, n_bins: int, config: PriorConfig, spacing_mm: float
-) -> np.ndarray:
+
+def z_bin_priors(images: np.ndarray, bins: np.ndarray, n_bins: int, spacing_mm: float) -> np.ndarray:
     """Where the brain is in each z-bin, from the slices of the fold's training subjects only.
 
     images: (N, H, W) in [-1, 1]; bins: (N,). Returns bool (n_bins, H, W); a z-bin without slices gets the prior of
@@ -22,13 +26,13 @@ def z_bin_priors(
     from slimdiff.data.volumes.foreground import brain_of
 
     priors = np.zeros((n_bins, *images.shape[1:]), bool)
-    steps = round(config.dilate_mm / spacing_mm)
+    steps = round(DILATE_MM / spacing_mm)
     filled = np.unique(bins)
     for b in filled:
         occupancy = np.mean(
-            [brain_of(image, config, spacing_mm, b < config.low_bins) for image in images[bins == b]], axis=0
+            [brain_of(image, spacing_mm, b < LOW_BINS) for image in images[bins == b]], axis=0
         )
-        priors[b] = occupancy >= config.threshold
+        priors[b] = occupancy >= THRESHOLD
         if steps:
             priors[b] = ndimage.binary_dilation(priors[b], iterations=steps)
     for b in set(range(n_bins)) - set(filled.tolist()):

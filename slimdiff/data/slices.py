@@ -18,6 +18,8 @@ from slimdiff.data.volumes.read import read_volume
 from slimdiff.data.zbins import bin_centres, z_bin
 from slimdiff.files import ArrayWriter, replacing, sha256, write_table, write_text
 
+BACKGROUND_LEVEL = -0.9
+"""Pixels above it are tissue, in [-1, 1] (paper: -0.9)."""
 _FILES = {"images": "images.npy", "masks": "masks.npy", "slices": "slices.tsv"}
 VolumePath = Callable[[str, str], Path]
 
@@ -29,11 +31,11 @@ def axial(volume: np.ndarray, z: int) -> np.ndarray:
 
 def tissue_extent(volumes: Iterable[np.ndarray], config: SlicesConfig) -> tuple[int, int]:
     """First and last axial slice in which any of the volumes has at least `min_tissue` tissue pixels."""
-    shares = [(volume > config.background_level).mean(axis=(0, 1)) for volume in volumes]
+    shares = [(volume > BACKGROUND_LEVEL).mean(axis=(0, 1)) for volume in volumes]
     kept = np.flatnonzero(np.max(shares, axis=0) >= config.min_tissue)
     if not len(kept):
         raise DataError(
-            f"slices.z_range auto: no slice has a share of {config.min_tissue} above {config.background_level}"
+            f"slices.z_range auto: no slice has a share of {config.min_tissue} above {BACKGROUND_LEVEL}"
         )
     return int(kept[0]), int(kept[-1])
 
@@ -104,7 +106,7 @@ def build_store(
         "z_range": [z_min, z_max],
         "n_bins": config.n_bins,
         "bin_centres": bin_centres(z_min, z_max, config.n_bins).tolist(),
-        "background_level": config.background_level,
+        "background_level": BACKGROUND_LEVEL,
         "min_lesion_px": min_lesion_px,
         "dropped": {
             "too_little_tissue": kept.too_little_tissue,
@@ -179,7 +181,7 @@ def _slices(
     kept.small[name] = 0
     for place, z in enumerate(heights):
         image, mask = axial(volume, place), axial(lesion, place)
-        if (image > config.background_level).mean() < config.min_tissue:
+        if (image > BACKGROUND_LEVEL).mean() < config.min_tissue:
             kept.too_little_tissue += 1
         elif 0 < mask.sum() < min_lesion_px:
             kept.small[name] += 1

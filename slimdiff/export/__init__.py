@@ -1,1 +1,1 @@
-"""Real and synthetic slices in the forms that segmentation tools read."""
+"""Real and synthetic slices in the formats that segmentation tools read."""

@@ -1,4 +1,4 @@
-"""What is exported: the real slices of a fold by its split, and the samples of the model that was trained on it."""
+"""What is exported: the real slices of a fold by its split, and the samples of the model trained on it."""
 
 import re
 import sys
@@ -32,7 +32,7 @@ def slice_affine(affine: np.ndarray, z: float) -> np.ndarray:
 
 
 def canonical_affine(grid: tuple[int, int, int], spacing_mm: float) -> np.ndarray:
-    """Affine (4, 4) in mm of a grid (X, Y, Z) that nobody lies in: RAS, its middle at the origin."""
+    """Affine (4, 4) in mm of a grid (X, Y, Z) without a scanner: RAS, its centre at the origin."""
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = -spacing_mm * (np.asarray(grid) - 1) / 2
     return affine
@@ -45,14 +45,15 @@ def read_affine(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
 
 
 def write_slice(path: Path, plane: np.ndarray, affine: np.ndarray, space: str) -> None:
-    """Write a slice (H, W) as (W, H, 1) with its affine (4, 4); `space` is what that refers to, in NIfTI's words."""
+    """Write a slice (H, W) as (W, H, 1) with its affine (4, 4); space: the coordinates it refers to, in NIfTI's
+    terms."""
     write_nifti(path, to_volume(plane), affine, space)
 
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 FOLD_OF_KEY = re.compile(r"(?:^|/)fold=(\d+)(?:/|$)")
-# Between a threshold of a mask that is {0, 1} and one of a mask in [-1, 1].
 REAL_THRESHOLD = 0.5
+"""Threshold of the store's masks, which are 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Case:
     """One slice with its mask."""
 
     name: str
-    """Its file name's stem, of its own within a cell."""
+    """Stem of its file name, unique within a variant and fold."""
     image: np.ndarray
     """float16 (H, W) in [-1, 1]."""
     mask: np.ndarray
@@ -68,12 +69,12 @@ class Case:
     affine: np.ndarray
     """(4, 4), mm: of the volume (W, H, 1) that holds the slice."""
     space: str
-    """What the affine refers to, in NIfTI's words: `scanner`, or `aligned` on the study's grid about the origin."""
+    """Coordinates of the affine, in NIfTI's terms: `scanner`, or `aligned` for the study's grid about the origin."""
     z_bin: int
     label: int
-    """Class: 0 = no lesion in the slice (or none asked for), 1 = lesion."""
+    """Class: 0 = no lesion in the slice (of a sample: the class it was conditioned on), 1 = lesion."""
     participant: str | None = None
-    """Whom a real slice shows."""
+    """Participant of a real slice."""
     sample: dict[str, str] | None = None
     """Manifest row of a synthetic slice."""
 
@@ -89,7 +90,7 @@ class Case:
 
 @dataclass(frozen=True)
 class ModelSamples:
-    """One variant and fold with everything that an export of it reads."""
+    """One variant and fold with everything that its export reads."""
 
     study: Study
     variant: str
@@ -105,32 +106,32 @@ class ModelSamples:
         if (grid[1], grid[0]) != size:
             raise DataError(
                 f"{store.folder}: slices of {size[1]} x {size[0]} px, but preprocess.grid is {list(grid)}; "
-                "make the cache stage again"
+                "run the cache stage again"
             )
         return cls(study, variant, fold, store, read_folds(study.paths.folds, fold))
 
     @cached_property
     def suspects(self) -> frozenset[str]:
-        """Samples that the memorisation metric flagged in any space; none where they are not left out."""
-        return frozenset(row["id"] for row in self._judged if row["flagged"] == "1")
+        """Samples that the memorisation metric flagged in any space; empty unless export.without_suspects."""
+        return frozenset(row["id"] for row in self._evaluated if row["flagged"] == "1")
 
     @property
     def about_suspects(self) -> str:
-        """What became of flagged samples, for those who read the export without the study."""
+        """Whether flagged samples were left out, for readers of the export without the study."""
         if self.study.export.without_suspects:
             return f"{len(self.suspects)} samples that the study's memorisation metric flagged were left out."
         return (
-            "Samples that the study's memorisation metric flagged (flagged.tsv) were not left out; "
-            "export.without_suspects does that."
+            "Samples that the study's memorisation metric flagged (flagged.tsv) are included; "
+            "export.without_suspects leaves them out."
         )
 
     @cached_property
-    def _judged(self) -> list[dict[str, str]]:
+    def _evaluated(self) -> list[dict[str, str]]:
         if not self.study.export.without_suspects:
             return []
         if not self._nearest.is_file():
             raise FileNotFoundError(
-                f"{self._nearest} is not there, and export.without_suspects is true; make the metrics stage first"
+                f"{self._nearest}: not found, but export.without_suspects is true; run the metrics stage first"
             )
         return read_table(self._nearest, ("id", "flagged"))
 
@@ -158,22 +159,22 @@ class ModelSamples:
     def synthetic(self) -> Iterator[Case]:
         """The samples, z-bin by z-bin; only one z-bin is in memory.
 
-        Raises FileNotFoundError or DataError naming the file that is missing or does not fit.
+        Raises FileNotFoundError or DataError with the file that is missing or does not fit.
         """
         grid = canonical_affine(self.study.preprocess.grid, self.store.spacing_mm)
-        # A bin's centre counts every slice as [z, z + 1); a voxel's coordinate is that of its middle.
+        # A bin's centre counts each slice as [z, z + 1); a voxel's coordinate is that of its centre.
         heights = np.asarray(self.store.facts["bin_centres"]) - 0.5
         seen: set[str] = set()
-        judged = {row["id"] for row in self._judged}
+        evaluated = {row["id"] for row in self._evaluated}
         for z_bin in range(self.store.n_bins):
             stem = self.study.paths.samples_stem(self.variant, self.fold, z_bin)
             images, masks, rows = _read_bin(stem, self.store.size)
             for image, mask, row in zip(images, masks, rows, strict=True):
                 _check_row(row, stem, z_bin, self.fold, seen)
-                if self.study.export.without_suspects and row["id"] not in judged:
+                if self.study.export.without_suspects and row["id"] not in evaluated:
                     raise DataError(
-                        f"{self._nearest}: sample {row['id']!r} was not judged, and export.without_suspects is true; "
-                        "make the metrics stage again"
+                        f"{self._nearest}: no row for sample {row['id']!r}, but export.without_suspects is true; "
+                        "run the metrics stage again"
                     )
                 if row["id"] in self.suspects:
                     continue
@@ -193,7 +194,7 @@ class ModelSamples:
         return {}
 
     def _volume(self, participant: str) -> tuple[np.ndarray, str]:
-        """Affine of the participant's own volume, or of the grid about the origin where it is not there."""
+        """Affine of the participant's own volume; without the volume, of the grid about the origin."""
         if participant not in self._volumes:
             path = self.study.paths.volume(participant, "FLAIR")
             grid = tuple(self.study.preprocess.grid)
@@ -202,11 +203,13 @@ class ModelSamples:
                 if tuple(shape) != grid:
                     raise DataError(
                         f"{path}: shape {list(shape)}, but preprocess.grid is {list(grid)}; "
-                        "make the preprocess stage again"
+                        "run the preprocess stage again"
                     )
                 self._volumes[participant] = affine, "scanner"
             else:
-                print(f"{path} is not there: slices of {participant} lie about the origin", file=sys.stderr)
+                print(
+                    f"{path}: not found; slices of {participant} are placed about the origin", file=sys.stderr
+                )
                 self._volumes[participant] = canonical_affine(grid, self.store.spacing_mm), "aligned"
         return self._volumes[participant]
 
@@ -232,22 +235,22 @@ def _read_bin(stem: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray
 def _check_row(row: dict[str, str], stem: Path, z_bin: int, fold: int, seen: set[str]) -> None:
     where = f"{stem}.tsv: sample {row['id']!r}"
     if not FILE_NAME.fullmatch(row["id"]):
-        raise DataError(f"{where} cannot be a file name; letters, digits, '_', '.' and '-' are allowed")
+        raise DataError(f"{where} cannot be a file name; expected letters, digits and _ . - only")
     if row["id"] in seen:
-        raise DataError(f"{where} stands there twice, or in two z-bins")
+        raise DataError(f"{where} is a duplicate, or in two z-bins; generate it again")
     seen.add(row["id"])
     if int(row["z_bin"]) != z_bin:
-        raise DataError(f"{where} is of z-bin {row['z_bin']}, the file's name says {z_bin}")
+        raise DataError(f"{where}: expected z-bin {z_bin} of the file's name, found {row['z_bin']}")
     of_key = FOLD_OF_KEY.search(row["key"])
     if of_key and int(of_key[1]) != fold:
-        # Its model was trained on subjects that this fold tests on.
-        raise DataError(f"{where} is of fold {of_key[1]} (key {row['key']}), it lies in fold {fold}")
+        # Its model was trained on test subjects of this fold.
+        raise DataError(f"{where}: expected fold {fold} of its folder, found {of_key[1]} (key {row['key']})")
 
 
 def unique_names(cases: Sequence[str]) -> None:
-    """Raise DataError where two cases would share their files."""
+    """Raise DataError if two cases would have the same file name."""
     seen: set[str] = set()
     for name in cases:
         if name in seen:
-            raise DataError(f"two slices would be called {name}; rename that participant or sample")
+            raise DataError(f"duplicate file name {name}; rename that participant or sample")
         seen.add(name)

@@ -1,4 +1,4 @@
-"""The export of a study: every form that the configuration asks for, of every variant and fold."""
+"""The export of a study, for each variant, fold and format."""
 
 from collections.abc import Sequence
 
@@ -14,22 +14,22 @@ WRITERS = {"bids": bids.write, "nnunet": nnunet.write, "monai": monai.write, "pn
 def export_study(
     study: Study, variants: Sequence[str], folds: Sequence[int], formats: Sequence[Format] | None = None
 ) -> None:
-    """Write the export of these variants and folds below `export/`; what slimdiff exported there is replaced.
+    """Write the export of these variants and folds below `export/`; an earlier export there is replaced.
 
     formats: some of bids, nnunet, monai, png; None: `export.formats`.
-    Raises ValueError for an unknown name, and FileNotFoundError, FileExistsError or DataError naming the file.
+    Raises ValueError for an unknown name, and FileNotFoundError, FileExistsError or DataError with the file.
     """
     formats = study.export.formats if formats is None else formats
-    for name, given, known in (("variant", variants, study.variants), ("format", formats, WRITERS)):
-        for value in given:
-            if value not in known:
-                raise ValueError(f"no {name} {value!r}; there are {', '.join(known)}")
+    for kind, names, allowed in (("variant", variants, study.variants), ("format", formats, WRITERS)):
+        for name in names:
+            if name not in allowed:
+                raise ValueError(f"no {kind} {name!r}; expected one of {', '.join(allowed)}")
     for fold in folds:
         if not 0 <= fold < study.folds.k:
-            raise ValueError(f"no fold {fold}; there are 0 to {study.folds.k - 1}")
+            raise ValueError(f"no fold {fold}; expected 0 to {study.folds.k - 1}")
     store = SliceStore.open(study.paths.store)
     for variant in variants:
         for fold in folds:
-            cell = ModelSamples.open(study, variant, fold, store)
+            model = ModelSamples.open(study, variant, fold, store)
             for form in formats:
-                print(f"{form}: {WRITERS[form](cell)}", flush=True)
+                print(f"{form}: {WRITERS[form](model)}", flush=True)

@@ -1,6 +1,6 @@
-"""Folders that are whole or not there, and that replace only what an export wrote.
+"""Folders that are complete or absent, and replace only what an earlier export wrote.
 
-Each holds `.slimdiff-export.json`, the list of its own files. A folder with any other file in it is left alone.
+Each has `.slimdiff-export.json`, the list of its files. A folder with any other file is an error and is not changed.
 """
 
 import json
@@ -38,13 +38,13 @@ def folder_of(study: Study, form: str, variant: str, fold: int) -> Path:
 
 
 def split_file(study: Study, variant: str, fold: int) -> Path:
-    """nnU-Net's split, which it looks for beside its preprocessed data."""
+    """nnU-Net's split, which it reads beside its preprocessed data."""
     root = study.paths.export("nnunet", variant, fold) / "nnUNet_preprocessed"
     return root / nnunet_name(study, variant, fold) / "splits_final.json"
 
 
 def index_file(study: Study, form: str, variant: str, fold: int) -> Path:
-    """The file without which an export is not complete."""
+    """The index file of an export, which the workflow checks for."""
     return folder_of(study, form, variant, fold) / INDEX[form]
 
 
@@ -53,9 +53,9 @@ RECORD = ".slimdiff-export.json"
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder` that takes its place at the end, and is removed if anything raises.
+    """Yield an empty folder beside `folder` that replaces it at the end, and is removed if anything raises.
 
-    Raises FileExistsError where `folder` holds a file that no earlier export wrote.
+    Raises FileExistsError if `folder` has a file that no earlier export wrote.
     """
     folder = Path(folder)
     check_own(folder)
@@ -67,7 +67,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         files = sorted(str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file())
         record = {"made_by": f"slimdiff {slimdiff.__version__}", "files": files}
         write_text(draft / RECORD, json.dumps(record, indent=1) + "\n")
-        # Again, because writing takes its time.
+        # Again, because writing takes time.
         check_own(folder)
         _remove(folder)
         draft.rename(folder)
@@ -76,17 +76,17 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def check_own(folder: Path) -> None:
-    """Raise FileExistsError where `folder` is none, or holds a file that no earlier export wrote."""
+    """Raise FileExistsError if `folder` is a file, or has a file that no earlier export wrote."""
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise FileExistsError(f"{folder}: a file stands where the export makes a folder; move it away")
-    # Empty folders are no content: a workflow engine makes those of its outputs beforehand.
+        raise FileExistsError(f"{folder}: expected a folder, found a file; move it away")
+    # Empty folders do not count: Snakemake makes those of its outputs before the job.
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
     foreign = sorted(found - _written(folder))
     if foreign:
         raise FileExistsError(
-            f"{folder}: {len(foreign)} files in it are not the export's, the first is {foreign[0]}; "
+            f"{folder}: expected files of an earlier export only, found {len(foreign)} others, first {foreign[0]}; "
             "move them away, or remove the folder"
         )
 

@@ -5,7 +5,7 @@
     images/{case}.nii.gz         float32 (W, H, 1) in [-1, 1]
     labels/{case}.nii.gz         uint8 (W, H, 1), {0, 1}
 
-Synthetic slices stand under `training` only, and are those of this fold's own model.
+Synthetic slices are in `training` only, and come from this fold's own model.
 """
 
 import json
@@ -18,25 +18,27 @@ from slimdiff.export.folder import INDEX, folder_of, replacing_folder
 from slimdiff.files import write_text
 
 
-def write(cell: ModelSamples) -> Path:
+def write(model: ModelSamples) -> Path:
     """Write one variant and fold; returns its folder.
 
-    Raises FileExistsError, FileNotFoundError or DataError, naming the file.
+    Raises FileExistsError, FileNotFoundError or DataError with the file.
     """
-    folder = folder_of(cell.study, "monai", cell.variant, cell.fold)
+    folder = folder_of(model.study, "monai", model.variant, model.fold)
     with replacing_folder(folder) as draft:
         for name in ("images", "labels"):
             (draft / name).mkdir()
         entries = {
-            "training": [*_write_cases(draft, cell.real("train")), *_write_cases(draft, cell.synthetic())],
-            "validation": _write_cases(draft, cell.real("val")),
-            "test": _write_cases(draft, cell.real("test")),
+            "training": [*_write_cases(draft, model.real("train")), *_write_cases(draft, model.synthetic())],
+            "validation": _write_cases(draft, model.real("val")),
+            "test": _write_cases(draft, model.real("test")),
         }
         unique_names([entry["image"] for part in entries.values() for entry in part])
-        notice = cell.study.report.notice
+        notice = model.study.report.notice
         content = {
-            "name": f"{cell.study.study}, variant {cell.variant}, fold {cell.fold}",
-            "description": f"Real and synthetic FLAIR slices with lesion masks. {cell.about_suspects} {notice}".strip(),
+            "name": f"{model.study.study}, variant {model.variant}, fold {model.fold}",
+            "description": (
+                f"Real and synthetic FLAIR slices with lesion masks. {model.about_suspects} {notice}".strip()
+            ),
             "generated_by": f"slimdiff {slimdiff.__version__}",
             "modality": {"0": "FLAIR"},
             "labels": {"0": "background", "1": "lesion"},

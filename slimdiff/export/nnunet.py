@@ -29,37 +29,37 @@ README = """\
 Study {study}, variant {variant}, fold {fold}, written by slimdiff {version}.{notice}
 
 - imagesTr, labelsTr: {train} real slices of training subjects, {val} of validation subjects, {synthetic} synthetic
-  slices (`synth-…`) of the model that was trained on this fold. {suspects}
-- imagesTs, labelsTs: {test} real slices of the fold's test subjects. Neither that model nor nnU-Net trains on them.
-- splits_final.json (in nnUNet_preprocessed): one split; synthetic slices stand in `train` only.
+  slices (`synth-…`) of the model trained on this fold. {suspects}
+- imagesTs, labelsTs: {test} real slices of the fold's test subjects. Neither that model nor nnU-Net is trained on them.
+- splits_final.json (in nnUNet_preprocessed): one split; synthetic slices are in `train` only.
 {without_val}
-Go on in the folder that holds nnUNet_raw and nnUNet_preprocessed:
+Continue in the folder that has nnUNet_raw and nnUNet_preprocessed:
 
     export nnUNet_raw=$PWD/nnUNet_raw nnUNet_preprocessed=$PWD/nnUNet_preprocessed nnUNet_results=$PWD/nnUNet_results
     nnUNetv2_plan_and_preprocess -d {number} -c 2d --verify_dataset_integrity
     nnUNetv2_train {number} 2d 0
 
-The last 0 is the number of the split; there is no other.
+The last 0 is the number of the split, the only one.
 """
 
 WITHOUT_VAL = """\
-- This fold has no validation subjects, and nnU-Net wants some: `val` repeats the real training slices. Its numbers
-  tell how well these are fitted, nothing else; judge by imagesTs.
+- This fold has no validation subjects, which nnU-Net requires: `val` repeats the real training slices. Its scores only
+  measure the fit to the training data; evaluate on imagesTs.
 """
 
 
-def write(cell: ModelSamples) -> Path:
+def write(model: ModelSamples) -> Path:
     """Write one variant and fold; returns the raw dataset's folder.
 
-    Raises FileExistsError, FileNotFoundError or DataError, naming the file.
+    Raises FileExistsError, FileNotFoundError or DataError with the file.
     """
-    study, variant, fold = cell.study, cell.variant, cell.fold
+    study, variant, fold = model.study, model.variant, model.fold
     folder, split_path = folder_of(study, "nnunet", variant, fold), split_file(study, variant, fold)
     _check_split(split_path)
     with replacing_folder(folder) as draft:
-        parts = {split: _write_cases(draft, "Tr", cell.real(split)) for split in ("train", "val")}
-        synthetic = _write_cases(draft, "Tr", cell.synthetic())
-        test = _write_cases(draft, "Ts", cell.real("test"))
+        parts = {split: _write_cases(draft, "Tr", model.real(split)) for split in ("train", "val")}
+        synthetic = _write_cases(draft, "Tr", model.synthetic())
+        test = _write_cases(draft, "Ts", model.real("test"))
         unique_names([*parts["train"], *parts["val"], *synthetic, *test])
         split = {
             "train": sorted([*parts["train"], *synthetic]),
@@ -67,9 +67,9 @@ def write(cell: ModelSamples) -> Path:
             "generated_by": _maker(),
         }
         counts = {"train": len(parts["train"]), "val": len(parts["val"]), "test": len(test)}
-        write_text(draft / "README.md", _readme(cell, counts, len(synthetic)))
+        write_text(draft / "README.md", _readme(model, counts, len(synthetic)))
         write_text(
-            draft / INDEX["nnunet"], json.dumps(_dataset(cell, counts, len(synthetic)), indent=2) + "\n"
+            draft / INDEX["nnunet"], json.dumps(_dataset(model, counts, len(synthetic)), indent=2) + "\n"
         )
         write_text(split_path, json.dumps([split], indent=1) + "\n")
     return folder
@@ -86,33 +86,33 @@ def _write_cases(draft: Path, part: str, cases: Iterable[Case]) -> list[str]:
     return names
 
 
-def _dataset(cell: ModelSamples, counts: dict[str, int], synthetic: int) -> dict:
+def _dataset(model: ModelSamples, counts: dict[str, int], synthetic: int) -> dict:
     return {
         "channel_names": {"0": "FLAIR"},
         "labels": {"background": 0, "lesion": 1},
         "numTraining": counts["train"] + counts["val"] + synthetic,
         "file_ending": ENDING,
-        "name": nnunet_name(cell.study, cell.variant, cell.fold),
+        "name": nnunet_name(model.study, model.variant, model.fold),
         "description": (
             f"{counts['train']} training, {counts['val']} validation and {counts['test']} test slices, and {synthetic} "
-            f"synthetic slices for training only. {cell.study.report.notice}"
+            f"synthetic slices for training only. {model.study.report.notice}"
         ).strip(),
         "generated_by": _maker(),
     }
 
 
-def _readme(cell: ModelSamples, counts: dict[str, int], synthetic: int) -> str:
-    notice = cell.study.report.notice
+def _readme(model: ModelSamples, counts: dict[str, int], synthetic: int) -> str:
+    notice = model.study.report.notice
     return README.format(
-        name=nnunet_name(cell.study, cell.variant, cell.fold),
-        number=nnunet_id(cell.study, cell.variant, cell.fold),
-        study=cell.study.study,
-        variant=cell.variant,
-        fold=cell.fold,
+        name=nnunet_name(model.study, model.variant, model.fold),
+        number=nnunet_id(model.study, model.variant, model.fold),
+        study=model.study.study,
+        variant=model.variant,
+        fold=model.fold,
         version=slimdiff.__version__,
         notice=f" Notice: {notice}." if notice else "",
         synthetic=synthetic,
-        suspects=cell.about_suspects,
+        suspects=model.about_suspects,
         without_val="" if counts["val"] else WITHOUT_VAL,
         **counts,
     )
@@ -123,12 +123,12 @@ def _maker() -> str:
 
 
 def _check_split(path: Path) -> None:
-    """nnU-Net's own split, or somebody's, is not overwritten."""
+    """Raise FileExistsError if the split was not written by slimdiff."""
     if not path.is_file():
         return
     try:
-        ours = all(part["generated_by"].startswith("slimdiff ") for part in json.loads(path.read_text()))
+        own = all(part["generated_by"].startswith("slimdiff ") for part in json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError, AttributeError):
-        ours = False
-    if not ours:
-        raise FileExistsError(f"{path}: a split that slimdiff did not write; move it away")
+        own = False
+    if not own:
+        raise FileExistsError(f"{path}: expected a split that slimdiff wrote, found another; move it away")

@@ -1,8 +1,8 @@
-"""The synthetic pairs as grey PNG pictures, and a contact sheet of some of them.
+"""The synthetic pairs as grey PNG files, and a contact sheet of some of them.
 
     {sample}_image.png   uint8 (H, W): -1 becomes 0, 1 becomes 255
-    {sample}_mask.png    uint8 (H, W): 255 where there is lesion, else 0
-    sheet.png            z-bins from the highest down; samples without and with a lesion asked for
+    {sample}_mask.png    uint8 (H, W): 255 for lesion, else 0
+    sheet.png            z-bins from the highest down; samples of class control (left) and lesion (right)
 
 Rows run from anterior to posterior, columns from left to right.
 """
@@ -20,39 +20,39 @@ from slimdiff.png import write_png
 
 SHOWN_PER_CLASS = 5
 DPI = 130
-HEADINGS = ("asked for: no lesion", "asked for: lesion")
+HEADINGS = ("class: control", "class: lesion")
 
 
-def write(cell: ModelSamples) -> Path:
+def write(model: ModelSamples) -> Path:
     """Write one variant and fold's samples; returns their folder.
 
-    Raises FileExistsError, FileNotFoundError or DataError, naming the file.
+    Raises FileExistsError, FileNotFoundError or DataError with the file.
     """
-    folder = folder_of(cell.study, "png", cell.variant, cell.fold)
+    folder = folder_of(model.study, "png", model.variant, model.fold)
     shown: dict[tuple[int, int], list[Case]] = defaultdict(list)
     count = 0
     with replacing_folder(folder) as draft:
-        for case in cell.synthetic():
+        for case in model.synthetic():
             name = case.sample["id"]
             write_png(draft / f"{name}_image.png", to_uint8(case.image[None])[0])
             write_png(draft / f"{name}_mask.png", case.mask.astype(np.uint8) * 255)
-            # The first ones: every sample has noise of its own, so that they are drawn, not chosen.
+            # The first ones are a random choice, since each sample has its own noise.
             if len(shown[case.z_bin, case.label]) < SHOWN_PER_CLASS:
                 shown[case.z_bin, case.label].append(case)
             count += 1
         if not count:
-            raise DataError(f"{folder}: no sample is left to export; see export.without_suspects")
-        _contact_sheet(draft / INDEX["png"], cell, shown, count)
+            raise DataError(f"{folder}: no sample is left to export; set export.without_suspects: false")
+        _contact_sheet(draft / INDEX["png"], model, shown, count)
     return folder
 
 
 def _contact_sheet(
-    path: Path, cell: ModelSamples, shown: dict[tuple[int, int], list[Case]], count: int
+    path: Path, model: ModelSamples, shown: dict[tuple[int, int], list[Case]], count: int
 ) -> None:
     from slimdiff.report.slices import GAP, MARGIN, Page, pixel_in, spread_bins
     from slimdiff.report.style import QUIET, figure_style, save
 
-    size, store = cell.store.size, cell.store
+    size, store = model.store.size, model.store
     pixel = pixel_in(DPI, size)
     tile_h, tile_w = size[0] * pixel, size[1] * pixel
     bins = spread_bins(store.n_bins)[::-1]
@@ -66,11 +66,11 @@ def _contact_sheet(
             size,
             store.spacing_mm,
         )
-        title = f"Synthetic slices: {cell.variant}, fold {cell.fold}"
+        title = f"Synthetic slices: {model.variant}, fold {model.fold}"
         page.text(MARGIN, 0.08, title, 9, weight="bold")
         note = (
-            f"the first {SHOWN_PER_CLASS} of each z-bin and class, of {count} in all; mask outlined; no outline: "
-            "its mask is empty"
+            f"the first {SHOWN_PER_CLASS} of each z-bin and class, of {count} in total; the mask is outlined; no "
+            "outline: empty mask"
         )
         page.text(MARGIN, 0.28, note, 7, QUIET)
         for label, heading in enumerate(HEADINGS):
@@ -91,4 +91,4 @@ def _contact_sheet(
                     else:
                         page.blank(x, y, "no further\nsample" if found else "no such\nsample")
         page.orientation(left, top)
-        save(page.figure, path, cell.study.report.notice, DPI, cell.study.study)
+        save(page.figure, path, model.study.report.notice, DPI, model.study.study)

@@ -193,7 +193,7 @@ def _named_bins(values: Mapping) -> Iterator[tuple[str, str, range]]:
 def load_spec(path: str | Path) -> Spec:
     """Read a specification.
 
-    Raises ConfigError with one line a problem: `spec.json: samples[3].control: expected a valid integer, found 2.5`.
+    Raises ConfigError with one line a problem: `spec.json: samples[3].control: expected a whole number, found 2.5`.
     """
     return spec_from_values(load_object(Path(path)), Path(path))
 

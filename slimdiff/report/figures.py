@@ -19,6 +19,10 @@ from slimdiff.report.results import (
 from slimdiff.report.style import figure_style, save
 
 SHOWN_FOLD = 0
+COLUMNS_PER_BIN = 2
+"""Real and synthetic slices of each kind shown per z-bin."""
+NEAREST_PAIRS = 8
+"""Closest pairs of synthetic and training slice shown."""
 
 
 def draw_lesions(study: Study, variants: Sequence[str], folds: int) -> None:
@@ -65,7 +69,7 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
             tau = study.evaluation.tau
             title = f"Held-out and synthetic slices by z-bin: {variant}, fold {SHOWN_FOLD}"
             sheet = slices.real_and_synthetic(
-                store, held_out, samples[SHOWN_FOLD], report.columns_per_bin, report.dpi, tau, title
+                store, held_out, samples[SHOWN_FOLD], COLUMNS_PER_BIN, report.dpi, tau, title
             )
             write(sheet, f"samples_{variant}.png")
             write(
@@ -77,6 +81,6 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
             subjects = read_training_subjects(paths, variant, folds)
             own = rows[rows["variant"] == variant]
             sheet = nearest.nearest_sheet(
-                store, samples, neighbours, subjects, own, report.nearest_pairs, report.dpi, tau, title
+                store, samples, neighbours, subjects, own, NEAREST_PAIRS, report.dpi, tau, title
             )
             write(sheet, f"nearest_{variant}.png")

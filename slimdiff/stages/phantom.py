@@ -19,4 +19,4 @@ def run(study, options) -> None:
     from slimdiff.data.phantom.cohort import write_cohort
 
     phantom = study.data.phantom
-    write_cohort(study.paths.phantom, phantom.patients, phantom.controls, phantom.seed, phantom.voxel_mm)
+    write_cohort(study.paths.phantom, phantom.patients, phantom.controls, phantom.seed)

@@ -5,7 +5,7 @@ from pathlib import Path
 from slimdiff.config import StudyPaths
 
 FOLLOWS = "cache"
-NEEDS = ("priors",)
+NEEDS = ()
 WILDCARDS = ("fold",)
 
 
@@ -24,5 +24,5 @@ def run(study, options) -> None:
     for fold in options.runs:
         rows = store.rows_of(read_folds(study.paths.folds, fold)["train"])
         images = np.asarray(store.images[rows])
-        priors = z_bin_priors(images, store.z_bin[rows], store.n_bins, study.priors, store.spacing_mm)
+        priors = z_bin_priors(images, store.z_bin[rows], store.n_bins, store.spacing_mm)
         write_priors(study.paths.prior(fold), priors)

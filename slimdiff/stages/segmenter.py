@@ -9,7 +9,6 @@ NEEDS = (
     "utility.shares",
     "utility.channels",
     "utility.patch",
-    "utility.members",
     "utility.steps",
     "utility.batch_size",
     "utility.learning_rate",

@@ -11,6 +11,11 @@ FOLLOWS = "priors"
 NEEDS = ("model", "diffusion", "training")
 WILDCARDS = ("variant", "fold")
 
+VALIDATION_EXTRACTOR = "alexnet"
+"""Features of KID and memorisation ratio in validation rounds; without its weights a round has losses only."""
+PERCEPTUAL_NET = "vgg"
+"""Backbone of the perceptual loss (published code: vgg)."""
+
 
 def outputs(paths: StudyPaths, variant: str = "{variant}", fold: int | str = "{fold}") -> list[Path]:
     """The resume state is in `state/` beside them and is no output: Snakemake deletes outputs of a failed job."""
@@ -101,7 +106,7 @@ def _monitor(study, store, parts: dict[str, list[str]]):
             store,
             parts["train"],
             parts["val"],
-            settings.extractor,
+            VALIDATION_EXTRACTOR,
             device,
             cache,
             study.training.seed,
@@ -136,4 +141,4 @@ def _perceptual(study):
     from slimdiff.devices import pick_device
     from slimdiff.evaluation.metrics.lpips import perceptual_loss
 
-    return perceptual_loss(settings.net, pick_device(study.training.device))
+    return perceptual_loss(PERCEPTUAL_NET, pick_device(study.training.device))

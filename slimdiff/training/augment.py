@@ -5,6 +5,7 @@ slices is explained by the labels and does not show in samples.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -26,20 +27,42 @@ LABELS = (
 """Each in [-1, 1], as a share of its largest value; flip 0 or 1."""
 
 
+@dataclass(frozen=True)
+class Extents:
+    """Largest changes of a slice."""
+
+    rotation_deg: float = 8.0
+    """In-plane rotation, in degrees."""
+    scale: float = 0.08
+    """Change of size, as a share."""
+    shift_mm: float = 5.0
+    """Shift along each axis, in mm."""
+    log_gamma: float = 0.2
+    """|log gamma| of the image's grey values."""
+    bias: float = 0.2
+    """|log| amplitude of each of three smooth fields over the image."""
+
+
+EXTENTS = Extents()
+"""Our choice, without a measurement: about what heads differ by on one grid."""
+
+
 class Augment(nn.Module):
     """Flips, moves and re-shades the slices of a batch.
 
     Args:
-        config: how often and how much.
+        config: how often, and whether to flip.
         spacing_mm: side of a pixel.
+        largest: how much; None: `EXTENTS`.
     """
 
-    def __init__(self, config: AugmentationConfig, spacing_mm: float):
+    def __init__(self, config: AugmentationConfig, spacing_mm: float, largest: Extents | None = None):
         super().__init__()
-        self.config = config
+        self.config, self.largest = config, largest or EXTENTS
+        largest = self.largest
         self.spacing_mm = spacing_mm
-        extents = [config.flip, config.max_rotation_deg, config.max_scale]
-        extents += [config.max_shift_mm] * 2 + [config.max_log_gamma] + [config.max_bias] * 3
+        extents = [config.flip, largest.rotation_deg, largest.scale]
+        extents += [largest.shift_mm] * 2 + [largest.log_gamma] + [largest.bias] * 3
         # An extent of 0 switches a part off; its label is then 0 too.
         self.register_buffer("allowed", torch.tensor(extents, dtype=torch.float32) > 0, persistent=False)
 
@@ -80,11 +103,11 @@ class Augment(nn.Module):
 
     def _move(self, maps: Tensor, labels: Tensor) -> Tensor:
         """Flip, then rotate and scale about the centre, then shift; image bilinear, the rest again -1 or 1."""
-        config, (height, width) = self.config, maps.shape[2:]
+        largest, (height, width) = self.largest, maps.shape[2:]
         flip = 1 - 2 * labels[:, 0]
-        angle = labels[:, 1] * math.radians(config.max_rotation_deg)
-        scale = 1 + labels[:, 2] * config.max_scale
-        shift = labels[:, 3:5] * (config.max_shift_mm / self.spacing_mm)
+        angle = labels[:, 1] * math.radians(largest.rotation_deg)
+        scale = 1 + labels[:, 2] * largest.scale
+        shift = labels[:, 3:5] * (largest.shift_mm / self.spacing_mm)
         cos, sin = angle.cos() / scale, angle.sin() / scale
         # Where each output pixel comes from, in px about the centre: undo shift, scale and rotation, flip. The grid
         # counts in half sides.
@@ -100,13 +123,13 @@ class Augment(nn.Module):
 
     def _shade(self, image: Tensor, labels: Tensor) -> Tensor:
         """Gamma and a smooth multiplicative field on the grey values above the background."""
-        config, (height, width) = self.config, image.shape[2:]
+        largest, (height, width) = self.largest, image.shape[2:]
         grey = ((image + 1) / 2).clamp(0, 1)
-        gamma = (labels[:, 5] * config.max_log_gamma).exp().view(-1, 1, 1, 1)
+        gamma = (labels[:, 5] * largest.log_gamma).exp().view(-1, 1, 1, 1)
         x = torch.linspace(-1, 1, width, device=image.device)[None, :].expand(height, width)
         y = torch.linspace(-1, 1, height, device=image.device)[:, None].expand(height, width)
         fields = torch.stack([x, y, x**2 + y**2 - 2 / 3])
-        bias = torch.einsum("bk,khw->bhw", labels[:, 6:] * config.max_bias, fields)[:, None].exp()
+        bias = torch.einsum("bk,khw->bhw", labels[:, 6:] * largest.bias, fields)[:, None].exp()
         shaded = (grey.pow(gamma) * bias).clamp(max=1) * 2 - 1
         untouched = (labels[:, 5:] == 0).all(dim=1).view(-1, 1, 1, 1)
         return torch.where(untouched, image, shaded)

@@ -81,7 +81,7 @@ class Ema:
 
 
 # What a training learns does not depend on these, or up to rounding only.
-NOT_LEARNT = {"log_every", "save_every", "preview_every", "device", "accumulate", "compile", "slices_on"}
+NOT_LEARNT = {"log_every", "save_every", "preview_every", "device", "accumulate", "compile"}
 NOT_LEARNT |= {"tensorboard", "wandb_project", "snapshots"}
 
 

@@ -137,7 +137,7 @@ class TrainingSet:
         participants: whose.
         device: where batches are made.
         lesion_share: share of lesion slices that will be asked for.
-        where: `auto`, `device` or `disk` (`training.slices_on`).
+        where: `auto`, `device` or `disk`; `auto` is the device if the slices fit into half of its free memory.
     """
 
     def __init__(

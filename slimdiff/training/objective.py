@@ -22,6 +22,10 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Distance of images (B, 1, H, W) in [-1, 1] to others: (B,)."""
 
 
+PERCEPTUAL_BELOW = 0.5
+"""Share of T below which training times have the perceptual term (published code: 0.5)."""
+
+
 @dataclass(frozen=True)
 class NoiseDraw:
     """The random part of a step, or of a part of its batch."""
@@ -85,8 +89,7 @@ class Objective(nn.Module):
         if config.loss.perceptual.weight:
             if perceptual is None:
                 raise ValueError("diffusion.loss.perceptual: its distance was not given")
-            weight, below = config.loss.perceptual.weight, config.loss.perceptual.below
-            self.further["perceptual"] = (weight, below, perceptual)
+            self.further["perceptual"] = (config.loss.perceptual.weight, PERCEPTUAL_BELOW, perceptual)
         self.terms = ("image", "mask", *self.further)
         self.register_buffer(
             "below", torch.tensor([below for _, below, _ in self.further.values()]), persistent=False

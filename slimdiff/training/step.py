@@ -15,6 +15,9 @@ from slimdiff.training.augment import LABELS, Augment
 from slimdiff.training.data import Batch, TrainingSet, step_chances, step_generator
 from slimdiff.training.objective import NoiseDraw, Objective, losses_by_noise
 
+FINAL_LEARNING_RATE = 1e-6
+"""Learning rate at the end of the cosine (paper: 1e-6)."""
+
 
 class Preparation:
     """Everything random of a step, in a fixed order from the step's own streams.
@@ -85,12 +88,12 @@ class Preparation:
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to `final_learning_rate` at the last step (Loshchilov & Hutter 2017)."""
+    """Linear warm-up, then a cosine down to `FINAL_LEARNING_RATE` at the last step (Loshchilov & Hutter 2017)."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * share))
-    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
+    return FINAL_LEARNING_RATE + (config.learning_rate - FINAL_LEARNING_RATE) * cosine
 
 
 class Loss(nn.Module):

@@ -33,6 +33,11 @@ from slimdiff.training.outputs import Outputs
 from slimdiff.training.step import Loss, Preparation, learning_rate
 from slimdiff.training.validation import Judge, PreviewSampler, Validation, reason_to_stop
 
+WEIGHT_DECAY = 1e-4
+"""AdamW's weight decay of the network (paper: 1e-4)."""
+GRADIENT_CLIP = 1.0
+"""Largest norm of the gradient (paper: 1.0)."""
+
 
 class Trainer:
     """Trains one network; `run` begins or goes on from the state beside the model.
@@ -74,7 +79,7 @@ class Trainer:
                 f"training.accumulate {training.accumulate} want at least one slice each"
             )
         self.device = pick_device(training.device)
-        self.set = TrainingSet(store, participants, self.device, training.lesion_share, training.slices_on)
+        self.set = TrainingSet(store, participants, self.device, training.lesion_share, where="auto")
         if model.acquisition:
             self.set.check_acquisitions()
         torch.manual_seed(training.seed)
@@ -125,7 +130,7 @@ class Trainer:
         groups = [{"params": list(self.network.parameters())}]
         if self.objective.uncertainty is not None:
             groups.append({"params": list(self.objective.parameters()), "weight_decay": 0.0})
-        settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+        settings = {"lr": config.learning_rate, "weight_decay": WEIGHT_DECAY}
         return torch.optim.AdamW(groups, **settings, fused=self.device.type != "mps")
 
     @property
@@ -289,7 +294,7 @@ class Trainer:
                 return
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate(config, self.step)
-            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
+            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_CLIP)
             self.optimiser.step()
             for ema in self.emas:
                 ema.update(self.step)

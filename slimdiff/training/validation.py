@@ -30,6 +30,8 @@ from slimdiff.training.objective import NOISE_BINS, NOISE_COLUMNS, NoiseDraw, Ob
 
 EVALUATIONS = 15
 BINS = 6
+VALIDATION_SLICES = 256
+"""Most slices of the validation subjects whose losses a round averages."""
 
 
 class PreviewSampler:
@@ -149,7 +151,7 @@ class Validation:
         known = TrainingSet(store, participants, device, where="disk")
         chances = np.random.default_rng([config.seed, 2])
         order = chances.permutation(_known_to(known, acquisitions))
-        self.batches = self._fixed(known, order[: settings.slices], chances, acquisitions)
+        self.batches = self._fixed(known, order[:VALIDATION_SLICES], chances, acquisitions)
         # With the positions and classes of the validation slices, so that KID compares like with like.
         wanted = settings.samples if judge else 0
         drawn = chances.choice(order, wanted, replace=wanted > len(order))

@@ -1,4 +1,4 @@
-"""Configurations that cannot be meant: the file and the key are named, with what is allowed."""
+"""Invalid configurations: the error names the file and the key, and says what is allowed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ class Bad:
 
     content: bytes | str | dict[str, Any]
     """The file's content, or changes of the good study, dotted key: value."""
-    wanted: tuple[str, ...]
+    expected: tuple[str, ...]
     """Regular expressions, all of them in the message."""
     command: str = "participants"
 
@@ -20,15 +20,15 @@ class Bad:
 FILES = {
     "brackets that do not close": Bad("data: {source: bids", ("YAML", "line 1")),
     "a tab": Bad("data:\n\tsource: bids\n", ("YAML", "line 2", r"\\t")),
-    "an empty file": Bad("", ("mapping of sections",)),
-    "comments alone": Bad("# nothing yet\n", ("mapping of sections",)),
-    "a list": Bad("- study: a\n- study: b\n", ("mapping of sections", "list")),
+    "an empty file": Bad("", ("expected a mapping of sections", "empty")),
+    "comments alone": Bad("# nothing yet\n", ("expected a mapping of sections", "empty")),
+    "a list": Bad("- study: a\n- study: b\n", ("mapping of sections", "found a list")),
     "a word": Bad("bids\n", ("mapping of sections", "str")),
     "another encoding": Bad("report: {title: étude}\n".encode("latin-1"), ("UTF-8",)),
     "a picture": Bad(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", ("UTF-8|YAML",)),
-    "a section twice": Bad(
+    "a duplicate section": Bad(
         "quality: {max_spacing_mm: 7}\ndata: {source: bids, root: bids}\nfolds: {k: 2}\nfolds: {k: 3}\n",
-        ("folds", "twice"),
+        ("folds", "duplicate key"),
     ),
     "a Python object": Bad("study: !!python/object/apply:os.getcwd []\n", ("YAML", "python")),
     "a mapping that holds itself": Bad("variants: &a {base: *a}\n", ("itself|circular|recursive",)),
@@ -38,11 +38,11 @@ KEYS = {
     "unknown section": Bad({"qualty": {}}, ("qualty", r"did you mean quality\?")),
     "unknown key": Bad({"data.rot": "bids"}, (r"data\.rot", r"did you mean root\?")),
     "unknown key in a section's section": Bad(
-        {"preprocess.bias_field.shrnk": 2}, (r"preprocess\.bias_field\.shrnk", "did you mean shrink")
+        {"preprocess.brain.metod": "none"}, (r"preprocess\.brain\.metod", "did you mean method")
     ),
     "a word for a number": Bad({"preprocess.spacing_mm": "fine"}, (r"preprocess\.spacing_mm", '"fine"')),
     "true for a number": Bad({"preprocess.spacing_mm": True}, (r"preprocess\.spacing_mm", "number")),
-    "a number for a path": Bad({"data.root": 3}, (r"data\.root", "string", "found 3")),
+    "a number for a path": Bad({"data.root": 3}, (r"data\.root", "expected text", "found 3")),
     "NaN": Bad({"preprocess.spacing_mm": float("nan")}, (r"preprocess\.spacing_mm", "finite")),
     "infinity": Bad({"quality.max_spacing_mm": float("inf")}, (r"quality\.max_spacing_mm", "finite")),
     "negative spacing": Bad({"preprocess.spacing_mm": -1.25}, (r"preprocess\.spacing_mm", "-1.25", "than 0")),
@@ -95,28 +95,28 @@ KEYS = {
 
 # Each key is right by itself; what is wrong shows beside the data.
 DATA = {
-    "a folder that is not there": Bad({"data.root": "absent"}, (r"data\.root", "absent", "folder")),
-    "a file in the place of a folder": Bad(
-        {"data.root": "table.tsv"}, (r"data\.root", r"table\.tsv", "folder")
-    ),
+    "a folder that does not exist": Bad({"data.root": "absent"}, (r"data\.root", "absent", "folder")),
+    "a file instead of a folder": Bad({"data.root": "table.tsv"}, (r"data\.root", r"table\.tsv", "folder")),
     "an empty folder": Bad({"data.root": "empty"}, ("empty", "FLAIR", r"image_suffix")),
     "a suffix that no image has": Bad({"data.image_suffix": "T2star"}, ("bids", "T2star", "image_suffix")),
     "a suffix that no mask has": Bad({"data.mask_suffix": "lesion"}, ("lesion", "no .*mask")),
-    "a folder of masks that is not there": Bad({"data.mask_root": "absent"}, (r"data\.mask_root", "absent")),
+    "a folder of masks that does not exist": Bad(
+        {"data.mask_root": "absent"}, (r"data\.mask_root", "absent")
+    ),
     "entities that no image has": Bad({"data.entities": {"ses": "07"}}, (r"data\.entities|ses-07", "07")),
-    "a group that nobody is in": Bad({"data.groups": ["fdc"]}, (r"data\.groups", "'fdc'", "fcd, hc")),
+    "a group without participants": Bad({"data.groups": ["fdc"]}, (r"data\.groups", "'fdc'", "fcd, hc")),
     "a group of controls alone": Bad({"data.groups": ["hc"]}, ("no subject with a lesion mask",)),
-    "an excluded participant that is not there": Bad(
+    "an excluded participant that does not exist": Bad(
         {"data.exclude": {"sub-9": "motion"}}, (r"data\.exclude", "sub-9")
     ),
-    "everybody excluded": Bad(
+    "all participants excluded": Bad(
         {"data.exclude": {f"sub-{n:02d}": "motion" for n in range(1, 6)}}, ("no subject with a lesion mask",)
     ),
-    "accept of a participant that is not there": Bad(
+    "accept of a participant that does not exist": Bad(
         {"quality.accept": {"thick_slices": ["sub-9"]}}, (r"quality\.accept", "thick_slices", "sub-9")
     ),
     "more folds than patients": Bad({"folds.k": 4}, (r"folds\.k", "4 folds", "3 patients"), "kfold"),
-    "a test part that nobody is in": Bad(
+    "a test part without participants": Bad(
         {"folds.use_split": True}, (r"folds\.use_split", "split test"), "kfold"
     ),
     "a tissue share that no slice has": Bad(
@@ -134,14 +134,14 @@ def test_a_file_that_is_no_configuration_is_refused_by_name(case, place):
     bad = FILES[case]
     content = bad.content if isinstance(bad.content, bytes) else bad.content.encode()
     (place.folder / "study.yaml").write_bytes(content)
-    place.refuses(r"study\.yaml", *bad.wanted)
+    place.refuses(r"study\.yaml", *bad.expected)
 
 
 @pytest.mark.parametrize("case", KEYS)
-def test_a_key_that_cannot_be_meant_is_refused_with_what_is_allowed(case, place):
+def test_an_invalid_key_is_refused_with_what_is_allowed(case, place):
     bad = KEYS[case]
     place.configure(bad.content)
-    place.refuses(r"study\.yaml: ", *bad.wanted)
+    place.refuses(r"study\.yaml: ", *bad.expected)
 
 
 @pytest.mark.parametrize("case", DATA)
@@ -149,16 +149,16 @@ def test_a_configuration_that_does_not_fit_the_data_is_refused(case, place):
     bad = DATA[case]
     (place.folder / "empty").mkdir()
     place.configure(bad.content)
-    place.refuses(*bad.wanted, command=bad.command)
+    place.refuses(*bad.expected, command=bad.command)
 
 
-def test_a_folder_in_the_place_of_the_file_is_named(place):
+def test_a_folder_instead_of_the_file_is_named(place):
     (place.folder / "study.yaml").unlink()
     (place.folder / "study.yaml").mkdir()
     place.refuses(r"study\.yaml", "file")
 
 
-def test_a_file_that_is_not_there_is_named(place):
+def test_a_missing_file_is_named(place):
     (place.folder / "study.yaml").unlink()
     place.refuses(r"study\.yaml", "no such")
 

@@ -19,7 +19,7 @@ def test_byte_order_mark_is_skipped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "wanted"),
+    ("name", "content", "expected"),
     [
         ("a.yaml", "training: [1, 2\n", "YAML"),
         ("a.yaml", "training:\n\tsteps: 3\n", "YAML"),
@@ -29,16 +29,16 @@ def test_byte_order_mark_is_skipped(tmp_path):
         ("a.json", '{"preprocess": {"grid": [1, "a", 3]}}', "preprocess.grid[1]: "),
         ("a.yaml", "- a\n- b\n", "mapping"),
         ("a.yaml", "", "mapping"),
-        ("a.yaml", "study: 2020-01-01\n", "study"),
+        ("a.yaml", "preprocess: {spacing_mm: 2020-01-01}\n", "preprocess.spacing_mm"),
     ],
 )
-def test_unreadable_files_are_named(name, content, wanted, tmp_path):
+def test_unreadable_files_are_named(name, content, expected, tmp_path):
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(ConfigError) as caught:
         load_study(path)
     assert str(path) in str(caught.value)
-    assert wanted in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_a_file_in_another_encoding_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""The configuration refuses what cannot be meant, and says key, value and what is allowed."""
+"""An invalid configuration is an error that names key, value and what is allowed."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ def test_defaults_are_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "wanted"),
+    ("place", "value", "expected"),
     [
         ("trainning", {}, ("trainning", "training")),
         ("training.learning_rat", 1e-4, ("training.learning_rat", "learning_rate")),
@@ -53,9 +53,9 @@ def test_defaults_are_the_paper():
         ("variants.wide.model.chanels", [64], ("variants.wide.model.chanels", "channels")),
     ],
 )
-def test_unknown_keys_are_refused_with_the_nearest_known_one(place, value, wanted):
+def test_unknown_keys_are_refused_with_the_nearest_known_one(place, value, expected):
     message = refusal(changed(FITTING, place, value))
-    key, near = wanted
+    key, near = expected
     assert key in message
     assert f"did you mean {near}?" in message
 
@@ -119,14 +119,14 @@ def test_values_outside_their_range_are_refused(place, value):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "nan", "inf"])
 @pytest.mark.parametrize(
-    "place", ["training.learning_rate", "preprocess.spacing_mm", "slices.background_level"]
+    "place", ["training.learning_rate", "preprocess.spacing_mm", "slices.min_lesion_mm2"]
 )
 def test_numbers_are_finite(place, value):
     assert f"{place}:" in refusal(changed(FITTING, place, value))
 
 
 @pytest.mark.parametrize(
-    ("values", "wanted"),
+    ("values", "expected"),
     [
         (changed(FITTING, "slices.z_range", [5, 32]), ("slices.z_range", "32 slices", "0 to 31")),
         (changed(FITTING, "slices.z_range", [20, 5]), ("slices", "20, 5")),
@@ -215,14 +215,14 @@ def test_numbers_are_finite(place, value):
             ("training.accumulate is 5", "training.batch_size is 4"),
         ),
         (changed(FITTING, "utility.shares", [0.5, 0.333]), ("utility", "0.333", "whole number of percents")),
-        (changed(FITTING, "utility.shares", [0.5, 0.5]), ("utility", "twice")),
+        (changed(FITTING, "utility.shares", [0.5, 0.5]), ("utility", "duplicate share")),
         (changed(FITTING, "utility.channels", [16, 40]), ("utility.channels", "40", "16")),
         (changed(FITTING, "variants", {"real": {}}), ("variants.real", "another name")),
     ],
 )
-def test_impossible_combinations_are_refused(values, wanted):
+def test_impossible_combinations_are_refused(values, expected):
     message = refusal(values)
-    for part in wanted:
+    for part in expected:
         assert part in message
 
 
@@ -311,3 +311,43 @@ def test_acquisitions_are_checked_against_the_participants():
         with pytest.raises(ConfigError, match=r"variants\.b: model\.acquisition.*two"):
             check_acquisitions(study, known)
     check_acquisitions(study_from_mapping(FITTING), {"n/a"})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"study": "my study"},
+            'study: expected letters, digits and _ . - only, with a letter or digit first, found "my study"',
+        ),
+        (
+            {"data": {"entities": {"ses": 1}}},
+            'data.entities.ses: expected text, found 1; write it in quotes, as "1" or "01"',
+        ),
+        (
+            {"training": {"steps": "1e5"}},
+            'training.steps: expected a whole number, found "1e5" (write 100000)',
+        ),
+        (
+            {"training": {"steps": 1e5}},
+            "training.steps: expected a whole number, found 100000.0 (write 100000)",
+        ),
+        ({"training": {"steps": 2.5}}, "training.steps: expected a whole number, found 2.5"),
+        ({"folds": {"use_split": "yes"}}, 'folds.use_split: expected true or false, found "yes"'),
+        ({"training": 3}, "training: expected a mapping of keys, found 3"),
+        ({"training": {"ema_decay": 1}}, "training.ema_decay: expected a number less than 1, found 1"),
+        (
+            {"preprocess": {"grid": [250, 160, 160]}},
+            "preprocess.grid: slices of 250 x 160 px do not fit variant 'base': patch 1 and "
+            "4 levels require multiples of 8; "
+            "the next are 256 x 160",
+        ),
+    ],
+)
+def test_messages_say_what_to_write(values, message):
+    assert refusal(values) == f"config: {message}"
+
+
+def test_a_hyphen_is_allowed_in_names():
+    study = study_from_mapping(FITTING | {"study": "fcd-2024", "variants": {"p-2": {}}})
+    assert study.paths.root.name == "fcd-2024" and list(study.variants) == ["p-2"]

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from helpers.synthetic import ball, head, save_nifti
 
-from slimdiff.config.priors import PriorConfig
 from slimdiff.config.slices import SlicesConfig
+from slimdiff.data import priors as priors_module
 from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.priors import read_priors, write_priors, z_bin_priors
 from slimdiff.data.slices import axial, build_store, tissue_extent
 from slimdiff.data.store import SliceStore
+from slimdiff.data.volumes import foreground
 from slimdiff.data.zbins import bin_centres, z_bin
 
 CONFIG = SlicesConfig(z_range=(11, 20), n_bins=5, min_lesion_mm2=36.0, min_tissue=0.05)
@@ -256,7 +257,16 @@ def test_demo_constants_become_pixels(tmp_path):
     assert json.loads((store.folder / "store.json").read_text())["min_lesion_px"] == 3
 
 
-PRIOR = PriorConfig(sigma_mm=0.0, threshold=0.5, dilate_mm=0.0, low_bins=0, min_component_mm2=0.0)
+@pytest.fixture
+def prior_settings(monkeypatch):
+    """Replaces constants of the priors; at first all that changes what is thresholded is off."""
+
+    def put(**values):
+        for name, value in values.items():
+            monkeypatch.setattr(foreground if name.startswith("PRIOR_") else priors_module, name, value)
+
+    put(PRIOR_SIGMA_MM=0.0, THRESHOLD=0.5, DILATE_MM=0.0, LOW_BINS=0, PRIOR_MIN_COMPONENT_MM2=0.0)
+    return put
 
 
 def discs(radii, side=32):
@@ -264,23 +274,24 @@ def discs(radii, side=32):
     return np.stack([np.where(np.hypot(x, y) < r, 0.5, -1.0) for r in radii]).astype(np.float16)
 
 
-def test_prior_is_where_enough_slices_have_brain():
+def test_prior_is_where_enough_slices_have_brain(prior_settings):
     images = discs([4, 6, 8, 10, 12])
     bins = np.array([0, 0, 0, 0, 1])
-    priors = z_bin_priors(images, bins, 3, PRIOR, 1.0)
+    priors = z_bin_priors(images, bins, 3, 1.0)
     occupancy = (images[:4].astype(float) > 0).mean(axis=0)
     np.testing.assert_array_equal(priors[0], occupancy >= 0.5)
     np.testing.assert_array_equal(priors[1], images[4] > 0)
     np.testing.assert_array_equal(priors[2], priors[1])  # no slice: the nearest bin's
-    stricter = z_bin_priors(images, bins, 3, PRIOR.model_copy(update={"threshold": 0.8}), 1.0)
+    prior_settings(THRESHOLD=0.8)
+    stricter = z_bin_priors(images, bins, 3, 1.0)
     np.testing.assert_array_equal(stricter[0], occupancy >= 0.8)
 
 
-def test_prior_is_dilated_in_mm():
+def test_prior_is_dilated_in_mm(prior_settings):
     images = discs([6])
-    config = PRIOR.model_copy(update={"dilate_mm": 4.0})
-    plain = z_bin_priors(images, np.array([0]), 1, PRIOR, 2.0)[0]
-    grown = z_bin_priors(images, np.array([0]), 1, config, 2.0)[0]
+    plain = z_bin_priors(images, np.array([0]), 1, 2.0)[0]
+    prior_settings(DILATE_MM=4.0)
+    grown = z_bin_priors(images, np.array([0]), 1, 2.0)[0]
     wanted = plain.copy()
     for _ in range(2):  # 4 mm are 2 px of 2 mm; one cross-shaped step each
         step = wanted.copy()
@@ -292,16 +303,16 @@ def test_prior_is_dilated_in_mm():
     np.testing.assert_array_equal(grown, wanted)
 
 
-def test_prior_keeps_further_components_in_low_bins_only():
+def test_prior_keeps_further_components_in_low_bins_only(prior_settings):
     image = np.full((1, 32, 32), -1, np.float16)
     image[0, 2:12, 2:12] = 0.5  # 100 px
     image[0, 16:22, 16:22] = 0.5  # 36 px
     image[0, 26:29, 26:29] = 0.5  # 9 px: under a tenth
     image[0, 16:20, 2:6] = 0.5  # 16 px
     image[0, 5:7, 5:7] = -1  # a hole
-    config = PRIOR.model_copy(update={"low_bins": 1})
+    prior_settings(LOW_BINS=1)
     bins = np.array([0, 1])
-    low, high = z_bin_priors(np.repeat(image, 2, axis=0), bins, 2, config, 1.0)
+    low, high = z_bin_priors(np.repeat(image, 2, axis=0), bins, 2, 1.0)
     filled = image[0] > 0
     filled[5:7, 5:7] = True
     only_first = filled.copy()
@@ -310,16 +321,16 @@ def test_prior_keeps_further_components_in_low_bins_only():
     np.testing.assert_array_equal(high, only_first)
     filled[26:29, 26:29] = False
     np.testing.assert_array_equal(low, filled)
-    tiny = config.model_copy(update={"min_component_mm2": 150.0})
-    assert not z_bin_priors(image, np.array([0]), 1, tiny, 1.0).any()
-    assert z_bin_priors(image, np.array([0]), 1, tiny, 1.5).any()  # 96 px of 2.25 mm2
+    prior_settings(PRIOR_MIN_COMPONENT_MM2=150.0)
+    assert not z_bin_priors(image, np.array([0]), 1, 1.0).any()
+    assert z_bin_priors(image, np.array([0]), 1, 1.5).any()  # 96 px of 2.25 mm2
 
 
-def test_prior_ignores_intensity_scale():
+def test_prior_ignores_intensity_scale(prior_settings):
     images = discs([5, 9, 9])
     bins = np.array([0, 0, 0])
-    one = z_bin_priors(images, bins, 1, PRIOR, 1.0)
-    two = z_bin_priors(images * np.float16(0.5), bins, 1, PRIOR, 1.0)
+    one = z_bin_priors(images, bins, 1, 1.0)
+    two = z_bin_priors(images * np.float16(0.5), bins, 1, 1.0)
     np.testing.assert_array_equal(one, two)
 
 
@@ -332,15 +343,15 @@ def test_priors_of_a_fold_see_training_slices_only(prepared, store):
     assert command(["--config", config_of("priors", prepared), "--fold", "0"]) == 0
     found = read_priors(prepared.paths.prior(0))
     train = store.rows_of(read_folds(prepared.paths.folds, 0)["train"])
-    wanted = z_bin_priors(np.asarray(store.images)[train], store.z_bin[train], 3, prepared.priors, 6.0)
+    wanted = z_bin_priors(np.asarray(store.images)[train], store.z_bin[train], 3, 6.0)
     np.testing.assert_array_equal(found, wanted)
     assert 0.1 < found.mean() < 0.9
     everything = np.array(store.images)
     held_out = np.setdiff1d(np.arange(len(store)), train)
     everything[held_out] = 1 - 2 * (np.indices((32, 32)).sum(0) < 20)
-    changed = z_bin_priors(everything[train], store.z_bin[train], 3, prepared.priors, 6.0)
+    changed = z_bin_priors(everything[train], store.z_bin[train], 3, 6.0)
     np.testing.assert_array_equal(changed, found)
-    leaky = z_bin_priors(everything, store.z_bin, 3, prepared.priors, 6.0)
+    leaky = z_bin_priors(everything, store.z_bin, 3, 6.0)
     assert (leaky != found).any()
 
 

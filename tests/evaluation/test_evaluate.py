@@ -22,7 +22,7 @@ def cell_of(prepared, store, alexnet, tmp_path_factory):
     """A function (rows of the store, noise sd) -> evaluated cell whose samples are those slices."""
     parts = read_folds(prepared.paths.folds, 0)
     test, train = store.rows_of(parts["test"]), store.rows_of(parts["train"])
-    config = prepared.evaluation.model_copy(update={"bootstrap": 50, "subsets": 10, "lpips_pairs": 20})
+    config = prepared.evaluation.model_copy(update={"bootstrap": 50, "lpips_pairs": 20})
     cache = FeatureCache(tmp_path_factory.mktemp("features"))
 
     def build(source: str, noise: float = 0.0, order=None) -> FoldEvaluation:

@@ -72,7 +72,7 @@ def test_two_samples_with_one_label_are_refused(study, opened):
     path.write_text(
         path.read_text().replace("zbin-00_class-0_replica-0_00001", "zbin-00-class-0-replica-0-00000")
     )
-    with pytest.raises(ValueError, match="two slices would be called sub-zbin00class0replica000000"):
+    with pytest.raises(ValueError, match="duplicate file name sub-zbin00class0replica000000"):
         bids.write(opened(study, 0))
     assert not study.paths.export("bids", "base", 0).exists()
 

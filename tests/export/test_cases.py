@@ -48,7 +48,7 @@ def test_suspects_of_any_space_are_left_out_on_request(study, opened, configured
     flagged = {"alexnet": "zbin-00_class-0_replica-0_00000", "pixels": "zbin-01_class-1_replica-0_00001"}
     asked = opened(configured(study, without_suspects=True), 0)
     with pytest.raises(
-        FileNotFoundError, match=r"nearest.tsv is not there, and export.without_suspects is true"
+        FileNotFoundError, match=r"nearest.tsv: not found, but export.without_suspects is true"
     ):
         list(asked.synthetic())
     rows = [
@@ -62,12 +62,12 @@ def test_suspects_of_any_space_are_left_out_on_request(study, opened, configured
     assert everything - set(left) == {f"synth-{name}" for name in flagged.values()}
 
 
-def test_a_slice_without_its_volume_lies_about_the_origin_and_is_named(study, opened, capsys):
+def test_a_slice_without_its_volume_is_placed_about_the_origin_and_named(study, opened, capsys):
     study.paths.volume("sub-3", "FLAIR").unlink()
     cases = list(opened(study, 0).real("val"))
     assert {case.space for case in cases} == {"aligned"}
     assert (cases[0].affine @ (0, 0, 0, 1))[:3] == pytest.approx([-9, -11, -4])
-    assert capsys.readouterr().err.count("sub-3_FLAIR.nii.gz is not there") == 1
+    assert capsys.readouterr().err.count("sub-3_FLAIR.nii.gz: not found") == 1
 
 
 def edit_manifest(study, number: int, values: dict) -> None:
@@ -80,10 +80,10 @@ def edit_manifest(study, number: int, values: dict) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"key": "seed=0/fold=1/zbin=1"}, r"zbin-01.tsv: sample .* is of fold 1 .* it lies in fold 0"),
-        ({"id": "zbin-00_class-0_replica-0_00000"}, "stands there twice"),
+        ({"key": "seed=0/fold=1/zbin=1"}, r"zbin-01.tsv: sample .*: expected fold 0 of its folder, found 1"),
+        ({"id": "zbin-00_class-0_replica-0_00000"}, "is a duplicate"),
         ({"id": "../x"}, "cannot be a file name"),
-        ({"z_bin": 2}, "is of z-bin 2, the file's name says 1"),
+        ({"z_bin": 2}, "expected z-bin 1 of the file's name, found 2"),
     ],
 )
 def test_a_sample_that_does_not_belong_there_is_refused(study, opened, values, words):

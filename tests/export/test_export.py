@@ -34,9 +34,9 @@ def test_only_what_is_asked_for_is_written(study, configured):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((["none"], [0]), "no variant 'none'; there are base, other"),
-        ((["base"], [2]), "no fold 2; there are 0 to 1"),
-        ((["base"], [0], ["dicom"]), "no format 'dicom'; there are bids, nnunet, monai, png"),
+        ((["none"], [0]), "no variant 'none'; expected one of base, other"),
+        ((["base"], [2]), "no fold 2; expected 0 to 1"),
+        ((["base"], [0], ["dicom"]), "no format 'dicom'; expected one of bids, nnunet, monai, png"),
     ],
 )
 def test_unknown_names_are_refused(study, arguments, words):
@@ -93,7 +93,7 @@ def test_the_rule_gives_the_command_all_it_needs(study):
 
 @pytest.mark.parametrize(
     ("formats", "words"),
-    [([], "at least 1 item"), (["dicom"], "dicom"), (["png", "png"], "stands there twice")],
+    [([], "at least 1 item"), (["dicom"], "dicom"), (["png", "png"], "duplicate format")],
 )
 def test_impossible_formats_stop_with_the_study(formats, words):
     with pytest.raises(ValueError, match=words):

@@ -26,7 +26,7 @@ def test_a_second_export_replaces_the_first(tmp_path):
 def test_a_file_of_somebody_else_is_named_and_nothing_is_touched(tmp_path):
     make(tmp_path / "x", "a/1")
     (tmp_path / "x" / "a" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"the first is a/notes.txt; move them away"):
+    with pytest.raises(FileExistsError, match=r"found . others, first a/notes.txt; move them away"):
         make(tmp_path / "x", "a/2")
     assert files(tmp_path / "x") == {"a/1", "a/notes.txt"}
 
@@ -34,10 +34,10 @@ def test_a_file_of_somebody_else_is_named_and_nothing_is_touched(tmp_path):
 def test_a_folder_that_no_export_wrote_is_refused(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "index").write_text("mine")
-    with pytest.raises(FileExistsError, match="not the export's"):
+    with pytest.raises(FileExistsError, match="earlier export only, found . others"):
         make(tmp_path / "x", "index")
     (tmp_path / "y").write_text("a file")
-    with pytest.raises(FileExistsError, match="y: a file stands"):
+    with pytest.raises(FileExistsError, match="y: expected a folder, found a file"):
         make(tmp_path / "y", "index")
 
 

@@ -61,7 +61,9 @@ def test_numbers_count_over_the_whole_study(study):
 
 
 def test_numbers_above_999_are_refused_with_the_study():
-    with pytest.raises(ConfigError, match=r"export.nnunet_first_id: 3 datasets from 998 on .* at most 997"):
+    with pytest.raises(
+        ConfigError, match=r"export.nnunet_first_id: 3 datasets from 998 on .* set it to 997 or less"
+    ):
         study_from_mapping({"export": {"nnunet_first_id": 998}})
 
 
@@ -77,7 +79,9 @@ def test_a_split_of_somebody_else_is_not_overwritten(cell):
     path = split_file(cell.study, "base", 0)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
-    with pytest.raises(FileExistsError, match=r"splits_final.json: a split that slimdiff did not write"):
+    with pytest.raises(
+        FileExistsError, match=r"splits_final.json: expected a split that slimdiff wrote, found another"
+    ):
         nnunet.write(cell)
     assert "slimdiff" not in path.read_text()
 

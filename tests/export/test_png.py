@@ -30,6 +30,6 @@ def test_the_sheet_outlines_masks_only_where_there_are_some(study, opened, confi
 
 def test_nothing_left_to_show_is_an_error(cell):
     cell.__dict__["suspects"] = frozenset(case.sample["id"] for case in cell.synthetic())
-    with pytest.raises(ValueError, match=r"no sample is left to export; see export.without_suspects"):
+    with pytest.raises(ValueError, match=r"no sample is left to export; set export.without_suspects: false"):
         png.write(cell)
     assert not cell.study.paths.export("png", "base", 0).exists()

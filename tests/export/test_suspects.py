@@ -95,7 +95,7 @@ def test_the_export_says_whether_suspects_were_left_out(study, opened, configure
     judge(study)
     WRITERS[form](opened(study, 0))
     path = folder_of(study, form, "base", 0) / file
-    assert "export.without_suspects does that" in path.read_text()
+    assert "export.without_suspects leaves them out" in path.read_text()
     WRITERS[form](opened(configured(study, without_suspects=True), 0))
     assert "3 samples that the study's memorisation metric flagged were left out" in path.read_text()
     assert "{" not in path.read_text() or file.endswith(".json")
@@ -103,14 +103,12 @@ def test_the_export_says_whether_suspects_were_left_out(study, opened, configure
 
 def test_a_sample_that_was_never_judged_is_not_taken_for_a_clear_one(study, opened, configured):
     judge(study, leave_out=("zbin-01_class-0_replica-0_00001",))
-    with pytest.raises(
-        ValueError, match=r"nearest.tsv: sample 'zbin-01_class-0_replica-0_00001' was not judged"
-    ):
+    with pytest.raises(ValueError, match=r"nearest.tsv: no row for sample 'zbin-01_class-0_replica-0_00001'"):
         WRITERS["bids"](opened(configured(study, without_suspects=True), 0))
     WRITERS["bids"](opened(study, 0))
 
 
-def test_where_nobody_is_flagged_everybody_is_exported(study, opened, configured):
+def test_without_flagged_samples_all_samples_are_exported(study, opened, configured):
     everything = judge(study, flagged={})
     WRITERS["png"](opened(configured(study, without_suspects=True), 0))
     assert png_ids(study) == everything

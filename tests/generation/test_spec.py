@@ -127,11 +127,11 @@ def places(lines: list[str]) -> list[str]:
 
 
 REQUIRED = "this key is required, but missing"
-WHOLE = "expected a valid integer"
+WHOLE = "expected a whole number"
 ITEM = 'expected a z-bin from 0 to 9999 or a rising range such as "0-9", found '
 ZBINS = 'expected "all", a rising range such as "0-9", or a list of z-bins and ranges, found '
 PATH = "expected a path that begins with neither a space nor ~, which is not expanded here, found "
-OBJECT = "expected a valid dictionary or instance of "
+OBJECT = "expected a mapping of keys"
 NO_COUNT = "expected at least one count above 0, found none"
 FORM = 'expected "detailed" or "compact", found '
 
@@ -164,19 +164,19 @@ BAD = {
     "number as text": (first(lesion="3"), "samples[0].lesion", f'{WHOLE}, found "3"'),
     "true as a count": (first(lesion=True), "samples[0].lesion", f"{WHOLE}, found true"),
     "null as a count": (first(lesion=None), "samples[0].lesion", f"{WHOLE}, found null"),
-    "negative count": (first(control=-1), "samples[0].control", "greater than or equal to 0, found -1"),
-    "count too large": (first(control=1_000_001), "samples[0].control", "equal to 1000000, found 1000001"),
+    "negative count": (first(control=-1), "samples[0].control", "expected a number of at least 0, found -1"),
+    "count too large": (first(control=1_000_001), "samples[0].control", "at most 1000000, found 1000001"),
     "no count": (samples({"zbin": 0, "control": 1}), "samples[0].lesion", REQUIRED),
     "no z-bin": (samples(COUNTS), "samples[0].zbin", REQUIRED),
     "negative z-bin": (first(zbin=-1), "samples[0].zbin", "found -1"),
-    "z-bin too large": (first(zbin=10_000), "samples[0].zbin", "less than or equal to 9999, found 10000"),
+    "z-bin too large": (first(zbin=10_000), "samples[0].zbin", "at most 9999, found 10000"),
     "z-bin as text": (first(zbin="1"), "samples[0].zbin", 'found "1"'),
     "z-bin true": (first(zbin=True), "samples[0].zbin", "found true"),
     "z-bin all": (first(zbin="all"), "samples[0].zbin", 'found "all"'),
     "empty samples": (samples(), "samples", "at least 1 item"),
-    "samples as an object": (detailed(samples={"0": 1}), "samples", 'expected a valid list, found {"0": 1}'),
-    "entry is a number": (samples(7), "samples[0]", f"{OBJECT}BinCounts, found 7"),
-    "defaults is a list": (compact(defaults=[]), "defaults", f"{OBJECT}Defaults, found []"),
+    "samples as an object": (detailed(samples={"0": 1}), "samples", 'expected a list, found {"0": 1}'),
+    "entry is a number": (samples(7), "samples[0]", f"{OBJECT}, found 7"),
+    "defaults is a list": (compact(defaults=[]), "defaults", f"{OBJECT}, found []"),
     "open range": (zbins("3-"), "defaults.zbins", f'{ZBINS}"3-"'),
     "range of letters": (zbins("a-b"), "defaults.zbins", f'{ZBINS}"a-b"'),
     "range with spaces": (zbins(["0 - 3"]), "defaults.zbins[0]", f'{ITEM}"0 - 3"'),
@@ -192,8 +192,8 @@ BAD = {
         "overrides[0].control",
         REQUIRED,
     ),
-    "overrides as an object": (compact(overrides={}), "overrides", "expected a valid list, found {}"),
-    "null overrides": (compact(overrides=None), "overrides", "expected a valid list, found null"),
+    "overrides as an object": (compact(overrides={}), "overrides", "expected a list, found {}"),
+    "null overrides": (compact(overrides=None), "overrides", "expected a list, found null"),
     "empty path": (detailed(checkpoint_path=""), "checkpoint_path", f'{PATH}""'),
     "path of a number": (detailed(output_dir=3), "output_dir", f"{PATH}3"),
     "home of the shell": (detailed(output_dir="~/x"), "output_dir", f'{PATH}"~/x"'),
@@ -201,12 +201,16 @@ BAD = {
     "null config": (detailed(config_path=None), "config_path", f"{PATH}null"),
     "seed as text": (detailed(seed="42"), "seed", f'{WHOLE}, found "42"'),
     "negative seed": (detailed(seed=-1), "seed", "found -1"),
-    "seed too large": (detailed(seed=2**32), "seed", "expected less than 4294967296, found 4294967296"),
+    "seed too large": (
+        detailed(seed=2**32),
+        "seed",
+        "expected a number less than 4294967296, found 4294967296",
+    ),
     "null seed": (detailed(seed=None), "seed", "found null"),
     "wrong device": (detailed(device="cuda:0"), "device", "expected 'auto', 'cpu', 'cuda' or 'mps', found"),
     "no replica": (detailed(replicas=0), "replicas", "found 0"),
-    "too many replicas": (detailed(replicas=1001), "replicas", "less than or equal to 1000, found 1001"),
-    "schema of a number": (detailed(**{"$schema": 1}), "$schema", "expected a valid string, found 1"),
+    "too many replicas": (detailed(replicas=1001), "replicas", "at most 1000, found 1001"),
+    "schema of a number": (detailed(**{"$schema": 1}), "$schema", "expected text, found 1"),
 }
 # For a schema 2.0 is a whole number, and it compares no entries.
 BEYOND_THE_SCHEMA = {
@@ -589,13 +593,13 @@ def test_a_device_that_the_machine_lacks_is_found_before_drawing(
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (line,) = refused(detailed(device="cuda"), here, **option)
-    assert line.startswith("device: device cuda: this machine has none")
+    assert line.startswith("device: device cuda: not found on this machine")
     assert places(refused(detailed(device="cuda", config_path="absent.yaml"), here)) == [
         "config_path",
         "device",
     ]
     (line,) = refused(detailed(config_path=study(generation={"device": "cuda"})), here, **option)
-    assert line.startswith("config_path: device cuda: this machine has none")
+    assert line.startswith("config_path: device cuda: not found on this machine")
 
 
 def test_f7_the_command_reports_on_standard_error_and_exits_2(checkpoint, here, capsys):

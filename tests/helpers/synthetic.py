@@ -70,7 +70,6 @@ def study_mapping(bids_root: Path, results: Path) -> dict:
             "min_lesion_mm2": 72.0,
         },
         "folds": {"k": 2},
-        "priors": {"min_component_mm2": 36.0, "sigma_mm": 3.0, "dilate_mm": 6.0},
         "model": {
             "channels": [16, 32],
             "res_blocks": 1,

@@ -18,6 +18,7 @@ from slimdiff.data.participants import Participant, write_participants
 from slimdiff.data.store import SliceStore
 from slimdiff.files import write_table
 
+BACKGROUND = -0.9
 SOME = settings(deadline=None, derandomize=True, max_examples=120)
 
 
@@ -53,7 +54,6 @@ def settings_of_slices(draw, depth: int) -> dict:
     return {
         "z_range": draw(st.sampled_from(["auto", [first, last]])),
         "n_bins": draw(st.integers(1, min(3, last - first + 1))),
-        "background_level": draw(st.sampled_from([-0.95, -0.85])),
         # Two decimals, so that shares that are exactly the wanted one are met.
         "min_tissue": draw(st.sampled_from([0.0, 0.05, 0.1, 0.25, 0.5])),
         "min_lesion_mm2": float(draw(st.sampled_from([0, 0, 4, 12]))),
@@ -72,7 +72,7 @@ def wanted_slices(subjects: dict[str, Subject], config: dict, extent: tuple[int,
                 [np.float16(subject.image[x, height - 1 - y, z]) for x in range(width)] for y in range(height)
             ]
             mask = [[int(subject.lesion[x, height - 1 - y, z]) for x in range(width)] for y in range(height)]
-            tissue = sum(float(value) > config["background_level"] for row in image for value in row)
+            tissue = sum(float(value) > BACKGROUND for row in image for value in row)
             lesion_px = sum(map(sum, mask))
             if Fraction(tissue, width * height) < Fraction(str(config["min_tissue"])):
                 bare += 1
@@ -91,10 +91,7 @@ def wanted_extent(subjects: dict[str, Subject], training: list[str], config: dic
     for name in training:
         width, height, depth = subjects[name].image.shape
         for z in range(depth):
-            tissue = sum(
-                float(np.float16(v)) > config["background_level"]
-                for v in subjects[name].image[:, :, z].ravel()
-            )
+            tissue = sum(float(np.float16(v)) > BACKGROUND for v in subjects[name].image[:, :, z].ravel())
             if Fraction(tissue, width * height) >= Fraction(str(config["min_tissue"])):
                 full.append(z)
     return (min(full), max(full)) if full else None

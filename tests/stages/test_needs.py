@@ -110,7 +110,6 @@ def stages_of_a_change(section: str, change: dict, base: dict | None = None) -> 
         ("preprocess", {"percentiles": [1.0, 99.0]}, {"preprocess", "export"}),
         ("slices", {"min_tissue": 0.1}, {"cache"}),
         ("folds", {"seed": 4}, {"kfold"}),
-        ("priors", {"threshold": 0.3}, {"priors"}),
         ("model", {"res_blocks": 1}, {"train"}),
         ("diffusion", {"prediction": "v"}, {"train"}),
         ("training", {"steps": 7}, {"train"}),

@@ -17,12 +17,14 @@ from slimdiff.diffusion.samplers import dpmpp_2m
 from slimdiff.diffusion.schedule import make_schedule, sampling_sigmas
 from slimdiff.model.checkpoint import load_model
 from slimdiff.model.conditioning import Condition
-from slimdiff.training.augment import LABELS, Augment
+from slimdiff.training import augment as augment_module
+from slimdiff.training.augment import LABELS, Augment, Extents
 from slimdiff.training.data import step_generator
 from slimdiff.training.trainer import Trainer
 
 HEIGHT, WIDTH = 20, 26
-STRONG = AugmentationConfig(probability=0.5, max_rotation_deg=30, max_scale=0.3, max_shift_mm=6)
+HALF = AugmentationConfig(probability=0.5)
+STRONG = Extents(rotation_deg=30, scale=0.3, shift_mm=6)
 
 
 def pairs(count=4, seed=0):
@@ -47,19 +49,19 @@ def labels_of(count=4, **values):
 
 def test_untouched_samples_keep_every_bit():
     x0, prior = pairs(), pairs(seed=1)[:, 1:]
-    found, labels, moved = Augment(STRONG, 3.0).apply(x0, labels_of(), prior)
+    found, labels, moved = Augment(HALF, 3.0, STRONG).apply(x0, labels_of(), prior)
     assert torch.equal(found, x0) and torch.equal(moved, prior) and not labels.any()
 
 
 def test_a_flip_exchanges_left_and_right():
     x0 = pairs()
-    found, _, _ = Augment(STRONG, 3.0).apply(x0, labels_of(flip=1))
+    found, _, _ = Augment(HALF, 3.0, STRONG).apply(x0, labels_of(flip=1))
     torch.testing.assert_close(found, x0.flip(3), rtol=0, atol=1e-5)
 
 
 def test_a_shift_of_whole_pixels_moves_right_and_down_and_lets_background_in():
     x0 = pairs()
-    found, _, _ = Augment(STRONG, 3.0).apply(x0, labels_of(shift_x=1.0, shift_y=-0.5))
+    found, _, _ = Augment(HALF, 3.0, STRONG).apply(x0, labels_of(shift_x=1.0, shift_y=-0.5))
     wanted = torch.full_like(x0, -1)
     wanted[:, :, :-1, 2:] = x0[:, :, 1:, :-2]
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
@@ -78,7 +80,7 @@ def test_a_shift_of_whole_pixels_moves_right_and_down_and_lets_background_in():
 )
 def test_a_move_is_scipy_s_affine_transform(values):
     x0, prior = pairs(), pairs(seed=1)[:, 1:]
-    found, _, moved = Augment(STRONG, 3.0).apply(x0, labels_of(**values), prior)
+    found, _, moved = Augment(HALF, 3.0, STRONG).apply(x0, labels_of(**values), prior)
     told = {**dict.fromkeys(LABELS, 0.0), **values}
     angle, size = math.radians(30 * told["rotation"]), 1 + 0.3 * told["scale"]
     # Forward in (column, row) about the centre: flip, then rotate and scale, then shift.
@@ -100,7 +102,7 @@ def test_a_move_is_scipy_s_affine_transform(values):
 
 
 def test_masks_and_priors_stay_binary_and_images_in_range():
-    augment = Augment(STRONG, 3.0)
+    augment = Augment(HALF, 3.0, STRONG)
     x0, prior = pairs(64), pairs(64, seed=1)[:, 1:]
     labels = augment.draw(64, step_generator(0, 0, CPU))
     found, _, moved = augment.apply(x0, labels, prior)
@@ -109,9 +111,9 @@ def test_masks_and_priors_stay_binary_and_images_in_range():
 
 
 def test_shading_is_gamma_and_a_smooth_field_on_the_image_alone():
-    config = AugmentationConfig(probability=1, max_log_gamma=0.4, max_bias=0.3)
     x0 = pairs()
-    found, _, _ = Augment(config, 3.0).apply(x0, labels_of(gamma=-0.5, bias_x=1.0, bias_radial=0.2))
+    augment = Augment(AugmentationConfig(probability=1), 3.0, Extents(log_gamma=0.4, bias=0.3))
+    found, _, _ = augment.apply(x0, labels_of(gamma=-0.5, bias_x=1.0, bias_radial=0.2))
     x, y = np.linspace(-1, 1, WIDTH)[None, :], np.linspace(-1, 1, HEIGHT)[:, None]
     field = np.exp(0.3 * (x + 0.2 * (x**2 + y**2 - 2 / 3)))
     wanted = np.minimum(((x0[:, 0].numpy() + 1) / 2) ** math.exp(-0.2) * field, 1) * 2 - 1
@@ -123,7 +125,7 @@ def test_a_slice_whose_lesion_would_vanish_stays_and_its_labels_say_so():
     x0 = pairs(2)
     x0[:, 1] = -1
     x0[0, 1, 10, 1] = 1  # two pixels from the left border
-    found, labels, _ = Augment(STRONG, 3.0).apply(x0, labels_of(2, shift_x=-1.0, gamma=0.5))
+    found, labels, _ = Augment(HALF, 3.0, STRONG).apply(x0, labels_of(2, shift_x=-1.0, gamma=0.5))
     assert torch.equal(found[0, 1], x0[0, 1]) and (found[0, 1] > 0).sum() == 1
     assert labels[0].tolist() == labels_of(1, gamma=0.5)[0].tolist()
     # The other has no lesion to lose.
@@ -131,8 +133,8 @@ def test_a_slice_whose_lesion_would_vanish_stays_and_its_labels_say_so():
 
 
 def test_draws_are_as_often_and_as_large_as_configured():
-    config = replace_extent(max_scale=0.0, flip=False)
-    labels = Augment(config, 3.0).draw(20_000, step_generator(0, 0, CPU))
+    config = AugmentationConfig(probability=0.25, flip=False)
+    labels = Augment(config, 3.0, Extents(scale=0.0)).draw(20_000, step_generator(0, 0, CPU))
     assert labels.abs().max() <= 1
     for name, index in {"rotation": 1, "shift_x": 3, "gamma": 5, "bias_radial": 8}.items():
         on = labels[:, index] != 0
@@ -144,16 +146,11 @@ def test_draws_are_as_often_and_as_large_as_configured():
     assert ((labels[:, 1] != 0) & (labels[:, 5] != 0)).double().mean() == pytest.approx(0.0625, abs=0.01)
 
 
-def replace_extent(**changes) -> AugmentationConfig:
-    return AugmentationConfig(probability=0.25).model_copy(update=changes)
-
-
 # Below: a network trained on turned, scaled and flipped slices.
 
 SIDE = 16
-TURNED = AugmentationConfig(
-    probability=0.6, max_rotation_deg=40, max_scale=0.25, max_shift_mm=0, max_log_gamma=0, max_bias=0
-)
+OFTEN = AugmentationConfig(probability=0.6)
+TURNED = Extents(rotation_deg=40, scale=0.25, shift_mm=0, log_gamma=0, bias=0)
 
 
 def comet(angle: float, size: float) -> np.ndarray:
@@ -190,13 +187,15 @@ def trained(tmp_path_factory):
         learning_rate=2e-3,
         warmup_steps=50,
         ema_decay=0.99,
-        augmentation=TURNED,
+        augmentation=OFTEN,
         preview_every=0,
         device="cpu",
         precision="float32",
     )
     identity = {"study": "comets", "variant": "turned", "fold": 0}
-    Trainer(model, DiffusionConfig(), training, store, ["sub-0"], folder, identity).run()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(augment_module, "EXTENTS", TURNED)
+        Trainer(model, DiffusionConfig(), training, store, ["sub-0"], folder, identity).run()
     return store, *load_model(folder / "model.safetensors", CPU)
 
 
@@ -229,7 +228,7 @@ def shape_of(images: np.ndarray) -> dict[str, np.ndarray]:
 def test_no_augmentation_shows_in_samples(trained):
     """Left-right asymmetry, rotation and scale of the samples are spread as in the data, not as in training."""
     store, network, card = trained
-    augment = Augment(TURNED, 6.0)
+    augment = Augment(OFTEN, 6.0, TURNED)
     pairs_ = torch.from_numpy(np.stack([store.images, store.masks * 2.0 - 1], axis=1).astype(np.float32))
     every = pairs_.repeat(10, 1, 1, 1)
     turned, _, _ = augment.apply(every, augment.draw(len(every), step_generator(1, 0, CPU)))

@@ -26,14 +26,14 @@ def phantom_store(tmp_path_factory):
     study = study_from_mapping(
         {
             "results_dir": str(tmp_path_factory.mktemp("phantom")),
-            "data": {"phantom": {"patients": 4, "controls": 1, "voxel_mm": 4.0}},
+            "data": {"phantom": {"patients": 4, "controls": 1}},
             "preprocess": {"spacing_mm": 6.25, "grid": [32, 32, 32]},
             "slices": {"z_range": [10, 24], "n_bins": 3, "min_lesion_mm2": 0},
         }
     )
     paths = study.paths
     settings = study.data.phantom
-    write_cohort(paths.phantom, settings.patients, settings.controls, settings.seed, settings.voxel_mm)
+    write_cohort(paths.phantom, settings.patients, settings.controls, settings.seed, voxel_mm=4.0)
     rows = discover(study.data, paths.phantom)
     for row in rows:
         name = row.participant_id

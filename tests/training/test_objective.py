@@ -227,7 +227,7 @@ TERMS = {
         lambda estimate, image: slow_focal(estimate, image, 1.3),
     ),
     "perceptual": (
-        {"perceptual": PerceptualConfig(weight=0.1, below=0.5)},
+        {"perceptual": PerceptualConfig(weight=0.1)},
         lambda estimate, image: ((estimate - image) ** 2).sum().sqrt().item(),
     ),
 }

@@ -8,13 +8,19 @@ from helpers.tiny_training import CPU, DATA_SPEC, MODEL, PARTICIPANTS, tiny_stor
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.training import AugmentationConfig, TrainingConfig
 from slimdiff.model.checkpoint import build_network, put_priors
+from slimdiff.training import augment
 from slimdiff.training.augment import Augment
 from slimdiff.training.data import TrainingSet
 from slimdiff.training.objective import Objective
 from slimdiff.training.step import Preparation
 
 OBJECTIVE = Objective(DiffusionConfig(), 0.5)
-AUGMENTATION = AugmentationConfig(probability=0.5, max_shift_mm=12, max_rotation_deg=30)
+AUGMENTATION = AugmentationConfig(probability=0.5)
+
+
+@pytest.fixture(autouse=True)
+def large_moves(monkeypatch):
+    monkeypatch.setattr(augment, "EXTENTS", augment.Extents(shift_mm=12, rotation_deg=30))
 
 
 def network(prior="none"):

@@ -27,6 +27,8 @@ from slimdiff.config.training import AugmentationConfig
 from slimdiff.data.folds import read_folds
 from slimdiff.files import read_table
 from slimdiff.model.checkpoint import build_network, load_model
+from slimdiff.training import step as step_module
+from slimdiff.training import trainer as trainer_module
 from slimdiff.training.checkpoint import Interrupted, StateMismatch, TrainingFailed, load_state, save_state
 from slimdiff.training.trainer import Trainer
 
@@ -267,8 +269,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(make, tmp_path,
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_learning_rate_warms_up_and_falls_as_a_cosine(make, tmp_path):
-    make(steps=20, warmup_steps=5, log_every=1, final_learning_rate=1e-4).run()
+def test_learning_rate_warms_up_and_falls_as_a_cosine(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(step_module, "FINAL_LEARNING_RATE", 1e-4)
+    make(steps=20, warmup_steps=5, log_every=1).run()
     rows = read_table(tmp_path / "run" / "history.tsv")
     for step, row in enumerate(rows):
         if step < 5:
@@ -278,11 +281,13 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine(make, tmp_path):
         assert float(row["learning_rate"]) == pytest.approx(wanted, rel=1e-6)
 
 
-def test_the_step_is_clipped_adamw(make, tmp_path):
+def test_the_step_is_clipped_adamw(make, tmp_path, monkeypatch):
     """Three steps against AdamW written out in float64. The first is clipped by a hundred, the others by less: moments
     of unclipped gradients would have other ratios. The decay is large enough to be seen."""
     clip, decay, rate = 0.05, 3.0, 0.01
-    trainer = make(steps=1000, gradient_clip=clip, weight_decay=decay, learning_rate=rate)
+    monkeypatch.setattr(trainer_module, "GRADIENT_CLIP", clip)
+    monkeypatch.setattr(trainer_module, "WEIGHT_DECAY", decay)
+    trainer = make(steps=1000, learning_rate=rate)
     parameters = dict(trainer.network.named_parameters())
     expected = {name: p.detach().double() for name, p in parameters.items()}
     first, second = ({name: torch.zeros_like(p) for name, p in expected.items()} for _ in range(2))

@@ -20,11 +20,17 @@ from helpers.tiny_training import (
 from slimdiff.config.training import ValidationConfig
 from slimdiff.files import read_table
 from slimdiff.model.checkpoint import load_model
+from slimdiff.training import validation
 from slimdiff.training.checkpoint import Interrupted
 from slimdiff.training.validation import NOISE_BINS, lowest_kid, reason_to_stop
 
 WATCHED = ["sub-3"]
-EVERY_4 = {"watched": WATCHED, "validation": ValidationConfig(every=4, slices=5, samples=6, evaluations=3)}
+EVERY_4 = {"watched": WATCHED, "validation": ValidationConfig(every=4, samples=6, evaluations=3)}
+
+
+@pytest.fixture(autouse=True)
+def few_slices(monkeypatch):
+    monkeypatch.setattr(validation, "VALIDATION_SLICES", 5)
 
 
 class Judged:
@@ -117,7 +123,7 @@ def test_samples_have_the_bins_and_classes_of_val_slices_and_the_same_noise(tmp_
 @pytest.mark.parametrize("at", [6, 8, 9])
 def test_an_interrupted_run_has_the_same_rounds_and_the_same_best_weights(tmp_path, at):
     """Stopped between rounds, at a round's own step, and after it."""
-    chosen = ValidationConfig(every=4, slices=5, samples=6, evaluations=3, select="kid")
+    chosen = ValidationConfig(every=4, samples=6, evaluations=3, select="kid")
     settings = {"watched": WATCHED, "validation": chosen, "further_ema_decays": (0.5,)}
 
     def judge(images, z_bin):
@@ -135,7 +141,7 @@ def test_an_interrupted_run_has_the_same_rounds_and_the_same_best_weights(tmp_pa
 
 
 def test_the_best_by_kid_is_chosen_over_rounds_and_decays(tmp_path):
-    chosen = ValidationConfig(every=4, slices=5, samples=6, evaluations=3, select="kid")
+    chosen = ValidationConfig(every=4, samples=6, evaluations=3, select="kid")
     # Rounds at 4, 8, 12, decays 0.9 and 0.5 in turn: the fourth answer is step 8, decay 0.5.
     judge = Judged(kids=(5.0, 4.0, 3.0, 1.0, 2.0, 2.0))
     kept = {}
@@ -167,7 +173,7 @@ def test_the_best_by_kid_is_chosen_over_rounds_and_decays(tmp_path):
 
 
 def test_training_stops_by_patience_and_leaves_a_whole_model(tmp_path, capsys):
-    impatient = ValidationConfig(every=2, slices=5, samples=6, evaluations=3, patience=2)
+    impatient = ValidationConfig(every=2, samples=6, evaluations=3, patience=2)
     judge = Judged(kids=(3.0, 1.0, 1.5, 1.2, 0.5, 0.4))
     trainer = trainer_in(tmp_path / "run", watched=WATCHED, validation=impatient, judge=judge, log_every=3)
     trainer.run()
@@ -237,7 +243,7 @@ def test_weights_that_copy_are_never_the_best():
 
 def test_rules_without_samples_to_judge_are_refused():
     for settings in ({"patience": 2}, {"select": "kid"}, {"lowest_ratio": 0.9}):
-        with pytest.raises(ValueError, match=f"{next(iter(settings))} needs samples"):
+        with pytest.raises(ValueError, match=f"{next(iter(settings))} requires samples"):
             ValidationConfig(samples=0, **settings)
         ValidationConfig(**settings)
 

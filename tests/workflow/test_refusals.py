@@ -9,9 +9,9 @@ from helpers.workflow_runs import snakemake, write_study
     ("changes", "words"),
     [
         ({"model": {"chanels": [16]}}, ["model.chanels", "did you mean channels?"]),
-        ({"training": {"steps": "many"}}, ["training.steps", '"many"', "integer"]),
+        ({"training": {"steps": "many"}}, ["training.steps", '"many"', "whole number"]),
         ({"slices": {"z_range": [10, 40]}}, ["slices.z_range", "[10, 40]", "0 to 31"]),
-        ({"folds": {"k": 4}}, ["folds.k", "4 folds", "at most 3"]),
+        ({"folds": {"k": 4}}, ["folds.k", "4 folds", "set k to 3 or less"]),
         ({"evaluation": {"extractors": ["resnet"]}}, ["evaluation.extractors", '"resnet"', "alexnet"]),
         ({"data": {"source": "bids", "root": "nowhere"}}, ["data.root", "nowhere"]),
     ],

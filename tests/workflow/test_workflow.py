@@ -88,7 +88,6 @@ CHANGES = {
             "provenance",
         },
     ),
-    "priors": ({"threshold": 0.3}, {"priors", "provenance"}),
     "utility": (
         {"steps": 3},
         {"segmenter", "utility", "compare", "figures", "tables", "provenance"},
@@ -244,8 +243,8 @@ def test_counts_and_priors_are_inputs_of_what_is_drawn_by_them(finished, tmp_pat
         "--dry-run", "--configfile", str(write_study(tmp_path, generation=change)), folder=tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    config = write_study(tmp_path, generation={"background": "prior"}, priors={"threshold": 0.3})
-    done = snakemake("--dry-run", "--configfile", str(config), folder=folder)
+    config = write_study(tmp_path, generation={"background": "prior"})
+    done = snakemake("--dry-run", "--configfile", str(config), "--forcerun", "priors", folder=folder)
     assert {"priors", *drawn} <= set(job_counts(done.stdout))
 
 

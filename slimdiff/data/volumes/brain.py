@@ -8,6 +8,8 @@ import numpy as np
 from slimdiff.config.preprocess import BrainConfig
 from slimdiff.data.participants import DataError, Participant
 
+THRESHOLD = 0.5
+"""Probability above which a voxel is brain, deepbet's own default."""
 PLAUSIBLE_ML = (300.0, 3000.0)
 """Outside of this, what deepbet found is no brain, not even a child's."""
 
@@ -39,7 +41,7 @@ def brain_mask(
             )
         mask = given
     else:
-        mask = _by_deepbet(values, affine, f"{who}: {participant.image}", config.threshold)
+        mask = _by_deepbet(values, affine, f"{who}: {participant.image}")
     return dilated(mask, config.dilate_mm, nibabel.affines.voxel_sizes(affine))
 
 
@@ -61,10 +63,10 @@ def dilated(mask: np.ndarray, by_mm: float, spacing_mm: np.ndarray) -> np.ndarra
     return grown
 
 
-def _by_deepbet(values: np.ndarray, affine: np.ndarray, where: str, threshold: float) -> np.ndarray:
+def _by_deepbet(values: np.ndarray, affine: np.ndarray, where: str) -> np.ndarray:
     image = nibabel.Nifti1Image(values, affine)
     try:
-        _, found, _ = _network().run(image, threshold=threshold)
+        _, found, _ = _network().run(image, threshold=THRESHOLD)
     except (AssertionError, ValueError) as error:
         raise DataError(
             f"{where}: deepbet finds no brain ({error}); look at the image, exclude it (data.exclude), or give a brain "

@@ -4,7 +4,6 @@ import cc3d
 import fill_voids
 import numpy as np
 
-from slimdiff.config.priors import PriorConfig
 from slimdiff.data.volumes.grid import box_of
 
 OTSU_BINS = 256
@@ -66,7 +65,15 @@ def _fill_planes(mask: np.ndarray, across: int) -> None:
         plane[:] = fill_voids.fill(np.ascontiguousarray(plane))
 
 
-def brain_of(image: np.ndarray, config: PriorConfig, spacing_mm: float, low_bin: bool) -> np.ndarray:
+PRIOR_SIGMA_MM = 0.875
+"""Gaussian smoothing of a slice before Otsu's threshold, in mm (0.7 px of the paper's grid)."""
+PRIOR_MIN_COMPONENT_MM2 = 781.25
+"""Smallest area of a slice's largest component, in mm2 (500 px of the paper's grid)."""
+PRIOR_MIN_SHARE = 0.1
+"""Smallest further component, as a share of the largest."""
+
+
+def brain_of(image: np.ndarray, spacing_mm: float, low_bin: bool) -> np.ndarray:
     """Brain pixels of one slice: rescale p1-p99, smooth, Otsu, components, fill holes. bool (H, W)."""
     from scipy import ndimage
     from skimage.filters import threshold_otsu
@@ -75,15 +82,15 @@ def brain_of(image: np.ndarray, config: PriorConfig, spacing_mm: float, low_bin:
     if not high > low:
         return np.zeros(image.shape, bool)
     scaled = np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
-    smooth = ndimage.gaussian_filter(scaled, config.sigma_mm / spacing_mm)
+    smooth = ndimage.gaussian_filter(scaled, PRIOR_SIGMA_MM / spacing_mm)
     labels, count = ndimage.label(smooth > threshold_otsu(smooth))
     if count == 0:
         return np.zeros(image.shape, bool)
     sizes = np.bincount(labels.ravel())[1:]
     order = np.argsort(sizes)[::-1]
-    if sizes[order[0]] * spacing_mm**2 < config.min_component_mm2:
+    if sizes[order[0]] * spacing_mm**2 < PRIOR_MIN_COMPONENT_MM2:
         return np.zeros(image.shape, bool)
     kept = [
-        label for label in order[: 3 if low_bin else 1] if sizes[label] >= config.min_share * sizes[order[0]]
+        label for label in order[: 3 if low_bin else 1] if sizes[label] >= PRIOR_MIN_SHARE * sizes[order[0]]
     ]
     return ndimage.binary_fill_holes(np.isin(labels, np.asarray(kept) + 1))

@@ -157,7 +157,7 @@ def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig, qual
         inside = foreground(values)
     try:
         if config.bias_field.n4:
-            values, used = bias_field.correct(values, inside, config.bias_field)
+            values, used = bias_field.correct(values, inside)
             history.append({"step": "correct_bias_field", "method": "N4", **used})
         if config.registration.transform == "none":
             to_source, grid = None, native_grid(Grid(values.shape, affine), config.spacing_mm, config.grid)
@@ -169,7 +169,9 @@ def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig, qual
                 {
                     "step": "register",
                     "template": "ICBM152 2009a T1",
-                    **config.registration.model_dump(mode="json"),
+                    "transform": config.registration.transform,
+                    "sampling": registration.SAMPLING,
+                    "seed": registration.SEED,
                     "mutual_information": list(found.information),
                     "source_to_grid_mm": found.to_template_mm.tolist(),
                 }

@@ -20,6 +20,10 @@ from slimdiff.data.volumes.grid import as_image, centred_grid, one_thread, resam
 
 WORKING_MM = 2.0
 HISTOGRAM_BINS = 32
+SAMPLING = 0.2
+"""Share of voxels that the metric looks at."""
+SEED = 0
+"""Seed of the choice of these voxels."""
 START_DEGREES = (-20, 0, 20)
 START_SCALES = (0.7, 0.85, 1.0)
 LEVELS = ((4, 4.0), (2, 2.0), (1, 0.0))
@@ -82,15 +86,15 @@ def register(
         start = sitk.Similarity3DTransform()
         start.SetCenter(target_centre.tolist())
         start.SetTranslation((source_centre - target_centre).tolist())
-        before = _information(fixed, moving, start, config)
-        found = _optimised(fixed, moving, _best_start(fixed, moving, start), config, LEVELS)
+        before = _information(fixed, moving, start)
+        found = _optimised(fixed, moving, _best_start(fixed, moving, start), LEVELS)
         if config.transform == "affine":
             free = sitk.AffineTransform(3)
             free.SetCenter(found.GetCenter())
             free.SetMatrix(found.GetMatrix())
             free.SetTranslation(found.GetTranslation())
-            found = _optimised(fixed, moving, free, config, LEVELS[1:])
-        after = _information(fixed, moving, found, config)
+            found = _optimised(fixed, moving, free, LEVELS[1:])
+        after = _information(fixed, moving, found)
         check(as_matrix(found), before, after)
         if config.transform == "rigid":
             # Brains are smaller than the template by a fifth: without a scale the search would lay rim on rim.
@@ -163,19 +167,17 @@ def _working_copy(values: np.ndarray, affine: np.ndarray, inside: np.ndarray) ->
     return as_image(copy.astype(np.float32), WORKING_MM, grid.affine[:3, 3])
 
 
-def _metric(config: RegistrationConfig) -> sitk.ImageRegistrationMethod:
+def _metric() -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(config.sampling, config.seed + 1)  # a seed of 0 means the clock to ITK
+    method.SetMetricSamplingPercentage(SAMPLING, SEED + 1)  # a seed of 0 means the clock to ITK
     method.SetInterpolator(sitk.sitkLinear)
     return method
 
 
-def _information(
-    fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform, config: RegistrationConfig
-) -> float:
-    method = _metric(config)
+def _information(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> float:
+    method = _metric()
     method.SetInitialTransform(transform)
     return -float(method.MetricEvaluate(fixed, moving))
 
@@ -204,8 +206,8 @@ def _best_start(
     return best
 
 
-def _optimised(fixed, moving, start, config: RegistrationConfig, levels) -> sitk.Transform:
-    method = _metric(config)
+def _optimised(fixed, moving, start, levels) -> sitk.Transform:
+    method = _metric()
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=2.0, minStep=1e-3, numberOfIterations=200, relaxationFactor=0.6
     )

@@ -25,6 +25,8 @@ from slimdiff.evaluation.statistics.bootstrap import SAMPLES, Resampling, resamp
 
 BLUR_PX = 2.0
 """Held-out slices through this Gaussian mark a point on the scale of KID."""
+SLOW_BOOTSTRAP = 100
+"""Most resamples for FID, precision and recall; each costs a decomposition or a search of all distances."""
 FLOOR_NOTE = "floor: training slices in the samples' mix of z-bins and classes, as far as there are any"
 
 
@@ -81,8 +83,7 @@ def feature_distances(evaluation: FoldEvaluation) -> None:
             bootstrap = Resampling.of(chosen.subjects, config.bootstrap, config.seed)
             resampled = mmd.resampled_mmd2(real, synthetic, bootstrap.index, bootstrap.counts, device)
             value, limit = (
-                kid(real, other, config.seed, config.subsets, device=device).value
-                for other in (synthetic, floor)
+                kid(real, other, config.seed, device=device).value for other in (synthetic, floor)
             )
             evaluation.add(
                 "kid",
@@ -97,8 +98,9 @@ def feature_distances(evaluation: FoldEvaluation) -> None:
             common["n"] = len(matched)
             few = _too_few(real, matched)
             thinned = f"{len(matched)} of {len(synthetic)} samples, as many of each z-bin and class as the floor has"
-            bootstrap = Resampling.of(chosen.subjects, config.bootstrap_slow, config.seed)
-            halves = Resampling.halves(chosen.subjects, config.bootstrap_slow, config.seed)
+            slow = min(config.bootstrap, SLOW_BOOTSTRAP)
+            bootstrap = Resampling.of(chosen.subjects, slow, config.seed)
+            halves = Resampling.halves(chosen.subjects, slow, config.seed)
             value = fid(real, matched)
             resampled = resampled_fid(real, matched, halves.index, halves.counts)
             interval = halves.centred(value, resampled, lowest=0.0)
@@ -122,7 +124,6 @@ def feature_distances(evaluation: FoldEvaluation) -> None:
             features[0],
             evaluation.features(blurred, extractor),
             config.seed,
-            config.subsets,
             device=device,
         ).value
         evaluation.add(

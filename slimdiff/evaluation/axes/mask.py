@@ -8,6 +8,10 @@ from slimdiff.evaluation.metrics.lesions import Lesions, lesions_of, positions, 
 from slimdiff.evaluation.metrics.mmd import MIN_VECTORS
 from slimdiff.evaluation.statistics.bootstrap import SAMPLES, Resampling, resampled_means
 
+SUBSETS = 100
+"""Seeded subsets that an MMD averages, as in torch-fidelity's KID."""
+PERMUTATIONS = 500
+"""Permutations behind the p of the robust MMD; the smallest reachable p is 1/501."""
 SWEEP_COLUMNS = (
     "variant",
     "fold",
@@ -67,7 +71,7 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
         evaluation.z_centres[samples.z_bin[asked]],
         config.taus,
         config.seed,
-        config.subsets,
+        SUBSETS,
         evaluation.min_px,
         evaluation.min_slice_px,
     )
@@ -102,8 +106,8 @@ def feature_rows(
     """
     config = evaluation.config
     resampling = evaluation.resampling(test_rows)
-    answer = lesions.feature_distance(test, drawn, features, config.seed, config.subsets)
-    floor = lesions.feature_distance(test, training, features, config.seed, config.subsets)
+    answer = lesions.feature_distance(test, drawn, features, config.seed, SUBSETS)
+    floor = lesions.feature_distance(test, training, features, config.seed, SUBSETS)
     counted = f"{len(test)} real and {len(drawn)} synthetic components"
     few = (
         "" if min(len(test), len(drawn)) >= MIN_VECTORS else f"; at least {MIN_VECTORS} of each are required"
@@ -146,11 +150,9 @@ def feature_rows(
 
 def _robust(evaluation: FoldEvaluation, test: Lesions, drawn: Lesions, training: Lesions) -> None:
     config = evaluation.config
-    found = robust_mmd.robust_mmd(
-        test.vectors, drawn.vectors, config.permutations, config.seed, evaluation.device
-    )
+    found = robust_mmd.robust_mmd(test.vectors, drawn.vectors, PERMUTATIONS, config.seed, evaluation.device)
     floor = robust_mmd.robust_mmd(
-        test.vectors, training.vectors, config.permutations, config.seed, evaluation.device
+        test.vectors, training.vectors, PERMUTATIONS, config.seed, evaluation.device
     )
     resampling = evaluation.resampling(evaluation.test[test.slices])
     interval = resampling.percentile(
@@ -165,7 +167,7 @@ def _robust(evaluation: FoldEvaluation, test: Lesions, drawn: Lesions, training:
     evaluation.add("mmd_robust", found.value, interval=interval, floor=floor.value, n=n, reason=note)
     note += (
         f"; slices are permuted as if independent, so p is too small; smallest reachable p "
-        f"{1 / (1 + config.permutations):.2g}: where the floor has the same p, it tells nothing"
+        f"{1 / (1 + PERMUTATIONS):.2g}: where the floor has the same p, it tells nothing"
     )
     evaluation.add(
         "mmd_robust_p", found.p, floor=floor.p, n=n, reason=note, interval_reason="a p-value has no interval"

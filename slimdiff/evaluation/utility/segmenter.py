@@ -23,6 +23,8 @@ from slimdiff.model.trunk import Decoder, Encoder, Middle, TrunkSpec
 
 BACKGROUND = -1.0
 NORM_GROUPS = 8
+MEMBERS = 1
+"""Networks of a segmenter, whose probabilities are averaged."""
 HEAD_CHANNELS = 16
 # What a pixel is worth before anything was learnt: few are lesion (Lin et al. 2017, section 3.3).
 LESION_PRIOR = 0.02
@@ -182,15 +184,16 @@ class Pairs:
 
 
 def train_segmenter(
-    pairs: Pairs, config: UtilityConfig, spacing_mm: float, device: torch.device
+    pairs: Pairs, config: UtilityConfig, spacing_mm: float, device: torch.device, members: int = MEMBERS
 ) -> Segmenter:
-    """A segmenter of `config.members` networks, trained on these pairs.
+    """A segmenter of one or more networks, trained on these pairs.
 
     Args:
         pairs: the training set.
         config: size, steps, rate and seed; same seed, device and set give the same weights.
         spacing_mm: side of a pixel, which the shifts are measured by.
         device: where it is trained, and where it stays.
+        members: networks whose probabilities are averaged.
 
     Raises:
         ValueError: no slice has a lesion.
@@ -199,7 +202,7 @@ def train_segmenter(
         raise ValueError(f"a segmenter wants slices with a lesion, none of {len(pairs)} has one")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        segmenter = Segmenter(config.channels, config.patch, config.members)
+        segmenter = Segmenter(config.channels, config.patch, members)
     segmenter.to(device)
     images, masks = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in pairs.parts)
     with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):

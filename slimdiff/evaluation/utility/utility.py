@@ -168,7 +168,7 @@ def _joined(*parts: str) -> str:
 COUNTS = tuple(field.name for field in fields(Scores))
 SHOWN = ("dice", "sensitivity", "false_positives_per_slice", "false_positive_share_empty")
 SUBJECT_COLUMNS = ("study", "variant", "fold", "participant", "condition", "share", *COUNTS, *SHOWN)
-SETTINGS = {"channels", "patch", "members", "steps", "batch_size", "learning_rate", "seed"}
+SETTINGS = {"channels", "patch", "steps", "batch_size", "learning_rate", "seed"}
 """Keys of section `utility` that a segmenter comes from."""
 
 

@@ -144,7 +144,7 @@ def thick(open_ms, tmp_path_factory) -> Made:
     pytest.importorskip("deepbet", reason="deepbet is not installed")
     image = open_ms / "long_patient01_study1_FLAIR_raw.nii.gz"
     config = PreprocessConfig(
-        bias_field=BiasFieldConfig(n4=True, iterations=(30, 20)),
+        bias_field=BiasFieldConfig(n4=True),
         brain=BrainConfig(method="deepbet"),
         registration=RegistrationConfig(transform="rigid"),
     )

@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_weights_and_no_other_random_stream_counts(
 
 def test_members_start_and_learn_apart_and_their_probabilities_are_averaged():
     pairs = blobs(12, seed=4)
-    both = train_segmenter(pairs, CONFIG.model_copy(update={"steps": 3, "members": 2}), 2.0, CPU)
+    both = train_segmenter(pairs, CONFIG.model_copy(update={"steps": 3}), 2.0, CPU, members=2)
     x = torch.from_numpy(pairs.images[:4].astype(np.float32))[:, None]
     with torch.no_grad():
         one, two = (torch.sigmoid(network(x)) for network in both.members)
