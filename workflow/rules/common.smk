@@ -23,7 +23,10 @@ def check_generation(study):
         diffusion, generation = own.diffusion, own.generation
         try:
             # Snakemake would take a missing input for an old one where outputs exist. The store's own table is made.
-            if generation.counts and Path(generation.counts).resolve() != (study.paths.store / "slices.tsv").resolve():
+            if (
+                generation.counts
+                and Path(generation.counts).resolve() != (study.paths.store / "slices.tsv").resolve()
+            ):
                 counts_of(generation, study.slices.n_bins)
             schedule = make_schedule(diffusion.schedule, diffusion.timesteps)
             sigmas_for(schedule, generation.sampler, generation.spacing, generation.evaluations, quiet=True)
@@ -139,4 +142,6 @@ def every_utility():
 
 def shown(path, category, caption, **labels):
     """An output that the report shows under `category`, with its caption and labels."""
-    return report(path, category=category + CATEGORY_NOTICE, caption=f"../report/{caption}.rst", labels=labels)
+    return report(
+        path, category=category + CATEGORY_NOTICE, caption=f"../report/{caption}.rst", labels=labels
+    )

@@ -1,13 +1,6 @@
 # Samples of one variant, fold and z-bin.
 
 
-def generation_inputs(wildcards):
-    """Files that sampling reads beside the model: a table of counts, the z-bin priors of a background."""
-    settings = STUDY.variant(wildcards.variant).generation
-    counts = [settings.counts] if settings.counts else []
-    return counts + (outputs("priors", wildcards.fold) if settings.background == "prior" else [])
-
-
 rule generate:
     input:
         model=outputs("train")[0],

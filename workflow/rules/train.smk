@@ -1,12 +1,6 @@
 # One network per variant and fold.
 
 
-def priors_for(wildcards):
-    """The z-bin priors that a training reads: none unless its network takes them."""
-    own = STUDY.variant(wildcards.variant)
-    return [] if own.model.prior == "none" else outputs("priors", wildcards.fold)
-
-
 rule train:
     input:
         store=outputs("cache"),

@@ -1,0 +1,83 @@
+# What single rules read: source files and volumes, priors, tables of counts.
+
+import hashlib
+
+from slimdiff.data.participants import PATHS as PATH_COLUMNS
+from slimdiff.data.volumes.input_fingerprint import SETTINGS, has_changed, short_hash
+
+
+def rows_hash():
+    """A hash of the participants and their files: the same before and after a dataset is fetched."""
+    rows = [(row.participant_id, *[getattr(row, key) for key in PATH_COLUMNS], row.included) for row in ROWS]
+    return hashlib.sha256(repr([[str(value) for value in row] for row in rows]).encode()).hexdigest()[:16]
+
+
+def source_files(wildcards):
+    """The file that participants.tsv is made from, where the source has one."""
+    if FETCHED:
+        settings = PATHS.quality_state / SETTINGS
+        changed = settings.is_file() and settings.read_text() != short_hash(
+            stages.config_of("participants", STUDY)
+        )
+        return [str(PATHS.fetched)] if changed else FETCHED
+    if STUDY.data.source == "phantom":
+        return [str(PATHS.phantom / "participants.tsv")]
+    if STUDY.data.source == "table":
+        return [STUDY.data.table]
+    described = Path(STUDY.data.root) / "participants.tsv"
+    return [str(described)] if described.is_file() else []
+
+
+def sources_of(wildcards):
+    """Image and masks of the participant in the wildcards."""
+    row = PARTICIPANTS[wildcards.participant]
+    return [str(path) for path in (row.image, row.mask, row.brain_mask) if path]
+
+
+def own_volumes(row):
+    """A participant's files whose changes Snakemake sees: of a fetched dataset only masks that are the user's own."""
+    own = Path(STUDY.data.mask_root) if FETCHED and STUDY.data.mask_root else None
+    paths = [path for path in (row.image, row.mask, row.brain_mask) if path]
+    return [str(path) for path in paths if not FETCHED or (own and own in path.parents)]
+
+
+def every_volume(wildcards):
+    """All files that quality control checks again when they change."""
+    return [path for row in PARTICIPANTS.values() for path in own_volumes(row)]
+
+
+def changed_volume(name):
+    """Whether a participant's own files or settings differ from those that its volume was made of."""
+    row, settings = PARTICIPANTS[name], stages.config_of("preprocess", STUDY)
+    return has_changed(PATHS.volume_json(name), row, settings, map(Path, own_volumes(row)))
+
+
+def participants_for(wildcards):
+    """participants.tsv; its change makes a volume again only where the volume's files or settings changed, too."""
+    table = str(PATHS.participants)
+    return table if changed_volume(wildcards.participant) else ancient(table)
+
+
+def source_volumes(wildcards):
+    """What one participant's preprocessing reads."""
+    name = wildcards.participant
+    fetched = [str(PATHS.fetched)] if FETCHED and changed_volume(name) else FETCHED
+    return fetched + own_volumes(PARTICIPANTS[name])
+
+
+def quality_memory_mb(wildcards, threads, attempt):
+    """24 bytes per voxel and worker: 700 MB for 320 x 320 x 256."""
+    return attempt * (1000 + 700 * threads)
+
+
+def priors_for(wildcards):
+    """The z-bin priors that a training reads: none unless its network takes them."""
+    own = STUDY.variant(wildcards.variant)
+    return [] if own.model.prior == "none" else outputs("priors", wildcards.fold)
+
+
+def generation_inputs(wildcards):
+    """Files that sampling reads beside the model: a table of counts, the z-bin priors of a background."""
+    settings = STUDY.variant(wildcards.variant).generation
+    counts = [settings.counts] if settings.counts else []
+    return counts + (outputs("priors", wildcards.fold) if settings.background == "prior" else [])
