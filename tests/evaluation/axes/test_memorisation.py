@@ -156,7 +156,7 @@ def test_few_held_out_subjects_leave_numbers_with_reasons(judged, cohort, n_test
     for row in cell.rows:
         assert math.isnan(row["ci_low"]) and row["interval_reason"], row
         assert math.isfinite(row["value"]) or (n_test == 1 and row["metric"] == "suspect_share_check"), row
-    assert reason in row_of(cell, "memorisation_ratio", "pixels")["reason"]
+    assert reason in row_of(cell, "memorisation_ratio", "pixels")["interval_reason"]
     check = row_of(cell, "suspect_share_check", "pixels")
     assert ("no second half" in check["reason"]) == (n_test == 1)
 
