@@ -31,9 +31,9 @@ from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.axes import image, mask
 from slimdiff.evaluation.axes.control import control_axis
 from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
-from slimdiff.evaluation.axes.image import image_axis
 from slimdiff.evaluation.axes.mask import mask_axis
 from slimdiff.evaluation.axes.pair import pair_axis
+from slimdiff.evaluation.evaluate import AXES as AXIS_FUNCTIONS
 from slimdiff.evaluation.evaluate import slices_as_samples
 from slimdiff.evaluation.registry import better
 from slimdiff.files import write_table
@@ -74,6 +74,14 @@ HELD_OUT, OTHER_SIZES = 17, (8, 34)
 # Less than a study takes, for time; no sweep of tau and no p of the robust MMD.
 REDUCED = {"bootstrap": 300, "lpips_pairs": 60, "taus": ()}
 image.SLOW_BOOTSTRAP, mask.PERMUTATIONS = 60, 0
+
+
+def image_axis(evaluation) -> None:
+    """All metrics of the image axis."""
+    for add_metrics in AXIS_FUNCTIONS["image"]:
+        add_metrics(evaluation)
+
+
 # What the samples have that an axis's metrics look at: what is as it was does not have to be measured again.
 AXES = {
     image_axis: ("images",),

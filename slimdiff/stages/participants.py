@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from slimdiff.config import StudyPaths
+from slimdiff.config import Study, StudyPaths
 from slimdiff.stages import at_least_one
 
 FOLLOWS = "fetch"
@@ -31,6 +31,11 @@ NEEDS = (
     "data.fetch.dataset",
     "quality",
 )
+
+
+def needs(study: Study) -> tuple[str, ...]:
+    """NEEDS, and whether T1w images are fetched where the study is about them."""
+    return (*NEEDS, "data.fetch.t1w") if study.data.image_suffix == "T1w" else NEEDS
 
 
 def outputs(paths: StudyPaths) -> list[Path]:

@@ -94,12 +94,12 @@ TABLES = {
     "a spreadsheet": Bad(
         text("table.tsv", b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00!\x00\xb5\xd0"), ("UTF-8|column",)
     ),
-    "a participant twice": Bad(with_line("table.tsv", ROW), ("p1", "twice")),
+    "a participant twice": Bad(with_line("table.tsv", ROW), ("p1", "duplicate")),
     "a participant without a name": Bad(
         with_line("table.tsv", ROW.replace("p1\t", "\t", 1)), ("line 5", "participant_id ''")
     ),
     "a name with a slash": Bad(
-        with_line("table.tsv", ROW.replace("p1", "p/9", 1)), ("line 5", "'p/9'", "allowed")
+        with_line("table.tsv", ROW.replace("p1", "p/9", 1)), ("line 5", "'p/9'", "expected")
     ),
     "a name that leads elsewhere": Bad(
         with_line("table.tsv", ROW.replace("p1", "../p9", 1)), ("line 5", r"'\.\./p9'")
@@ -138,7 +138,7 @@ BIDS = {
     "an empty participants.tsv": Bad(text("bids/participants.tsv", ""), (r"participants\.tsv", "empty")),
     "a participant described twice": Bad(
         with_line("bids/participants.tsv", "sub-01\thc\tbonn\tn/a\n"),
-        (r"participants\.tsv", "sub-01", "twice"),
+        (r"participants\.tsv", "sub-01", "duplicate"),
     ),
     "a described name with a slash": Bad(
         with_line("bids/participants.tsv", "sub-01/ses-2\tfcd\tbonn\tn/a\n"), ("bids", "sub-01/ses-2")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimdiff.cli import importing
+from slimdiff.cli import import_
 from slimdiff.files import sha256
 from slimdiff.model.checkpoint import load_model
 from slimdiff.model.conditioning import Condition
@@ -167,7 +167,7 @@ def test_an_imported_network_answers_as_the_reference(reference, tmp_path, kind,
         # Ours stand upright, theirs a quarter turn clockwise from it.
         np.savez(tmp_path / "priors.npz", priors=np.rot90(maps, 1, axes=(1, 2)))
         arguments += ["--priors", str(tmp_path / "priors.npz")]
-    assert importing(arguments) == 0
+    assert import_(arguments) == 0
     ours, card = load_model(tmp_path / "model.safetensors", torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
     x, previous = (torch.randn((4, 2, SIZE, SIZE), generator=generator) for _ in range(2))
@@ -193,7 +193,7 @@ def test_an_imported_network_answers_as_the_reference(reference, tmp_path, kind,
 def refused(capsys, checkpoint, *arguments) -> str:
     """The message; nothing is written."""
     out = checkpoint.parent / "written" / "model.safetensors"
-    assert importing(["--ckpt", str(checkpoint), "--out", str(out), *arguments]) == 2
+    assert import_(["--ckpt", str(checkpoint), "--out", str(out), *arguments]) == 2
     assert not out.parent.exists()
     return capsys.readouterr().err
 
@@ -228,7 +228,7 @@ def test_averaged_weights_are_taken_and_their_absence_is_an_error(network, tmp_p
         ("averaged", lightning(tmp_path / "b.ckpt", network, configuration()), []),
     ):
         out = tmp_path / f"{name}.safetensors"
-        assert importing(["--ckpt", str(path), "--out", str(out), *more]) == 0
+        assert import_(["--ckpt", str(path), "--out", str(out), *more]) == 0
         outputs.append(load_model(out, torch.device("cpu"))[0].trunk.encoder.stem.bias)
     torch.testing.assert_close(outputs[0], outputs[1] + 1)
 
@@ -278,7 +278,7 @@ def test_a_missing_configuration_can_be_given(network, tmp_path, capsys):
     config = tmp_path / "reference.yaml"
     config.write_text(OmegaConf.to_yaml(OmegaConf.create(configuration(prediction="v_prediction"))))
     out = tmp_path / "model.safetensors"
-    assert importing(["--ckpt", str(checkpoint), "--out", str(out), "--config", str(config)]) == 0
+    assert import_(["--ckpt", str(checkpoint), "--out", str(out), "--config", str(config)]) == 0
     assert load_model(out, torch.device("cpu"))[1].diffusion["prediction"] == "v"
 
 

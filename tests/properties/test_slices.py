@@ -162,6 +162,6 @@ def test_a_study_whose_participants_are_all_left_out_is_told_so(tmp_path):
     config = {"z_range": [0, 3], "n_bins": 2, "min_lesion_mm2": 0.0}
     status, message, store_folder = cut(tmp_path, subjects, config, [], 1.0)
     assert status == 2
-    assert "no participant" in message
+    assert "expected included participants" in message
     assert "participants.tsv" in message
     assert not list(store_folder.glob("*"))

@@ -74,7 +74,7 @@ def trained(tmp_path_factory):
 
 # Stops after step 8 by patience; the best is the round after step 4.
 WATCHED = {
-    "validation": {"every": 2, "slices": 5, "samples": 6, "evaluations": 3, "patience": 2, "select": "kid"},
+    "validation": {"every": 2, "samples": 6, "evaluations": 3, "patience": 2, "select": "kid"},
     "preview_every": 4,
     "save_every": 3,
 }

@@ -34,7 +34,9 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
     if config.source == "phantom":
         found = phantom_participants(config, phantom_root)
     elif config.source == "bids" and config.fetch.dataset:
-        fetched = read_file_manifest(config.fetch.dataset).files
+        # T1w images concern nobody unless the study is about them.
+        with_t1w = config.image_suffix == "T1w" and config.fetch.t1w
+        fetched = read_file_manifest(config.fetch.dataset).wanted(with_t1w)
         paths = [file.path for file in fetched]
         groups = FETCHED_GROUPS[config.fetch.dataset]
         found = bids_participants_of(paths, Path(config.root), config, groups)

@@ -61,7 +61,7 @@ def test_a_stopped_run_goes_on_where_it_was(place):
 import signal
 from pathlib import Path, PurePosixPath
 from slimdiff.config.data import FetchConfig
-from slimdiff.data.fetch import fetch
+from slimdiff.data.fetch.dataset import fetch
 from slimdiff.data.fetch.download import File, Manifest
 # A job in a shell's background begins with the signal ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,7 +9,7 @@ from scipy import ndimage
 from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import Participant
-from slimdiff.data.phantom.cohort import write_subject
+from slimdiff.data.phantom.cohort import subject_volumes
 from slimdiff.data.quality.artefacts import flip_contrasts, symmetry_plane
 from slimdiff.data.quality.measure import measure
 from slimdiff.data.quality.verdicts import FLIP_SD, doubts
@@ -34,7 +34,7 @@ def phantoms(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantoms")
     found = []
     for number in range(1, 7):
-        image, mask, affine = write_subject(f"sub-{number:03d}", "fcd", 8, 3.0)
+        image, mask, affine = subject_volumes(f"sub-{number:03d}", "fcd", 8, 3.0)
         path = folder / f"{number}.nii.gz"
         # Stored from left to right for every second one.
         if number % 2:

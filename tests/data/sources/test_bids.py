@@ -230,7 +230,7 @@ def test_a_participant_described_twice_is_an_error_unless_the_splits_differ(data
     before = described.read_text()
     for again in ("sub-1\thc\ttrain\tn/a\t31\n", "1\tfcd\ttrain\tn/a\t31\n", "sub-1\tfcd\t\tn/a\t31\n"):
         described.write_text(before + again)
-        with pytest.raises(DataError, match=r"participants\.tsv.*sub-1.*twice"):
+        with pytest.raises(DataError, match=r"participants\.tsv.*duplicate participant sub-1"):
             bids(dataset)
     described.write_text(before + "sub-1\thc\ttest\tn/a\t99\n")
     one, *others = bids(dataset)
@@ -244,7 +244,7 @@ def test_a_participant_described_twice_is_an_error_unless_the_splits_differ(data
     ("content", "cause"),
     [
         ("participant_id\tsite\nsub-1\tKöln\n".encode("latin-1"), "UTF-8"),
-        (b"participant_id\tsite\nsub-1\n", "1 cells"),
+        (b"participant_id\tsite\nsub-1\n", "found 1"),
         (b"name\nsub-1\n", "no column participant_id"),
         (b"participant_id\n" + b"x" * 200_000 + b"\n", "field"),
         (b"participant_id\nsub-1/x\nsub-1\n", "sub-1/x"),

@@ -86,7 +86,7 @@ def test_without_weights_the_error_says_which_file_to_put_where(tmp_path, monkey
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "none"))
     features._network.cache_clear()
-    with pytest.raises(weights.WeightsUnavailable, match=r"never fetched. Put dinov2_vits14_pretrain.pth"):
+    with pytest.raises(weights.WeightsUnavailable, match=r"never downloaded. Put dinov2_vits14_pretrain.pth"):
         features.extract(features.to_uint8(slice_pairs[0][:1]), "dinov2", progress=False)
 
 
