@@ -118,8 +118,9 @@ def fold_points(axes: Axes, rows: pd.DataFrame, x: str, y: str, folds: int, step
     """
     levels = range(folds)
     look = {"palette": [colour(k) for k in levels], "markers": [marker(k) for k in levels], **look}
+    # Tables of several folds, one below the other, repeat their row labels.
     sns.pointplot(
-        rows,
+        rows.reset_index(drop=True),
         x=x,
         y=y,
         hue="fold",
