@@ -122,7 +122,8 @@ def test_the_split_is_looked_at_as_soon_as_it_is_there(empty, fetched, tmp_path)
     done = snakemake("preprocessed", *arguments, folder=fetched)
     assert done.returncode != 0
     assert (
-        "folds.k: 60 folds rotate val, but only 51 subjects are not split test" in done.stdout + done.stderr
+        "folds.k: expected at most 51 folds, because 51 participants are not in the split test, found 60"
+        in done.stdout + done.stderr
     )
 
 
