@@ -28,7 +28,7 @@ from slimdiff.devices import pick_device
 from slimdiff.diffusion.chain import sigmas_for
 from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import write_text
-from slimdiff.generation.folder import draw_into, plan_file
+from slimdiff.generation.folder import plan_file
 from slimdiff.generation.generator import Generator, check_guide, check_settings, guide_path
 from slimdiff.generation.requests import Request, requests_of_bins
 from slimdiff.generation.samples import bin_name
@@ -426,25 +426,6 @@ def _check_folder(folder: Path, whole: Plan | None) -> None:
         generator = whole.generator()
         for name, requests in whole.requests().items():
             plan_file(generator, requests, folder / name)
-
-
-def run_spec(
-    path: str | Path, validate_only: bool = False, dry_run: bool = False, verbose: bool = False
-) -> Plan:
-    """Check a specification and draw its samples.
-
-    With `validate_only` it is only checked, with `dry_run` the plan is shown, with `verbose` the checkpoint and the
-    settings too. Raises ConfigError with one line a problem; nothing is written then.
-    """
-    whole = plan(load_spec(path), Path(path))
-    if dry_run or verbose:
-        print(whole.describe(verbose))
-    if validate_only:
-        print(f"{path}: valid, {whole.total} samples")
-    elif not dry_run:
-        draw_into(whole.output_dir, whole.generator(), whole.requests())
-        print(f"{whole.output_dir}: {whole.total} samples")
-    return whole
 
 
 def spec_schema() -> dict:

@@ -140,7 +140,7 @@ def load_state(path: Path, identity: dict, device: torch.device) -> dict:
     if differences:
         raise StateMismatch(
             f"{path} belongs to another run ({'; '.join(differences)}); restore that configuration to go on from "
-            f"it, or delete {path.parent} to begin anew"
+            f"it, or delete {path.parent} to start over"
         )
     return state
 

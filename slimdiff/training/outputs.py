@@ -69,12 +69,12 @@ class Outputs:
             self.sinks.numbers(row["step"], row, group)
 
     def preview(
-        self, step: int, name: str, weights: dict[str, Tensor], precision: torch.dtype, anew: bool = True
+        self, step: int, name: str, weights: dict[str, Tensor], precision: torch.dtype, redraw: bool = True
     ) -> None:
-        """Samples of the network with these weights, from the same noise every time; not `anew`: unless they are
+        """Samples of the network with these weights, from the same noise every time; not `redraw`: unless they are
         there."""
         path = self.folder / "previews" / f"{name}.png"
-        if path.is_file() and not anew:
+        if path.is_file() and not redraw:
             return
         sheet = preview(self.sketch, weights, self.data, precision)
         write_png(path, sheet)

@@ -29,7 +29,7 @@ class Preparation:
         config: section `training`.
         spacing_mm: side of a pixel.
         tells_acquisition: whether the network is told the acquisition.
-        rank, processes: of the processes that share a batch, this takes every so-manieth sample from its rank on.
+        rank, processes: of the processes that share a batch, this takes every n-th sample, beginning with its rank.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Preparation:
         """This process's part of a step's batch and of the objective's draws."""
         config, device = self.config, self.set.device
         generator = step_generator(config.seed, step, device)
-        # Apart from the choice of slices, which is made anew wherever it is wanted.
+        # Apart from the choice of slices, which is repeated wherever it is needed.
         chance = step_chances(config.seed, step).spawn(1)[0].random()
         batch = self.set.take(step, lambda one: self.rows(one)[self.own])
         height, width = batch.x0.shape[2:]

@@ -263,7 +263,7 @@ class Trainer:
                 print(f"stopped early after step {self.step}: {reason}", file=sys.stderr)
         if self._previews() and self.processes.first:
             name, weights = f"step-{self.step:07d}", self.emas[0].weights()
-            self.outputs.preview(self.step, name, weights, self.precision, anew=not resumed)
+            self.outputs.preview(self.step, name, weights, self.precision, redraw=not resumed)
         if self.step in self.config.snapshots and self.processes.first:
             self.outputs.snapshot(self.step, self.network, self.emas[0], self.precision)
         return due and bool(self.processes.largest(int(bool(reason))))

@@ -14,11 +14,11 @@ from slimdiff.cli import generate_spec
 from slimdiff.config import ConfigError
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.files import read_table
-from slimdiff.generation import spec as spec_module
 from slimdiff.generation.requests import requests_of_bin
 from slimdiff.generation.samples import read_samples
-from slimdiff.generation.spec import SCHEMA, load_spec, plan, run_spec, spec_from_values, spec_schema
+from slimdiff.generation.spec import SCHEMA, load_spec, plan, spec_from_values, spec_schema
 from slimdiff.model.checkpoint import build_network, read_card, save_model
+from slimdiff.stages.generate_spec import run_spec
 
 ROOT = Path(__file__).parents[2]
 COUNTS = {"control": 1, "lesion": 1}
@@ -424,7 +424,7 @@ def test_a_plan_has_the_config_s_settings_with_the_specification_s_over_them(che
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(checkpoint, study, here, capsys, monkeypatch):
-    monkeypatch.setattr(spec_module, "draw_into", None)
+    monkeypatch.setattr("slimdiff.generation.folder.draw_into", None)
     path = write(here, compact(config_path=study(), replicas=2))
     before = tree(here)
     run_spec(path, validate_only=True)

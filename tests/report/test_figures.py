@@ -7,12 +7,12 @@ import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 
+from slimdiff import stages
 from slimdiff.data.folds import read_folds
 from slimdiff.data.participants import Participant, read_participants
 from slimdiff.evaluation.registry import METRICS
 from slimdiff.generation.samples import read_samples
 from slimdiff.report import curves, figures, nearest, slices
-from slimdiff.report.names import figure_names
 from slimdiff.report.results import (
     all_metrics,
     read_history,
@@ -223,7 +223,8 @@ def test_every_figure_is_written_with_the_notice(finished, monkeypatch):
     figures.draw_all(finished, ["base", "other"], 2)
     folder = finished.paths.figures
     names = {path.name for path in folder.iterdir()}
-    assert names == set(figure_names(["base", "other"]))
+    listed = stages.load("figures").outputs(finished.paths, ["base", "other"])
+    assert names == {path.name for paths in listed.values() for path in paths}
     assert all(any("invented numbers, no patients" in text for text in said) for said in seen)
     for path in folder.iterdir():
         if path.suffix == ".png":

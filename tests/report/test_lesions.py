@@ -1,8 +1,11 @@
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from slimdiff.data.folds import read_folds
 from slimdiff.generation.samples import Samples, read_samples
+from slimdiff.report.curves import fold_points
 from slimdiff.report.lesions import SETS, lesion_sheet, read_lesions
 from slimdiff.report.results import all_metrics
 from slimdiff.report.style import figure_style
@@ -102,3 +105,14 @@ def test_lesions_are_read_as_numbers_by_set(finished):
         "training": [20, 40, 60, 80],
         "synthetic": [30, 60, 90, 120],
     }
+
+
+def test_folds_whose_tables_repeat_their_row_labels_are_drawn():
+    """Each fold's table counts its rows from 0, and a metric may be n/a at some thresholds."""
+    one = pd.DataFrame({"tau": [-0.1, 0.0, 0.1], "mmd_mf": [1.0, np.nan, 2.0]})
+    rows = pd.concat([one.assign(fold=0), one.assign(fold=1, mmd_mf=[np.nan, 3.0, 4.0])])
+    axes = plt.figure().add_subplot()
+    fold_points(axes, rows, "tau", "mmd_mf", 2, 0, native_scale=True)
+    drawn = [line.get_ydata() for line in axes.lines if len(line.get_ydata())]
+    found = sorted(value for line in drawn for value in np.asarray(line, float) if np.isfinite(value))
+    assert found == [1.0, 2.0, 3.0, 4.0]

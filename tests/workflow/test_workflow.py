@@ -236,7 +236,7 @@ def test_counts_and_priors_are_inputs_of_what_is_drawn_by_them(finished, tmp_pat
         "--dry-run", "--configfile", str(write_study(tmp_path, generation=change)), folder=folder
     )
     assert done.returncode != 0
-    assert "counts.tsv: no such table of counts" in done.stderr + done.stdout
+    assert "counts.tsv: not found, but generation.counts names it" in done.stderr + done.stdout
     # The study's own slices, which it makes itself: from the first job on.
     change = {"counts": "results/tiny/slices/slices.tsv", "per_bin_and_class": 100}
     done = snakemake(

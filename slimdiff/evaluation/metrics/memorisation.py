@@ -239,5 +239,5 @@ class HeldOut:
 
 
 def _too_few(n: int, which: str) -> Interval:
-    reason = f"{n} held-out subjects {which}, at least {FEWEST_SUBJECTS} are wanted"
+    reason = f"{n} held-out subjects {which}, at least {FEWEST_SUBJECTS} are required"
     return Interval(np.nan, np.nan, reason)

@@ -50,7 +50,7 @@ def percentile_interval(
         unit: what was resampled, for the reason.
     """
     if n_subjects < FEWEST_SUBJECTS:
-        return Interval(np.nan, np.nan, f"{n_subjects} {unit}, at least {FEWEST_SUBJECTS} are wanted")
+        return Interval(np.nan, np.nan, f"{n_subjects} {unit}, at least {FEWEST_SUBJECTS} are required")
     finite = values[np.isfinite(values)]
     if len(finite) < 0.9 * len(values) or not len(finite):
         return Interval(np.nan, np.nan, f"only {len(finite)} of {len(values)} resamplings gave a number")
@@ -238,7 +238,7 @@ def sample_median_interval(values: np.ndarray, n_boot: int, seed: int) -> Interv
         n_boot, seed: of the draws.
     """
     if len(values) < FEWEST_SUBJECTS:
-        return Interval(np.nan, np.nan, f"{len(values)} samples, at least {FEWEST_SUBJECTS} are wanted")
+        return Interval(np.nan, np.nan, f"{len(values)} samples, at least {FEWEST_SUBJECTS} are required")
     generator = np.random.default_rng(seed)
     # Draw by draw: (n_boot, N) indices of many lesions would be gigabytes.
     medians = [np.median(values[generator.integers(len(values), size=len(values))]) for _ in range(n_boot)]

@@ -121,7 +121,7 @@ def test_few_held_out_subjects_have_no_interval_and_say_why():
             (own.check_share(), halves or "4 held-out subjects to check it"),
         ):
             assert np.isnan(interval.low) == (reason is not None)
-            assert reason is None or f"{reason}, at least 5 are wanted" in interval.reason
+            assert reason is None or f"{reason}, at least 5 are required" in interval.reason
 
 
 def test_without_samples_or_held_out_slices_there_is_a_reason():

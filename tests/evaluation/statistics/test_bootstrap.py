@@ -50,7 +50,7 @@ def test_under_five_subjects_there_is_no_interval_and_a_reason():
 
     found = subject_bootstrap(never, ["a", "b", "c", "d"] * 3, n_boot=10, seed=0)
     assert np.isnan([found.low, found.high]).all()
-    assert found.reason == "4 held-out subjects, at least 5 are wanted"
+    assert found.reason == "4 held-out subjects, at least 5 are required"
 
 
 def test_resamplings_without_a_number_are_a_reason():

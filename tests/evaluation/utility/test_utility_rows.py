@@ -65,7 +65,7 @@ def test_few_subjects_give_no_interval_and_none_with_a_lesion_no_number():
         if metric.endswith("_trts") or "false_positive" in metric:
             continue
         assert math.isnan(row["ci_low"])
-        assert "2 held-out subjects, at least 5 are wanted" in row["interval_reason"], metric
+        assert "2 held-out subjects, at least 5 are required" in row["interval_reason"], metric
     none = table(subjects([], 3), subjects([], 3))
     assert math.isnan(none["utility_dice_real_100"]["value"])
     assert "no held-out subject has a lesion" in none["utility_dice_gain_100"]["reason"]
