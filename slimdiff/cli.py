@@ -31,14 +31,14 @@ def run_stage(stage: str, argv: list[str] | None = None, prog: str | None = None
     argv = _dashed(sys.argv[1:] if argv is None else argv)
     prog = prog or f"slimdiff-{stage}"
     stage, argv = _elsewhere(stage, argv)
-    description = stages.load(stage).__doc__
+    description = stages.module_of(stage).__doc__
     parser = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options = stages.fill(stage, parser).parse_args(argv)
     try:
         study = stages.study_of(stage, options)
-        stages.load(stage).run(study, options)
+        stages.module_of(stage).run(study, options)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         if os.environ.get("SLIMDIFF_DEBUG"):
@@ -66,7 +66,7 @@ def _dashed(argv: list[str]) -> list[str]:
 
 def _elsewhere(stage: str, argv: list[str]) -> tuple[str, list[str]]:
     """A sub-command that another stage does (`slimdiff-metrics plot` is `slimdiff-figures`)."""
-    moved = getattr(stages.load(stage), "ELSEWHERE", {})
+    moved = getattr(stages.module_of(stage), "ELSEWHERE", {})
     if argv and argv[0] in moved:
         other, *more = moved[argv[0]]
         return other, [*more, *argv[1:]]

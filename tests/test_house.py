@@ -1,8 +1,16 @@
-"""Rules of the code's structure: sizes of folders and files, one name per stage, the price of a new stage."""
+"""Rules of the code's structure and language: files, names, stages, dependencies, English, the price of a change.
+
+Import directions: tests/test_imports.py. Undeclared keys: tests/stages/test_needs.py.
+"""
 
 import ast
+import json
+import os
 import re
+import shutil
+import subprocess
 import sys
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -40,13 +48,162 @@ def test_a_folder_level_has_at_most_twenty_files(base):
     assert not crowded
 
 
-# Files that may be longer or shorter than a module should be, with the reason.
-LONG: dict[str, str] = {}
-
-
 def test_a_module_has_at_most_450_lines():
-    long = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in MODULES}
-    assert {name for name, lines in long.items() if lines > 450} <= set(LONG)
+    lines = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in MODULES}
+    assert not {name: count for name, count in lines.items() if count > 450}
+
+
+def importers() -> dict[str, set[str]]:
+    """Dotted module: the modules of the package that import it."""
+    found: dict[str, set[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            for name in names:
+                found.setdefault(name, set()).add(str(path.relative_to(PACKAGE)))
+    return found
+
+
+def test_a_module_that_one_other_imports_has_at_least_50_lines():
+    """But for a section of the configuration and a stage: a file each."""
+    used, small = importers(), []
+    for path in MODULES:
+        name = path.relative_to(PACKAGE)
+        if name.parts[0] in ("config", "stages") or path.name in ("__init__.py", "__main__.py"):
+            continue
+        dotted = ".".join(("slimdiff", *name.with_suffix("").parts))
+        if len(path.read_text().splitlines()) < 50 and len(used.get(dotted, ())) <= 1:
+            small.append(str(name))
+    assert not small
+
+
+# Names -------------------------------------------------------------------------------------------------------------
+
+# A file's name recurs only for the same subject, at the layers that it passes through.
+LAYERS = {
+    "bids.py": ["data/sources", "export"],
+    "checkpoint.py": ["model", "training"],
+    "compare.py": ["evaluation", "stages"],
+    "data.py": ["config", "training"],
+    "export.py": ["config", "stages"],
+    "figures.py": ["report", "stages"],
+    "folder.py": ["export", "generation"],
+    "folds.py": ["config", "data"],
+    "lesions.py": ["evaluation/metrics", "report"],
+    "memorisation.py": ["evaluation/axes", "evaluation/metrics"],
+    "nnunet.py": ["data/sources", "export"],
+    "participants.py": ["data", "report", "stages"],
+    "png.py": [".", "export"],
+    "preprocess.py": ["config", "data/volumes", "stages"],
+    "priors.py": ["data", "stages"],
+    "provenance.py": ["report", "stages"],
+    "quality.py": ["config", "report", "stages"],
+    "segmenter.py": ["evaluation/utility", "stages"],
+    "slices.py": ["config", "data", "report"],
+    "tables.py": ["report", "stages"],
+    "utility.py": ["config", "evaluation/utility", "stages"],
+}
+STAGE_INTERFACE = {"outputs", "run", "add_arguments", "needs"}
+
+
+def test_a_file_name_recurs_only_for_the_same_subject():
+    found: dict[str, list[str]] = {}
+    for path in MODULES:
+        if path.name != "__init__.py":
+            found.setdefault(path.name, []).append(str(path.parent.relative_to(PACKAGE)))
+    assert {name: sorted(places) for name, places in found.items() if len(places) > 1} == LAYERS
+
+
+def test_a_public_function_or_class_name_occurs_once():
+    """But for the interfaces: of a stage, of a script's `main`, and of an export format's `write`."""
+    found: dict[str, list[str]] = {}
+    for path in MODULES:
+        name = path.relative_to(PACKAGE)
+        for node in tree_of(path).body:
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            if (
+                (name.parts[0] == "stages" and node.name in STAGE_INTERFACE)
+                or (name.parts[0] == "export" and node.name == "write")
+                or node.name == "main"
+            ):
+                continue
+            found.setdefault(node.name, []).append(str(name))
+    assert not {name: places for name, places in found.items() if len(places) > 1}
+
+
+# Dependencies ------------------------------------------------------------------------------------------------------
+
+# Distribution: the module that it installs, where the names differ.
+MODULE_OF = {
+    "pyyaml": "yaml",
+    "simpleitk": "SimpleITK",
+    "connected-components-3d": "cc3d",
+    "fill-voids": "fill_voids",
+    "pillow": "PIL",
+    "scikit-image": "skimage",
+    "torch-fidelity": "torch_fidelity",
+    "scikit-posthocs": "scikit_posthocs",
+}
+# Distributions that the package needs without an import of its own.
+USED_OTHERWISE = {
+    "snakemake": "the commands of the README run it",
+    "pygments": "snakemake --report highlights the rules with it",
+    "torchvision": "lpips and torch-fidelity import it; torch's release pairs with it",
+    "nilearn": "its wheel brings the ICBM152 template",
+    "tensorboard": "torch.utils.tensorboard imports it",
+}
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    return {re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower() for requirement in requirements}
+
+
+def third_party(paths: list[Path]) -> set[str]:
+    """Top-level modules that are imported and are neither the package's own nor Python's."""
+    found = set()
+    for path in paths:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"slimdiff"}
+
+
+def test_every_dependency_is_imported_and_every_import_is_declared():
+    declared = distributions(PROJECT["dependencies"])
+    extras = PROJECT["optional-dependencies"]
+    optional = distributions([*extras["wandb"], *extras["dinov2"]])
+    imported = third_party(MODULES)
+    modules = {name: MODULE_OF.get(name, name) for name in declared | optional}
+    unused = {name for name in declared if modules[name] not in imported} - set(USED_OTHERWISE)
+    assert not unused
+    assert imported <= set(modules.values())
+    assert set(USED_OTHERWISE) <= declared
+
+
+@pytest.mark.parametrize("environment", ["cpu", "cuda"])
+def test_the_conda_environments_have_the_same_dependencies_at_the_pinned_versions(environment):
+    lines = (ROOT / "envs" / f"{environment}.yaml").read_text().splitlines()
+    found = dict(re.findall(r"- ([\w.-]+)==?([\w.]+)$", "\n".join(lines), re.MULTILINE))
+    pinned = dict(
+        line.lower().split("==")
+        for line in (ROOT / "envs" / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    torch = found.pop(f"pytorch-{'gpu' if environment == 'cuda' else 'cpu'}")
+    found.pop("python")
+    found["torch"] = torch
+    # The environment runs a job; the engine and its report are outside.
+    needed = distributions(PROJECT["dependencies"]) - {"snakemake", "pygments"}
+    assert set(found) == needed
+    assert {name: pinned[name.replace("-", "_")] if name not in pinned else pinned[name] for name in found} == found
 
 
 # Stages ------------------------------------------------------------------------------------------------------------
@@ -70,7 +227,7 @@ def test_rule_command_and_file_of_a_stage_have_one_name():
     scripts = PROJECT["scripts"]
     assert set(scripts) == {"slimdiff", *(f"slimdiff-{name}" for name in names)}
     for name in names:
-        module = Path(stages.load(name).__file__).stem
+        module = Path(stages.module_of(name).__file__).stem
         assert module.removesuffix("_").replace("_", "-") == name
         assert scripts[f"slimdiff-{name}"].removeprefix("slimdiff.cli:") in (module, name.replace("-", "_"))
         if name in WITHOUT_RULE:
@@ -93,10 +250,80 @@ def test_rule_command_and_file_of_a_stage_have_one_name():
 
 @pytest.mark.parametrize("name", stages.names())
 def test_a_stage_says_what_it_does_in_one_line(name):
-    module = stages.load(name)
+    module = stages.module_of(name)
     assert module.__doc__.strip().splitlines()[0].endswith((".", ":", ";", ",")) or "\n" in module.__doc__
     assert hasattr(module, "run") and hasattr(module, "FOLLOWS")
     assert hasattr(module, "outputs") == (name not in WITHOUT_RULE)
+
+
+# English -----------------------------------------------------------------------------------------------------------
+
+BANNED = {
+    r"\b(is|are|was|were) wanted\b": "expected X, found Y",
+    r"\b(go|goes|going|gone) on (with|from|where)\b": "resume",
+    r"\bso-manieth\b": "every n-th",
+    r"\bstands? (there|twice|alone in)\b": "is, duplicate",
+    r"\banew\b": "again",
+    r"\bin the place of\b": "instead of",
+    r"\b(not to be had|(cannot|can't|could not) be had)\b": "not available",
+    r"\bmend(s|ed|ing)?\b": "fix",
+    r"\bof its own accord\b": "by itself",
+    r"\bso many of\b": "n",
+    r"\bhas no (say|part) in\b": "is ignored",
+    r"\btold\b": "conditioned on, passed",
+    r"\b(nobody|somebody|everybody|whoever)\b": "the participants, no participant, a user",
+    r"\bwaved through\b": "accepted",
+    r"\blooked at again\b": "checked again",
+    r"\bunless it is told\b": "unless set",
+}
+"""Idiom: what to write instead (docs and messages are read by people of many countries)."""
+
+
+def prose(path: Path) -> str:
+    """What a reader or user sees: the whole of a document; strings and comments of a module."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return text
+    kept = []
+    with path.open("rb") as stream:
+        for token in tokenize.tokenize(stream.readline):
+            if (
+                token.type in (tokenize.STRING, tokenize.COMMENT, tokenize.FSTRING_MIDDLE)
+                if PY312
+                else (token.type in (tokenize.STRING, tokenize.COMMENT))
+            ):
+                kept.append(token.string)
+    return "\n".join(kept)
+
+
+PY312 = sys.version_info >= (3, 12)
+TEXTS = [
+    *MODULES,
+    *sorted((ROOT / "benchmarks").rglob("*.py")),
+    *sorted((ROOT / "workflow").rglob("*.smk")),
+    *sorted((ROOT / "workflow").rglob("*.rst")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "config").glob("*.*")),
+    ROOT / "Snakefile",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "README.md",
+]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_banned_idiom(path):
+    text = " ".join(prose(path).split())
+    found = {
+        match[0]: instead for idiom, instead in BANNED.items() for match in re.finditer(idiom, text, re.I)
+    }
+    assert not found
+
+
+def test_the_word_list_finds_what_it_bans():
+    worst = (
+        "A folder is gone on with; mend it, nobody is wanted and it stands there anew in the place of others."
+    )
+    assert sum(bool(re.search(idiom, worst, re.I)) for idiom in BANNED) == 7
 
 
 # Change has a price ------------------------------------------------------------------------------------------------
@@ -117,3 +344,163 @@ def test_a_new_stage_is_one_file_and_one_rule(tmp_path, monkeypatch):
     study = load_study(ROOT / "config" / "demo.yaml")
     assert cli.main(["dummy", "--config", stages.config_of("dummy", study)]) == 0
     sys.modules.pop("slimdiff.stages.dummy", None)
+
+
+METRIC = '''"""Share of lesion pixels."""
+
+import numpy as np
+
+
+def lesion_pixel_share(masks: np.ndarray, tau: float) -> float:
+    """Share of the pixels of (N, H, W) masks above `tau`."""
+    return float((np.asarray(masks, np.float32) > tau).mean())
+'''
+AXIS = """
+    evaluation.add(
+        "lesion_pixel_share",
+        lesion_pixel_share(samples.masks, config.tau),
+        floor=0.0,
+        n=len(samples.masks),
+        interval_reason="a test",
+    )
+"""
+USE = """
+import json, sys
+from pathlib import Path
+import pandas as pd
+from slimdiff.config import Study
+from slimdiff.evaluation import compare, evaluate, registry
+from slimdiff.report import metric_table, results
+
+assert Path(registry.__file__).is_relative_to(sys.argv[2]), registry.__file__
+study = Study.model_validate_json(Path(sys.argv[1]).read_text())
+for variant in ("a", "b", "c"):
+    for fold in range(study.folds.k):
+        evaluation = evaluate.evaluation_of_training_slices(study, fold)
+        evaluation.names["variant"] = variant
+        evaluate.write_tables(
+            study.paths.metrics(variant, fold), evaluate.evaluate(evaluation, ["mask"]), ["mask"], ending=""
+        )
+variants, folds = ["a", "b", "c"], study.folds.k
+compare.compare(study.paths, variants, folds, False, False)
+evaluate.summarise(study.paths, variants, folds, False)
+rows = results.all_metrics(study.paths, variants, folds, False)
+lines = metric_table.sections(metric_table.lines(rows, variants, folds))
+shown = [[title, line.metric, registry.describe(line.metric).label] for title, found in lines for line in found]
+print(json.dumps(shown))
+"""
+
+
+def test_a_new_metric_is_three_files(prepared, tmp_path):
+    """Its function, its call in an axis and its row in the registry: tables, comparison and report have it."""
+    copy = tmp_path / "copy" / "slimdiff"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "evaluation" / "metrics" / "pixel_share.py").write_text(METRIC)
+    axis = copy / "evaluation" / "axes" / "mask.py"
+    before = '    evaluation.add(\n        "mask_undecided",'
+    text = axis.read_text()
+    assert before in text
+    text = text.replace(before, f"{AXIS}{before}", 1)
+    head = "from slimdiff.evaluation.metrics.mmd import MIN_VECTORS\n"
+    text = text.replace(
+        head, f"{head}from slimdiff.evaluation.metrics.pixel_share import lesion_pixel_share\n", 1
+    )
+    axis.write_text(text)
+    registry = copy / "evaluation" / "registry.py"
+    row = '        Metric("mask_undecided"'
+    new = '        Metric("lesion_pixel_share", "mask", "Lesion pixels, share", "lower"),\n'
+    registry.write_text(registry.read_text().replace(row, f"{new}{row}", 1))
+
+    root = tmp_path / "results" / prepared.study
+    root.mkdir(parents=True)
+    for name in ("slices", "folds.tsv"):
+        (root / name).symlink_to(prepared.paths.root / name)
+    values = prepared.model_dump(mode="json") | {"results_dir": str(tmp_path / "results")}
+    (tmp_path / "study.json").write_text(json.dumps(values))
+    done = subprocess.run(
+        [sys.executable, "-c", USE, str(tmp_path / "study.json"), str(copy)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(copy.parent), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout.splitlines()[-1])
+    assert ["Lesion masks", "lesion_pixel_share", "Lesion pixels, share"] in shown
+    comparison = (root / "metrics" / "comparison.tsv").read_text().splitlines()
+    of_metric = [line for line in comparison if "\tlesion_pixel_share\t" in line]
+    # All three variants together, and each pair.
+    assert len(of_metric) == 4
+    assert all("\tlower\t" in line for line in of_metric)
+
+
+# Depth -------------------------------------------------------------------------------------------------------------
+
+
+def frames_of_package() -> list[str]:
+    """Names of the package's functions on the stack, the outermost first."""
+    names, frame = [], sys._getframe(1)
+    while frame is not None:
+        if Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
+            names.insert(0, frame.f_code.co_name)
+        frame = frame.f_back
+    return names
+
+
+def test_the_loss_is_seven_frames_from_the_command(prepared, tmp_path, monkeypatch):
+    from slimdiff import cli
+    from slimdiff.diffusion import losses
+
+    found, formula = [], losses.lp_per_channel
+
+    def recorded(*arguments, **options):
+        found.append(frames_of_package())
+        return formula(*arguments, **options)
+
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("slimdiff.") and getattr(
+            module, "lp_per_channel", None
+        ):
+            monkeypatch.setattr(module, "lp_per_channel", recorded)
+    import slimdiff.training.objective as objective
+
+    monkeypatch.setattr(objective, "lp_per_channel", recorded, raising=False)
+    root = tmp_path / prepared.study
+    root.mkdir()
+    for name in ("slices", "folds.tsv"):
+        (root / name).symlink_to(prepared.paths.root / name)
+    values = prepared.model_dump(mode="json") | {"results_dir": str(tmp_path)}
+    values["training"] |= {"steps": 1, "device": "cpu"}
+    values["training"]["validation"] |= {"every": 0}
+    assert cli.run_stage("train", ["--config", json.dumps(values), "--fold", "0"]) == 0
+    # And the formula itself.
+    assert found
+    assert {len(frames) + 1 for frames in found} <= set(range(8)), found[0]
+
+
+def test_kid_s_kernel_is_eight_frames_from_the_command(prepared, tmp_path, monkeypatch, capsys):
+    from slimdiff import cli, weights
+    from slimdiff.evaluation.metrics import mmd
+
+    try:
+        weights.path("alexnet")
+    except weights.WeightsUnavailable as error:
+        pytest.skip(f"the pretrained weights of AlexNet are not available: {error}")
+    found, formula = [], mmd.polynomial_kernel
+
+    def recorded(*arguments, **options):
+        found.append(frames_of_package())
+        return formula(*arguments, **options)
+
+    monkeypatch.setattr(mmd, "polynomial_kernel", recorded)
+    root = tmp_path / prepared.study
+    root.mkdir()
+    for name in ("slices", "folds.tsv"):
+        (root / name).symlink_to(prepared.paths.root / name)
+    values = prepared.model_dump(mode="json") | {"results_dir": str(tmp_path)}
+    values["evaluation"] |= {"bootstrap": 10}
+    options = ["--config", json.dumps(values), "--fold", "0", "baseline"]
+    assert cli.run_stage("metrics", options) == 0, capsys.readouterr().err
+    of_kid = [frames for frames in found if "kid" in frames]
+    assert of_kid
+    assert {len(frames) + 1 for frames in of_kid} <= set(range(9)), of_kid[0]

@@ -26,7 +26,7 @@ ALLOWED = {
         "data",
         "files",
         "generation",
-        "tables",
+        "dataframes",
         "weights",
         "devices",
         "model",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from helpers.local_server import serving
 
 from slimdiff import weights
 from slimdiff.weights import WeightsUnavailable, load_arrays
@@ -215,20 +216,27 @@ def test_inception_is_taken_from_the_folder_and_checked(folder, monkeypatch):
 
 def test_inception_is_downloaded_checked_and_kept(folder, monkeypatch, tmp_path):
     entry = weights.REGISTRY["inception"]
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     torch.save({"fc.bias": torch.arange(3.0)}, tmp_path / "published.pth")
-    digest = hashlib.sha256((tmp_path / "published.pth").read_bytes()).hexdigest()
-    url = (tmp_path / "published.pth").as_uri()
+    published = (tmp_path / "published.pth").read_bytes()
 
     def registered(sha256):
-        source = dataclasses.replace(entry.source, url=url, sha256=sha256)
+        source = dataclasses.replace(entry.source, url=f"{site.url}/published.pth", sha256=sha256)
         monkeypatch.setitem(weights.REGISTRY, "inception", dataclasses.replace(entry, source=source))
 
-    registered("0" * 64)
-    with pytest.raises(WeightsUnavailable, match="nothing was read"):
-        weights.load("inception")
-    assert list(folder.iterdir()) == []
-    registered(digest)
-    assert weights.load("inception")["fc.bias"].tolist() == [0, 1, 2]
+    with serving() as site:
+        site.contents["pub/published.pth"] = published
+        registered("0" * 64)
+        with pytest.raises(WeightsUnavailable, match="nothing was read"):
+            weights.load("inception")
+        assert list(folder.iterdir()) == []
+        registered(hashlib.sha256(published).hexdigest())
+        site.faults["pub/published.pth"] = [("cut", 10), 404]
+        for _ in range(2):
+            with pytest.raises(WeightsUnavailable, match="the download failed"):
+                weights.load("inception")
+            assert list(folder.iterdir()) == []
+        assert weights.load("inception")["fc.bias"].tolist() == [0, 1, 2]
     assert weights.path("inception", fetch=False) == folder / entry.file
 
 

@@ -1,7 +1,7 @@
-"""Which altered copies of training slices are flagged: python benchmarks/metrics/altered_copies.py [--out copies.tsv]
+"""Share of altered training copies that are flagged: python benchmarks/metrics/altered_copies.py [--out copies.tsv]
 
-Reads results/demo (make it with `snakemake --cores all`), takes 300 training slices of each fold for samples of a model
-that remembers them, alters them, and prints the share that each space of the memorisation axis flags.
+Reads results/demo (created by `snakemake --cores all`). Alters 300 training slices of each fold, treats them as samples
+of a model that memorised them, and prints the share flagged in each space of the memorisation axis.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def _rotated(images: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def altered(images: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Every alteration of (N, H, W) slices in [-1, 1]; others: a further training slice of each one's z-bin."""
+    """All alterations of (N, H, W) slices in [-1, 1]; others: for each, another training slice of its z-bin."""
     made = {name: change(images) for name, change in PLAIN_ALTERATIONS.items()}
     for sd in (0.02, 0.05, 0.1):
         made[f"noise {sd:g}"] = images + rng.normal(0, sd, images.shape)

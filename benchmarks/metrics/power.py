@@ -1,17 +1,24 @@
-"""What each metric can tell with few held-out subjects: python benchmarks/metrics/power.py [--work FOLDER] [--out FILE]
+"""Statistical power of each metric with few held-out subjects:
+python benchmarks/metrics/power.py [--work FOLDER] [--out FILE]
 
-A phantom cohort on the demo's grid. The slices of 33 subjects stand for the samples of a model that is perfect up to a
-damage; held-out subjects are drawn from the others again and again, and the axes of the stage `metrics` judge the same
-samples against each draw. So the table says how far a metric moves with who happens to be held out, and which damage
-stands out from that. Twenty minutes on one core.
+Uses a phantom cohort on the demo's grid. The slices of 33 subjects serve as samples of a model that is perfect except
+for a known damage. Held-out subjects are drawn repeatedly from the others, and the axes of the stage `metrics` evaluate
+the same samples against each draw. The table shows how much a metric varies with the choice of held-out subjects, and
+which damages it detects beyond that variation. 20 minutes on one core.
 
-Columns: mean and sd of the value over draws. detected: share of draws whose value is worse than 95 % of the undamaged
-samples' values (of all draws of as many subjects; for metrics that can err to both sides, outside their central 95 %).
-paired: mean difference to what undamaged samples score against the same subjects, in sd of that difference over
-draws; n/a where it is the same in every draw. Of undamaged samples: covered and covered_all, share of intervals
-that hold the mean over draws, and that hold the value against all held-out subjects at once, which a bias by the
-number of slices keeps FID, precision and recall from; width, of the interval, on average, in those that a normal
-distribution with that sd would have: under 1 is too narrow. lpips_diversity: less the held-out subjects' own.
+Columns:
+    mean, sd: of the value over draws.
+    detected: share of draws with a value worse than 95 % of the undamaged samples' values over draws of as many
+        subjects; for two-sided metrics, outside their central 95 %.
+    paired: mean difference to undamaged samples against the same subjects, in sd of that difference over draws; n/a
+        if the difference is equal in all draws.
+    covered, covered_all (undamaged samples): share of intervals that contain the mean over draws, and the value
+        against all held-out subjects together. FID, precision and recall are biased by the number of slices, so
+        their covered_all is low.
+    width (undamaged samples): mean width of the interval relative to that of a normal distribution with the same sd;
+        below 1 is too narrow.
+
+Values of lpips_diversity are differences to that of the held-out subjects.
 """
 
 import argparse
@@ -71,7 +78,7 @@ COLUMNS = (
     "width",
 )
 HELD_OUT, OTHER_SIZES = 17, (8, 34)
-# Less than a study takes, for time; no sweep of tau.
+# Reduced settings to save time; no tau sweep.
 REDUCED = {"bootstrap": 300, "lpips_pairs": 60, "taus": ()}
 
 
@@ -81,7 +88,7 @@ def image_axis(evaluation) -> None:
         add_metrics(evaluation)
 
 
-# What the samples have that an axis's metrics look at: what is as it was does not have to be measured again.
+# The arrays that each axis depends on: an axis whose arrays are undamaged is not evaluated again.
 AXES = {
     image_axis: ("images",),
     mask_axis: ("masks",),
@@ -93,14 +100,14 @@ NORMAL_WIDTH = 2 * 1.959964  # of a central 95 % interval, in sd
 LEVEL = 0.05
 
 Measured = dict[str, np.ndarray]
-"""metric: (draws, 3) value, low and high end of its interval."""
+"""metric: (draws, 3) value, lower and upper end of its interval."""
 
 
 class Bench:
-    """Judges the samples against drawn subjects."""
+    """Evaluates the samples against drawn subjects."""
 
     def __init__(self, study: Study, store: SliceStore, training: int, seed: int):
-        # Rows of single z-bins are not asked for.
+        # Skip the rows of single z-bins.
         self.store = replace(store, facts={**store.facts, "n_bins": 0})
         self.config = study.evaluation.model_copy(update=REDUCED)
         self.features, self.seed = SliceFeatures(), seed
@@ -109,25 +116,27 @@ class Bench:
         self.samples = slices_as_samples(store, self.rows)
 
     def draws(self, held_out: int, count: int) -> list[np.ndarray]:
-        """Store rows of so many subjects, `count` times; the first draws are the same whatever the count.
+        """Store rows of `held_out` random subjects, `count` times; the first draws do not depend on `count`.
 
-        Raises ValueError where there are not so many.
+        Raises ValueError if there are too few subjects.
         """
         if held_out > len(self.pool):
-            raise ValueError(f"{held_out} held-out subjects; only {len(self.pool)} are not trained on")
+            raise ValueError(
+                f"expected at most {len(self.pool)} held-out subjects, found {held_out}; raise --patients"
+            )
         rng = np.random.default_rng([self.seed, held_out])
         return [
             self.store.rows_of(rng.choice(self.pool, held_out, replace=False).tolist()) for _ in range(count)
         ]
 
     def measure(self, damage: str, draws: list[np.ndarray], undamaged: Measured | None = None) -> Measured:
-        """Every metric of damaged samples against each draw; undamaged: what it gave for these draws without damage."""
+        """Every metric of damaged samples against each draw; undamaged: result for the same draws without damage."""
         samples = damaged(damage, self.samples, self.store.participant[self.rows], self.seed)
         changed = [name for name in SEEN if getattr(samples, name) is not getattr(self.samples, name)]
         axes = [axis for axis, seen in AXES.items() if undamaged is None or set(seen) & set(changed)]
         found = defaultdict(list)
         for test in tqdm(draws, desc=damage, unit="draw"):
-            # Without training slices there are no floors: undamaged samples are those very slices.
+            # No training slices, so no floors: the undamaged samples are the training slices.
             names = {"study": "metric_power", "variant": damage, "fold": 0}
             cell = FoldEvaluation(
                 self.store, test, np.empty(0, np.int64), samples, self.config, self.features, names
@@ -143,19 +152,19 @@ class Bench:
 
 def _numbers(row: dict) -> list[float]:
     if row["metric"] == "lpips_diversity":
-        # Its value does not depend on who is held out, and its interval is over samples: what is read is how far it
-        # lies from the held-out subjects' own.
+        # Its value does not depend on the held-out subjects, and its interval is over samples. The difference to the
+        # held-out subjects' diversity is used instead.
         return [row["value"] - row["floor"], np.nan, np.nan]
     return [row[key] for key in ("value", "ci_low", "ci_high")]
 
 
 def is_worse(values: np.ndarray, null: np.ndarray, way: str) -> np.ndarray:
-    """Which values lie beyond the 95 % quantile of those of undamaged samples.
+    """Whether each value is beyond the 95 % quantile of undamaged samples.
 
     Args:
         values: (N,).
-        null: (M,) of undamaged samples.
-        way: the metric's better one, `lower`, `higher`, or anything else where it can err to both sides.
+        null: (M,) values of undamaged samples.
+        way: the metric's better direction, `lower` or `higher`; anything else: two-sided.
     """
     if way == "lower":
         return values > np.quantile(null, 1 - LEVEL)
@@ -166,14 +175,14 @@ def is_worse(values: np.ndarray, null: np.ndarray, way: str) -> np.ndarray:
 
 
 def row_of(
-    metric: str, damage: str, held_out: int, found: np.ndarray, null: np.ndarray, everybody: float = np.nan
+    metric: str, damage: str, held_out: int, found: np.ndarray, null: np.ndarray, against_all: float = np.nan
 ) -> dict:
     """A line of the table.
 
     Args:
         found: (draws, 3) value and ends of the interval.
-        null: the same of undamaged samples, against the same draws and perhaps more.
-        everybody: value of undamaged samples against all held-out subjects.
+        null: the same for undamaged samples; its first draws are those of `found`.
+        against_all: value of undamaged samples against all held-out subjects.
     """
     value, low, high = found.T
     mean, sd = value.mean(), value.std(ddof=1)
@@ -188,18 +197,18 @@ def row_of(
         "detected": float(is_worse(value, null[:, 0], better(metric)).mean()),
     }
     shift = value - floor
-    # Of a gap the held-out subjects' part drops out of the difference, all but its rounding.
+    # For a gap, the held-out subjects' part cancels in the difference, except for rounding.
     if np.ptp(shift) > 1e-9 * np.ptp(value):
         row["paired"] = float(shift.mean() / shift.std(ddof=1))
     if damage == "none" and np.isfinite(low).all():
-        for key, truth in (("covered", mean), ("covered_all", everybody)):
+        for key, truth in (("covered", mean), ("covered_all", against_all)):
             row[key] = float(((low <= truth) & (truth <= high)).mean())
         row["width"] = float((high - low).mean() / (NORMAL_WIDTH * sd))
     return row
 
 
 def printed(rows: list[dict]) -> None:
-    """Two tables: how much of each damage is detected, and what the undamaged values and their intervals are like."""
+    """Print how well each damage is detected, and the values and intervals of undamaged samples."""
     damages = list(dict.fromkeys(row["damage"] for row in rows if row["damage"] != "none"))
     for column, digits in (("detected", 2), ("paired", 1)):
         print(f"\n{column}, {HELD_OUT} held-out subjects")
@@ -221,7 +230,7 @@ def printed(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    """Make the cohort, measure, print and write."""
+    """Create the cohort, evaluate, print and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -229,23 +238,23 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("results/metric_power"), help="scratch folder")
     parser.add_argument("--out", type=Path, default=Path("docs/metric_power.tsv"))
     parser.add_argument("--patients", type=int, default=150)
-    parser.add_argument("--training", type=int, default=33, help="subjects whose slices stand for samples")
-    parser.add_argument("--draws", type=int, default=20, help="of held-out subjects, a damage")
+    parser.add_argument("--training", type=int, default=33, help="subjects whose slices serve as samples")
+    parser.add_argument("--draws", type=int, default=20, help="draws of held-out subjects per damage")
     parser.add_argument("--undamaged", type=int, default=40, help="draws for undamaged samples")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    # Fewer resamples, for time, and no p of the robust MMD.
+    # Fewer resamples to save time, and no p of the robust MMD.
     image.SLOW_BOOTSTRAP, mask.PERMUTATIONS = 60, 0
     start = time.process_time()
     study = cohort_study(options.config, options.work, options.patients)
     store = cohort_store(study)
     bench = Bench(study, store, options.training, options.seed)
-    rows, everybody = [], bench.measure("none", [store.rows_of(bench.pool.tolist())])
+    rows, against_all = [], bench.measure("none", [store.rows_of(bench.pool.tolist())])
     for held_out in (HELD_OUT, *OTHER_SIZES):
         draws = bench.draws(held_out, max(options.undamaged, options.draws))
         null = bench.measure("none", draws)
         rows += [
-            row_of(metric, "none", held_out, null[metric], null[metric], everybody[metric][0, 0])
+            row_of(metric, "none", held_out, null[metric], null[metric], against_all[metric][0, 0])
             for metric in METRICS
         ]
         for damage in DAMAGES if held_out == HELD_OUT else ():

@@ -1,4 +1,4 @@
-"""A phantom cohort large enough to draw held-out subjects from many times, and features of its slices."""
+"""A phantom cohort large enough for repeated draws of held-out subjects, and features of its slices."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ STAGES = (cli.phantom, cli.participants, cli.preprocess, cli.cache)
 
 
 def cohort_study(config: str, work: Path, patients: int) -> Study:
-    """A study's settings, for so many phantom patients and no controls, with its results under `work`."""
+    """The study with `patients` phantom patients, no controls, and results under `work`."""
     study = load_study(config)
     phantom = study.data.phantom.model_copy(update={"patients": patients, "controls": 0})
     data = study.data.model_copy(update={"phantom": phantom})
@@ -23,9 +23,9 @@ def cohort_study(config: str, work: Path, patients: int) -> Study:
 
 
 def cohort_store(study: Study) -> SliceStore:
-    """The slices of all its patients, by the commands that every study runs; a store that lies there is taken.
+    """The slice store of all patients, built by the usual commands; an existing store is reused.
 
-    Raises RuntimeError where a command fails.
+    Raises RuntimeError if a command fails.
     """
     if not (study.paths.store / "store.json").is_file():
         text = json.dumps(study.model_dump(mode="json"))
@@ -36,21 +36,21 @@ def cohort_store(study: Study) -> SliceStore:
 
 
 def split(store: SliceStore, training: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """So many subjects at random to stand for a model, and those that are left to be held out; both sorted.
+    """`training` random subjects that serve as samples, and the remaining subjects; both sorted.
 
-    Raises ValueError where none is left.
+    Raises ValueError if either part would be empty.
     """
     subjects = np.unique(store.participant)
     if not 0 < training < len(subjects):
         raise ValueError(
-            f"{training} of {len(subjects)} subjects to train on; 1 to {len(subjects) - 1} are wanted"
+            f"expected 1 to {len(subjects) - 1} training subjects of {len(subjects)}, found {training}"
         )
     order = np.random.default_rng(seed).permutation(subjects)
     return np.sort(order[:training]), np.sort(order[training:])
 
 
 class SliceFeatures:
-    """Features found again slice by slice, in the place of `FeatureCache`, which knows whole sets only."""
+    """Caches features per slice; used instead of `FeatureCache`, which caches whole sets only."""
 
     def __init__(self):
         self._known: dict[tuple[str, bytes], np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""Ways in which samples of an otherwise perfect model may be wrong."""
+"""Damages to the samples of an otherwise perfect model."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,13 +12,13 @@ from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
 from slimdiff.generation.samples import Samples
 
 Damage = Callable[[Samples, np.ndarray, np.random.Generator], Samples]
-"""Takes samples, (N,) the subject that each comes from, and a source of random numbers."""
+"""(samples, subject of each sample (N,), random generator) -> damaged samples."""
 
 CROSS = ndimage.generate_binary_structure(2, 1)[None]
 
 
 def of_images(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Damage:
-    """A damage to the images alone; `change` takes and gives (N, H, W) float32, what leaves [-1, 1] is clipped."""
+    """A damage to images only; `change` maps (N, H, W) float32 to the same; the result is clipped to [-1, 1]."""
 
     def damage(samples: Samples, subjects: np.ndarray, rng: np.random.Generator) -> Samples:
         images = change(samples.images.astype(np.float32), rng)
@@ -28,7 +28,7 @@ def of_images(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -
 
 
 def of_masks(change: Callable[..., np.ndarray]) -> Damage:
-    """A damage to the masks alone; `change` takes and gives (N, H, W) bool."""
+    """A damage to masks only; `change` maps (N, H, W) bool to the same."""
 
     def damage(samples: Samples, subjects: np.ndarray, rng: np.random.Generator) -> Samples:
         changed = change(samples.masks > 0, structure=CROSS)
@@ -38,24 +38,24 @@ def of_masks(change: Callable[..., np.ndarray]) -> Damage:
 
 
 def blurred(images: np.ndarray, rng: np.random.Generator, sigma_px: float) -> np.ndarray:
-    """Images through a Gaussian."""
+    """Gaussian blur."""
     return ndimage.gaussian_filter(images, (0, sigma_px, sigma_px), mode="nearest")
 
 
 def noisy(images: np.ndarray, rng: np.random.Generator, sd: float) -> np.ndarray:
-    """White noise in the brain."""
+    """Add white noise in the brain."""
     return images + np.where(images > BRAIN_THRESHOLD, rng.normal(0, sd, images.shape), 0)
 
 
 def brighter(images: np.ndarray, rng: np.random.Generator, by: float) -> np.ndarray:
-    """The brain brighter by so much."""
+    """Add `by` to the grey values of the brain."""
     return images + np.where(images > BRAIN_THRESHOLD, np.float32(by), 0)
 
 
 def collapsed(samples: Samples, subjects: np.ndarray, rng: np.random.Generator, parts: int) -> Samples:
-    """Only every so-manieth subject's slices, each as often as that: as many as before, up to a subject's.
+    """Slices of one in `parts` subjects, each repeated `parts` times: about as many slices as before.
 
-    A repeated slice has a name of its own, as a model's two samples would have that happen to be equal.
+    Repeated slices have different names, like equal samples of a model.
     """
     names = rng.permutation(np.unique(subjects))
     kept = np.flatnonzero(np.isin(subjects, names[: len(names) // parts]))
@@ -73,11 +73,11 @@ def collapsed(samples: Samples, subjects: np.ndarray, rng: np.random.Generator, 
 def other_subjects(
     z_bin: np.ndarray, label: np.ndarray, subjects: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """For each slice of class 1 one of another subject in its z-bin, every one once; for class 0 the slice itself.
+    """A permutation: class-1 slices map to a slice of another subject in the same z-bin, class-0 slices to themselves.
 
-    Of another subject, because a lesion goes on in the next slice of the same one.
+    Another subject is required because a lesion extends over neighbouring slices of the same subject.
 
-    Raises ValueError where more than half of a z-bin's lesion slices are one subject's.
+    Raises ValueError if more than half of the lesion slices of a z-bin are from one subject.
     """
     names, index = np.unique(subjects, return_inverse=True)
     rank = rng.permutation(len(names))[index]
@@ -88,9 +88,9 @@ def other_subjects(
         most = np.bincount(rank[rows]).max()
         if 2 * most > len(rows):
             raise ValueError(
-                f"z-bin {one}: {most} of {len(rows)} lesion slices are one subject's; at most half may be"
+                f"z-bin {one}: {most} of {len(rows)} lesion slices are from one subject; expected at most half"
             )
-        # Sorted by subject, so that by the longest run a slice always meets another subject's.
+        # Sorted by subject: a shift by the longest run always reaches another subject.
         partner[rows] = np.roll(rows, most)
     return partner
 
@@ -101,7 +101,7 @@ def shuffled(samples: Samples, subjects: np.ndarray, rng: np.random.Generator) -
 
 
 def mirrored(samples: Samples, subjects: np.ndarray, rng: np.random.Generator) -> Samples:
-    """Slices with their lesion right of the middle of the brain turned over, image and mask together."""
+    """Mirror image and mask of slices whose lesion is right of the middle of the brain."""
     lesion = samples.masks > 0
     columns = np.arange(lesion.shape[2])
     with np.errstate(invalid="ignore"):
@@ -130,5 +130,5 @@ DAMAGES: dict[str, Damage] = {
 
 
 def damaged(name: str, samples: Samples, subjects: np.ndarray, seed: int) -> Samples:
-    """Samples with one of `DAMAGES`; the same seed gives the same bits, whatever other damages are asked for."""
+    """Samples with one of `DAMAGES`; the result depends only on the seed and the damage."""
     return DAMAGES[name](samples, subjects, np.random.default_rng([seed, list(DAMAGES).index(name)]))

@@ -1,6 +1,6 @@
-"""The reference's own code (PyPI slim-diff 1.0.0) in a virtual environment of its own, with this interpreter's torch.
+"""A virtual environment for the reference (the published code, PyPI slim-diff 1.0.0) with this interpreter's torch.
 
-python benchmarks/published/environment.py makes it and prints its interpreter.
+python benchmarks/published/environment.py creates it and prints its interpreter.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 WHEEL = "slim-diff==1.0.0 --hash=sha256:de6dfe1ab3d6056ca0d35daa82d787a8612e1b7344470f33728cf61bbc5704ad"
-# What the two modules that are driven import, of which some may be here already.
+# Imported by the two modules that are run; some may be installed already.
 IMPORTED = [
     "pytorch-lightning>=2.6,<3",
     "monai==1.6.0",
@@ -28,20 +28,20 @@ IMPORTED = [
     "torchmetrics",
     "tqdm",
 ]
-# Wants torchvision, which need not be there for what is driven.
+# Installed without dependencies: torchvision is not needed here.
 ALONE = ["lpips"]
 CHECK = "import src.diffusion.training.lit_modules, src.diffusion.training.callbacks.epoch_callbacks"
 
 
 class NoReference(Exception):
-    """The reference cannot be had here; the message says why."""
+    """The reference cannot be installed; the message gives the cause."""
 
 
 def reference_python(wheels: Path | None = None) -> str:
-    """The interpreter that can import the reference, made where it is not there yet.
+    """Path of an interpreter that can import the reference; creates its environment if necessary.
 
     Args:
-        wheels: folder of wheels to install from, where there is no package index.
+        wheels: folder of wheels to install from; None: the package index.
     """
     here = [path for path in (*site.getsitepackages(), sysconfig.get_path("purelib")) if Path(path).is_dir()]
     key = hashlib.sha256("\n".join([sys.version, version("torch"), WHEEL, *here]).encode()).hexdigest()[:12]
@@ -63,12 +63,12 @@ def reference_python(wheels: Path | None = None) -> str:
     pip += ["--disable-pip-version-check", "--no-warn-conflicts"]
     if wheels:
         pip += ["--no-index", "--find-links", str(wheels)]
-    # Both sides run on one torch: another is never fetched.
+    # Both sides use the same torch; no other version is downloaded.
     pins = folder / "pins.txt"
     pins.write_text(f"torch=={version('torch')}\n")
     _run([*pip, "--constraint", str(pins), *IMPORTED])
     _run([*pip, "--no-deps", *ALONE])
-    # Its code is about to run here.
+    # The hash is required, because this code will be run.
     wheel = folder / "wheel.txt"
     wheel.write_text(WHEEL + "\n")
     _run([*pip, "--no-deps", "--only-binary", ":all:", "--require-hashes", "--requirement", str(wheel)])
@@ -86,13 +86,13 @@ def _run(command: list[str]) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The benchmarks' options about the reference."""
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--reference-python", metavar="PATH", help="an interpreter that imports the reference")
-    which.add_argument("--no-reference", action="store_true", help="measure slimdiff alone")
-    parser.add_argument("--wheels", type=Path, help="folder with the reference's wheels, without an index")
+    which.add_argument("--reference-python", metavar="PATH", help="interpreter that can import the reference")
+    which.add_argument("--no-reference", action="store_true", help="measure only slimdiff")
+    parser.add_argument("--wheels", type=Path, help="folder of wheels, if there is no package index")
 
 
 def chosen_python(options: argparse.Namespace) -> str | None:
-    """The reference's interpreter as the options say, or None, said aloud."""
+    """The reference's interpreter; None with --no-reference. Exits with a message if it cannot be installed."""
     if options.no_reference:
         return None
     if options.reference_python:
@@ -100,19 +100,19 @@ def chosen_python(options: argparse.Namespace) -> str | None:
     try:
         return reference_python(options.wheels)
     except (NoReference, OSError) as error:
-        sys.exit(f"the reference cannot be had: {error}\n--no-reference measures slimdiff alone")
+        sys.exit(f"the reference cannot be installed: {error}\nuse --no-reference to measure only slimdiff")
 
 
 def main() -> None:
-    """Make the environment, or say what pip is asked for."""
+    """Create the environment, or print the requirement."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--wheels", type=Path, help="folder of wheels, where there is no package index")
+    parser.add_argument("--wheels", type=Path, help="folder of wheels, if there is no package index")
     parser.add_argument("--requirement", action="store_true", help="print the wheel and its hash instead")
     options = parser.parse_args()
     try:
         print(WHEEL if options.requirement else reference_python(options.wheels))
     except NoReference as error:
-        sys.exit(f"the reference cannot be had: {error}")
+        sys.exit(f"the reference cannot be installed: {error}")
 
 
 if __name__ == "__main__":

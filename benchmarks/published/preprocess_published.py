@@ -1,7 +1,7 @@
-"""The reference's side of preprocess.py: its own transforms, slice writer and data loader. Started by `turns.Side`.
+"""The reference side of preprocess.py: its own transforms, slice writer and data loader. Started by `turns.Side`.
 
-Its wheel brings no configuration. Grid, spacing, z-range, bins and smallest lesion are ours; the percentiles, tissue
-threshold and share are those of its own tests, which are the paper's too.
+The reference's wheel contains no configuration. Grid, spacing, z-range, bins and minimum lesion size are ours;
+percentiles, tissue threshold and tissue share are those of its own tests and of the paper.
 """
 
 import logging
@@ -20,7 +20,7 @@ from turns import Wire, options, peak_memory_mb
 
 
 def configuration(folder: str, facts: dict):
-    """What its cache builder and loader read; `facts` are our study's grid and slices."""
+    """Configuration of its cache builder and loader; `facts` describe grid and slices of our study."""
     return OmegaConf.create(
         {
             "dataset_type": "epilepsy",
@@ -36,7 +36,7 @@ def configuration(folder: str, facts: dict):
             "drop_healthy_patients": False,
             "datasets": {
                 "epilepsy": {
-                    # The volumes are named to it one by one: its own discovery wants other file names.
+                    # Volumes are passed one by one: its own discovery expects other file names.
                     "root_dir": folder,
                     "epilepsy_dataset": {"name": "Dataset210_MRIe_none", "modality_index": 0},
                     "splits": {"use_predefined_test": True, "val_fraction": 0.0, "seed": 42},
@@ -54,7 +54,7 @@ def configuration(folder: str, facts: dict):
                     "clip": True,
                 },
             },
-            # Of the loader.
+            # For the loader.
             "data": {"cache_dir": folder, "lesion_oversampling": {"enabled": False}},
             "training": {"batch_size": facts["batch"], "num_workers": 0, "pin_memory": False},
         }
@@ -62,7 +62,7 @@ def configuration(folder: str, facts: dict):
 
 
 def volumes(config, participants: list[dict]) -> list[dict]:
-    """Its rows of the slices of these volumes, each slice written as a compressed npz."""
+    """Index rows of the slices of these volumes; each slice is written as a compressed npz."""
     builder = get_registry().create("epilepsy", config)
     folder = Path(config.cache_dir, "slices")
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,8 +77,8 @@ def volumes(config, participants: list[dict]) -> list[dict]:
         )
         found = builder.process_subject(subject, folder)
         if not found:
-            # It logs what a transform raises and goes on.
-            raise RuntimeError(f"{one['name']}: its builder kept no slice")
+            # It only logs the errors of transforms.
+            raise RuntimeError(f"{one['name']}: the reference's cache builder kept no slice")
         rows += found
     return rows
 
@@ -96,7 +96,7 @@ def epoch(config, workers: int) -> dict:
 
 
 def answer(config, question: dict) -> dict:
-    """What one question asks for."""
+    """Answer one question."""
     if question["what"] == "volumes":
         return {"rows": volumes(config, question["participants"])}
     if question["what"] == "index":
@@ -106,7 +106,7 @@ def answer(config, question: dict) -> dict:
 
 
 def main() -> None:
-    """Answer until no more is asked."""
+    """Answer questions until there are no more."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     wire, given = Wire(), options()

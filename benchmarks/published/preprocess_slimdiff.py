@@ -1,8 +1,8 @@
-"""Our side of preprocess.py: the commands' own functions in a warm process. Started by `turns.Side`."""
+"""The slimdiff side of preprocess.py: the functions of the commands in a warm process. Started by `turns.Side`."""
 
 import os
 
-# Each side has as many threads as the other; SimpleITK does not listen to OpenMP's variable.
+# Both sides use the same number of threads; SimpleITK ignores OMP_NUM_THREADS.
 os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = os.environ["OMP_NUM_THREADS"]
 
 import resource
@@ -26,20 +26,20 @@ from slimdiff.data.store import SliceStore
 
 
 def command(name: str, *arguments: str) -> None:
-    """One of the commands, in this process."""
+    """Run a command in this process."""
     if getattr(cli, name)(list(arguments)):
-        raise RuntimeError(f"slimdiff-{name} failed; its message stands above")
+        raise RuntimeError(f"slimdiff-{name} failed; see its message above")
 
 
 def cohort(folder: str, count: int) -> dict:
-    """A phantom of 1 mm, five patients to three controls."""
+    """Create a phantom cohort of 1 mm voxels with five patients per three controls."""
     patients = max(1, round(count * 5 / 8))
     write_cohort(Path(folder), patients, count - patients, seed=0, voxel_mm=1.0)
     return {}
 
 
 def found(study: Study) -> dict:
-    """Who takes part, patients first."""
+    """Included participants, patients first."""
     rows = sorted(discover(study.data, study.paths.phantom), key=lambda row: not row.is_patient)
     return {
         "participants": [
@@ -51,20 +51,20 @@ def found(study: Study) -> dict:
 
 
 def plain_table(study: Study) -> dict:
-    """participants.tsv without a look at the volumes."""
+    """Write participants.tsv without reading the volumes."""
     write_participants(study.paths.participants, discover(study.data, study.paths.phantom))
     return {}
 
 
 def store_facts(study: Study) -> dict:
-    """How much the store holds."""
+    """Number of slices in the store."""
     store = SliceStore.open(study.paths.store)
     return {"slices": len(store), "lesion_slices": int(store.label.sum())}
 
 
 def epoch(study: Study, batch: int, where: str) -> dict:
-    """One pass in random order as training reads: from memory, or from the files by a thread that reads ahead."""
-    # Here, so that the memory of preprocessing is not torch's.
+    """One epoch in random order as in training: from memory, or from files by a thread that reads ahead."""
+    # Imported here, so that the memory of preprocessing does not include torch.
     from slimdiff.devices import pick_device
     from slimdiff.training.data import TrainingSet
 
@@ -79,7 +79,7 @@ def epoch(study: Study, batch: int, where: str) -> dict:
     seen, total = 0, 0.0
     started = time.perf_counter()
     for step in range(len(batches)):
-        # Reading ahead asks for steps after the last.
+        # Reading ahead requests steps after the last one.
         taken = slices.take(step, lambda one: batches[one % len(batches)])
         seen += len(taken.x0)
         total += float(taken.x0[0, 0, 80, 80] + taken.x0[0, 1, 80, 80])
@@ -88,7 +88,7 @@ def epoch(study: Study, batch: int, where: str) -> dict:
 
 
 def large_store(study: Study, count: int) -> dict:
-    """The store of `count` participants, each of whom has the volumes of one of the study's."""
+    """Build the store of `count` participants, copies of the study's participants."""
     rows = [row for row in read_participants(study.paths.participants) if row.included]
     many = [replace(rows[index % len(rows)], participant_id=f"many-{index:04d}") for index in range(count)]
     real = {many[index].participant_id: rows[index % len(rows)].participant_id for index in range(count)}
@@ -103,7 +103,7 @@ def large_store(study: Study, count: int) -> dict:
 
 
 def answer(question: dict) -> dict:
-    """What one question asks for."""
+    """Answer one question."""
     what = question["what"]
     if what == "cohort":
         return cohort(question["folder"], question["count"])
@@ -130,14 +130,14 @@ def answer(question: dict) -> dict:
 
 
 def main() -> None:
-    """Answer until no more is asked."""
+    """Answer questions until there are no more."""
     warnings.filterwarnings("ignore")
     wire, _ = Wire(), options()
     try:
         for question in wire.questions():
             before = sum(os.times()[:4])
             found = answer(question)
-            # Of this process and those that it started and waited for.
+            # Of this process and its finished children.
             cpu = sum(os.times()[:4]) - before
             wire.answer(memory_mb=max(peak_memory_mb(None, "cpu"), _helpers_mb()), cpu_s=cpu, **found)
     except Exception as error:
@@ -146,7 +146,7 @@ def main() -> None:
 
 
 def _helpers_mb() -> float:
-    """The largest process that this one has started."""
+    """Peak memory of the largest child process."""
     unit = 1 if os.uname().sysname == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
 

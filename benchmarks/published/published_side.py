@@ -1,4 +1,4 @@
-"""The reference's side of a comparison: drives the classes of its own wheel. Started by `turns.Side` with its python.
+"""The reference side of a comparison: runs the classes of the wheel. Started by `turns.Side` with its own Python.
 
 Options: work (train or sample), device, precision (float32 or bfloat16), size, batch.
 """
@@ -22,7 +22,7 @@ Z_BINS = 30
 
 
 def configuration(size: int, batch: int, steps: int = 300):
-    """What its classes read of a configuration, with the paper's network and its own sampler's defaults."""
+    """Configuration of its classes, with the paper's network and the defaults of its sampler."""
     return OmegaConf.create(
         {
             "data": {
@@ -91,7 +91,7 @@ def configuration(size: int, batch: int, steps: int = 300):
 
 
 def synchronised(device: str) -> float:
-    """The time, once the device is done."""
+    """Time after the device has finished."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -105,7 +105,7 @@ def timed(call, device: str) -> float:
 
 
 class Turns(pl.Callback):
-    """Between two training steps: answers the last question and waits for the next."""
+    """Between training steps: answers the last question and waits for the next."""
 
     def __init__(self, wire: Wire, device: str):
         self.wire, self.device = wire, device
@@ -121,12 +121,12 @@ class Turns(pl.Callback):
                 self.wire.answer(seconds=seconds, memory_mb=peak_memory_mb(torch, self.device))
             question = next(self.questions, None)
             if question is None:
-                # Lightning looks at the return value, and ends the epoch.
+                # With this return value Lightning ends the epoch.
                 trainer.should_stop = True
                 return -1
-            # On a card an untimed step takes back the memory that was given back between the turns.
+            # On a GPU one untimed step allocates the memory that was released between the turns.
             self.steps, self.left = question["steps"], question["steps"] + (self.device == "cuda")
-            # Its own draw is a coin a batch: told which way it falls, both are timed as often.
+            # It decides on self-conditioning per batch; set here, so that both cases are timed equally often.
             module._self_cond_prob = float(question["informed"])
         if self.left == self.steps:
             self.started = synchronised(self.device)
@@ -135,7 +135,7 @@ class Turns(pl.Callback):
 
 
 def train(wire: Wire, device: str, precision: str, size: int, batch: int) -> None:
-    """Its Lightning module, optimiser, clipping and EMA callback, in Lightning's own loop, on one batch in memory."""
+    """Train its Lightning module with its optimiser, clipping and EMA callback on one batch in memory."""
     module = JSDDPMLightningModule(configuration(size, batch))
     x0 = torch.rand(batch, 2, size, size) * 2 - 1
     data = {"image": x0[:, :1], "mask": x0[:, 1:], "token": torch.randint(2 * Z_BINS, (batch,))}
@@ -156,7 +156,7 @@ def train(wire: Wire, device: str, precision: str, size: int, batch: int) -> Non
 
 @torch.no_grad()
 def sample(wire: Wire, device: str, precision: str, size: int, batch: int) -> None:
-    """Its network alone (`what: evaluation`), or as many steps as asked for of its own sampler (`what: sample`)."""
+    """Questions: `what: evaluation` (its network alone), `what: sample` (some steps of its sampler)."""
     module = JSDDPMLightningModule(configuration(size, batch)).to(device).eval()
     for question in wire.questions():
         count, repeats = question["batch"], question["repeats"]
@@ -165,7 +165,7 @@ def sample(wire: Wire, device: str, precision: str, size: int, batch: int) -> No
             if question["what"] == "evaluation":
                 x, times = torch.randn(count, 4, size, size, device=device), torch.full_like(tokens, 500)
                 module(x, times, tokens)
-                # The fastest call, as on the other side.
+                # The fastest call, as on the slimdiff side.
                 evaluate = functools.partial(module, x, times, tokens)
                 seconds = min(timed(evaluate, device) for _ in range(repeats))
             else:
@@ -178,7 +178,7 @@ def sample(wire: Wire, device: str, precision: str, size: int, batch: int) -> No
 
 
 def main() -> None:
-    """Answer until no more is asked."""
+    """Answer questions until there are no more."""
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     wire, given = Wire(), options()

@@ -1,4 +1,4 @@
-"""slimdiff's side of a comparison. Started by `turns.Side`.
+"""The slimdiff side of a comparison. Started by `turns.Side`.
 
 Options: work (train, sample or limits), device, precision (float32 or bfloat16), size, batch, compiled.
 """
@@ -31,19 +31,19 @@ from slimdiff.training.trainer import Trainer
 
 N_BINS = 30
 CENTRES = [35.0 + 2.7 * b for b in range(N_BINS)]
-# Dense bfloat16 TFLOP/s as published; other cards, other types and processors are measured with a matrix product.
+# Published dense bfloat16 TFLOP/s; other GPUs, types and CPUs are measured with a matrix product.
 PUBLISHED = {"H200": 990, "H100 PCIe": 756, "H100 NVL": 835, "H100": 990, "A100": 312, "L40S": 362}
 
 
 def synchronised(device: str) -> float:
-    """The time, once the device is done."""
+    """Time after the device has finished."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def best_of(call: Callable[[], object], device: str, repeats: int, at_least: float = 0.0) -> float:
-    """Seconds of the fastest call; the first, untimed, warms up. Goes on until `at_least` seconds have been timed."""
+    """Seconds of the fastest call, after one untimed warm-up call; repeats for at least `at_least` seconds."""
     call()
     best, total = float("inf"), 0.0
     while repeats > 0 or total < at_least:
@@ -55,7 +55,7 @@ def best_of(call: Callable[[], object], device: str, repeats: int, at_least: flo
 
 
 def synthetic_store(size: int, count: int = 64) -> SliceStore:
-    """Noise with a square lesion in every other slice, in memory."""
+    """An in-memory store of noise, with a square lesion in every second slice."""
     rng = np.random.default_rng(0)
     label = np.arange(count) % 2
     masks = np.zeros((count, size, size), np.uint8)
@@ -74,14 +74,14 @@ def synthetic_store(size: int, count: int = 64) -> SliceStore:
 
 
 def inputs(batch: int, size: int, device: str) -> tuple:
-    """What a network is asked: noisy pairs, times, condition, previous estimate."""
+    """Inputs of a network: noisy pairs, timesteps, condition, previous estimate."""
     x = torch.randn(batch, 2, size, size, device=device)
     index = torch.zeros(batch, dtype=torch.long, device=device)
     return x, index + 500.0, Condition(index, index), torch.randn_like(x)
 
 
 def train(wire: Wire, device: str, precision: str, size: int, batch: int, compiled: bool = False) -> None:
-    """`steps`: whole optimiser steps; `what: outside`: how much of a step is not the network; `what: syncs`."""
+    """Questions: `steps` (optimiser steps), `what: outside` (time of the network alone), `what: syncs`."""
     config = TrainingConfig(
         batch_size=batch, device=device, precision=precision, compile=compiled, tensorboard=False
     )
@@ -96,7 +96,7 @@ def train(wire: Wire, device: str, precision: str, size: int, batch: int, compil
                 wire.answer(syncs=_synchronisations(trainer))
             else:
                 if device == "cuda":
-                    # Its memory was given back between the turns, so that the other side had all of it.
+                    # An untimed step: memory was released between the turns for the other side.
                     trainer.advance()
                 start = synchronised(device)
                 for _ in range(question["steps"]):
@@ -108,7 +108,7 @@ def train(wire: Wire, device: str, precision: str, size: int, batch: int, compil
 
 
 def _network_seconds(trainer: Trainer, size: int, batch: int) -> float:
-    """The network's own share of a step: half a batch without gradient, then the batch with it."""
+    """Time of the network in a step: half a batch without gradient, then the batch with gradient."""
     device = trainer.device
     asked = inputs(batch, size, device.type)
     half = [part[: batch // 2] for part in asked]
@@ -125,7 +125,7 @@ def _network_seconds(trainer: Trainer, size: int, batch: int) -> float:
 
 
 def _synchronisations(trainer: Trainer) -> int:
-    """How often a step makes the host wait for the card."""
+    """Number of times that a step makes the host wait for the GPU."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -135,7 +135,7 @@ def _synchronisations(trainer: Trainer) -> int:
 
 
 def sample(wire: Wire, device: str, precision: str, size: int, batch: int, compiled: bool = False) -> None:
-    """`what: evaluation`: the network alone; `what: sample`: whole samples at default settings."""
+    """Questions: `what: evaluation` (the network alone), `what: sample` (whole samples at default settings)."""
     model = ModelConfig().settings()
     data = DataSpec((size, size), N_BINS, CENTRES)
     card = ModelCard(
@@ -184,7 +184,7 @@ def sample(wire: Wire, device: str, precision: str, size: int, batch: int, compi
 
 
 class Convolutions(TorchDispatchMode):
-    """Counts the convolutions of what runs under it, by shape."""
+    """Counts convolutions by shape while active."""
 
     def __init__(self):
         super().__init__()
@@ -199,7 +199,7 @@ class Convolutions(TorchDispatchMode):
 
 
 def convolutions_of(size: int, batch: int) -> Counter:
-    """The convolutions of one evaluation and how often each occurs."""
+    """The convolutions of one evaluation, with their counts."""
     with torch.device("meta"):
         network = build_network(ModelConfig().settings(), DataSpec((size, size), N_BINS, CENTRES))
         with Convolutions() as convolutions, torch.no_grad():
@@ -208,7 +208,7 @@ def convolutions_of(size: int, batch: int) -> Counter:
 
 
 def convolution_seconds(shapes: tuple, device: str, dtype: torch.dtype) -> tuple[float, float]:
-    """Seconds of one convolution alone, forward and backward, each at its fastest."""
+    """Fastest seconds of one convolution alone, forward and backward."""
     shape, kernel, stride, padding, transposed = shapes
     x, weight = (
         torch.randn(dims, device=device, dtype=dtype).to(memory_format=torch.channels_last)
@@ -222,7 +222,7 @@ def convolution_seconds(shapes: tuple, device: str, dtype: torch.dtype) -> tuple
         return torch.ops.aten.convolution(x, weight, bias, *rest)
 
     gradient = torch.randn_like(forward())
-    # The first convolution's input is data.
+    # The first convolution needs no gradient of its input.
     wanted = [shape[1] > 4, True, True]
 
     def backward():
@@ -232,7 +232,7 @@ def convolution_seconds(shapes: tuple, device: str, dtype: torch.dtype) -> tuple
 
 
 def peak_tflops(device: str, dtype: torch.dtype) -> tuple[float, str]:
-    """What the device can do at most in matrix products, and where the number is from."""
+    """Peak TFLOP/s of the device in matrix products, and the source of the number."""
     if device == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name()
         for card, published in PUBLISHED.items():
@@ -244,7 +244,7 @@ def peak_tflops(device: str, dtype: torch.dtype) -> tuple[float, str]:
 
 
 def evaluation_gflop(size: int) -> float:
-    """Arithmetic of one evaluation of one slice; a multiplication and its addition count as two."""
+    """GFLOP of one evaluation of one slice; a multiply-add counts as two."""
     with torch.device("meta"):
         network = build_network(ModelConfig().settings(), DataSpec((size, size), N_BINS, CENTRES))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -253,7 +253,7 @@ def evaluation_gflop(size: int) -> float:
 
 
 def limits(wire: Wire, device: str, precision: str, size: int, batch: int, compiled: bool = False) -> None:
-    """What the device allows: its peak, and the network's convolutions alone. Every answer is the best so far."""
+    """Limits of the device: peak TFLOP/s, and the network's convolutions alone. Every answer is the best so far."""
     dtype = getattr(torch, precision)
     peak, source, gflop = 0.0, "", evaluation_gflop(size)
     best: dict[tuple, tuple[float, float]] = {}
@@ -275,7 +275,7 @@ def limits(wire: Wire, device: str, precision: str, size: int, batch: int, compi
 
 
 def main() -> None:
-    """Answer until no more is asked."""
+    """Answer questions until there are no more."""
     warnings.filterwarnings("ignore")
     wire, given = Wire(), options()
     work = {"train": train, "sample": sample, "limits": limits}[given.pop("work")]

@@ -1,7 +1,7 @@
-"""Two programs measured in turns: one line of JSON is a question, one line the answer. Standard library only.
+"""Two programs measured in turns; questions and answers are lines of JSON. Standard library only.
 
-Each side is a process of its own, so that peaks of memory are apart and each has its own packages; it measures only
-when asked, so that the two take turns on the machine and its noise meets both.
+Each side is a separate process with its own packages and its own memory peak. A side measures only when asked, so that
+the two alternate and the machine's noise affects both.
 """
 
 import csv
@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class SideFailed(Exception):
-    """A side ended without an answer, or answered that it could not."""
+    """A side ended without an answer, or reported an error."""
 
 
 class Side:
@@ -52,18 +52,18 @@ class Side:
         return answer
 
     def close(self) -> None:
-        """No more questions."""
+        """End the process."""
         self.process.stdin.close()
         self.process.wait()
 
 
 def options() -> dict:
-    """In a side: what it was started with."""
+    """In a side: the options with which it was started."""
     return json.loads(sys.argv[1])
 
 
 class Wire:
-    """In a side: questions in, answers out. Whatever else is printed goes to standard error."""
+    """In a side: reads questions, writes answers. All other output goes to standard error."""
 
     def __init__(self):
         self._answers = os.fdopen(os.dup(1), "w")
@@ -78,7 +78,7 @@ class Wire:
 
 
 def peak_memory_mb(torch, device: str) -> float:
-    """Most memory taken so far: of the card on CUDA, else of the process."""
+    """Peak memory so far: of the GPU on CUDA, else of the process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
@@ -86,7 +86,7 @@ def peak_memory_mb(torch, device: str) -> float:
 
 
 def device_name(torch, device: str) -> str:
-    """The card, or the processor."""
+    """Name of the GPU or processor."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
@@ -102,9 +102,9 @@ def today() -> str:
 
 
 def compare_all(compare: Callable, reference: str | None, columns: list[str], options) -> int:
-    """The table of every precision and batch size; 1 where one of them could not be measured, which stands as a note.
+    """Write the table of every precision and batch size; returns 1 if one could not be measured (see its note).
 
-    compare(reference, what both sides are started with, options) gives the rows of one of them.
+    compare(reference, common options of both sides, options) returns the rows of one precision and batch size.
     """
     rows, failed = [], 0
     for precision in options.precision:
@@ -121,7 +121,7 @@ def compare_all(compare: Callable, reference: str | None, columns: list[str], op
 
 
 def write_table(rows: list[dict], columns: list[str], path: Path | None) -> None:
-    """As TSV to standard output, and to `path` where one is given; n/a where a row says nothing."""
+    """Write TSV to standard output and, if given, to `path`; missing values are n/a."""
     targets = [sys.stdout]
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What the choices are worth on the demo's cohort: python benchmarks/quality/ablations.py [--cores 2] [--only x0 v]
+"""Ablation of design choices on the demo's cohort: python benchmarks/quality/ablations.py [--cores 2] [--only x0 v]
 
-Trains, samples and judges every variant of config/demo_ablations.yaml on fold 0 (an hour and a half on two cores; what
-is there is kept), then prints a row a variant and seed as TSV, and under it the means over seeds in Markdown.
+Trains, samples and evaluates every variant of config/demo_ablations.yaml on fold 0 (90 minutes on two cores; existing
+results are kept). Prints one row per variant and seed as TSV, then the means over seeds in Markdown.
 """
 
 import argparse
@@ -35,9 +35,9 @@ def read(path: Path) -> list[dict]:
 
 
 def row_of(study, variant: str) -> dict[str, float]:
-    """Metrics over all z-bins, and the processor time of the training."""
+    """Metrics over all z-bins, and processor time of the training."""
     rows = read(study.paths.metrics(variant, 0) / "metrics.tsv")
-    # A metric that cannot be had (too few lesions) stands there as n/a.
+    # n/a: the metric is not available (too few lesions).
     values = {
         (r["metric"], r["extractor"]): float("nan" if r["value"] == "n/a" else r["value"])
         for r in rows
@@ -51,7 +51,7 @@ def row_of(study, variant: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Make what is missing and print the tables."""
+    """Compute missing results and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--only", nargs="*", help="only these variants, without their seed")
@@ -60,7 +60,7 @@ def main() -> None:
     variants = [v for v in study.variants if not options.only or v.split(".")[0] in options.only]
     targets = [str(study.paths.metrics(variant, 0) / "metrics.tsv") for variant in variants]
     command = ["snakemake", "--cores", str(options.cores), *targets, "--configfile", CONFIG]
-    # One thread a training: they run side by side.
+    # One thread per training: trainings run in parallel.
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=sys.stderr)
     table = {variant: row_of(study, variant) for variant in variants}
     columns = [*METRICS, "train_cpu_s"]

@@ -1,9 +1,9 @@
-"""What autoguidance does to KID and to memorisation:
+"""Effect of autoguidance on KID and memorisation:
 python benchmarks/quality/autoguidance.py [--config config/demo.yaml]
 
-Draws the same noise with the network alone and guided by its own earlier snapshot (Karras et al. 2024) at several
-strengths, and prints both sides of the bargain next to each other as TSV. The study's training has to keep the snapshot
-(`training.snapshots`; the demo's does): snakemake --cores all trained.
+Samples from the same noise with the network alone, and guided by its own earlier snapshot (Karras et al. 2024) at
+several strengths. Prints image quality and memorisation as TSV. The training must save the snapshot
+(`training.snapshots`, set in the demo): snakemake --cores all trained.
 """
 
 import sys
@@ -22,19 +22,21 @@ COLUMNS += ("suspects_features", "suspects_pixels", "mmd_mf", "mmd_pl", "class1"
 
 
 def main() -> None:
-    """Draw, judge and print."""
+    """Sample, evaluate and print."""
     parser = cell_parser(__doc__)
-    parser.add_argument("--each", type=int, default=8, help="samples of each z-bin and class")
+    parser.add_argument("--each", type=int, default=8, help="samples per z-bin and class")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--guide", type=int, help="step of the snapshot (default: the study's first)")
-    parser.add_argument("--interval", type=float, nargs=2, help="noise levels between which the guide acts")
+    parser.add_argument("--guide", type=int, help="step of the snapshot (default: first of the study)")
+    parser.add_argument(
+        "--interval", type=float, nargs=2, help="noise levels between which guidance is applied"
+    )
     parser.add_argument("--out", type=Path, help="also write the table here")
     options = parser.parse_args()
     study = load_study(options.config)
     part = study.variant(options.variant)
     guide = options.guide or next(iter(part.training.snapshots), None)
     if guide is None:
-        raise SystemExit(f"{options.config}: training.snapshots is empty; keep one and train again")
+        raise SystemExit(f"{options.config}: training.snapshots is empty; add a step and train again")
     judge, rows = Judge(study, options.fold), []
     print(*COLUMNS, sep="\t")
     for scale in SCALES:

@@ -1,10 +1,11 @@
-"""Whether own masks and inpainted lesions fit their images: python benchmarks/quality/conditional.py
+"""Agreement of image and mask with given masks and inpainted lesions: python benchmarks/quality/conditional.py
 
-`mask_to_image`: held-out masks, the image drawn around each; MMD-PL against the held-out pairs, and the contrast of a
-mask to its ring (1: as held-out lesions). `inpaint`: held-out slices without lesion, a lesion drawn into a region where
-a held-out patient of the same z-bin has one, in one attempt and in up to eight; the same numbers, how often there is a
-lesion, and how many pixels outside the region changed. Beside them: samples of the whole pair, real pairs, and (what
-MMD-PL has to notice) the drawn images under one another's masks. A row a sampler, as TSV.
+`mask_to_image`: an image is generated for each held-out mask. Reported are MMD-PL against the held-out pairs and the
+contrast of the mask to its ring, relative to held-out lesions. `inpaint`: a lesion is generated in a held-out slice
+without lesion, in a region where a held-out patient has one in the same z-bin, with one attempt and with up to eight.
+Reported are also the share of samples with a lesion and the number of changed pixels outside the region. For
+comparison: samples of the whole pair, real pairs, and generated images with exchanged masks, which MMD-PL must detect.
+One row per sampler, as TSV.
 """
 
 import sys
@@ -54,7 +55,7 @@ def masks_of(judge: Judge, count: int) -> list[ConditioningInput]:
 
 
 def regions_of(judge: Judge, count: int) -> list[ConditioningInput]:
-    """Held-out slices without lesion, with a held-out lesion of their z-bin, dilated, as the region."""
+    """Held-out slices without lesion; the region is a dilated held-out lesion of the same z-bin."""
     store, rng = judge.store, np.random.default_rng(0)
     bins, label = store.z_bin[judge.test], store.label[judge.test]
     given = []
@@ -76,7 +77,7 @@ def rows_of(
     settings: dict,
     attempts: int,
 ) -> list[dict]:
-    """The numbers of what is drawn around everything given, and of the images under one another's masks."""
+    """Rows of the samples for these inputs, and of the same images with exchanged masks."""
     requests, (values, where), images, drawn = draw_until_lesion(generator, given, 1, attempts, what)
     lesion = has_lesion(drawn, judge.config.tau, judge.min_px)
     rows = [
@@ -97,9 +98,9 @@ def rows_of(
 
 
 def main() -> None:
-    """Draw, judge and print."""
+    """Sample, evaluate and print."""
     parser = cell_parser(__doc__)
-    parser.add_argument("--count", type=int, default=60, help="masks and slices given")
+    parser.add_argument("--count", type=int, default=60, help="number of masks and of slices")
     parser.add_argument("--out", type=Path, help="also write the table here")
     options = parser.parse_args()
     whole = load_study(options.config)

@@ -1,7 +1,7 @@
-"""Whether the demo's samples are what they should be: python benchmarks/quality/demo.py [--out FILE]
+"""Acceptance criteria of the demo's samples: python benchmarks/quality/demo.py [--out FILE]
 
-Reads results/demo (make it with `snakemake --cores all`), draws samples from the same networks before training, and
-prints one line a criterion and fold as TSV. Exit status 1 if one is missed in any fold.
+Reads results/demo (created by `snakemake --cores all`) and samples the same networks before training. Prints one line
+per criterion and fold as TSV. Exit status 1 if a criterion fails in any fold.
 """
 
 import argparse
@@ -28,7 +28,7 @@ COLUMNS = ("criterion", "fold", "value", "wanted", "met")
 
 
 def untrained_kid(study, variant: str, fold: int, extractor: str) -> float:
-    """KID against the held-out slices of samples from the fold's network as it was before the first step."""
+    """KID, against held-out slices, of samples from the fold's network before the first training step."""
     card = read_card(study.paths.model(variant, fold) / "model.safetensors")
     torch.manual_seed(card.training["seed"])
     network = build_network(card.model, card.data)
@@ -51,7 +51,7 @@ def untrained_kid(study, variant: str, fold: int, extractor: str) -> float:
 
 
 def criteria(study, variant: str, fold: int) -> list[dict]:
-    """One row a criterion of a fold."""
+    """One row per criterion of a fold."""
     table = read_table(study.paths.metrics(variant, fold) / "metrics.tsv")
     extractor = study.evaluation.extractors[0]
 
@@ -80,7 +80,7 @@ def criteria(study, variant: str, fold: int) -> list[dict]:
     return [judged(name, fold, float(value)) for name, value in values.items()]
 
 
-# Criterion: its value in every fold must not lie below (first) or above (second).
+# Criterion: minimum and maximum of its value in every fold.
 WANTED = {
     "KID before training / KID": (5, None),
     "KID of held-out slices blurred by 2 px / KID": (1, None),
@@ -94,7 +94,7 @@ WANTED = {
 
 
 def judged(criterion: str, fold: int, value: float) -> dict:
-    """One row of the table: the value, what is wanted, and whether it is met."""
+    """One row of the table: value, requirement, and whether it is met."""
     low, high = WANTED[criterion]
     wanted = f">= {low}" if low is not None else f"<= {high}"
     met = value >= low if low is not None else value <= high
@@ -102,7 +102,7 @@ def judged(criterion: str, fold: int, value: float) -> dict:
 
 
 def main() -> int:
-    """Print the table; 1 if a criterion is missed."""
+    """Print the table; returns 1 if a criterion fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="config/demo.yaml")
     parser.add_argument("--out", type=Path)

@@ -1,4 +1,4 @@
-"""What the sampling benchmarks judge samples by: the numbers of the stage `metrics`, without floors and intervals."""
+"""Metrics for the sampling benchmarks: those of the stage `metrics`, without floors and intervals."""
 
 import argparse
 
@@ -18,7 +18,7 @@ from slimdiff.generation.requests import Request, requests_of_bin
 
 
 def cell_parser(description: str) -> argparse.ArgumentParser:
-    """A command line that names a study, a variant and a fold: by default the demo's first."""
+    """A command-line parser for a study, a variant and a fold; default: fold 0 of the demo."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,7 +31,7 @@ def cell_parser(description: str) -> argparse.ArgumentParser:
 def drawn_requests(
     generator: Generator, labels: tuple[int, ...] = (0, 1), name: str = "sample"
 ) -> tuple[list[Request], np.ndarray, np.ndarray]:
-    """Requests of every z-bin and these classes, as the generator's section says, with images and masks."""
+    """Requests for every z-bin and these classes, as configured in the generator, with their images and masks."""
     card, config = generator.card, generator.config
     requests = [
         request
@@ -43,7 +43,7 @@ def drawn_requests(
 
 
 class Judge:
-    """Numbers of a set of samples against the held-out (and, for memorisation, the training) slices of a fold."""
+    """Evaluates samples against the held-out slices of a fold and, for memorisation, its training slices."""
 
     def __init__(self, study: Study, fold: int):
         self.store = SliceStore.open(study.paths.store)
@@ -78,7 +78,7 @@ class Judge:
         return extract(to_uint8(images), self.extractor, progress=False)
 
     def image_numbers(self, images: np.ndarray, z_bin: np.ndarray) -> dict[str, float]:
-        """KID, and memorisation in features and in pixels."""
+        """KID, and memorisation in features and pixels."""
         config, store = self.config, self.store
         drawn = self.features(images)
         found = {"kid": kid(self.real, drawn, config.seed).value}
@@ -98,7 +98,7 @@ class Judge:
         return found
 
     def mask_numbers(self, images: np.ndarray, drawn: np.ndarray, label: np.ndarray) -> dict[str, float]:
-        """MMD-MF and MMD-PL of the samples of class 1, and class fidelity of all."""
+        """MMD-MF and MMD-PL of class-1 samples, and class fidelity of all samples."""
         config, chosen = self.config, label == 1
         shapes, _ = lesions.component_features(drawn[chosen], **self.options)
         fidelity = lesions.class_fidelity(drawn, label, config.tau, self.min_px)
@@ -110,7 +110,7 @@ class Judge:
         }
 
     def pair_numbers(self, images: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
-        """MMD-PL, and the median contrast of a mask to its ring as a multiple of the held-out slices' own."""
+        """MMD-PL, and the median contrast of a mask to its ring, relative to held-out slices."""
         config = self.config
         own, _ = lesion_contrast.pair_features(images, drawn, **self.options, **self.ring)
         column = lesion_contrast.FEATURES.index("delta")

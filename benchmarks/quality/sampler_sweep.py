@@ -1,13 +1,14 @@
-"""Quality against cost of every sampler:
+"""Quality and cost of every sampler:
 python benchmarks/quality/sampler_sweep.py [--config config/demo.yaml] [--fold 0]
 
-Draws the same noise with each sampler at 5 to 250 evaluations from one trained model (`snakemake --cores all` makes the
-demo's), judges the samples against the fold's held-out slices, and does the same with other seeds of DDIM-250 and of
-DPM-Solver++(2M), so that a difference can be held against what another seed makes. Writes sweep.tsv, goal.tsv and
-sweep.svg into results/{study}/sampler_sweep; what was drawn is kept there and not drawn again. An hour on two cores.
+Samples one trained model (the demo's: `snakemake --cores all`) from the same noise with each sampler at 5 to 250
+evaluations, and evaluates the samples against the fold's held-out slices. DDIM-250 and DPM-Solver++(2M) are repeated
+with other seeds, so that differences can be compared with the spread over seeds. Writes sweep.tsv, goal.tsv and
+sweep.svg to results/{study}/sampler_sweep; samples are kept there and reused. One hour on two cores.
 
-Columns: seconds of wall clock and of processor time a sample; LPIPS to the DDIM-250 result from the same noise and to
-the sampler's own at 250; suspects and R as in the stage `metrics`; contrast of the masks (1: as the held-out ones).
+Columns: wall-clock and processor seconds per sample; LPIPS to the DDIM-250 sample from the same noise, and to the
+sampler's own sample at 250 evaluations; suspects and R as in the stage `metrics`; contrast of the masks, relative to
+held-out slices.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ from slimdiff.generation.generator import Generator
 EVALUATIONS = (5, 10, 15, 20, 25, 50, 100, 250)
 MOST = EVALUATIONS[-1]
 TICKS = (5, 10, 20, 50, 100, 250)
-# Sampler, spacing: largest number of evaluations, colour. Even in log-SNR a chain is converged long before 250.
+# (sampler, spacing): (maximum evaluations, colour). With log-SNR spacing a chain converges long before 250.
 CHAINS = {
     ("dpmpp_2m", "log_snr"): (50, "#0072B2"),
     ("unipc", "log_snr"): (50, "#009E73"),
@@ -63,12 +64,12 @@ TITLES = {
     "mmd_mf": "MMD-MF",
     "mmd_pl": "MMD-PL",
     "class1": "share of class 1 with a lesion",
-    "cpu_s_per_sample": "processor seconds a sample",
+    "cpu_s_per_sample": "processor seconds per sample",
 }
 
 
 class Sweep:
-    """Draws and judges; every set of samples is drawn once and kept."""
+    """Generates and evaluates samples; every set is generated once and kept."""
 
     def __init__(self, study: Study, fold: int, variant: str, each: int):
         self.study, self.fold, self.variant, self.each = study, fold, variant, each
@@ -79,7 +80,7 @@ class Sweep:
     swept = frozenset({"sampler", "evaluations", "spacing", "eta", "tau", "seed"})
 
     def draw(self, sampler: str, evaluations: int, seed: int, spacing: str = "trailing") -> dict:
-        """images, masks, z_bin, label, seconds and processor seconds a sample."""
+        """images, masks, z_bin, label, and wall-clock and processor seconds per sample."""
         settings = {
             "sampler": sampler,
             "evaluations": evaluations,
@@ -93,7 +94,7 @@ class Sweep:
         name = (
             f"{sampler}-{spacing}-{evaluations}-{seed}-{self.each}-{generator.sha256['checkpoint'][:12]}.npz"
         )
-        # What else the study says of drawing makes other samples.
+        # Other settings of the study change the samples, so they are part of the name.
         keys = (COMPARED | {"acquisition", "precision"}) - self.swept
         others = config.model_dump(mode="json", include=keys)
         if others != GenerationConfig().model_dump(mode="json", include=keys):
@@ -139,8 +140,10 @@ class Sweep:
 
 
 def goal(rows: list[dict]) -> list[dict]:
-    """DPM-Solver++(2M) against DDIM-250: the mean difference from the same noise, in standard deviations of DDIM-250
-    over seeds. Within the spread: at most two."""
+    """DPM-Solver++(2M) against DDIM-250: mean difference from the same noise, in SD of DDIM-250 over seeds.
+
+    `within`: at most two SD.
+    """
     by_key = {(row["sampler"], row["spacing"], row["evaluations"], row["seed"]): row for row in rows}
     seeds = [seed for seed in SEEDS if ("ddim", "trailing", MOST, seed) in by_key]
     table = []
@@ -149,7 +152,7 @@ def goal(rows: list[dict]) -> list[dict]:
             fine = np.array([by_key["ddim", "trailing", MOST, seed][metric] for seed in seeds])
             fast = np.array([by_key["dpmpp_2m", spacing, evaluations, seed][metric] for seed in seeds])
             spread, difference = fine.std(ddof=1), (fast - fine).mean()
-            # Where no seed differs from another, nothing may differ.
+            # Without spread over seeds, only a difference of 0 is within.
             apart = abs(difference) / spread if spread > 0 else (0.0 if difference == 0 else np.inf)
             table.append(
                 {
@@ -168,7 +171,7 @@ def goal(rows: list[dict]) -> list[dict]:
 
 
 def picture(rows: list[dict], path: Path) -> None:
-    """A panel a metric over evaluations, a line a sampler; grey: mean and two standard deviations of DDIM-250."""
+    """One panel per metric over evaluations, one line per sampler; grey: mean +- 2 SD of DDIM-250 over seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -209,9 +212,9 @@ def picture(rows: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    """Draw, judge, and write the tables and the figure."""
+    """Sample, evaluate, and write the tables and the figure."""
     parser = cell_parser(__doc__)
-    parser.add_argument("--each", type=int, default=8, help="samples of each z-bin and class")
+    parser.add_argument("--each", type=int, default=8, help="samples per z-bin and class")
     options = parser.parse_args()
     sweep = Sweep(load_study(options.config), options.fold, options.variant, options.each)
     wanted = [("ddim", MOST, SEEDS[0], "trailing")]

@@ -1,12 +1,14 @@
-"""What the metrics cost at the size of a study: python benchmarks/speed/metrics.py [--out metrics.tsv]
+"""Cost of the metrics at the size of a study: python benchmarks/speed/metrics.py [--out metrics.tsv]
 
-10,000 samples, 2,000 held-out slices of 40 subjects and 4,000 training slices at 160 x 160, made from a seed;
-everything that the stage `metrics` computes over all z-bins with intervals and floors, less what networks do (features
-and LPIPS). A row a part: seconds, beside those of the plain way where it does the same work (a mask, a subset, a query
-or a labelling at a time; of some things only as many as --plain says, scaled up linearly), by how much the two answers
-differ, and the most memory beyond what was held before. Seconds are by the clock; cpu: of all processors, which other
-programs lengthen less (and threads that wait more: OMP_NUM_THREADS=1 for the work alone). `all` adds the
-parts up; its ratio is that of the parts with a plain way, its memory everything but the slices and features.
+Uses 10,000 samples, 2,000 held-out slices of 40 subjects and 4,000 training slices at 160 x 160, generated from a seed.
+Times all computations of the stage `metrics` over all z-bins with intervals and floors, except the networks (features
+and LPIPS).
+
+One row per part: seconds, seconds of a plain implementation if it does the same work, relative difference of the two
+results, and additional peak memory. The plain implementation handles one mask, subset, query or labelling at a time;
+slow parts use only --plain slices and are scaled linearly. Seconds are wall-clock time. `cpu` is processor time, which
+other programs affect less but waiting threads increase; set OMP_NUM_THREADS=1 for the work alone. `all` is the sum of
+the parts; its ratio covers the parts with a plain implementation, its memory excludes slices and features.
 """
 
 import argparse
@@ -48,14 +50,14 @@ TAUS = EvaluationConfig().taus
 
 
 def image_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argparse.Namespace) -> None:
-    """Features, spectra and brightness."""
+    """Time feature distances, spectra and brain histograms."""
     x, y, like = real.features, drawn.features, train.features
     ordered = [in_fixed_order(features) for features in (x, y, like)]
     many = Resampling.of(real.subjects, options.bootstrap, SEED)
     slow = Resampling.of(real.subjects, options.bootstrap_slow, SEED)
 
     def kids(*pairs: tuple[np.ndarray, np.ndarray]) -> list[float]:
-        return [kid(a, b, SEED).value for a, b in lesion_contrast]
+        return [kid(a, b, SEED).value for a, b in pairs]
 
     clock.part(
         "KID and its floor",
@@ -109,7 +111,7 @@ def _profiles(real: Set, drawn: Set, train: Set, draws: Resampling, profile: Cal
 
 
 def lesion_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argparse.Namespace) -> None:
-    """Shapes, contrasts, the robust MMD, the tau sweep, class fidelity."""
+    """Time shapes, contrasts, robust MMD, tau sweep and class fidelity."""
     asked = np.flatnonzero(drawn.label == 1)
     subset = asked[: options.plain]
     sets = {"real": real.masks, "train": train.masks, "drawn": drawn.masks[asked]}
@@ -227,7 +229,7 @@ def _robust_parts(clock: Clock, found: dict, z_bin: dict, real: Set, options: ar
 
 
 def memorisation_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argparse.Namespace) -> None:
-    """Nearest training slices of samples and held-out slices."""
+    """Time the search for the nearest training slices of samples and held-out slices."""
     subset = slice(0, options.plain)
     scale = (len(drawn.images) + len(real.images)) / len(drawn.images[subset])
     for space, metric in (("features", "euclidean"), ("images", "ncc")):
@@ -259,20 +261,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--synthetic", type=int, default=10_000, help="samples")
-    parser.add_argument("--real", type=int, default=2000, help="held-out slices, 50 a subject")
-    parser.add_argument("--train", type=int, help="training slices; default: twice the held-out ones")
-    parser.add_argument("--side", type=int, default=160, help="of a slice, in px")
-    parser.add_argument("--bootstrap", type=int, default=1000, help="resamplings of an interval")
-    parser.add_argument("--bootstrap-slow", type=int, default=100, help="of FID, precision and recall")
+    parser.add_argument("--real", type=int, default=2000, help="held-out slices, 50 per subject")
+    parser.add_argument("--train", type=int, help="training slices; default: twice the held-out slices")
+    parser.add_argument("--side", type=int, default=160, help="side of a slice, in px")
+    parser.add_argument("--bootstrap", type=int, default=1000, help="resamples per interval")
+    parser.add_argument(
+        "--bootstrap-slow", type=int, default=100, help="resamples per interval of FID, precision and recall"
+    )
     parser.add_argument("--permutations", type=int, default=500)
-    parser.add_argument("--plain", type=int, default=200, help="slices that the plain way looks at")
+    parser.add_argument("--plain", type=int, default=200, help="slices for the plain implementation")
     parser.add_argument("--out", type=Path, help="also write the table here")
     options = parser.parse_args()
     start = time.perf_counter()
     drawn = made(options.synthetic, options.side, 1, continuous=True, shift=0.1)
     real = made(options.real, options.side, 2, continuous=False)
     train = made(options.train or 2 * options.real, options.side, 3, continuous=False)
-    print(f"sets made in {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    print(f"sets generated in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     clock = Clock(sum(part.megabytes for part in (drawn, real, train)))
     image_parts(clock, real, drawn, train, options)
     lesion_parts(clock, real, drawn, train, options)

@@ -1,4 +1,4 @@
-"""Times, memory and agreement of the parts of a computation, each beside its plain way."""
+"""Time, memory and accuracy of the parts of a computation, compared with a plain implementation."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ COLUMNS = ["part", "ours_s", "plain_s", "ratio", "ours_cpu_s", "plain_cpu_s", "d
 
 
 def timed(work: Callable, scale: float = 1.0) -> tuple:
-    """What the work gives, and its seconds (by the clock, of all processors) times how often it fits into the whole."""
+    """Result of `work`, and its (wall-clock, processor) seconds multiplied by `scale`."""
     start = np.array([time.perf_counter(), time.process_time()])
     answer = work()
     return answer, (np.array([time.perf_counter(), time.process_time()]) - start) * scale
@@ -31,11 +31,11 @@ class Clock:
         self.most_mb = 0.0
 
     def part(self, name: str, ours: Callable, other: Callable | None = None, same=None, note=""):
-        """Run a part and, where there is one, its plain way; returns ours.
+        """Time a part and, if given, its plain implementation; returns the result of `ours`.
 
-        other: gives an answer and seconds, as `timed`. same: gives the two answers to compare, from what both gave.
+        other: returns a result and seconds, as `timed`. same: maps both results to the two values to compare.
         """
-        # Linux forgets the highest memory on this; elsewhere the peak is that of all parts so far.
+        # Resets the memory peak on Linux; elsewhere the peak is that of all parts so far.
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         before = peak_memory_mb(torch, "cpu")
@@ -55,12 +55,14 @@ class Clock:
         return answer
 
     def total(self) -> None:
-        """Add the row of all parts."""
+        """Add the row for all parts."""
         compared = [row for row in self.rows if "plain_s" in row]
         row = {"part": "all"}
         row |= {key: sum(part[key] for part in self.rows) for key in ("ours_s", "ours_cpu_s")}
         row |= {key: sum(part[key] for part in compared) for key in ("plain_s", "plain_cpu_s")}
         row["ratio"] = row["plain_s"] / sum(part["ours_s"] for part in compared)
         row["peak_mb"] = self.most_mb - self.inputs_mb
-        row["note"] = f"{self.most_mb:.0f} MB in all, of which slices and features {self.inputs_mb:.0f} MB"
+        row["note"] = (
+            f"{self.most_mb:.0f} MB in total, including {self.inputs_mb:.0f} MB of slices and features"
+        )
         self.rows.append(row)

@@ -1,4 +1,4 @@
-"""Slices, lesions and features to time the metrics on: made from a seed, and no files needed."""
+"""Synthetic slices, lesions and features for timing the metrics, generated from a seed."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Set:
     """(N, 2304) float32."""
     z_bin: np.ndarray
     label: np.ndarray
-    """(N,) 1 where a lesion was asked for: every second slice."""
+    """(N,) 1 = lesion requested: every second slice."""
     subjects: np.ndarray
 
     @property
@@ -32,7 +32,7 @@ class Set:
 
 
 def made(n: int, side: int, seed: int, continuous: bool, shift: float = 0.0) -> Set:
-    """n slices of side x side px; shift moves features, brightness and lesion size away from those of shift 0."""
+    """n slices of side x side px; shift changes features, brightness and lesion size relative to shift 0."""
     rng = np.random.default_rng(seed)
     order = np.arange(n)
     z_bin, label = order // 2 % N_BINS, order % 2
@@ -66,7 +66,7 @@ def _slices(
 def _lesions(
     reach: np.ndarray, rows: np.ndarray, columns: np.ndarray, shift: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Continuous masks: two out of three slices have one lesion, the others two or three, of very different sizes."""
+    """Continuous masks: about two of three slices have one lesion, the others two or three, of varied size."""
     n, side = len(reach), len(columns)
     field = np.full((n, side, side), -np.inf, np.float32)
     for place in range(3):
@@ -82,7 +82,7 @@ def _lesions(
 
 
 def _smooth(n: int, side: int, coarse: int, rng: np.random.Generator) -> np.ndarray:
-    """(n, side, side) of unit variance, interpolated linearly from coarse x coarse noise."""
+    """Smooth fields (n, side, side) of unit variance, linearly interpolated from coarse x coarse noise."""
     at = np.linspace(0, coarse - 1, side)[:, None] - np.arange(coarse)
     weights = np.maximum(1 - np.abs(at), 0).astype(np.float32)
     smooth = weights @ rng.standard_normal((n, coarse, coarse), np.float32) @ weights.T
@@ -90,7 +90,7 @@ def _smooth(n: int, side: int, coarse: int, rng: np.random.Generator) -> np.ndar
 
 
 def _features(n: int, shift: float, rng: np.random.Generator) -> np.ndarray:
-    """Rectified mixtures of few causes with channels of very different size, as pooled network features are."""
+    """Rectified mixtures of few causes with channels of varied scale, similar to pooled network features."""
     shared = np.random.default_rng(0)
     mixing = shared.standard_normal((CAUSES, FEATURES), np.float32) / CAUSES**0.5
     scale = shared.gamma(0.5, 2, FEATURES).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The metrics as one writes them first: a mask at a time, a subset at a time, a query at a time."""
+"""Plain implementations of the metrics: one mask, subset or query at a time."""
 
 import warnings
 
@@ -10,7 +10,7 @@ SUBSETS, SUBSET_SIZE = 100, 500
 
 
 def subset_mmd2(real: np.ndarray, synthetic: np.ndarray, seed: int) -> float:
-    """Mean unbiased squared MMD over subsets, each with kernels of its own."""
+    """Mean unbiased squared MMD over subsets; kernels are computed for each subset."""
     rng = np.random.RandomState(seed)
     size, values = min(SUBSET_SIZE, len(real), len(synthetic)), []
     real, synthetic = real.astype(np.float64), synthetic.astype(np.float64)
@@ -24,7 +24,7 @@ def subset_mmd2(real: np.ndarray, synthetic: np.ndarray, seed: int) -> float:
 
 
 def table_mmd2(real: np.ndarray, synthetic: np.ndarray, seed: int) -> float:
-    """The same of component features, sorted and z-scored as `masks.feature_distance` does."""
+    """Mean squared MMD of component features, sorted and z-scored as in `lesions.feature_distance`."""
     real, synthetic = (table[np.lexsort(table.T)] for table in (real, synthetic))
     mean, sd = real.mean(axis=0), real.std(axis=0)
     return subset_mmd2((real - mean) / sd, (synthetic - mean) / sd, seed)
@@ -79,7 +79,7 @@ def contrasts(images: np.ndarray, masks: np.ndarray, tau: float, min_px: int, ri
 def nearest(
     query: np.ndarray, reference: np.ndarray, query_bin: np.ndarray, reference_bin: np.ndarray, ncc: bool
 ) -> np.ndarray:
-    """Distance to the nearest reference of the same z-bin, query by query, in float64."""
+    """Distance to the nearest reference of the same z-bin, one query at a time, in float64."""
     flat = [np.reshape(values, (len(values), -1)) for values in (query, reference)]
     distances = []
     for row, z_bin in zip(flat[0], query_bin, strict=True):
@@ -94,7 +94,7 @@ def nearest(
 
 
 def rbf_mmd2(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
-    """Mean of three RBF kernels (N, N) of all whitened vectors at once, and the unbiased squared MMD."""
+    """Mean of three RBF kernels (N, N) of all whitened vectors, and the unbiased squared MMD."""
     pooled, n = np.concatenate([x, y]), len(x)
     squares = (pooled**2).sum(axis=1)
     squared = np.maximum(squares[:, None] + squares - 2 * pooled @ pooled.T, 0)
@@ -104,7 +104,7 @@ def rbf_mmd2(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def permutation_p(kernel: np.ndarray, n_real: int, permutations: int, seed: int) -> float:
-    """Permutation p of the MMD, each labelling with its own look into the kernel (N, N)."""
+    """Permutation p of the MMD; each labelling indexes the kernel (N, N) separately."""
     rng = np.random.default_rng(seed)
     everything = np.arange(len(kernel))
     observed = _mmd2(kernel, everything[:n_real], everything[n_real:])

@@ -1,7 +1,7 @@
-"""Parameters and arithmetic of a network evaluation: python benchmarks/speed/network_cost.py [--size 160]
+"""Parameters and GFLOP of a network evaluation: python benchmarks/speed/network_cost.py [--size 160]
 
-Every coupling, and the shared network with patches of 1, 2 and 4 px, at the paper's widths; TSV. A multiplication and
-its addition count as two. Nothing is computed: the networks are on PyTorch's meta device.
+Every coupling, and the shared network with patches of 1, 2 and 4 px, at the paper's widths; TSV. A multiply-add counts
+as two. The networks are on PyTorch's meta device, so nothing is computed.
 """
 
 import argparse

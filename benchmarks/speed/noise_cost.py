@@ -1,9 +1,8 @@
-"""What the noise streams cost beside the network: python benchmarks/speed/noise_cost.py [--config FILE ...]
+"""Cost of the noise streams relative to the network: python benchmarks/speed/noise_cost.py [--config FILE ...]
 
-Times, in one run, a batch's draw of noise and one evaluation of an untrained network of each configuration on this
-machine's device, and prints the share of sampling time that noise takes: of a deterministic chain (one draw a sample)
-and of a stochastic one (a draw an evaluation). On a CPU a batch is one sample on one thread, as `slimdiff-generate`
-draws it.
+Times the noise of a batch and one evaluation of an untrained network of each configuration on this machine's device.
+Prints the share of sampling time spent on noise, for a deterministic chain (one draw per sample) and a stochastic chain
+(one draw per evaluation). On a CPU a batch is one sample on one thread, as in `slimdiff-generate`.
 """
 
 import argparse
@@ -33,7 +32,7 @@ COLUMNS = (
 
 
 def median_ms(work, device: torch.device, repeats: int) -> float:
-    """Median time of one call, the device's own work included."""
+    """Median time of one call in ms, including the device's work."""
     times = []
     for turn in range(repeats + 2):
         synchronise(device)
@@ -41,7 +40,7 @@ def median_ms(work, device: torch.device, repeats: int) -> float:
         work(turn)
         synchronise(device)
         times.append(time.perf_counter() - start)
-    # The first two warm caches up.
+    # The first two calls are a warm-up.
     return statistics.median(times[2:]) * 1e3
 
 
@@ -82,11 +81,11 @@ def row_of(name: str, study: Study, repeats: int) -> dict:
 
 
 def main() -> int:
-    """Print a row a configuration; exit status 1 where noise takes 2 % or more."""
+    """Print one row per configuration; returns 1 if noise takes 2 % or more."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", nargs="*", default=[], help="studies, after the paper's network")
+    parser.add_argument("--config", nargs="*", default=[], help="studies to time after the paper's network")
     parser.add_argument("--repeats", type=int, default=10)
     options = parser.parse_args()
     rows = []

@@ -1,16 +1,18 @@
-"""From NIfTI files to a store that training reads, beside the reference's way:
+"""From NIfTI files to training slices, against the reference:
 python benchmarks/speed/preprocess.py --out results/benchmarks/preprocess.tsv
 
-Ours: the stages participants (quality control of every volume, also given without it), preprocess and cache: their
-functions in warm processes, and a process a volume as the workflow runs them, imports included. The reference (PyPI
-slim-diff 1.0.0): its MONAI transforms and one compressed npz a slice, by its own cache builder, in warm processes. It
-has no workers: for two, two of its processes have half of the volumes each. Both get the same volumes, grid, spacing,
-z-range, z-bins, least lesion and threads (the machine's cores over the workers), and take turns; the first turn is not
-counted; medians. Then an epoch: every slice once in random order in float32 batches, as each side's training reads
-them, files in the page cache; there a ratio is to the reference's fastest.
+slimdiff: the stages participants (quality control of every volume; times are given with and without it), preprocess and
+cache, once as functions in warm processes and once with one process per volume as in the workflow, imports included.
+Reference (PyPI slim-diff 1.0.0): its MONAI transforms and cache builder (one compressed npz per slice) in warm
+processes. It has no workers; for n workers, n processes share the volumes.
 
-Peak memory is the largest process's; `workers_memory_mb` adds up those that run side by side. Other programs lengthen
-`cpu_s`, the time of all processors, less than `seconds`.
+Both sides use the same volumes, grid, spacing, z-range, z-bins, minimum lesion size and threads (cores divided by
+workers). They run in turns, the first turn is discarded, and medians are reported. Then an epoch is timed: every slice
+once in random order in float32 batches, as the training of each side reads them, with files in the page cache. Its
+ratios are to the fastest setting of the reference.
+
+Peak memory is that of the largest process; `workers_memory_mb` is the sum over parallel workers. `cpu_s` is processor
+time; other programs affect it less than `seconds`.
 """
 
 import argparse
@@ -65,7 +67,7 @@ ONE_EACH = "a process a volume"
 
 
 def chosen_volumes(options: argparse.Namespace, work: Path) -> Volumes:
-    """The volumes that the options name, found by our own discovery."""
+    """The volumes selected by the options, found by slimdiff's own discovery."""
     with ExitStack() as stack:
         side = closed(stack, our_side(options.cores))
         if options.open_ms:
@@ -84,7 +86,7 @@ def chosen_volumes(options: argparse.Namespace, work: Path) -> Volumes:
         "grid": [160, 160, 160],
         "z_range": [34, 115],
         "n_bins": 30,
-        # Two patients with small lesions would leave z-bins empty.
+        # With two patients, excluding small lesions would leave z-bins empty.
         "min_lesion_px": 0 if options.open_ms else 30,
         "batch": runs.BATCH,
     }
@@ -92,10 +94,10 @@ def chosen_volumes(options: argparse.Namespace, work: Path) -> Volumes:
 
 
 def _table(folder: Path, work: Path) -> Path:
-    """Patients of Lesjak et al. 2017 whose FLAIR is there, with their masks."""
+    """Write a table of the patients of Lesjak et al. 2017 that have a FLAIR image, with their masks."""
     images = sorted(folder.glob("patient*_FLAIR_MNI.nii.gz"))
     if not images:
-        sys.exit(f"--open-ms: {folder} has no patient*_FLAIR_MNI.nii.gz")
+        sys.exit(f"--open-ms: expected patient*_FLAIR_MNI.nii.gz in {folder}, found none")
     lines = ["participant_id\timage\tmask\tgroup"]
     for image in images:
         name = image.name.split("_")[0]
@@ -106,7 +108,7 @@ def _table(folder: Path, work: Path) -> Path:
 
 
 def compare(volumes: Volumes, reference: str | None, workers: int, options: argparse.Namespace) -> list[dict]:
-    """The rows of one number of workers."""
+    """Rows for one number of workers."""
     threads = max(1, options.cores // workers)
     with ExitStack() as stack:
         ours = [closed(stack, our_side(threads)) for _ in range(workers)]
@@ -143,7 +145,7 @@ def compare(volumes: Volumes, reference: str | None, workers: int, options: argp
 def in_turns(
     ways: dict[str, Callable[[str], Run]], volumes: Volumes, repeats: int, label: str
 ) -> dict[str, list[Run]]:
-    """Every way's counted runs. The order turns round each time; what the last ones wrote stays for the epochs."""
+    """Timed runs of every way. The order reverses each turn; the files of the last turn are kept for the epochs."""
     found: dict[str, list[Run]] = {way: [] for way in ways}
     for turn in range(repeats + 1):
         for way in list(ways)[:: -1 if turn % 2 else 1]:
@@ -156,7 +158,7 @@ def in_turns(
 
 
 def summed(found: list[Run], quality: bool) -> dict:
-    """Medians of the runs of one way."""
+    """Medians over the runs of one way."""
     seconds = [run.seconds(quality) for run in found]
     middle = statistics.median(seconds)
     parts = {
@@ -181,7 +183,7 @@ def summed(found: list[Run], quality: bool) -> dict:
 
 
 def many_volumes(volumes: Volumes, count: int, options: argparse.Namespace) -> dict:
-    """A row: our store of `count` participants, in a process of its own."""
+    """The row of slimdiff's store of `count` participants, built in a separate process."""
     with ExitStack() as stack:
         side = closed(stack, our_side(options.cores))
         answer = side.ask(what="many", study=volumes.study("ours"), count=count)
@@ -194,14 +196,14 @@ def many_volumes(volumes: Volumes, count: int, options: argparse.Namespace) -> d
         "peak_memory_mb": answer["memory_mb"],
         "volumes": count,
         "disk_mb": answer["store_mb"],
-        "note": f"copies of the volumes above; {answer['before_mb']:.0f} MB of the memory were there before",
+        "note": f"copies of the volumes above; peak memory includes {answer['before_mb']:.0f} MB used before",
     }
 
 
 def goals(rows: list[dict]) -> list[str]:
-    """Whether the two goals are reached, a line each; the weakest of the figures decides.
+    """Whether the two goals are reached, one line each; the lowest ratio decides.
 
-    Of the volumes that is the work which both sides do; the reference has no quality control.
+    The goal for volumes excludes quality control, which the reference does not have.
     """
     lines = []
     for what, goal, chosen in (
@@ -217,7 +219,7 @@ def goals(rows: list[dict]) -> list[str]:
             worst = min(ratios, key=ratios.get)
             verdict = "reached" if ratios[worst] >= goal else "missed"
             lines.append(
-                f"goal {what}, {goal} times the reference: {verdict}, {ratios[worst]:.2f} at the least ({worst})"
+                f"goal {what}, {goal} times the reference: {verdict}, lowest ratio {ratios[worst]:.2f} ({worst})"
             )
     return lines
 
@@ -228,18 +230,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--data", type=Path, help="BIDS dataset; default: a phantom of 1 mm, made here")
+    source.add_argument("--data", type=Path, help="BIDS dataset; default: a generated phantom of 1 mm")
     source.add_argument("--open-ms", type=Path, help="folder of patient*_{FLAIR,lesion}_MNI.nii.gz")
     parser.add_argument(
-        "--volumes", type=int, help="so many participants, patients first; default: all, phantom 8"
+        "--volumes", type=int, help="number of participants, patients first; default: all, phantom 8"
     )
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=3, help="turns that count")
+    parser.add_argument("--repeats", type=int, default=3, help="number of timed turns")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--many", type=int, default=85, help="volumes of the large store; 0: leave it out")
-    parser.add_argument(
-        "--work", type=Path, help="folder to work in; default: the system's for temporary files"
-    )
+    parser.add_argument("--many", type=int, default=85, help="volumes of the large store; 0 = skip it")
+    parser.add_argument("--work", type=Path, help="working folder; default: the system's temporary folder")
     parser.add_argument("--out", type=Path, help="also write the table here")
     add_options(parser)
     options = parser.parse_args()

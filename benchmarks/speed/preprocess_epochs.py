@@ -1,4 +1,4 @@
-"""An epoch over what each side wrote, in turns, for preprocess.py."""
+"""An epoch over the files of each side, measured in turns, for preprocess.py."""
 
 import argparse
 import statistics
@@ -14,7 +14,7 @@ from turns import Side
 
 
 def epochs(volumes: Volumes, reference: str | None, options: argparse.Namespace) -> list[dict]:
-    """Rows of an epoch over what the last runs wrote. One thread a side: more wait for each other, and win nothing."""
+    """Rows of an epoch over the files of the last runs. One thread per side: more threads are not faster."""
     study = volumes.study("ours")
     folder = str(volumes.work / "reference")
     asked = {
@@ -67,9 +67,9 @@ def epochs(volumes: Volumes, reference: str | None, options: argparse.Namespace)
 
 
 def _note(side: str, answers: list[dict]) -> str:
-    note = f"slices a second; batches of {BATCH}; page cache warm"
+    note = f"per_s: slices per second; batches of {BATCH}; warm page cache"
     if side == "reference":
         return f"{note}; drops a short last batch"
     return (
-        f"{note}; {statistics.median(one['loading_s'] for one in answers):.3f} s more once, before the first"
+        f"{note}; {statistics.median(one['loading_s'] for one in answers):.3f} s once before the first epoch"
     )

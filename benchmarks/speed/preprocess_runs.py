@@ -1,6 +1,6 @@
-"""One run of each way from NIfTI files to what training reads, for preprocess.py. Standard library only.
+"""One run of each way from NIfTI files to training slices, for preprocess.py. Standard library only.
 
-That keeps this process small: on Linux a program that is started here inherits its peak of memory.
+This keeps the process small: on Linux a child process inherits its parent's memory peak.
 """
 
 import json
@@ -20,49 +20,49 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "published"))
 from turns import Side, SideFailed
 
 BATCH = 16
-"""Slices of an epoch's batches."""
-# What Snakemake sets for a rule of one thread.
+"""Batch size of an epoch."""
+# Variables that Snakemake sets for a rule with one thread.
 ONE_THREAD = ("OMP", "GOTO", "OPENBLAS", "MKL", "VECLIB", "NUMEXPR")
 
 
 @dataclass(frozen=True)
 class Volumes:
-    """What both sides work on."""
+    """Input of both sides."""
 
     work: Path
-    """Folder for everything that is written."""
+    """Output folder."""
     data: dict
     """Section `data` of our study."""
     participants: list[dict]
     """name, image, mask (None: a control)."""
     facts: dict
-    """Grid, spacing, z-range, z-bins, least lesion and batch, for the reference."""
+    """Grid, spacing, z-range, z-bins, minimum lesion size and batch size, for the reference."""
 
     def study(self, name: str) -> str:
-        """JSON of the study that writes below `work`/`name`."""
+        """JSON of a study that writes to `work`/`name`."""
         least = self.facts["min_lesion_px"] * self.facts["spacing_mm"] ** 2
         study = {"study": name, "results_dir": str(self.work), "data": self.data}
         return json.dumps(study | {"slices": {"min_lesion_mm2": least}})
 
     def shares(self, workers: int) -> list[list[dict]]:
-        """Each worker's part; empty ones are left out."""
+        """The participants of each worker, without empty parts."""
         return [part for worker in range(workers) if (part := self.participants[worker::workers])]
 
 
 @dataclass
 class Run:
-    """One run of one way."""
+    """Measurements of one run."""
 
     parts: dict[str, float] = field(default_factory=dict)
     """Seconds: found, quality, volumes, store."""
     cpu: dict[str, float] = field(default_factory=dict)
-    """The same, of all processors."""
+    """Processor time of each part, in s."""
     memory_mb: list[float] = field(default_factory=list)
-    """The peak of each worker that ran beside the others."""
+    """Peak memory of each parallel worker."""
     peaks_mb: dict[str, float] = field(default_factory=dict)
-    """The peak of the largest process of each part."""
+    """Peak memory of the largest process of each part."""
     disk_mb: float = 0.0
-    """What training reads."""
+    """Size of the files that training reads."""
     slices: int = 0
     lesion_slices: int = 0
 
@@ -77,25 +77,25 @@ class Run:
 
 
 def our_side(threads: int) -> Side:
-    """Ours, warm."""
+    """A warm slimdiff process."""
     return Side(sys.executable, "preprocess_slimdiff.py", threads)
 
 
 def closed(stack: ExitStack, side: Side) -> Side:
-    """The same, closed at the end."""
+    """Register the side to be closed at the end, and return it."""
     stack.callback(side.close)
     return side
 
 
 def together(sides: list[Side], questions: list[dict]) -> list[dict]:
-    """The answers of sides that work at the same time."""
+    """Ask several sides in parallel; returns their answers."""
     with ThreadPoolExecutor(len(sides)) as pool:
         pairs = zip(sides, questions, strict=True)
         return list(pool.map(lambda pair: pair[0].ask(**pair[1]), pairs))
 
 
 class Clock:
-    """Writes the seconds since it was last looked at."""
+    """Records the seconds since the previous lap."""
 
     def __init__(self, parts: dict[str, float]):
         self.parts, self.last = parts, time.perf_counter()
@@ -110,7 +110,7 @@ def size_mb(folder: Path) -> float:
 
 
 def functions(volumes: Volumes, name: str, sides: list[Side], looking: Side) -> Run:
-    """Ours, in warm processes. `looking` measures quality, in as many processes as there are sides."""
+    """slimdiff in warm processes. `looking` runs quality control with as many workers as there are sides."""
     run = Run()
     study = volumes.study(name)
     shares = volumes.shares(len(sides))
@@ -131,7 +131,7 @@ def functions(volumes: Volumes, name: str, sides: list[Side], looking: Side) -> 
 
 
 def processes(volumes: Volumes, name: str, workers: int, looking: Side) -> Run:
-    """Ours, as the workflow's rules run it: a process for the table, one a volume, and one for the store."""
+    """slimdiff as in the workflow: one process for the table, one per volume, and one for the store."""
     run = Run()
     study = volumes.study(name)
     clock = Clock(run.parts)
@@ -152,7 +152,7 @@ def processes(volumes: Volumes, name: str, workers: int, looking: Side) -> Run:
 
 
 def _measured(run: Run, **answers: list[dict]) -> None:
-    """Memory and processor time of a run, from the answers of each part."""
+    """Set memory and processor time of a run from the answers of each part."""
     run.memory_mb = [one["memory_mb"] for one in answers["volumes"]]
     run.peaks_mb = {part: max(one["memory_mb"] for one in found) for part, found in answers.items()}
     run.cpu = {part: sum(one["cpu_s"] for one in found) for part, found in answers.items()}
@@ -166,7 +166,7 @@ def _weighed(run: Run, volumes: Volumes, name: str, looking: Side) -> Run:
 
 
 def reference(volumes: Volumes, name: str, sides: list[Side]) -> Run:
-    """The reference's, in warm processes, each with its part of the volumes; then its one index."""
+    """The reference in warm processes, each with a part of the volumes; then its index."""
     run = Run()
     folder = volumes.work / name
     folder.mkdir()
@@ -185,7 +185,7 @@ def reference(volumes: Volumes, name: str, sides: list[Side]) -> Run:
 
 
 def _command(*arguments: str) -> dict:
-    """Run one of our commands: its peak of memory (or its largest child's), and its and their processor time.
+    """Run a slimdiff command; returns peak memory (its own or its largest child's) and total processor time.
 
     Raises SideFailed.
     """

@@ -1,8 +1,8 @@
-"""Where the time of a step goes:
+"""Profile of a training step or an evaluation:
 python benchmarks/speed/profile_step.py [--work train] [--precision bfloat16] [--batch 4]
 
-torch's profiler on the paper's network at 160 x 160: one forward and backward pass (train) or one evaluation. Prints
-seconds an image (the best of three), then the operators that take most, as TSV: share of the time, seconds, calls.
+Runs torch's profiler on the paper's network at 160 x 160: one forward and backward pass (train) or one evaluation.
+Prints seconds per image (fastest of three), then the most expensive operators as TSV: share of time, seconds, calls.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
         calls[event.key] += event.count
     total = sum(took.values())
     asked_for = f"{options.work} {options.precision} batch {options.batch} on {device}"
-    print(f"# {asked_for}: {seconds / options.batch:.3f} s an image")
+    print(f"# {asked_for}: {seconds / options.batch:.3f} s per image")
     print("operator\tshare\tseconds\tcalls")
     for name in sorted(took, key=took.get, reverse=True)[: options.rows]:
         print(f"{name[:60]}\t{took[name] / total:.3f}\t{took[name]:.4f}\t{calls[name]}")

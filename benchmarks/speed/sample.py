@@ -1,9 +1,9 @@
-"""Sampling beside the reference's, in turns: python benchmarks/speed/sample.py [--out sample.tsv]
+"""Sampling speed against the reference, measured in turns: python benchmarks/speed/sample.py [--out sample.tsv]
 
-`evaluation`: one run of the paper's network at 160 x 160, alone and for a batch. `sample`: a whole one at each side's
-default settings: here 25 evaluations of DPM-Solver++(2M) (on a CPU samples side by side, one a core), there 300 of
-DDIM, of which its own sampler runs a few and the rest is counted at the same price (`--full`: all are run).
-The roof is what the network's convolutions alone would allow, one by one at their fastest: everything else is free.
+`evaluation`: one evaluation of the paper's network at 160 x 160, for one slice and for a batch. `sample`: a whole
+sample at the default settings of each side. slimdiff: 25 evaluations of DPM-Solver++(2M); on a CPU samples run in
+parallel, one per core. Reference: 300 evaluations of DDIM; its sampler runs a few, and the time is scaled to 300
+(`--full` runs all). The roof is the time of the network's convolutions alone, each at its fastest.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
     facts = {"precision": common["precision"], "threads": options.threads}
     facts |= {"date": today(), "torch": torch.__version__}
     works = [("evaluation", count) for count in dict.fromkeys((1, batch))]
-    # On a CPU each side draws in its own way: ours one a core, theirs alone, which is its cheapest there.
+    # On a CPU slimdiff runs one sample per core; the reference runs one sample, which is its fastest way.
     works.append(("sample", options.threads if on_cpu else batch))
     limits = Side(
         sys.executable, "slimdiff_side.py", options.threads, work="limits", compiled=False, **common
@@ -106,7 +106,7 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
             row = next(row for row in reversed(rows) if row["side"] == "slimdiff")
             row["times_reference"] = best["reference"] / best["slimdiff"]
         if what == "sample" and not on_cpu and "slimdiff" in best:
-            # Nothing runs side by side on a card: what its evaluations do not take is not the network's.
+            # On a GPU nothing runs in parallel: time beyond the evaluations is spent outside the network.
             alone = next(r for r in rows if r["side"] == "slimdiff" and r["batch"] == count)
             row = next(row for row in reversed(rows) if row["side"] == "slimdiff")
             network = alone["seconds"] * answers["slimdiff"]["evaluations"] / count
@@ -139,12 +139,16 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--batch", nargs="+", type=int, help="default: 4; on CUDA 32 64 128")
     parser.add_argument("--size", type=int, default=160, help="side of a slice, in px")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
-    parser.add_argument("--repeats", type=int, help="evaluations a turn; default: 3; on CUDA 20")
-    parser.add_argument("--reference-steps", type=int, help="steps of its sampler; default: 8; on CUDA 20")
+    parser.add_argument("--rounds", type=int, default=3, help="number of turns per side")
+    parser.add_argument("--repeats", type=int, help="evaluations per turn; default: 3; on CUDA 20")
+    parser.add_argument(
+        "--reference-steps", type=int, help="steps of the reference's sampler; default: 8; on CUDA 20"
+    )
     parser.add_argument("--full", action="store_true", help="run all steps of the reference's sampler")
     parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, help="torch.compile on our side; default: on CUDA"
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="use torch.compile for slimdiff; default: on CUDA",
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="also write the table here")

@@ -1,9 +1,9 @@
-"""What each choice of the network's code is worth on a CPU:
+"""Effect of each optimisation of the network's code on a CPU:
 python benchmarks/speed/step_choices.py [--work train] [--out FILE]
 
-A forward and backward pass (or an evaluation) of the paper's network at 160 x 160 as it is, and with one choice taken
-back, in turns in one process; the best of the rounds counts. Kept memory cannot be taken back in a process, so that
-row compares two. TSV: seconds an image without the choice, with it, and their ratio.
+Times a forward and backward pass (or an evaluation) of the paper's network at 160 x 160, with all optimisations and
+with one removed, in turns in one process; the fastest round counts. Keeping freed memory cannot be undone within a
+process, so that row compares two processes. TSV: seconds per image without and with the optimisation, and their ratio.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def norm_in_float32(x, weight, bias, groups, eps):
     return F.group_norm(x.float(), groups, weight, bias, eps).to(x.dtype)
 
 
-# Choice: what stands in its place without it, and whether it concerns bfloat16 only.
+# Optimisation: the patch that removes it, and whether it affects bfloat16 only.
 TAKEN_BACK: dict[str, tuple[Callable, bool]] = {
     "upsampling as one transposed convolution": (
         lambda: patch.object(blocks.Upsample, "forward", upsample_then_convolve),
@@ -55,7 +55,7 @@ TAKEN_BACK: dict[str, tuple[Callable, bool]] = {
 
 
 def measure(contexts: dict[str, Callable], options: argparse.Namespace) -> dict[str, float]:
-    """Seconds an image in each context, the best of rounds taken in turns."""
+    """Seconds per image in each context, measured in turns; the fastest round counts."""
     data = DataSpec((options.size, options.size), N_BINS, CENTRES)
     network = build_network(ModelConfig().settings(), data)
     asked, precision = inputs(options.batch, options.size, "cpu"), getattr(torch, options.precision)
@@ -69,7 +69,7 @@ def measure(contexts: dict[str, Callable], options: argparse.Namespace) -> dict[
 
     best = dict.fromkeys(contexts, float("inf"))
     for _ in range(options.rounds + 1):
-        # The first warms up.
+        # The first round is a warm-up.
         for name, context in contexts.items():
             with context():
                 start = time.perf_counter()

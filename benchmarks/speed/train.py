@@ -1,8 +1,8 @@
-"""Training beside the reference's, in turns: python benchmarks/speed/train.py [--out train.tsv]
+"""Training speed against the reference, measured in turns: python benchmarks/speed/train.py [--out train.tsv]
 
-Whole optimiser steps (batch, noise, self-conditioning with probability 0.5, backward, clipping, AdamW, EMA) of the
-paper's network at 160 x 160, the same batch and precision on both sides; each side's best of the rounds counts.
-The roof is what the network's convolutions alone would allow, one by one at their fastest: everything else is free.
+Times whole optimiser steps (batch, noise, self-conditioning with probability 0.5, backward, clipping, AdamW, EMA) of
+the paper's network at 160 x 160, with the same batch size and precision on both sides. The fastest round of each side
+counts. The roof is the speed of the network's convolutions alone, each at its fastest.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     memory, notes = {}, {}
     for turn in range(options.rounds + 1):
-        # The first warms up.
+        # The first round is a warm-up.
         steps = options.steps if turn else 1
         limit = limits.ask(batch=common["batch"])
         for name, side in list(sides.items()):
@@ -72,7 +72,7 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
                     answer = side.ask(steps=steps)
                     found = answer["seconds"] / steps
                 else:
-                    # Its coin falls for a whole batch: half of the steps each way.
+                    # The reference decides on self-conditioning per batch: half of the steps with, half without.
                     both = [side.ask(steps=steps, informed=informed) for informed in (False, True)]
                     answer = both[-1]
                     found = sum(one["seconds"] for one in both) / (2 * steps)
@@ -83,9 +83,9 @@ def compare(reference: str | None, common: dict, options: argparse.Namespace) ->
             memory[name] = answer["memory_mb"]
             if turn:
                 seconds[name].append(found)
-                print(f"round {turn} {facts['precision']} {name}: {found:.3f} s a step", file=sys.stderr)
+                print(f"round {turn} {facts['precision']} {name}: {found:.3f} s per step", file=sys.stderr)
     limits.close()
-    # A training image is half an evaluation to inform it, one forward and two backward.
+    # Per image: half an evaluation for self-conditioning, one forward pass, and a backward pass of twice its cost.
     gflop = 3.5 * limit["gflop"]
     roof = common["batch"] / (1.5 * limit["forward"] + limit["backward"])
     rows = []
@@ -126,10 +126,12 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--batch", nargs="+", type=int, help="default: 4; on CUDA 32 64 128")
     parser.add_argument("--size", type=int, default=160, help="side of a slice, in px")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
-    parser.add_argument("--steps", type=int, help="optimiser steps a turn; default: 2; on CUDA 20")
+    parser.add_argument("--rounds", type=int, default=3, help="number of turns per side")
+    parser.add_argument("--steps", type=int, help="optimiser steps per turn; default: 2; on CUDA 20")
     parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, help="torch.compile on our side; default: on CUDA"
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="use torch.compile for slimdiff; default: on CUDA",
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="also write the table here")

@@ -1,7 +1,7 @@
-"""Trainings side by side against one after the other: python benchmarks/speed/train_side_by_side.py [--seconds 10]
+"""Parallel against sequential trainings: python benchmarks/speed/train_side_by_side.py [--seconds 10]
 
-Needs the demo's slice store (`snakemake --cores all cache folds`). One process with all cores, then as many processes
-as cores with one thread each; images a second of all together, as TSV, and their ratio.
+Requires the demo's slice store (`snakemake --cores all cache kfold`). Runs one process with all cores, then one
+single-threaded process per core. Prints the total images per second of each, and their ratio, as TSV.
 """
 
 import argparse
@@ -16,7 +16,7 @@ WARM_UP_STEPS = 4
 
 
 def measure(config: str, seconds: float) -> float:
-    """Training images a second of this process alone."""
+    """Training images per second of this process."""
     from slimdiff.config import load_study
     from slimdiff.data.folds import read_folds
     from slimdiff.data.store import SliceStore
@@ -38,7 +38,7 @@ def measure(config: str, seconds: float) -> float:
 
 
 def together(config: str, seconds: float, processes: int, threads: int) -> float:
-    """Images a second of `processes` trainings at the same time, `threads` each."""
+    """Total images per second of `processes` parallel trainings with `threads` threads each."""
     command = [sys.executable, __file__, "--config", config, "--seconds", str(seconds), "--one"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(processes)]

@@ -102,6 +102,11 @@ EXPECTED = {
 
 OLD_KEYS = {
     "data.phantom.voxel_mm": "the volumes have voxels of 2 mm; delete it",
+    "data.fetch.t1w": "T1w images are downloaded if data.image_suffix is T1w; delete it",
+    "data.fetch.connections": "it is fixed at 8; delete it",
+    "data.fetch.attempts": "it is fixed at 5; delete it",
+    "data.fetch.wait_s": "it is fixed at 1 s, doubled with each further attempt; delete it",
+    "data.fetch.timeout_s": "it is fixed at 60 s; delete it",
     "preprocess.bias_field.shrink": "it is fixed at 4; delete it",
     "preprocess.bias_field.iterations": "they are fixed at 50, 50, 30, 20; delete it",
     "preprocess.brain.threshold": "it is fixed at 0.5, deepbet's own; use dilate_mm to grow or shrink the brain",
@@ -145,7 +150,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
-def place(location: Sequence[str | int]) -> str:
+def key_path(location: Sequence[str | int]) -> str:
     """Keys and indices as one writes them: `samples[2].zbin`."""
     text = ""
     for part in location:
@@ -204,7 +209,7 @@ def explain(error: ValidationError, model: type[Section], prefix: str = "") -> s
         kind, value = problem["type"], problem["input"]
         location = [part for part in above if "[" not in str(part)]
         location += [last] if kind == "extra_forbidden" or "[" not in str(last) else []
-        key = place([part for part in (prefix, *location) if part != ""])
+        key = key_path([part for part in (prefix, *location) if part != ""])
         message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         context = problem.get("ctx", {})
         if kind in EXPECTED:

@@ -7,8 +7,6 @@ from pydantic import Field
 from slimdiff.config.base import (
     Count,
     InheritingSection,
-    NonNegative,
-    Positive,
     PositiveInt,
     Section,
     Seed,
@@ -33,20 +31,10 @@ class FetchConfig(Section):
     """Files that the study downloads, checked by size and sha256. Files that are present and correct are kept."""
 
     dataset: Literal["ds004199"] | None = None
-    """OpenNeuro ds004199 v1.0.6 (focal cortical dysplasia, CC0, 85 patients and 85 controls), into `data.root`;
-    null: the files are already there."""
+    """OpenNeuro ds004199 v1.0.6 (focal cortical dysplasia, CC0, 85 patients and 85 controls), into `data.root`; its
+    T1w images (2.9 GB more) only if `data.image_suffix` is T1w. null: the files are already there."""
     base_url: str | None = None
     """Address of a mirror that has the dataset's paths below it; null: the dataset's public bucket."""
-    t1w: bool = False
-    """Whether to download the T1w images too (2.9 GB more); no stage reads them."""
-    connections: PositiveInt = 8
-    """Files downloaded at the same time."""
-    attempts: PositiveInt = 5
-    """Attempts per file."""
-    wait_s: NonNegative = 2.0
-    """Wait before the second attempt, in s; it doubles with each further one."""
-    timeout_s: Positive = 60.0
-    """Time without data after which a connection is lost, in s."""
 
 
 class DataConfig(Section):

@@ -14,7 +14,7 @@ class EvaluationConfig(InheritingSection):
 
     extractors: tuple[Extractor, ...] = Field(default=("alexnet",), min_length=1)
     """Pretrained feature extractors of KID, FID, precision and recall; the first also serves the memorisation metrics.
-    The weights of `dinov2` are not downloaded: put them into the weights folder."""
+    `dinov2` needs timm (the extra `dinov2`), and its weights in the weights folder."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     """Device of extractors, kernels and nearest neighbours. It does not follow the study's device: on a CPU the metrics
     are the same on every machine, on other devices they differ by rounding."""

@@ -50,9 +50,18 @@ class PreprocessConfig(Section):
     filled); everything outside becomes -1. `volume`: percentiles of the whole padded volume, as in the published
     code."""
 
+    harmonise: Literal["none", "histogram"] = "none"
+    """Harmonisation of intensities between scanners before slices are cut: `histogram` maps each volume's percentiles
+    to landmarks (Nyúl et al. 2000, by torchio). They are learned from the training subjects of the dataset's own split
+    (`folds.use_split`), without a split from all participants."""
+
     @model_validator(mode="after")
     def _ordered(self):
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise ValueError(f"percentiles: expected 0 <= low < high <= 100, found {low}, {high}")
+        if self.harmonise == "histogram" and self.percentiles_over != "foreground":
+            raise ValueError(
+                f"harmonise: histogram requires percentiles_over: foreground, found {self.percentiles_over}"
+            )
         return self

@@ -1,1 +1,1 @@
-"""From volumes on disk to a slice store, z-bins, priors and folds. Nothing here imports torch models."""
+"""From volumes on disk to the slice store, z-bins, priors and folds. No module here imports the models."""

@@ -1,4 +1,4 @@
-"""Subjects into folds, each with train, val and test; all slices of a subject are in the same part.
+"""Split subjects into folds, each with train, val and test; all slices of a subject are in the same part.
 
 Writes `folds.tsv`: participant, fold, split, stratified_by, stratum.
 """
@@ -21,10 +21,10 @@ MIN_SUBJECTS_FOR_VAL = 4
 def stratification(
     participants: Sequence[Participant], lesion_ml: dict[str, float], config: FoldsConfig
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Keys that hold in every fold, and each participant's stratum.
+    """The keys used for stratification, and each participant's stratum.
 
-    Keys are tried in order. A key with one value for all participants divides nothing and is skipped; so is a key that
-    would leave a stratum with fewer subjects than folds.
+    Keys are tried in order. A key is skipped if all participants have the same value, or if a stratum would have fewer
+    subjects than folds.
     """
     volumes = sorted(lesion_ml[p.participant_id] for p in participants if p.is_patient)
     terciles = np.quantile(volumes, (1 / 3, 2 / 3)) if volumes else (0, 0)
@@ -54,8 +54,8 @@ def make_folds(
 ) -> list[dict[str, str | int]]:
     """Rows of folds.tsv for the included participants.
 
-    lesion_ml: lesion volume of every participant. With `use_split` the dataset's test part is every fold's test.
-    Raises ConfigError or DataError where a fold would have no patient to test or none to train on.
+    lesion_ml: lesion volume of every participant, ml. With `use_split` every fold has the dataset's own test part.
+    Raises ConfigError or DataError if a fold would have no patient in its test or training part.
     """
     participants = [p for p in participants if p.included]
     held, strata = stratification(participants, lesion_ml, config)
@@ -85,8 +85,8 @@ def make_folds(
             )
         if not test & patients or not patients - test - val:
             raise DataError(
-                f"folds: fold {fold} would have {len(test & patients)} patients to test on and "
-                f"{len(patients - test - val)} to train on; see folds.k, folds.use_split and data.exclude"
+                f"folds: expected patients in the test and training parts of fold {fold}, found "
+                f"{len(test & patients)} and {len(patients - test - val)}; see folds.k, folds.use_split, data.exclude"
             )
         for participant in participants:
             name = participant.participant_id
@@ -104,7 +104,7 @@ def make_folds(
 
 
 def check_split(participants: Sequence[Participant], k: int) -> set[str]:
-    """The participants of the dataset's own test part; raises DataError where `use_split` cannot work with it."""
+    """The participants of the dataset's own test part; raises DataError if `use_split` cannot work with it."""
     fixed_test = {p.participant_id for p in participants if p.split.lower() == "test"}
     rest = len(participants) - len(fixed_test)
     if not fixed_test or not rest:
@@ -122,8 +122,8 @@ def check_split(participants: Sequence[Participant], k: int) -> set[str]:
 def _deal(
     participants: Sequence[Participant], strata: dict[str, str], k: int, rng: np.random.Generator
 ) -> dict[str, int]:
-    # One running count over all strata keeps the folds' sizes within one of each other. Patients come first, so that
-    # every fold gets one, whatever the strata are.
+    # One count over all strata: the sizes of the folds differ by at most one. Patients come first, so that every fold
+    # gets one.
     members = defaultdict(list)
     for participant in participants:
         name = participant.participant_id
@@ -172,7 +172,7 @@ def read_folds(path: Path, fold: int) -> dict[str, list[str]]:
 
 
 def training_participants(path: Path) -> list[str]:
-    """Participants that train in at least one fold."""
+    """Participants in the training part of at least one fold."""
     return sorted({row["participant"] for row in read_table(path, COLUMNS) if row["split"] == "train"})
 
 

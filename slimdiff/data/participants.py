@@ -13,7 +13,7 @@ from slimdiff.files import MISSING, read_object, read_table, write_table
 
 PATHS = ("image", "mask", "brain_mask")
 EMPTY_MASK = "empty_mask"
-"""Further column: the mask without lesion of a participant that counts as a control (`data.empty_mask`)."""
+"""Further column: the empty lesion mask of a participant that counts as a control (`data.empty_mask`)."""
 COLUMNS = ("participant_id", "group", *PATHS, "acquisition", "site", "split", "lobe", "excluded")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -24,7 +24,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Flag:
-    """Something wrong or doubtful about one participant."""
+    """A fault of one participant, or a doubt about it."""
 
     name: str
     """One word; `slimdiff.data.quality.flags` lists them."""
@@ -65,7 +65,7 @@ class Participant:
 
 
 def check_name(name: str, where: str) -> None:
-    """Raise DataError where a participant_id cannot be part of a file name. `where`: the file or folder."""
+    """Raise DataError if a participant_id cannot be part of a file name. `where`: the file or folder."""
     if not NAME.fullmatch(name):
         raise DataError(
             f"{where}: participant_id {name!r} cannot be a file name; expected letters, digits, '_', '.' and '-', "
@@ -74,7 +74,7 @@ def check_name(name: str, where: str) -> None:
 
 
 def refuse_duplicates(names: Iterable[str], source: Path) -> None:
-    """Raise DataError where a participant_id is duplicate."""
+    """Raise DataError for a duplicate participant_id."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -118,7 +118,7 @@ def read_participants(path: Path) -> list[Participant]:
 
 
 NOT_PREPROCESSED = "not_preprocessed"
-"""The record's key for the reason, and the flag's name."""
+"""Key of the reason in the preprocessing record, and name of the flag."""
 
 
 def not_preprocessed(rows: Iterable[Participant], record_of: Callable[[str], Path]) -> dict[str, str]:
@@ -142,7 +142,7 @@ def read_included(table: Path, record_of: Callable[[str], Path]) -> list[Partici
 
 
 def participants_named(table: Path, names: Collection[str]) -> list[Participant]:
-    """The rows of participants.tsv with these participant_ids, without names all included participants.
+    """The rows of participants.tsv with these participant_ids, or all included rows if `names` is empty.
 
     Raises ValueError for a name that the table lacks.
     """

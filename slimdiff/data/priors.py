@@ -1,4 +1,4 @@
-"""z-bin priors: where the brain is in each z-bin, from the training subjects of a fold."""
+"""z-bin priors: the brain's pixels in each z-bin, from the training subjects of a fold."""
 
 from pathlib import Path
 
@@ -7,20 +7,20 @@ import numpy as np
 from slimdiff.files import replacing
 
 THRESHOLD = 0.2
-"""Share of training slices in which a pixel is brain for it to belong to the prior."""
+"""A pixel belongs to the prior if it is brain in at least this share of the training slices."""
 DILATE_MM = 1.25
 """Dilation of the thresholded prior, in mm (1 px of the paper's grid)."""
 LOW_BINS = 5
-"""Lowest z-bins in which up to three components are kept (temporal poles, cerebellum)."""
+"""Number of lowest z-bins in which up to three components are kept (temporal poles, cerebellum)."""
 
 
 def z_bin_priors(images: np.ndarray, bins: np.ndarray, n_bins: int, spacing_mm: float) -> np.ndarray:
-    """Where the brain is in each z-bin, from the slices of the fold's training subjects only.
+    """The brain's pixels in each z-bin, from the slices of the fold's training subjects only.
 
     images: (N, H, W) in [-1, 1]; bins: (N,). Returns bool (n_bins, H, W); a z-bin without slices gets the prior of
-    the nearest z-bin that has some.
+    the nearest z-bin that has slices.
     """
-    # Sampling reads priors where there is neither SciPy nor what finds the brain.
+    # Imported here, because sampling reads priors without SciPy and the packages for foreground masks.
     from scipy import ndimage
 
     from slimdiff.data.volumes.foreground import brain_of
@@ -59,5 +59,5 @@ def read_priors(path: Path) -> np.ndarray:
     except Exception as error:
         # A plain array, half a zip file, a pickle: NumPy raises a different error for each.
         raise ValueError(
-            f"{path}: expected a file of z-bin priors: {error}; run the stage priors again"
+            f"{path}: expected a file of z-bin priors ({error}); run the stage priors again"
         ) from None

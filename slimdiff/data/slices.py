@@ -1,9 +1,9 @@
-"""Preprocessed volumes into the slice store (contract: `slimdiff.data.store`)."""
+"""Cut preprocessed volumes into the slice store (contract: `slimdiff.data.store`)."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from tqdm import tqdm
 from slimdiff.config.slices import SlicesConfig
 from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.store import COLUMNS
+from slimdiff.data.volumes import harmonise
+from slimdiff.data.volumes.harmonise import Landmarks
 from slimdiff.data.volumes.read import read_volume
 from slimdiff.data.zbins import bin_centres, z_bin
 from slimdiff.files import ArrayWriter, replacing, sha256, write_table, write_text
 
 BACKGROUND_LEVEL = -0.9
-"""Pixels above it are tissue, in [-1, 1] (paper: -0.9)."""
+"""Pixels above this intensity in [-1, 1] are tissue (paper: -0.9)."""
 _FILES = {"images": "images.npy", "masks": "masks.npy", "slices": "slices.tsv"}
 VolumePath = Callable[[str, str], Path]
 
@@ -35,21 +37,22 @@ def tissue_extent(volumes: Iterable[np.ndarray], config: SlicesConfig) -> tuple[
     kept = np.flatnonzero(np.max(shares, axis=0) >= config.min_tissue)
     if not len(kept):
         raise DataError(
-            f"slices.z_range auto: no slice has a share of {config.min_tissue} above {BACKGROUND_LEVEL}"
+            f"slices.z_range auto: expected slices with a share of at least {config.min_tissue} above "
+            f"{BACKGROUND_LEVEL}, found none; inspect the volumes or lower slices.min_tissue"
         )
     return int(kept[0]), int(kept[-1])
 
 
 @dataclass
 class _Kept:
-    """Rows of the slices kept so far, and counts of the others."""
+    """Rows of the slices kept so far, and counts of the dropped ones."""
 
     rows: list[dict] = field(default_factory=list)
     too_little_tissue: int = 0
     small: dict[str, int] = field(default_factory=dict)
     """Lesion slices below the smallest lesion area, by participant."""
     outside: dict[str, int] = field(default_factory=dict)
-    """Lesion slices above or below the z-range, for each participant that has any."""
+    """Lesion slices above or below the z-range, by participant, without zeros."""
 
 
 def build_store(
@@ -58,16 +61,22 @@ def build_store(
     config: SlicesConfig,
     folder: Path,
     training_participants: Sequence[str] = (),
+    landmarks: Landmarks | None = None,
 ) -> dict[str, Any]:
     """Cut every included participant's volumes into slices and write the store, one volume in memory at a time.
 
     volume_path(participant_id, kind) gives the path of kind FLAIR or mask. `training_participants`: their brains set
-    the z-range where `slices.z_range` is `auto`.
+    the z-range if `slices.z_range` is `auto`.
     Returns the content of store.json. Raises DataError if no slice is kept, or a participant or a z-bin has none;
     then nothing is written.
     """
     shape, spacing_mm = _common_grid([p.participant_id for p in participants], volume_path, folder)
-    z_min, z_max = _extent(participants, volume_path, config, training_participants)
+
+    def image_of(name: str) -> np.ndarray:
+        image = _read(volume_path, name, "FLAIR")
+        return image if landmarks is None else harmonise.apply(image, landmarks)
+
+    z_min, z_max = _extent(participants, image_of, config, training_participants)
     min_lesion_px = max(1, round(config.min_lesion_mm2 / spacing_mm**2))
     kept = _Kept()
     # Axial slices: rows along y, columns along x.
@@ -80,15 +89,15 @@ def build_store(
         ):
             for participant in tqdm(participants, desc="slices", unit="subject"):
                 name = participant.participant_id
-                # Only what can be kept is converted.
-                heights = slice(z_min, z_max + 1)
+                # Only slices within the z-range are converted.
+                z_kept = slice(z_min, z_max + 1)
                 lesion = _read(volume_path, name, "mask") > 0
                 pair = (
-                    _read(volume_path, name, "FLAIR")[:, :, heights].astype(np.float16),
-                    lesion[:, :, heights],
+                    image_of(name)[:, :, z_kept].astype(np.float16),
+                    lesion[:, :, z_kept],
                 )
                 with_lesion = lesion.any(axis=(0, 1))
-                outside = int(with_lesion.sum() - with_lesion[heights].sum())
+                outside = int(with_lesion.sum() - with_lesion[z_kept].sum())
                 if outside:
                     kept.outside[name] = outside
                 for z, image, mask in _slices(
@@ -107,6 +116,7 @@ def build_store(
         "n_bins": config.n_bins,
         "bin_centres": bin_centres(z_min, z_max, config.n_bins).tolist(),
         "background_level": BACKGROUND_LEVEL,
+        "harmonise": landmarks and asdict(landmarks),
         "min_lesion_px": min_lesion_px,
         "dropped": {
             "too_little_tissue": kept.too_little_tissue,
@@ -144,16 +154,14 @@ def _common_grid(
 
 def _extent(
     participants: Sequence[Participant],
-    volume_path: VolumePath,
+    image_of: Callable[[str], np.ndarray],
     config: SlicesConfig,
     training_participants: Sequence[str],
 ) -> tuple[int, int]:
     if config.z_range == "auto":
         known = [participant.participant_id for participant in participants]
         names = [name for name in training_participants if name in known] or known
-        z_min, z_max = tissue_extent(
-            (_read(volume_path, name, "FLAIR").astype(np.float16) for name in names), config
-        )
+        z_min, z_max = tissue_extent((image_of(name).astype(np.float16) for name in names), config)
     else:
         z_min, z_max = config.z_range
     if z_max - z_min + 1 < config.n_bins:
@@ -171,15 +179,15 @@ def _read(volume_path: VolumePath, name: str, kind: str) -> np.ndarray:
 def _slices(
     volume: np.ndarray,
     lesion: np.ndarray,
-    heights: range,
+    z_kept: range,
     config: SlicesConfig,
     min_lesion_px: int,
     name: str,
     kept: _Kept,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """z, image and mask of the kept slices; counts the others."""
+    """z, image and mask of the kept slices; counts the dropped ones."""
     kept.small[name] = 0
-    for place, z in enumerate(heights):
+    for place, z in enumerate(z_kept):
         image, mask = axial(volume, place), axial(lesion, place)
         if (image > BACKGROUND_LEVEL).mean() < config.min_tissue:
             kept.too_little_tissue += 1
@@ -215,8 +223,9 @@ def _refuse_nothing_kept(
     # If no slice at all is kept, the message of `_refuse_gaps` is clearer.
     if lost and kept:
         raise DataError(
-            f"slices: no slice of {', '.join(lost)} is kept of slices {z_range[0]} to {z_range[1]}; inspect the "
-            "volumes, change slices.z_range, slices.min_tissue or slices.min_lesion_mm2, or exclude them (data.exclude)"
+            f"slices: expected slices of every participant within z {z_range[0]} to {z_range[1]}, found none of "
+            f"{', '.join(lost)}; inspect the volumes, change slices.z_range, slices.min_tissue or "
+            "slices.min_lesion_mm2, or exclude them (data.exclude)"
         )
 
 
@@ -224,10 +233,11 @@ def _refuse_gaps(rows: Sequence[dict], config: SlicesConfig, min_lesion_px: int)
     empty = sorted(set(range(config.n_bins)) - {row["z_bin"] for row in rows})
     if empty:
         raise DataError(
-            f"slices: no slice is kept in z-bin {', '.join(map(str, empty))} of {config.n_bins}; change slices.z_range"
+            f"slices: expected slices in all {config.n_bins} z-bins, found none in z-bin {', '.join(map(str, empty))}; "
+            "change slices.z_range"
         )
     if not any(row["class"] for row in rows):
         raise DataError(
-            f"slices: none of {len(rows)} slices has a lesion of at least {min_lesion_px} px "
-            f"({config.min_lesion_mm2} mm2); lower slices.min_lesion_mm2"
+            f"slices: expected lesions of at least {min_lesion_px} px ({config.min_lesion_mm2} mm2), found none in "
+            f"{len(rows)} slices; lower slices.min_lesion_mm2"
         )

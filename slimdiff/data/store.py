@@ -42,15 +42,15 @@ class SliceStore:
 
     @classmethod
     def open(cls, folder: Path) -> "SliceStore":
-        """Map a store into memory; raises FileNotFoundError or ValueError naming what does not fit."""
+        """Open a store with memory-mapped arrays; raises FileNotFoundError, or ValueError if files are inconsistent."""
         folder = Path(folder)
         facts = read_object(folder / "store.json")
         rows = read_table(folder / "slices.tsv", COLUMNS)
         images, masks = (_mapped(folder / name) for name in ("images.npy", "masks.npy"))
         if not (len(rows) == len(images) == len(masks) and images.shape == masks.shape):
             raise ValueError(
-                f"{folder}: {len(rows)} rows, images {images.shape} and masks {masks.shape} do not fit each other; run "
-                "the cache stage again"
+                f"{folder}: expected equal numbers of rows, images and masks, found {len(rows)} rows, images "
+                f"{images.shape} and masks {masks.shape}; run the cache stage again"
             )
         return cls(
             folder,

@@ -1,4 +1,4 @@
-"""z-bins: the height of an axial slice, as the network is conditioned on it."""
+"""z-bins: bins of axial height, on which the network is conditioned."""
 
 import numpy as np
 

@@ -1,1 +1,1 @@
-"""How samples are judged: features, distances between sets of them, and the statistics around the numbers."""
+"""Evaluation of samples: features, distances between sets of features, intervals and tests."""

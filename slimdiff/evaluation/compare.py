@@ -1,4 +1,4 @@
-"""Segmenters with and without synthetic pairs, on the same held-out subjects: the pairs that are tested."""
+"""Comparison of variants, paired over folds, and of segmenters with and without samples, paired over subjects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,17 +28,18 @@ NEEDED = ("participant", "condition", "share", "dice")
 def subject_pairs(
     paths: StudyPaths, variant: str, folds: int
 ) -> dict[int, tuple[np.ndarray, np.ndarray, str]]:
-    """Dice of the same subjects, by the share of the training subjects in percent.
+    """Paired Dice of the held-out subjects, by the percentage of training subjects.
 
-    Read from `utility_subjects.tsv` of every fold that has one, and from that of the folder `real` beside it. A subject
-    counts once: its rows of a fold are averaged, and so are its folds, where folds share their test subjects.
+    The scores are read from `utility_subjects.tsv` of the variant and of `real`, for every fold that has this table
+    for the variant. A subject counts once: its scores are averaged within a fold and over folds.
 
     Returns:
-        Percent to (N,) Dice of real and synthetic together, (N,) Dice of real alone, both of the subjects that have
-        both in the same fold, sorted by name, and a note.
+        Percent to three values: (N,) Dice with real and synthetic slices, (N,) Dice with real slices alone, and a
+        note. Only subjects with both scores in the same fold are included, sorted by name.
 
     Raises:
-        OSError, ValueError: a fold has no table of real slices alone, or a table lacks a column; the file is named.
+        OSError: a fold has no table of real slices alone; the message names the file.
+        ValueError: a table lacks a column; the message names the file.
     """
     found: dict[int, dict[str, list[tuple[float, float]]]] = {}
     for fold in range(folds):
@@ -56,7 +57,7 @@ def subject_pairs(
 
 
 def _scores(path: Path, condition: str) -> dict[tuple[int, str], float]:
-    """(percent, participant) -> mean Dice of its rows; NaN for a subject without a lesion."""
+    """(percent, participant) to the mean Dice of its rows; NaN for a subject without a lesion."""
     found: dict[tuple[int, str], list[float]] = {}
     for row in read_table(path, NEEDED):
         if row["condition"] == condition:
@@ -68,12 +69,12 @@ def _scores(path: Path, condition: str) -> dict[tuple[int, str], float]:
 def _averaged(subjects: dict[str, list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray, str]:
     pairs = np.array([np.mean(subjects[name], axis=0) for name in sorted(subjects)]).reshape(-1, 2)
     again = any(len(folds) > 1 for folds in subjects.values())
-    return (*pairs.T, "a subject of several folds counts once, with its mean" if again else "")
+    return (*pairs.T, "a subject of several folds counts once, by its mean" if again else "")
 
 
 ALL = "all"
-"""In the place of variant_a: the row is about all variants together."""
-SEGMENTERS = "the subjects of a fold share their segmenters: nothing is said of other trainings"
+"""Value of variant_a in a row for all variants together."""
+SEGMENTERS = "the subjects of a fold share their segmenters: the result may differ for another training"
 COLUMNS = (
     "study",
     "metric",
@@ -83,17 +84,17 @@ COLUMNS = (
     "unit",  # folds or subjects
     "variant_a",
     "variant_b",
-    "n",  # units with a number of both
+    "n",  # units with values of both variants
     "mean_a",
     "mean_b",
     "mean_difference",  # a - b
     "sd_difference",  # ddof 1
-    "favours",  # the better mean: variant_a, variant_b or neither
-    "a_better",  # units
+    "favours",  # variant with the better mean, or neither
+    "a_better",  # number of units
     "b_better",
     "sign_agreement",
     "wilcoxon_p",
-    "smallest_p",  # that the test of this row can give
+    "smallest_p",  # smallest possible p of the test in this row
     "p_holm",  # over the pairs of this metric, extractor and unit
     "nemenyi_p",
     "nemenyi_exact_p",
@@ -108,13 +109,13 @@ COLUMNS = (
 
 @dataclass
 class Numbers:
-    """One metric of one extractor, with one number a variant and fold."""
+    """One metric of one extractor, with one value per variant and fold."""
 
     study: str
     metric: str
     extractor: str
     values: np.ndarray
-    """(variants, folds) what is compared; NaN where there is no number."""
+    """(variants, folds) the compared values; NaN for a missing value."""
     read: set[tuple[int, int]] = field(default_factory=set)
 
     @property
@@ -136,23 +137,23 @@ def compare(
     """Write `metrics/comparison.tsv` from the tables of every variant and fold.
 
     Args:
-        paths: of the study.
-        variants: names.
+        paths: paths of the study.
+        variants: names of the variants.
         folds: number of folds.
         same_test: whether every fold has the same test subjects.
-        utility: whether segmenters are compared, where there are any.
+        utility: whether to compare segmenters, if the study has any.
 
     Raises:
-        ValueError: a metric stands twice in a fold, or a table lacks a column; the file is named.
+        ValueError: a fold has duplicate rows of a metric, or a table lacks a column; the message names the file.
     """
-    said = (
+    notes = (
         ["every fold has the same test subjects: agreement over folds says nothing about other subjects"]
         if same_test and folds > 1
         else []
     )
     rows = []
     for numbers in read_numbers(paths, variants, folds, utility):
-        rows += compare_variants(numbers, variants, said)
+        rows += compare_variants(numbers, variants, notes)
     if utility:
         rows += compare_segmenters(paths, variants, folds)
     write_table(paths.comparison, rows, COLUMNS)
@@ -161,7 +162,7 @@ def compare(
 def read_numbers(
     paths: StudyPaths, variants: Sequence[str], folds: int, utility: bool = True
 ) -> list[Numbers]:
-    """Every metric and extractor over all z-bins, in the order of the tables (metrics.tsv, and utility.tsv if any)."""
+    """Every metric and extractor over all z-bins, in the order of metrics.tsv and, if present, utility.tsv."""
     found: dict[tuple, Numbers] = {}
     for i, variant in enumerate(variants):
         for fold in range(folds):
@@ -173,8 +174,8 @@ def read_numbers(
                     own = found.setdefault(key, Numbers(*key, np.full((len(variants), folds), np.nan)))
                     if (i, fold) in own.read:
                         raise ValueError(
-                            f"{path}: {row['metric']} ({row['extractor']}) over all z-bins stands there again; "
-                            "one number a fold is wanted"
+                            f"{path}: expected one row of {row['metric']} ({row['extractor']}) over all z-bins, "
+                            "found a duplicate; remove one"
                         )
                     own.read.add((i, fold))
                     own.values[i, fold] = _compared(row)
@@ -187,17 +188,17 @@ def _compared(row: dict[str, str]) -> float:
     if way not in ("floor", "zero"):
         return value
     middle = floor if way == "floor" else 0.0
-    # The tables have nine digits; what lies beyond is rounding, and would break ties between distances.
+    # The tables have nine digits. Further digits are rounding error and would break ties between distances.
     return float(f"{abs(value - middle):.9g}")
 
 
-def compare_variants(numbers: Numbers, variants: Sequence[str], said: Sequence[str] = ()) -> list[dict]:
-    """Rows of one metric: all variants together where there are three or more, then every pair.
+def compare_variants(numbers: Numbers, variants: Sequence[str], notes: Sequence[str] = ()) -> list[dict]:
+    """Rows of one metric: all variants together if there are three or more, then every pair.
 
     Args:
-        numbers: with a row of `values` a variant.
-        variants: names.
-        said: notes of every row.
+        numbers: values of the metric, one row per variant.
+        variants: names of the variants.
+        notes: notes that every row gets.
     """
     if len(variants) < 2:
         return []
@@ -217,14 +218,17 @@ def compare_variants(numbers: Numbers, variants: Sequence[str], said: Sequence[s
     _correct(pairs)
     rows += pairs
     for row in rows:
-        row["note"] = "; ".join(part for part in (row["note"], *said) if part)
+        row["note"] = "; ".join(part for part in (row["note"], *notes) if part)
     return [{**numbers.names, "unit": "folds", **row} for row in rows]
 
 
 def pair_row(a: np.ndarray, b: np.ndarray, way: str, unit: str = "fold") -> dict:
-    """Paired numbers a and b (n,) in one row; units where either is NaN are left out.
+    """One row that compares paired values; units with NaN in a or b are left out.
 
-    `way` is `lower`, `higher`, `floor`, `zero` or `none`; `unit` is the singular that notes use.
+    Args:
+        a, b: (n,) values of the two variants.
+        way: which value is better: `lower`, `higher`, `floor`, `zero` or `none`.
+        unit: singular noun for a unit, used in notes.
     """
     both = np.isfinite(a) & np.isfinite(b)
     a, b = a[both], b[both]
@@ -256,13 +260,13 @@ def pair_row(a: np.ndarray, b: np.ndarray, way: str, unit: str = "fold") -> dict
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    # Equal to what the tables' digits carry is equal: 0.3 - 0.2 ties with 0.2 - 0.1.
+    # Differences that agree to the digits of the tables are ties: 0.3 - 0.2 equals 0.2 - 0.1.
     scale = max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
     return np.round((a - b) / scale, 8) * scale if scale else a - b
 
 
 def _omnibus_row(numbers: Numbers, variants: Sequence[str]) -> tuple[dict, dict]:
-    """The row of all variants, and what it says of each pair."""
+    """The row for all variants together, and the post-hoc columns of each pair."""
     row = {"variant_a": ALL, "variant_b": None, "n": 0}
     some = np.isfinite(numbers.values).any(axis=1)
     kept = np.flatnonzero(some)
@@ -287,7 +291,7 @@ def _omnibus_row(numbers: Numbers, variants: Sequence[str]) -> tuple[dict, dict]
         "smallest_p": found.smallest_p,
     }
     if found.draws:
-        notes.append(f"exact p of {found.draws} drawn orders")
+        notes.append(f"exact p estimated from {found.draws} random orders")
     pairs = {
         (int(kept[i]), int(kept[j])): {
             "nemenyi_p": float(found.nemenyi_p[i, j]),
@@ -299,9 +303,9 @@ def _omnibus_row(numbers: Numbers, variants: Sequence[str]) -> tuple[dict, dict]
 
 
 def compare_segmenters(paths: StudyPaths, variants: Sequence[str], folds: int) -> list[dict]:
-    """Real and synthetic together against real alone: one row a variant and share of the training subjects.
+    """Real and synthetic slices against real slices alone: one row per variant and share of the training subjects.
 
-    Dice, paired over all held-out subjects of all folds; variant_b is `real`. Holm's correction goes over the variants.
+    Dice is paired over all held-out subjects of all folds; variant_b is `real`. Holm's correction is over the variants.
     """
     found, study = {}, paths.root.name
     for variant in variants:
@@ -326,7 +330,7 @@ def _correct(rows: list[dict]) -> None:
 
 
 def _lost(values: np.ndarray, names: Sequence[str]) -> str:
-    """Which folds have no number of which variants (rows of values); empty if none lacks one."""
+    """Note on the folds and variants without a value; empty if no value is missing."""
     missing = ~np.isfinite(values)
     folds = np.flatnonzero(missing.any(axis=0))
     if not len(folds):

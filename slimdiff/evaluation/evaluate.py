@@ -1,10 +1,16 @@
-"""Metrics of one variant and fold, beside their floors and intervals, and their summary over folds.
+"""Metrics of one variant and fold with floors and intervals, and their summary over folds.
 
-Writes into `metrics/{variant}/fold-{k}/`: `metrics.tsv` (tidy), `lesions.tsv` (shape and place of every lesion),
-`tau_sweep.tsv` (mask metrics by threshold), `nearest.tsv` (the closest training slice of every sample in every space),
-`flagged.tsv` (those of its rows that may be copies), `memorisation_subjects.tsv` (how often each training subject is
-the closest); and `metrics/summary.tsv`. The real reference is the fold's test part, never training slices; the floor
-of a metric is the same metric between training and test subjects.
+The real set is always the fold's held-out test subjects. The floor of a metric is the same metric between training
+and test subjects. The files in `metrics/{variant}/fold-{k}/` are:
+
+- `metrics.tsv`: all metrics, one row per metric, extractor and z-bin;
+- `lesions.tsv`: shape and position of every lesion;
+- `tau_sweep.tsv`: mask metrics by threshold;
+- `nearest.tsv`: the nearest training slice of every sample, in every space;
+- `flagged.tsv`: the rows of `nearest.tsv` that may be copies;
+- `memorisation_subjects.tsv`: how often each training subject is the nearest.
+
+The summary over folds is `metrics/summary.tsv`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +24,7 @@ from slimdiff.config import Study, StudyPaths
 from slimdiff.config.paths import REAL
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
+from slimdiff.dataframes import read_frame, write_frame
 from slimdiff.evaluation.axes.control import control_axis
 from slimdiff.evaluation.axes.fold_evaluation import (
     COLUMNS,
@@ -39,7 +46,6 @@ from slimdiff.evaluation.metrics.features import FeatureCache
 from slimdiff.evaluation.statistics.bootstrap import fold_summary
 from slimdiff.files import write_table
 from slimdiff.generation.samples import Samples, read_samples
-from slimdiff.tables import read_frame, write_frame
 
 SUMMARY_COLUMNS = (
     "study",
@@ -65,7 +71,7 @@ BASELINE_AXES = ("image", "mask", "pair", "control")
 
 
 def evaluate(evaluation: FoldEvaluation, axes: Sequence[str] = tuple(AXES)) -> FoldEvaluation:
-    """Add the metrics of these axes to the evaluation's rows."""
+    """Add the metrics of these axes to the rows of the evaluation."""
     for axis in tqdm(axes, desc="metrics", unit="axis"):
         for add_metrics in AXES[axis]:
             add_metrics(evaluation)
@@ -79,10 +85,10 @@ def evaluation_of_samples(study: Study, variant: str, fold: int) -> FoldEvaluati
 
 
 def evaluation_of_training_slices(study: Study, fold: int) -> FoldEvaluation:
-    """The training subjects' slices instead of samples, ready for `evaluate`: what a floor is, with its own interval.
+    """Training slices instead of samples, ready for `evaluate`: every floor with its own interval.
 
-    All training slices count, so numbers differ a little from the floors beside samples, which have the samples' mix.
-    Memorisation is no part of it (BASELINE_AXES): training slices are their own nearest ones.
+    All training slices are used. The floors in a sample's table use the samples' mix of z-bins and classes, so their
+    values differ slightly. Memorisation is left out (BASELINE_AXES), because every training slice is its own nearest.
     """
     return _open(study, REAL, fold, slices_as_samples)
 
@@ -108,7 +114,7 @@ def _open(
     if not len(test):
         raise ValueError(
             f"{paths.folds}: the {len(parts['test'])} test subjects of fold {fold} have no slice in {paths.store}; "
-            "without a held-out slice there is nothing to compare with"
+            "expected at least one slice; run slimdiff-cache and slimdiff-kfold again"
         )
     cache = FeatureCache(paths.root / "metrics" / "features")
     names = {"study": study.study, "variant": variant, "fold": fold}
@@ -120,8 +126,12 @@ def write_tables(
 ) -> None:
     """Write the tables of these axes, `metrics.tsv` last.
 
-    ending: of the file names before `.tsv`; None: nothing if all axes are there, else the names of the axes, so that
-    some axes alone leave the workflow's own tables as they are.
+    Args:
+        folder: where the tables are written.
+        evaluation: the evaluation whose rows are written.
+        axes: axes whose tables are written.
+        ending: suffix of the file names before `.tsv`. None (default): empty for all axes, else the names of the
+            axes, so that a run of some axes does not overwrite the tables of the workflow.
     """
     if ending is None:
         ending = "" if tuple(axes) == tuple(AXES) else f"-{'-'.join(axes)}"
@@ -140,7 +150,11 @@ def write_tables(
 def summarise(paths: StudyPaths, variants: list[str], folds: int, utility: bool = True) -> None:
     """Write `metrics/summary.tsv`: mean and sd (ddof 1) of every metric over folds.
 
-    utility: with the scores of segmenters, where there are any.
+    Args:
+        paths: paths of the study.
+        variants: names of the variants.
+        folds: number of folds.
+        utility: whether to include the scores of segmenters, if the study has any.
     """
     numbers = ("value", "floor")
     tables = [

@@ -1,6 +1,6 @@
-"""KID and memorisation ratio of a training's own samples: what its rounds of watching are judged by.
+"""KID and memorisation ratio of samples during training, computed on validation and training slices.
 
-Needs torch and numpy only, as the features do. Nothing of the held-out test subjects is looked at.
+Needs only torch and numpy. The held-out test subjects are not used.
 """
 
 from pathlib import Path
@@ -21,20 +21,20 @@ BLOCK = 512
 
 
 class Monitor:
-    """Judges samples by the validation subjects' slices, and by the training slices.
+    """Compares samples with the slices of the validation subjects and of the training subjects.
 
     Args:
         store: the slices.
         train, val: participants of the fold.
-        extractor: whose features are compared.
-        device: where it runs.
-        cache: folder in which features of real slices are kept.
-        seed: of the subsets.
-        known_acquisitions: leave out validation slices of acquisitions that are not trained on: a network that is
-            told the acquisition cannot draw such.
+        extractor: network that computes the features.
+        device: device of the extractor and of the distances.
+        cache: folder that caches the features of real slices.
+        seed: seed of the KID subsets.
+        known_acquisitions: leave out validation slices whose acquisition is not in the training set. A network
+            conditioned on the acquisition cannot generate them.
 
     Raises:
-        WeightsUnavailable: the extractor's weights cannot be had.
+        WeightsUnavailable: the weights of the extractor are not available.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Monitor:
         seed: int,
         known_acquisitions: bool = False,
     ):
-        # Before the first step, not at the first round.
+        # Missing weights must stop a training before its first step, not at the first validation.
         weights.load(extractor)
         self.extractor, self.device, self.seed = extractor, device, seed
         of_train, of_val = store.rows_of(train), store.rows_of(val)
@@ -65,12 +65,14 @@ class Monitor:
         self._ratio = lambda of_samples: memorisation(of_samples, distance, subjects, seed).ratio
 
     def __call__(self, images: np.ndarray, z_bin: np.ndarray) -> dict[str, float]:
-        """KID against the validation slices, and R: how far samples are from the training slices of their z-bin, as a
-        multiple of how far the validation slices are.
+        """KID against the validation slices, and the memorisation ratio R.
+
+        R is the median distance of samples to the nearest training slice of their z-bin, divided by the same
+        median for validation slices.
 
         Args:
             images: (N, H, W) in [-1, 1].
-            z_bin: (N,).
+            z_bin: (N,) z-bin of each sample.
         """
         features = extract(to_uint8(images), self.extractor, device=self.device, progress=False)
         distance, _ = nearest(features, self.train, z_bin, self.train_bin, device=self.device)
@@ -81,7 +83,7 @@ class Monitor:
 
 
 def _grey(store: SliceStore, rows: np.ndarray) -> np.ndarray:
-    """The slices of these rows as uint8; block by block, because the way there takes many times their size."""
+    """The slices of these rows as uint8, converted in blocks to limit memory."""
     blocks = [
         to_uint8(np.asarray(store.images[rows[start : start + BLOCK]]))
         for start in range(0, len(rows), BLOCK)

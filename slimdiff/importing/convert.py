@@ -1,7 +1,7 @@
-"""A checkpoint of the reference (PyPI slim-diff 1.0.0, Lightning) as a checkpoint of ours.
+"""Convert a checkpoint of the published code (PyPI slim-diff 1.0.0, Lightning) to a slimdiff checkpoint.
 
-What comes in is its MONAI U-Net with the sinusoidal embedding of class and z-bin, with or without self-conditioning,
-null token and anatomical prior. What cannot be said in our terms is refused by name.
+Supported is its MONAI U-Net with sinusoidal embedding of class and z-bin, with or without self-conditioning, null
+token and anatomical prior. Unsupported settings raise an error that names the key.
 """
 
 import re
@@ -21,7 +21,7 @@ from slimdiff.importing.names import from_monai, prior_encoder_from_reference
 from slimdiff.model.checkpoint import DataSpec, ModelCard, build_network, put_priors, save_model
 from slimdiff.model.prior import GROUPS, TOKEN_WIDTH, WIDTHS
 
-# The reference cuts (right, anterior) slices as they lie in the volume; the store shows anterior at the top.
+# The published code slices along (right, anterior) axes; the slice store has anterior at the top.
 QUARTER_TURNS = 1
 PREDICTIONS = {"sample": "x0", "epsilon": "epsilon", "v_prediction": "v"}
 
@@ -33,21 +33,23 @@ def import_reference(
     priors: np.ndarray | None = None,
     raw: bool = False,
 ) -> ModelCard:
-    """Write `out` (model.safetensors) from the reference's `checkpoint` and return its card.
+    """Convert the published `checkpoint` to `out` (model.safetensors) and return the model card.
 
     Args:
         checkpoint: a Lightning .ckpt; nothing in it is executed.
-        out: where ours goes.
-        config: the reference's configuration, where the checkpoint does not bring it.
-        priors: bool (n_bins, H, W) in the store's orientation, for a network that sees anatomical priors.
-        raw: take the last weights instead of the averaged ones, if there are no averaged ones.
+        out: output file.
+        config: configuration of the published code; required if the checkpoint does not contain it.
+        priors: bool (n_bins, H, W) in the slice store's orientation, for a network with anatomical priors.
+        raw: use the last weights if there are no averaged (EMA) weights.
     Raises:
-        FileNotFoundError, ValueError: naming the file, and what of it cannot be taken over.
+        FileNotFoundError, ValueError: naming the file and what cannot be converted.
     """
     content = read_lightning(checkpoint)
     config = config or content.get("hyper_parameters")
     if not isinstance(config, Mapping):
-        raise ValueError(f"{checkpoint}: no configuration in it; give the reference's YAML (--config)")
+        raise ValueError(
+            f"{checkpoint}: no configuration found; pass the published code's YAML with --config"
+        )
     last = {
         name.removeprefix("model."): value
         for name, value in content["state_dict"].items()
@@ -55,19 +57,21 @@ def import_reference(
     }
     averaged = averaged_weights(content)
     if averaged is None and not raw:
-        raise ValueError(f"{checkpoint}: no averaged (EMA) weights in it; --raw takes the last ones instead")
+        raise ValueError(f"{checkpoint}: no averaged (EMA) weights found; use --raw for the last weights")
     weights = last if averaged is None else {**last, **averaged}
     config = _resolved(config, config)
     try:
-        model, data, sections = describe(config, weights)
+        model, data, sections = published_sections(config, weights)
     except KeyError as error:
-        raise ValueError(f"{checkpoint}: its configuration has no key {error}") from None
+        raise ValueError(f"{checkpoint}: configuration: key {error} is missing") from None
     except TypeError as error:
-        raise ValueError(f"{checkpoint}: its configuration cannot be read: {error}") from None
+        raise ValueError(f"{checkpoint}: configuration: not readable: {error}") from None
     network = build_network(model.settings(), data)
     if priors is not None:
         if model.prior == "none":
-            raise ValueError(f"{checkpoint}: its network sees no priors, and some were given")
+            raise ValueError(
+                f"{checkpoint}: the network has no priors, but priors are given; remove --priors"
+            )
         priors = np.rot90(priors, -QUARTER_TURNS, axes=(1, 2))
     put_priors(network, priors)
     ours = {name: value.float() for name, value in from_monai(weights).items()}
@@ -82,7 +86,9 @@ def import_reference(
     try:
         network.load_state_dict({**ours, **kept})
     except RuntimeError as error:
-        raise ValueError(f"{checkpoint}: weights and configuration do not fit: {str(error)[:400]}") from None
+        raise ValueError(
+            f"{checkpoint}: weights do not match the configuration: {str(error)[:400]}"
+        ) from None
     transforms = config["data"]["transforms"]
     card = ModelCard(
         model=model.settings(),
@@ -107,7 +113,7 @@ def import_reference(
 
 
 def read_configuration(path: Path) -> Mapping:
-    """The reference's configuration from its YAML; ValueError names the file that is none."""
+    """Read the configuration of the published code from YAML; raises ValueError naming the file."""
     import yaml
 
     try:
@@ -115,12 +121,12 @@ def read_configuration(path: Path) -> Mapping:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(config, Mapping):
-        raise ValueError(f"{path}: a mapping of sections is wanted, found {type(config).__name__}")
+        raise ValueError(f"{path}: expected a mapping of sections, found {type(config).__name__}")
     return config
 
 
-def describe(config: Mapping, weights: Mapping[str, Any]) -> tuple[ModelConfig, DataSpec, dict]:
-    """Our sections for the reference's configuration; ValueError names what has no counterpart."""
+def published_sections(config: Mapping, weights: Mapping[str, Any]) -> tuple[ModelConfig, DataSpec, dict]:
+    """Our sections for a configuration of the published code; raises ValueError naming an unsupported key."""
     model, conditioning, scheduler = config["model"], config["conditioning"], config["scheduler"]
     _refuse(model.get("type") == "DiffusionModelUNet", "model.type", model.get("type"), "DiffusionModelUNet")
     _refuse(conditioning.get("use_sinusoidal"), "conditioning.use_sinusoidal", False, "true")
@@ -138,7 +144,7 @@ def describe(config: Mapping, weights: Mapping[str, Any]) -> tuple[ModelConfig, 
             not elsewhere,
             "model.anatomical_encoder_config",
             elsewhere,
-            "an encoder described in the file itself",
+            "an encoder described in the configuration itself",
         )
         wanted = (TOKEN_WIDTH, list(WIDTHS), 8, "sinusoidal", GROUPS, "legacy")
         found = (
@@ -161,7 +167,7 @@ def describe(config: Mapping, weights: Mapping[str, Any]) -> tuple[ModelConfig, 
         null_token="class_embedding.null_embedding" in weights,
     )
     n_bins, (first, last) = conditioning["z_bins"], config["data"]["slice_sampling"]["z_range"]
-    # In float32 and truncated, as the reference finds the slice that enters its sinusoid.
+    # In float32 and truncated: the published code computes the slice of its sinusoid in this way.
     shares = (torch.arange(n_bins).float() + 0.5) / n_bins
     centres = (first + shares * (last - first + 1)).long().clamp(0, min(last, conditioning["max_z"]))
     height, width = config["data"]["transforms"]["roi_size"][:2]
@@ -181,7 +187,7 @@ def describe(config: Mapping, weights: Mapping[str, Any]) -> tuple[ModelConfig, 
 
 
 def _resolved(value: Any, root: Mapping) -> Any:
-    """The configuration with its references (`${section.key}`) followed; one that leads nowhere stays as it is."""
+    """Resolve references (`${section.key}`) of the configuration; a reference without target is left unchanged."""
     if isinstance(value, Mapping):
         return {key: _resolved(part, root) for key, part in value.items()}
     if isinstance(value, list):
@@ -199,5 +205,5 @@ def _resolved(value: Any, root: Mapping) -> Any:
 def _refuse(fits: bool, key: str, found: Any, allowed: str) -> None:
     if not fits:
         raise ValueError(
-            f"{key} of the reference's configuration is {found!r}; only {allowed} can be imported"
+            f"{key} of the published configuration: expected {allowed}, found {found!r}; others cannot be imported"
         )

@@ -1,7 +1,7 @@
-"""Reading a Lightning checkpoint without running anything that is in it.
+"""Read a Lightning checkpoint without executing anything in it.
 
-PyTorch's `weights_only` unpickler admits tensors and plain containers. A configuration kept by OmegaConf is a handful
-of classes more; inert classes of ours stand in for them, which hold what the pickle says and can do nothing.
+PyTorch's `weights_only` unpickler admits tensors and plain containers. A configuration may also contain a few classes
+of OmegaConf. They are replaced by inert classes, which hold the pickled state and have no methods.
 """
 
 from collections import defaultdict
@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 class _Held:
-    """Keeps the state of an object of a class that is not imported."""
+    """Holds the state of an object whose class is not imported."""
 
 
 def _stand_in(name: str) -> tuple[type, str]:
     return type(name.rpartition(".")[2], (_Held,), {}), name
 
 
-# Every class that OmegaConf pickles, and the plain types that it and Python 2's names refer to.
+# The classes that OmegaConf pickles, and plain types, also under their Python 2 module names.
 _STAND_INS = [
     _stand_in(f"omegaconf.{name}")
     for name in (
@@ -49,30 +49,30 @@ _ADMITTED = [
 
 
 def read_lightning(path: Path) -> dict[str, Any]:
-    """The checkpoint's mapping; the configuration in `hyper_parameters` as plain dicts, lists and values.
+    """The content of the checkpoint; the configuration in `hyper_parameters` as plain dicts, lists and values.
 
-    Raises FileNotFoundError, or ValueError where the file is none, or holds objects that are not admitted.
+    Raises FileNotFoundError, or ValueError if the file is not a Lightning checkpoint or contains other classes.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+        raise FileNotFoundError(f"{path}: checkpoint not found")
     try:
         with torch.serialization.safe_globals(_ADMITTED):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch raises pickle, runtime, key and end-of-file errors for the many ways in which a file can be none.
+        # torch raises pickle, runtime, key or end-of-file errors, depending on the file.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line for line in lines if "GLOBAL" in line), lines[0])
         raise ValueError(f"{path}: not readable as a Lightning checkpoint: {reason.strip()[:300]}") from None
     if not isinstance(content, dict) or "state_dict" not in content:
-        raise ValueError(f"{path}: no state_dict in it; a Lightning .ckpt is wanted")
+        raise ValueError(f"{path}: expected a Lightning .ckpt with a state_dict, found none")
     if "hyper_parameters" in content:
         content["hyper_parameters"] = _plain(content["hyper_parameters"])
     return content
 
 
 def _plain(node: Any) -> Any:
-    """OmegaConf's containers and nodes as what they hold; interpolations stay the text that they are."""
+    """Convert OmegaConf's containers and nodes to plain values; interpolations remain text."""
     if isinstance(node, _Held):
         state = vars(node)
         return _plain(state["_content"] if "_content" in state else state.get("_val"))
@@ -84,7 +84,7 @@ def _plain(node: Any) -> Any:
 
 
 def averaged_weights(content: dict[str, Any]) -> dict[str, Tensor] | None:
-    """The EMA weights of `content`: where the reference exports them, or in its callback's state; None if neither."""
+    """The EMA weights: exported by the published code, or in the state of its callback; None if there are none."""
     if isinstance(content.get("ema_state_dict"), dict):
         return content["ema_state_dict"]
     for state in (content.get("callbacks") or {}).values():

@@ -1,7 +1,7 @@
-"""The weights of a MONAI `DiffusionModelUNet` (1.6) under the names of our shared network.
+"""Rename the weights of a MONAI `DiffusionModelUNet` (1.6) to the names of our shared network.
 
-Beside MONAI's own layers the reference has `class_embedding.*` (class, z-bin and sinusoid) in the place of MONAI's
-table of tokens, and an encoder of anatomical priors of its own.
+The published code replaces MONAI's class embedding by its own `class_embedding.*` (class, z-bin and sinusoid) and adds
+an encoder of anatomical priors.
 """
 
 import re
@@ -41,12 +41,12 @@ _WHOLE = {
 }
 _SIDES = {"down": "trunk.encoder", "up": "trunk.decoder"}
 _MIDDLE = {"resnet_1": "before", "attention": "attention", "resnet_2": "after.0"}
-# Fixed tables that our network computes.
+# Fixed tables; our network computes them.
 _COMPUTED = ("class_embedding.z_encoder.sinusoidal.pe",)
 
 
 def our_name(name: str) -> str | None:
-    """Our name of MONAI's tensor `name`; None where it is none of the network's."""
+    """Our name of MONAI's tensor `name`; None if our network has no such tensor."""
     stem, _, kind = name.rpartition(".")
     for theirs, ours in _WHOLE.items():
         if stem == theirs or (theirs == "time_embed" and stem.startswith("time_embed.")):
@@ -68,7 +68,7 @@ def our_name(name: str) -> str | None:
 
 
 def from_monai(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our network's weights from MONAI's; raises ValueError naming the tensors that have no place."""
+    """Our network's weights from MONAI's; raises ValueError naming the tensors without counterpart."""
     renamed, unknown = {}, []
     for name, value in weights.items():
         if name in _COMPUTED:
@@ -83,7 +83,7 @@ def from_monai(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             renamed[ours] = value
     if unknown:
         raise ValueError(
-            f"{len(unknown)} weights are none of a shared network's: {', '.join(unknown[:5])}"
+            f"{len(unknown)} weights have no counterpart in a shared network: {', '.join(unknown[:5])}"
             f"{', ...' if len(unknown) > 5 else ''}"
         )
     if "condition.position.weight" in renamed:
@@ -92,14 +92,14 @@ def from_monai(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _sinusoid_columns(weight: Tensor) -> Tensor:
-    """Reorder the sinusoid's columns: sines and cosines alternate there, cosines come first here."""
+    """Reorder the sinusoid's columns from alternating sines and cosines to cosines first."""
     width = weight.shape[1] // 2
     learned, waves = weight[:, :width], weight[:, width:]
     return torch.cat([learned, waves[:, 1::2], waves[:, 0::2]], dim=1)
 
 
 def prior_encoder_from_reference(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our prior encoder's weights from the reference's (its fixed positions are computed)."""
+    """Our prior encoder's weights from the published ones; fixed positions are computed."""
     return {
         f"prior_encoder.{name.replace('backbone.', 'layers.').replace('proj.', 'project.')}": value
         for name, value in weights.items()

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 
 class _GroupNorm(torch.autograd.Function):
-    """torch's forward; the gradient as a few passes over the maps (Wu & He 2018, eq. 1-3, differentiated).
+    """torch's forward pass with a faster backward pass (Wu & He 2018, eq. 1-3, differentiated).
 
-    With x' = (x - m) r a normalised value, w its channel's weight and g the gradient of the output, averaged over a
-    group: dx = r (w g - mean(w g) - x' mean(w g x')).
+    dx = r (w g - mean(w g) - x' mean(w g x')), with x' = (x - m) r the normalised value, w the weight of its channel,
+    g the gradient of the output, and means over the group.
     """
 
     @staticmethod
@@ -35,7 +35,7 @@ class _GroupNorm(torch.autograd.Function):
         def of_group(values: Tensor) -> Tensor:
             return values.view(count, groups, -1).sum(dim=2) / (x[0].numel() / groups)
 
-        # Sums in float32; the maps stay as they are.
+        # Sums in float32; maps keep their type.
         sum_g = gradient.sum(dim=(2, 3), dtype=torch.float32)
         sum_gx = (gradient * x).sum(dim=(2, 3), dtype=torch.float32)
         m, r = of_channel(mean), of_channel(scale)
@@ -50,7 +50,7 @@ class _GroupNorm(torch.autograd.Function):
 
 
 def group_norm_bfloat16(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """As `torch.nn.functional.group_norm`, for x (B, C, H, W) in bfloat16 and parameters in float32."""
+    """`torch.nn.functional.group_norm` for x (B, C, H, W) in bfloat16 and parameters in float32."""
     return _GroupNorm.apply(x, weight, bias, groups, eps)
 
 
@@ -66,7 +66,7 @@ def sinusoid(positions: Tensor, width: int, max_period: float = 10_000.0) -> Ten
 
 
 class GroupNorm(nn.GroupNorm):
-    """With statistics in float32 and the result in the input's type, whatever autocast does."""
+    """Group norm with statistics in float32 and output in the input's type, also under autocast."""
 
     def __init__(self, groups: int, channels: int):
         super().__init__(groups, channels, eps=NORM_EPS)
@@ -78,7 +78,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm-SiLU-conv twice, the embedding added in between, a skip around both."""
+    """Twice GroupNorm, SiLU and convolution; the embedding is added in between; a skip around both."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, groups: int):
         super().__init__()
@@ -88,7 +88,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = GroupNorm(groups, outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
-        # A block that starts as its skip lets depth be added without a worse start (Ho et al. 2020).
+        # Zero, so that the block starts as its skip (Ho et al. 2020).
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
 
@@ -116,14 +116,14 @@ class MultiHeadAttention(nn.Module):
             layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for layer, x in ((self.query, tokens), (self.key, source), (self.value, source))
         )
-        # A CPU's fused kernel gains nothing from bfloat16, its matrix products do (docs/performance.md).
+        # On CPUs bfloat16 speeds up matrix products, but not the fused kernel (docs/performance.md).
         plain = query.device.type == "cpu" and query.dtype == torch.bfloat16
         attend = plain_attention if plain else F.scaled_dot_product_attention
         return self.out(attend(query, key, value).transpose(1, 2).flatten(2))
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(query key' / sqrt(C)) value as two products, all in the arguments' type; (B, heads, N, C) each."""
+    """softmax(query key' / sqrt(C)) value as two matrix products in the arguments' type; (B, heads, N, C) each."""
     with torch.autocast(query.device.type, enabled=False):
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         return scores.softmax(dim=-1) @ value
@@ -150,9 +150,9 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Pixels attend to themselves, then to a context, then a gated layer; a skip around all (Rombach et al. 2022).
+    """Self-attention, cross-attention to a context, and a gated layer, with a skip around all (Rombach et al. 2022).
 
-    Stands in the place of `SelfAttention` in a network that attends to encoded priors.
+    Replaces `SelfAttention` in a network with encoded priors.
     """
 
     def __init__(self, channels: int, head_channels: int, groups: int, context: int):
@@ -170,8 +170,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if context is None:
-            # Without it the layer would quietly attend to its own pixels (docs/method.md, F9).
-            raise ValueError("cross-attention needs the encoded prior")
+            # Otherwise the layer would silently attend to its own pixels (docs/method.md, F9).
+            raise ValueError("cross-attention requires the encoded prior, found None")
         tokens = self.project_in(self.norm(x)).flatten(2).transpose(1, 2)
         tokens = tokens + self.attend(self.norms[0](tokens))
         tokens = tokens + self.cross(self.norms[1](tokens), context)
@@ -182,15 +182,15 @@ class CrossAttention(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour by two, then a convolution."""
+    """Nearest-neighbour upsampling by two, then a convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Both at once are a transposed convolution: its 4 x 4 kernel holds the sums of the 3 x 3 one over squares
-        # of two by two, and an output pixel takes 4 products a channel instead of 9.
+        # Both together equal one transposed convolution with a 4 x 4 kernel, whose entries are sums over 2 x 2 squares
+        # of the 3 x 3 kernel. An output pixel then needs 4 products per channel instead of 9.
         kernel = F.pad(self.conv.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))
         kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
         kernel = kernel[..., 1:] + kernel[..., :-1]

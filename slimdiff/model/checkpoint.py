@@ -1,7 +1,7 @@
-"""A network from its description, and back from a file.
+"""Build a network, save it with its model card, and load it.
 
-`model.safetensors` holds the EMA weights; its metadata entry `slimdiff` is the JSON of a `ModelCard`, so that a
-checkpoint says by itself what it is and loads without pickle (docs/method.md, F6).
+`model.safetensors` holds the EMA weights. Its metadata entry `slimdiff` is the JSON of a `ModelCard`, so that a
+checkpoint is self-contained and loads without pickle (docs/method.md, F6).
 """
 
 import json
@@ -23,20 +23,20 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a network has to know of its data."""
+    """Properties of the data that a network depends on."""
 
     size: tuple[int, int]
     """Height and width of a slice, in px."""
     n_bins: int
     bin_centres: list[float]
     acquisitions: list[str] = field(default_factory=list)
-    """Names of the acquisition labels, where the network is told."""
+    """Names of the acquisition labels; empty if the network is not conditioned on acquisition."""
     acquisition_counts: list[list[int]] = field(default_factory=list)
-    """Training slices of every class (outer) and acquisition (inner)."""
+    """Number of training slices of every class (outer) and acquisition (inner)."""
     augmentations: int = 0
-    """Number of augmentation labels; 0: trained without augmentation."""
+    """Number of augmentation labels; 0 = trained without augmentation."""
     quarter_turns: int = 0
-    """Counter-clockwise quarter turns that bring what the network draws into the orientation of the slice store."""
+    """Counter-clockwise quarter turns from the network's orientation to that of the slice store."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ModelCard:
     """Everything that sampling needs to know about a checkpoint."""
 
     model: dict
-    """Section `model` of the study, nothing left to its coupling."""
+    """Section `model` of the study, with all defaults resolved."""
     diffusion: dict
     """Section `diffusion` of the study."""
     training: dict
@@ -60,12 +60,12 @@ class ModelCard:
     precision: str
     versions: dict
     ema_decay: float | None = None
-    """Decay of the moving average that the weights are; None where it is not known."""
+    """EMA decay of the weights; None: unknown."""
     format: int = FORMAT
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of a slice as the network sees it, in px."""
+        """Height and width of a slice in the network's orientation, in px."""
         return self.data.size
 
     @property
@@ -79,7 +79,7 @@ class ModelCard:
 
 
 def build_network(model: dict, data: DataSpec) -> JointUNet:
-    """The network of a study's `model` section (as a mapping with nothing left open), without priors in it yet."""
+    """The network of a `model` section (a mapping with all defaults resolved); its priors are not set yet."""
     settings = {key: value for key, value in model.items() if key != "acquisition"}
     network = JointUNet(
         **settings,
@@ -93,14 +93,14 @@ def build_network(model: dict, data: DataSpec) -> JointUNet:
 
 
 def put_priors(network: JointUNet, priors: np.ndarray | None) -> None:
-    """Give a network that sees priors its maps, bool (n_bins, H, W).
+    """Set the prior maps, bool (n_bins, H, W), of a network with priors; does nothing for other networks.
 
-    Raises ValueError where it wants them and there are none, or they do not fit (docs/method.md, F9).
+    Raises ValueError if priors are required and missing, or do not match the network (docs/method.md, F9).
     """
     if network.priors is None:
         return
     if priors is None:
-        raise ValueError("model.prior wants the fold's z-bin priors, and none were given")
+        raise ValueError("model.prior requires the z-bin priors of the fold, but no z-bin priors are given")
     check_priors(priors, len(network.priors.maps), tuple(network.priors.maps.shape[1:]))
     network.priors.maps.copy_(torch.from_numpy(np.ascontiguousarray(priors, dtype=np.uint8)))
 
@@ -113,21 +113,23 @@ def save_model(path: Path, weights: dict[str, torch.Tensor], card: ModelCard) ->
 
 
 def read_card(path: Path) -> ModelCard:
-    """The card of a checkpoint; raises ValueError where the file is none of slimdiff's."""
+    """The model card of a checkpoint; raises ValueError if the file is not a slimdiff checkpoint."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+        raise FileNotFoundError(f"{path}: checkpoint not found")
     try:
         with safe_open(path, framework="pt") as archive:
             metadata = archive.metadata() or {}
     except Exception as error:
-        hint = "; slimdiff-import makes one of the reference's" if path.suffix in (".ckpt", ".pt") else ""
+        hint = (
+            "; slimdiff-import converts one of the published code" if path.suffix in (".ckpt", ".pt") else ""
+        )
         raise ValueError(f"{path}: not a safetensors file: {error}{hint}") from None
     if "slimdiff" not in metadata:
-        raise ValueError(f"{path}: a safetensors file, but without slimdiff's model card")
+        raise ValueError(f"{path}: expected slimdiff's model card in the metadata, found none")
     values = json.loads(metadata["slimdiff"])
     if values.get("format") != FORMAT:
-        raise ValueError(f"{path}: checkpoint format {values.get('format')}; this version reads {FORMAT}")
+        raise ValueError(f"{path}: expected checkpoint format {FORMAT}, found format {values.get('format')}")
     data = DataSpec(**{**values["data"], "size": tuple(values["data"]["size"])})
     return ModelCard(**{**values, "data": data, "z_range": tuple(values["z_range"])})
 
@@ -141,5 +143,5 @@ def load_model(path: Path, device: torch.device) -> tuple[nn.Module, ModelCard]:
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{path}: its weights are not those of its own card: {str(error)[:200]}") from None
+        raise ValueError(f"{path}: its weights do not match its model card: {str(error)[:200]}") from None
     return network.to(device).eval(), card

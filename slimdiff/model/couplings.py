@@ -1,8 +1,7 @@
 """How image and mask share a network (docs/method.md): four couplings with one signature.
 
-forward(known, prior, embedding, context) -> (B, 2 * patch^2, h, w). `known` holds the maps (B, 2, H, W) of
-[image, mask] that the network sees, the noisy ones and perhaps the previous estimate; `prior` is one more map
-(B, 1, H, W) or None.
+forward(known, prior, embedding, context) -> (B, 2 * patch^2, h, w). `known` holds maps (B, 2, H, W) of [image, mask]:
+the noisy pair and, with self-conditioning, the previous estimate. `prior` is a map (B, 1, H, W) or None.
 """
 
 from collections.abc import Sequence
@@ -18,9 +17,9 @@ class Shared(nn.Module):
     """One trunk: both modalities through one encoder, one middle, one decoder.
 
     Args:
-        shape: of the trunk.
-        patch: side of the squares, in px, that become channels before the first convolution.
-        maps: how many maps a modality has (1, or 2 with the previous estimate).
+        shape: specification of the trunk.
+        patch: side in px of the squares that become channels before the first convolution.
+        maps: number of maps per modality (1, or 2 with the previous estimate).
         prior: whether there is a prior map.
     """
 
@@ -42,7 +41,7 @@ class Shared(nn.Module):
 
 
 class ParallelMiddle(nn.Module):
-    """Two paths of half the width, from 1x1 convolutions and merged by one, each two residual blocks deeper."""
+    """Two middles of half the width, each two residual blocks deeper, split and merged by 1 x 1 convolutions."""
 
     def __init__(self, shape: TrunkSpec):
         super().__init__()
@@ -60,7 +59,7 @@ class ParallelMiddle(nn.Module):
 
 
 class Decoupled(Shared):
-    """One encoder and one decoder, the middle in two paths."""
+    """One encoder and one decoder around two parallel middles."""
 
     def _middle(self, shape: TrunkSpec) -> nn.Module:
         return ParallelMiddle(shape)

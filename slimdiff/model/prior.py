@@ -1,4 +1,4 @@
-"""Where the brain is expected in each z-bin, as something that a network sees."""
+"""Anatomical priors: where the brain is expected in each z-bin, as an input of the network."""
 
 import math
 
@@ -11,7 +11,7 @@ GROUPS = 8
 
 
 class PriorMaps(nn.Module):
-    """The maps of all z-bins, kept with the weights: a checkpoint brings its own.
+    """The prior maps of all z-bins, saved with the weights.
 
     Args:
         n_bins: number of z-bins.
@@ -28,18 +28,18 @@ class PriorMaps(nn.Module):
 
 
 def check_priors(maps, n_bins: int, size: tuple[int, int]) -> None:
-    """Raise ValueError unless `maps` (n_bins, H, W) can serve: one a z-bin, of the slices' size, none of them empty."""
+    """Raise ValueError unless `maps` is (n_bins, H, W), one per z-bin, of the slices' size, and none is empty."""
     if tuple(maps.shape) != (n_bins, *size):
         raise ValueError(
-            f"priors of shape {tuple(maps.shape)}; {n_bins} z-bins of {size[0]} x {size[1]} px are wanted"
+            f"priors: expected {n_bins} z-bins of {size[0]} x {size[1]} px, found shape {tuple(maps.shape)}"
         )
     empty = [str(b) for b in range(n_bins) if not maps[b].any()]
     if empty:
-        raise ValueError(f"the prior of z-bin {', '.join(empty)} is empty; see section priors")
+        raise ValueError(f"the prior of z-bin {', '.join(empty)} is empty; check section priors")
 
 
 class PriorEncoder(nn.Module):
-    """A prior map as tokens for cross-attention, one for each square of 8 x 8 px."""
+    """Encodes a prior map as tokens for cross-attention, one per square of 8 x 8 px."""
 
     def __init__(self, width: int = TOKEN_WIDTH):
         super().__init__()
@@ -64,9 +64,10 @@ class PriorEncoder(nn.Module):
 def sinusoidal_positions_2d(
     height: int, width: int, channels: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Sinusoidal positions of a grid, (height * width, channels): the first half tells the row, the second the column.
+    """Sinusoidal position encoding of a grid, (height * width, channels).
 
-    Sines and cosines alternate, as in Vaswani et al. 2017.
+    The first half of the channels encodes the row, the second the column; sines and cosines alternate (Vaswani et al.
+    2017).
     """
     half = channels // 2
     frequencies = torch.exp(-math.log(10_000.0) * torch.arange(0, half, 2, device=device) / half)

@@ -1,4 +1,4 @@
-"""Encoder, middle and decoder of a U-Net, to be put together by a coupling (Ho et al. 2020)."""
+"""Encoder, middle and decoder of a U-Net, combined by a coupling (Ho et al. 2020)."""
 
 from dataclasses import dataclass
 
@@ -18,20 +18,20 @@ from slimdiff.model.blocks import (
 
 @dataclass(frozen=True)
 class TrunkSpec:
-    """What the parts of a trunk have in common."""
+    """Settings shared by the parts of a trunk."""
 
     channels: tuple[int, ...]
-    """Feature channels a level, finest first."""
+    """Feature channels per level, finest first."""
     res_blocks: int
-    """Residual blocks a level of the encoder; the decoder has one more."""
+    """Residual blocks per encoder level; the decoder has one more."""
     attention: tuple[bool, ...]
-    """Attention a level; the middle always has it."""
+    """Whether each level has attention; the middle always has it."""
     head_channels: int
     norm_groups: int
     embedding: int
     """Width of the embedding of time and condition."""
     context: int | None = None
-    """Width of the tokens that every attention also attends to; None: self-attention only."""
+    """Width of the context tokens for cross-attention; None: self-attention only."""
 
     def residual(self, inputs: int, outputs: int) -> ResidualBlock:
         return ResidualBlock(inputs, outputs, self.embedding, self.norm_groups)
@@ -45,7 +45,7 @@ class TrunkSpec:
 
 
 class Encoder(nn.Module):
-    """From the input to the deepest level; returns it with the skips, finest first."""
+    """Encodes the input; returns the deepest level and the skips, finest first."""
 
     def __init__(self, shape: TrunkSpec, inputs: int):
         super().__init__()
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
 
 
 class Middle(nn.Module):
-    """Residual block, attention, `extra` residual blocks, residual block, all of one width."""
+    """Residual block, attention, and 1 + `extra` residual blocks, all of one width."""
 
     def __init__(self, shape: TrunkSpec, channels: int, extra: int = 0):
         super().__init__()
@@ -96,7 +96,7 @@ class Middle(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From the deepest level and the skips of an encoder to the output."""
+    """Decodes the deepest level and the skips of an encoder to the output."""
 
     def __init__(self, shape: TrunkSpec, skip_widths: list[int], outputs: int):
         super().__init__()
@@ -114,7 +114,7 @@ class Decoder(nn.Module):
             self.levels.append(stage)
         self.norm = GroupNorm(shape.norm_groups, width)
         self.head = nn.Conv2d(width, outputs, 3, padding=1)
-        # Starting from zero output, the first gradients already point at the data (Ho et al. 2020).
+        # The network starts with zero output (Ho et al. 2020).
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

@@ -1,4 +1,4 @@
-"""The joint network of image and mask: time, condition and prior around one of the couplings (docs/method.md)."""
+"""The joint network of image and mask: a coupling with embeddings of time, condition and prior (docs/method.md)."""
 
 from collections.abc import Sequence
 
@@ -20,16 +20,16 @@ class JointUNet(nn.Module):
 
     Args:
         coupling: shared, decoupled, independent or bottleneck.
-        channels: feature channels a level of each trunk, finest first.
-        res_blocks: residual blocks a level of the encoder; the decoder has one more.
-        attention: attention a level; the middle always has it.
-        head_channels: channels of an attention head.
+        channels: feature channels per level of each trunk, finest first.
+        res_blocks: residual blocks per encoder level; the decoder has one more.
+        attention: whether each level has attention; the middle always has it.
+        head_channels: channels per attention head.
         norm_groups: groups of the group normalisation.
-        self_conditioning: whether the previous estimate is seen too.
-        patch: side of the squares, in px, that become channels before the first convolution and pixels again
-            after the last (1: none).
+        self_conditioning: whether the previous estimate is an input.
+        patch: side in px of the squares that become channels before the first convolution and pixels again
+            after the last one (1 = none).
         prior: none, concat (one more input map) or cross_attention (every attention also attends to its tokens).
-        size: height and width of a slice, in px; only a prior needs it.
+        size: height and width of a slice, in px; required with a prior.
         n_bins, bin_centres, null_token, acquisitions, augmentations: see `Conditioning`.
     """
 
@@ -53,9 +53,9 @@ class JointUNet(nn.Module):
     ):
         super().__init__()
         if coupling not in COUPLINGS:
-            raise ValueError(f"model.coupling {coupling!r}; {', '.join(COUPLINGS)} are known")
+            raise ValueError(f"model.coupling: expected {', '.join(COUPLINGS)}, found {coupling!r}")
         if prior not in PRIORS:
-            raise ValueError(f"model.prior {prior!r}; {', '.join(PRIORS)} are known")
+            raise ValueError(f"model.prior: expected {', '.join(PRIORS)}, found {prior!r}")
         self.patch = patch
         self.self_conditioning = self_conditioning
         self.time_width = channels[0]
@@ -79,13 +79,13 @@ class JointUNet(nn.Module):
     def forward(
         self, x: Tensor, timestep: Tensor, condition: Condition, previous: Tensor | None = None
     ) -> Tensor:
-        """Predict the target.
+        """Predict the diffusion target.
 
         Args:
             x: noisy [image, mask] (B, 2, H, W).
             timestep: (B,), real, in 0 ... T - 1.
-            condition: what the network is told, (B,) each.
-            previous: the last x0 estimate (B, 2, H, W), or None for none (zeros).
+            condition: the condition, (B,) each.
+            previous: the previous x0 estimate (B, 2, H, W); None: zeros.
         """
         embedding = self.time(sinusoid(timestep, self.time_width)) + self.condition(condition)
         known = [x]

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from slimdiff.dataframes import read_frame, write_frame
 from slimdiff.evaluation.compare import ALL, COLUMNS
 from slimdiff.evaluation.registry import AXES, SYMBOLS_LEGEND, describe, heading, order
 from slimdiff.files import MISSING
 from slimdiff.report.html_page import notes_list, table, text
 from slimdiff.report.metric_table import Format, Notes
-from slimdiff.tables import read_frame, write_frame
 
 LEVEL = 0.05
 TESTED_TOGETHER = ["metric", "extractor", "unit"]

@@ -90,10 +90,10 @@ def training(
     return figure
 
 
-def _draw(plot, axes: Axes, rows: pd.DataFrame, name: str, **look) -> None:
+def _draw(plot, axes: Axes, rows: pd.DataFrame, name: str, **plot_options) -> None:
     """A column of the rows by step, with seaborn's `plot`; nothing without a number."""
     if rows[name].notna().any():
-        plot(rows, x="step", y=name, ax=axes, **look)
+        plot(rows, x="step", y=name, ax=axes, **plot_options)
     axes.set(xlabel="", ylabel="")
 
 
@@ -111,13 +111,19 @@ def with_places(
     return rows
 
 
-def fold_points(axes: Axes, rows: pd.DataFrame, x: str, y: str, folds: int, step: float, **look) -> None:
-    """Points of every fold, `step` apart, joined by lines where `look` says so; gaps where a value is n/a.
+def fold_points(
+    axes: Axes, rows: pd.DataFrame, x: str, y: str, folds: int, step: float, **plot_options
+) -> None:
+    """Points of every fold, `step` apart, joined by lines where `plot_options` say so; gaps where a value is n/a.
 
     rows: one row a position and fold.
     """
     levels = range(folds)
-    look = {"palette": [colour(k) for k in levels], "markers": [marker(k) for k in levels], **look}
+    plot_options = {
+        "palette": [colour(k) for k in levels],
+        "markers": [marker(k) for k in levels],
+        **plot_options,
+    }
     # Tables of several folds, one below the other, repeat their row labels.
     sns.pointplot(
         rows.reset_index(drop=True),
@@ -129,7 +135,7 @@ def fold_points(axes: Axes, rows: pd.DataFrame, x: str, y: str, folds: int, step
         errorbar=None,
         legend=False,
         ax=axes,
-        **look,
+        **plot_options,
     )
     axes.set(xlabel="", ylabel="")
 
@@ -179,11 +185,11 @@ def by_variant(rows: pd.DataFrame, variants: Sequence[str], folds: int, title: s
 def _variant_panel(axes: Axes, own: pd.DataFrame, variants: Sequence[str], folds: int) -> None:
     step = 0.8 / folds
     rows = with_places(own, "variant", {name: i for i, name in enumerate(variants)}, folds, step)
-    look = {"orient": "y", "order": list(variants), "linestyles": "none"}
+    plot_options = {"orient": "y", "order": list(variants), "linestyles": "none"}
     ticks = {"markers": "|", "palette": [FLOOR] * folds, "markersize": 4 + 8 * step, "markeredgewidth": 1.6}
     known = rows.assign(floor=rows["floor"].where(rows["value"].notna()))
-    fold_points(axes, known, "floor", "variant", folds, step, **look, **ticks)
-    fold_points(axes, rows, "value", "variant", folds, step, **look, markersize=4, markeredgewidth=0)
+    fold_points(axes, known, "floor", "variant", folds, step, **plot_options, **ticks)
+    fold_points(axes, rows, "value", "variant", folds, step, **plot_options, markersize=4, markeredgewidth=0)
     # After the points: seaborn sets the limits from lines alone.
     bars = rows.dropna(subset=["value", "ci_low"])
     axes.hlines(

@@ -13,11 +13,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 
 from slimdiff.config import StudyPaths
 from slimdiff.data.store import SliceStore
+from slimdiff.dataframes import read_frame
 from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
 from slimdiff.generation.samples import Samples
 from slimdiff.report.curves import fold_points
 from slimdiff.report.style import COLOURS, FLOOR, INK, QUIET, dash, marker, new_plot
-from slimdiff.tables import read_frame
 
 SETS = {"held-out": INK, "training": "#949494", "synthetic": COLOURS[0]}
 SHAPES = {
@@ -185,9 +185,9 @@ def _tau_sweep(
     """A metric of the synthetic masks by threshold, a line for each fold, with the floors."""
     folds = sweep["fold"].nunique()
     if sweep[metric].notna().any():
-        look = {"palette": [SETS["synthetic"]] * folds, "linestyles": [dash(k) for k in range(folds)]}
-        look |= {"linewidth": 1.2, "markersize": 3.5, "markeredgewidth": 0, "native_scale": True}
-        fold_points(axes, sweep, "tau", metric, folds, 0, **look)
+        plot_options = {"palette": [SETS["synthetic"]] * folds, "linestyles": [dash(k) for k in range(folds)]}
+        plot_options |= {"linewidth": 1.2, "markersize": 3.5, "markeredgewidth": 0, "native_scale": True}
+        fold_points(axes, sweep, "tau", metric, folds, 0, **plot_options)
     for floor in floors:
         axes.axhline(floor, color=FLOOR, linestyle=":", linewidth=1.2)
     axes.axvline(tau, color="#e3e3e3", linewidth=3, zorder=0)

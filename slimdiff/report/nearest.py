@@ -83,9 +83,9 @@ def ratio_by_bin(axes: Axes, rows: pd.DataFrame, band: float) -> None:
     folds = rows["fold"].max() + 1
     bins = range(int(rows["z_bin"].min()), int(rows["z_bin"].max()) + 1)
     rows = with_places(rows, "z_bin", {z_bin: z_bin for z_bin in bins}, folds, 0.16)
-    look = {"palette": [COLOURS[0]] * folds, "linestyles": [dash(k) for k in range(folds)]}
-    look |= {"linewidth": 1, "markersize": 3, "markeredgewidth": 0, "native_scale": True}
-    fold_points(axes, rows, "z_bin", "value", folds, 0.16, **look)
+    plot_options = {"palette": [COLOURS[0]] * folds, "linestyles": [dash(k) for k in range(folds)]}
+    plot_options |= {"linewidth": 1, "markersize": 3, "markeredgewidth": 0, "native_scale": True}
+    fold_points(axes, rows, "z_bin", "value", folds, 0.16, **plot_options)
     handles = [
         Line2D([], [], color=COLOURS[0], linestyle=dash(k), marker=marker(k), markersize=3, label=f"fold {k}")
         for k in range(folds)

@@ -123,6 +123,12 @@ def _summary(people: Sequence[Participant], splits: Sequence[dict[str, list[str]
         f"{store.facts['dropped']['lesion_too_small']} with a lesion under {store.facts['min_lesion_px']} px, "
         f"{store.facts['dropped']['too_little_tissue']} with too little tissue."
     ]
+    # A store of an earlier version does not have the key.
+    if harmonised := store.facts.get("harmonise"):
+        notes.append(
+            f"Intensities are harmonised by histogram landmarks, learned from {len(harmonised['participants'])} "
+            f"{harmonised['learned_from']}."
+        )
     for fold, split in enumerate(splits):
         parts = [
             f"{part} {len(names)} ({len(patients & set(names))} with a lesion)"

@@ -18,9 +18,9 @@ import slimdiff
 from slimdiff.config import VARIANT_SECTIONS, Study, StudyPaths
 from slimdiff.data.participants import read_included
 from slimdiff.data.store import SliceStore
+from slimdiff.dataframes import read_frame
 from slimdiff.files import sha256, write_text
 from slimdiff.report import html_page
-from slimdiff.tables import read_frame
 
 SHOWN_OF_HASH = 16
 
@@ -322,7 +322,7 @@ def jobs(folder: Path) -> dict[str, dict]:
     return stages.to_dict("index")
 
 
-def write(study: Study, variants: Sequence[str], folds: int) -> None:
+def write_provenance(study: Study, variants: Sequence[str], folds: int) -> None:
     """Write `provenance.json` and its page `tables/provenance.html`."""
     facts = gather(study, variants, folds)
     write_text(study.paths.provenance, json.dumps(facts, indent=1) + "\n")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from slimdiff.config import StudyPaths
+from slimdiff.dataframes import read_frame
 from slimdiff.evaluation.registry import order
 from slimdiff.files import MISSING
-from slimdiff.tables import read_frame
 
 METRIC_NUMBERS = ("fold", "value", "ci_low", "ci_high", "floor")
 METRIC_COLUMNS = (

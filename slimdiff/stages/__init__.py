@@ -23,7 +23,7 @@ from slimdiff.config.needs import DeclaredStudy
 CONFIG_HELP = "study: a YAML or JSON file, or JSON text"
 
 
-def load(stage: str) -> ModuleType:
+def module_of(stage: str) -> ModuleType:
     """The module of a stage, by the stage's name."""
     return importlib.import_module(f"{__name__}.{_module_name(stage)}")
 
@@ -31,7 +31,7 @@ def load(stage: str) -> ModuleType:
 def names() -> list[str]:
     """Every stage, in the order of the chain."""
     found = {info.name.removesuffix("_").replace("_", "-") for info in pkgutil.iter_modules(__path__)}
-    after = {name: load(name).FOLLOWS for name in found}
+    after = {name: module_of(name).FOLLOWS for name in found}
     ordered: list[str] = []
     while len(ordered) < len(found):
         ready = sorted(name for name in found - set(ordered) if after[name] is None or after[name] in ordered)
@@ -46,12 +46,12 @@ def names() -> list[str]:
 
 def summary(stage: str) -> str:
     """The first line of a stage's docstring."""
-    return load(stage).__doc__.strip().split("\n\n")[0].replace("\n", " ")
+    return module_of(stage).__doc__.strip().split("\n\n")[0].replace("\n", " ")
 
 
 def needs(stage: str, study: Study) -> tuple[str, ...]:
     """The dotted keys that a stage reads of this study: its NEEDS, less what this study gives no effect."""
-    module = load(stage)
+    module = module_of(stage)
     return module.needs(study) if hasattr(module, "needs") else module.NEEDS
 
 
@@ -62,7 +62,7 @@ def config_of(stage: str, study: Study, variant: str | None = None) -> str:
 
 def fill(stage: str, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the stage's options to a parser."""
-    module = load(stage)
+    module = module_of(stage)
     if module.NEEDS is not None:
         required = getattr(module, "CONFIG_REQUIRED", True)
         parser.add_argument("--config", required=required, metavar="STUDY", help=CONFIG_HELP)
@@ -81,7 +81,7 @@ def study_of(stage: str, options: argparse.Namespace) -> DeclaredStudy | Study |
 
     `options.runs` is added where the stage has wildcards: the list of (variant, fold), or of folds.
     """
-    module = load(stage)
+    module = module_of(stage)
     if module.NEEDS is None or not options.config:
         return None
     # A checkpoint brings its own network and diffusion: of the study only the sections that are read must fit.

@@ -3,10 +3,15 @@
 import sys
 from pathlib import Path
 
-from slimdiff.config import StudyPaths
+from slimdiff.config import Study, StudyPaths
 
 FOLLOWS = "kfold"
-NEEDS = ("slices",)
+NEEDS = ("slices", "preprocess.harmonise", "folds.use_split")
+
+
+def needs(study: Study) -> tuple[str, ...]:
+    """NEEDS, less the split where no landmarks are learned from its training subjects."""
+    return NEEDS if study.preprocess.harmonise == "histogram" else NEEDS[:2]
 
 
 def outputs(paths: StudyPaths) -> list[Path]:
@@ -22,7 +27,15 @@ def run(study, options) -> None:
     paths = study.paths
     training = training_participants(paths.folds) if study.slices.z_range == "auto" else []
     included = [row for row in read_included(paths.participants, paths.volume_json) if row.included]
-    facts = build_store(included, paths.volume, study.slices, paths.store, training)
+    landmarks = None
+    if study.preprocess.harmonise == "histogram":
+        from slimdiff.data.volumes.harmonise import learn, training_rows
+
+        rows, learned_from = training_rows(included, study.folds.use_split)
+        names = [row.participant_id for row in rows]
+        landmarks = learn([paths.volume(name, "FLAIR") for name in names], names, learned_from)
+        print(f"histogram landmarks: learned from {len(names)} {learned_from}", file=sys.stderr)
+    facts = build_store(included, paths.volume, study.slices, paths.store, training, landmarks)
     for name in facts["patients_without_lesion_slice"]:
         outside, small = facts["lesion_outside_z_range"].get(name, 0), facts["dropped_small_lesion"][name]
         print(

@@ -5,7 +5,7 @@ from pathlib import Path
 from slimdiff.config import StudyPaths
 
 FOLLOWS = "phantom"
-NEEDS = ("data.source", "data.root", "data.fetch")
+NEEDS = ("data.source", "data.root", "data.image_suffix", "data.fetch")
 
 
 def outputs(paths: StudyPaths) -> list[Path]:
@@ -18,4 +18,4 @@ def run(study, options) -> None:
 
     if not study.data.fetch.dataset:
         raise ValueError("data.fetch.dataset: null; name a dataset to fetch, or use the study's own files")
-    fetch(study.data.fetch, Path(study.data.root), study.paths.fetched)
+    fetch(study.data.fetch, Path(study.data.root), study.paths.fetched, study.data.image_suffix)

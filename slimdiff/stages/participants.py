@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from slimdiff.config import Study, StudyPaths
+from slimdiff.config import StudyPaths
 from slimdiff.stages import at_least_one
 
 FOLLOWS = "fetch"
@@ -27,15 +27,10 @@ NEEDS = (
     "data.phantom.patients",
     "data.phantom.controls",
     "data.phantom.seed",
-    # How files are fetched makes no difference to who takes part; which dataset does.
+    # The server of the files makes no difference to the participants; the dataset does.
     "data.fetch.dataset",
     "quality",
 )
-
-
-def needs(study: Study) -> tuple[str, ...]:
-    """NEEDS, and whether T1w images are fetched where the study is about them."""
-    return (*NEEDS, "data.fetch.t1w") if study.data.image_suffix == "T1w" else NEEDS
 
 
 def outputs(paths: StudyPaths) -> list[Path]:

@@ -12,7 +12,18 @@ NEEDS = (
     "data.lesion_labels",
     "data.empty_mask",
     "data.mask_grid",
-    "preprocess",
+    *(
+        f"preprocess.{key}"
+        for key in (
+            "spacing_mm",
+            "grid",
+            "bias_field",
+            "brain",
+            "registration",
+            "percentiles",
+            "percentiles_over",
+        )
+    ),
     "quality.policy",
     "quality.max_lesion_outside",
     "quality.accept.lesion_outside_brain",

@@ -14,6 +14,6 @@ def outputs(paths: StudyPaths) -> list[Path]:
 
 
 def run(study, options) -> None:
-    from slimdiff.report.provenance import write
+    from slimdiff.report.provenance import write_provenance
 
-    write(study, list(study.variants), study.folds.k)
+    write_provenance(study, list(study.variants), study.folds.k)

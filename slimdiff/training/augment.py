@@ -1,7 +1,7 @@
-"""Augmentation on the device whose parameters the network is told (Karras et al. 2022, section 5).
+"""Augmentation on the device; the network is conditioned on its parameters (Karras et al. 2022, section 5).
 
-The labels of an untouched sample are zeros, and so are those of every sample drawn later: what was done to the training
-slices is explained by the labels and does not show in samples.
+The labels of an unaltered slice are zero. Samples are generated with zero labels, so that augmentations do not leak
+into them.
 """
 
 import math
@@ -24,36 +24,36 @@ LABELS = (
     "bias_y",
     "bias_radial",
 )
-"""Each in [-1, 1], as a share of its largest value; flip 0 or 1."""
+"""Each in [-1, 1], as a share of its maximum; flip: 0 or 1."""
 
 
 @dataclass(frozen=True)
 class Extents:
-    """Largest changes of a slice."""
+    """Maximum changes of a slice."""
 
     rotation_deg: float = 8.0
     """In-plane rotation, in degrees."""
     scale: float = 0.08
-    """Change of size, as a share."""
+    """Relative change of size."""
     shift_mm: float = 5.0
     """Shift along each axis, in mm."""
     log_gamma: float = 0.2
-    """|log gamma| of the image's grey values."""
+    """|log gamma| of the grey values."""
     bias: float = 0.2
     """|log| amplitude of each of three smooth fields over the image."""
 
 
 EXTENTS = Extents()
-"""Our choice, without a measurement: about what heads differ by on one grid."""
+"""Our choice, not tuned: roughly the differences between heads on a common grid."""
 
 
 class Augment(nn.Module):
-    """Flips, moves and re-shades the slices of a batch.
+    """Flips, moves and changes the grey values of the slices of a batch.
 
     Args:
-        config: how often, and whether to flip.
-        spacing_mm: side of a pixel.
-        largest: how much; None: `EXTENTS`.
+        config: probability, and whether to flip.
+        spacing_mm: side of a pixel, in mm.
+        largest: maximum changes; None: `EXTENTS`.
     """
 
     def __init__(self, config: AugmentationConfig, spacing_mm: float, largest: Extents | None = None):
@@ -63,13 +63,13 @@ class Augment(nn.Module):
         self.spacing_mm = spacing_mm
         extents = [config.flip, largest.rotation_deg, largest.scale]
         extents += [largest.shift_mm] * 2 + [largest.log_gamma] + [largest.bias] * 3
-        # An extent of 0 switches a part off; its label is then 0 too.
+        # An extent of 0 disables a change; its label is then 0.
         self.register_buffer("allowed", torch.tensor(extents, dtype=torch.float32) > 0, persistent=False)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Labels of `count` samples, (count, len(LABELS)) on the generator's device."""
         device, p = generator.device, self.config.probability
-        # Four coins a sample: flip, move, gamma, bias.
+        # Four independent draws per sample: flip, move, gamma, bias.
         on = (torch.rand((count, 4), generator=generator, device=device) < p).float()
         size = torch.rand((count, len(LABELS)), generator=generator, device=device) * 2 - 1
         labels = torch.where(self.allowed, size, 0)
@@ -80,15 +80,15 @@ class Augment(nn.Module):
     def apply(
         self, x0: Tensor, labels: Tensor, prior: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Do to the samples what their labels say.
+        """Apply the changes that the labels describe.
 
         Args:
             x0: (B, 2, H, W), image and mask in [-1, 1], the mask -1 or 1.
-            labels: as `draw` gives them.
-            prior: (B, 1, H, W) in {-1, 1}, moved along.
+            labels: as returned by `draw`.
+            prior: (B, 1, H, W) in {-1, 1}, moved with the slice.
         Returns:
-            the new x0, the labels that hold, and the moved prior. A slice whose lesion would vanish stays where it
-            was, so that its class stays true.
+            the new x0, the labels of the applied changes, and the moved prior. A slice whose lesion would vanish is
+            not moved, so that its class remains correct.
         """
         maps = x0 if prior is None else torch.cat([x0, prior], dim=1)
         moved = self._move(maps, labels)
@@ -102,27 +102,27 @@ class Augment(nn.Module):
         return x0, labels, None if prior is None else maps[:, 2:]
 
     def _move(self, maps: Tensor, labels: Tensor) -> Tensor:
-        """Flip, then rotate and scale about the centre, then shift; image bilinear, the rest again -1 or 1."""
+        """Flip, rotate and scale about the centre, then shift; image bilinear, other maps again -1 or 1."""
         largest, (height, width) = self.largest, maps.shape[2:]
         flip = 1 - 2 * labels[:, 0]
         angle = labels[:, 1] * math.radians(largest.rotation_deg)
         scale = 1 + labels[:, 2] * largest.scale
         shift = labels[:, 3:5] * (largest.shift_mm / self.spacing_mm)
         cos, sin = angle.cos() / scale, angle.sin() / scale
-        # Where each output pixel comes from, in px about the centre: undo shift, scale and rotation, flip. The grid
-        # counts in half sides.
+        # Inverse map of each output pixel, in px from the centre: undo shift, scale and rotation, flip. The grid's
+        # unit is half a side.
         from_x = flip * torch.stack([cos, sin * (height / width)])
         from_y = torch.stack([-sin * (width / height), cos])
         shift_x, shift_y = shift[:, 0] * (2 / width), shift[:, 1] * (2 / height)
         rows = [torch.stack([a, b, -(a * shift_x + b * shift_y)], dim=1) for a, b in (from_x, from_y)]
         theta = torch.stack(rows, dim=1)
         grid = F.affine_grid(theta, [len(maps), 1, height, width], align_corners=False)
-        # Outside lies background, -1.
+        # Outside the slice is background, -1.
         moved = F.grid_sample(maps + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1
         return torch.cat([moved[:, :1], torch.where(moved[:, 1:] > 0, 1.0, -1.0)], dim=1)
 
     def _shade(self, image: Tensor, labels: Tensor) -> Tensor:
-        """Gamma and a smooth multiplicative field on the grey values above the background."""
+        """Apply gamma and a smooth multiplicative field to the grey values above the background."""
         largest, (height, width) = self.largest, image.shape[2:]
         grey = ((image + 1) / 2).clamp(0, 1)
         gamma = (labels[:, 5] * largest.log_gamma).exp().view(-1, 1, 1, 1)

@@ -1,6 +1,7 @@
-"""Resume state: written atomically beside the model, never an output of the workflow.
+"""Resume state: written atomically next to the model, not an output of the workflow.
 
-An engine deletes the declared outputs of a failed job; `state/last.pt` survives and the next try goes on from it.
+A workflow engine deletes the declared outputs of a failed job. `state/last.pt` survives, and the next run resumes
+from it.
 """
 
 import json
@@ -17,12 +18,12 @@ from slimdiff.files import replacing
 
 
 class TrainingFailed(RuntimeError):
-    """Training cannot go on; the message says at which step and what is kept."""
+    """Training failed; the message names the step and the saved state."""
 
 
 @dataclass
 class Interrupted(Exception):
-    """A signal asked the run to stop; its state has been written."""
+    """A stop signal was received; the state has been saved."""
 
     signum: int
 
@@ -36,26 +37,24 @@ def out_of_memory(
     processes: int,
     state: Path,
 ) -> TrainingFailed:
-    """What is raised where the device's memory does not hold a batch of slices of `size` (height, width) px."""
+    """The error for a batch that does not fit into the device's memory; `size` is height and width in px."""
     height, width = size
     kept = state if state.is_file() else "none"
     parts = min(2 * config.accumulate, config.batch_size // processes)
-    advice = (
-        f"set training.accumulate to {parts} or more (the same batch in more parts), or a smaller batch_size"
-    )
+    advice = f"set training.accumulate to {parts} or more (same batch in more parts), or reduce training.batch_size"
     if parts <= config.accumulate:
-        advice = "a part is one slice already; take a smaller network, or a device with more memory"
+        advice = "a part is already one slice; use a smaller network or a device with more memory"
     return TrainingFailed(
         f"out of memory on {device} at step {step} with training.batch_size {config.batch_size} in "
-        f"{config.accumulate} part(s) of slices of {width} x {height} px: {advice}; state of an earlier step: {kept} "
+        f"{config.accumulate} part(s) of slices of {width} x {height} px; {advice}; saved state: {kept} "
         f"({str(error).splitlines()[0]})"
     )
 
 
 class Ema:
-    """average <- decay * average + (1 - decay) * weights, with a short memory early on.
+    """Exponential moving average of the weights: average <- decay * average + (1 - decay) * weights.
 
-    The decay of step s is min(decay, (1 + s) / (10 + s)), so that the random start is forgotten.
+    The decay at step s is min(decay, (1 + s) / (10 + s)), so that the random initial weights are forgotten early.
     """
 
     def __init__(self, network: nn.Module, decay: float):
@@ -66,58 +65,58 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimiser step number `step` (from 0)."""
+        """Update the average with the weights after optimiser step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
 
     def weights(self) -> dict[str, Tensor]:
-        """name: averaged weight."""
+        """Averaged weights by name."""
         return dict(zip(self.names, self.averages, strict=True))
 
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Take averages from `weights`."""
+        """Set the averages to `weights`."""
         for name, average in zip(self.names, self.averages, strict=True):
             average.copy_(weights[name])
 
 
-# What a training learns does not depend on these, or up to rounding only.
+# Keys that do not change the learned weights, except for rounding.
 NOT_LEARNT = {"log_every", "save_every", "preview_every", "device", "accumulate", "compile"}
 NOT_LEARNT |= {"tensorboard", "wandb_project", "snapshots"}
 
 
 class StateNotSaved(RuntimeError):
-    """A resume state that the disk did not take; the one before it is untouched."""
+    """A resume state could not be written; the previous one is unchanged."""
 
 
 class StateMismatch(ValueError):
-    """A resume state that belongs to another configuration or other data."""
+    """A resume state belongs to another configuration or to other data."""
 
 
 def learnt(config: TrainingConfig) -> dict:
-    """What of the section decides which weights come out: a part of the run's identity."""
+    """The keys of the section that determine the learned weights; part of the run's identity."""
     unimportant = NOT_LEARNT if config.validation.decides else NOT_LEARNT | {"validation"}
     return config.model_dump(mode="json", exclude=unimportant)
 
 
 def save_state(path: Path, state: dict, identity: dict) -> None:
-    """Write tensors and numbers with the identity of the run they belong to; raises StateNotSaved."""
-    # What a killed process left half-written.
+    """Write the state with the identity of its run; raises StateNotSaved."""
+    # Partial files of a killed process.
     for leftover in path.parent.glob(f".{path.name}.*"):
         leftover.unlink(missing_ok=True)
-    # First off the device: what fails from here on is the writing.
+    # Copy to the host first, so that a later failure is a failure of writing.
     content = {"identity": json.dumps(identity, sort_keys=True), **_on_host(state)}
     try:
         with replacing(path) as temporary:
             torch.save(content, temporary)
-            # Whole on the disk before it takes the place of the state before it.
+            # Flush to disk before this file replaces the previous state.
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
     except (OSError, RuntimeError) as error:
         free = shutil.disk_usage(path.parent).free / 1e6
         raise StateNotSaved(
             f"{path}: the state of step {state['step']} could not be written ({str(error).splitlines()[0]}; "
-            f"{free:.0f} MB free); the state before it is {'kept' if path.is_file() else 'none'}. Make room and run "
-            "it again to go on"
+            f"{free:.0f} MB free); previous state: {'kept' if path.is_file() else 'none'}. Free disk space and run "
+            "again to resume"
         ) from error
 
 
@@ -130,17 +129,17 @@ def _on_host(value):
 
 
 def load_state(path: Path, identity: dict, device: torch.device) -> dict:
-    """Read a state of this very run; raises StateMismatch naming what differs. No pickled code is run."""
+    """Read the state of this run; raises StateMismatch naming the differences. No pickled code is executed."""
     state = torch.load(path, map_location=device, weights_only=True)
     found = json.loads(state.pop("identity"))
     differences = [
-        f"{key}: state {old}, now {new}"
+        f"{key}: expected {new}, found {old}"
         for key, old, new in _differences(found, json.loads(json.dumps(identity)))
     ]
     if differences:
         raise StateMismatch(
-            f"{path} belongs to another run ({'; '.join(differences)}); restore that configuration to go on from "
-            f"it, or delete {path.parent} to start over"
+            f"{path} belongs to another run ({'; '.join(differences)}); restore its configuration to resume, or "
+            f"delete {path.parent} to start again"
         )
     return state
 

@@ -1,4 +1,4 @@
-"""Several processes that train one network together, each on its part of every batch (torch's DDP under torchrun)."""
+"""Training one network with several processes, each on its part of every batch (torch DDP under torchrun)."""
 
 import os
 import signal
@@ -12,22 +12,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-# While the first process watches, draws or writes, the others wait for it.
+# The other processes wait while the first one validates, generates or writes.
 PATIENCE = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that share the work; alone unless `join` was called under torchrun."""
+    """This process and its group; a single process unless `join` was called under torchrun."""
 
     rank: int = 0
     count: int = 1
     hosts: dist.ProcessGroup | None = None
-    """A group of the hosts, whose messages do not make them wait for their devices."""
+    """A CPU group; its messages do not wait for the devices."""
 
     @classmethod
     def join(cls, backend: str) -> "Processes":
-        """The group that torchrun started this process in; alone where it did not."""
+        """The group in which torchrun started this process; a single process without torchrun."""
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
         dist.init_process_group(backend, timeout=PATIENCE)
@@ -36,11 +36,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes, draws and speaks for all."""
+        """Whether this process writes, generates and prints for all."""
         return self.rank == 0
 
     def largest(self, number: int) -> int:
-        """The largest of the processes' numbers, the same for all of them; every process has to ask."""
+        """The maximum over processes; every process must call it."""
         if self.count == 1:
             return number
         message = torch.tensor([number])
@@ -48,42 +48,42 @@ class Processes:
         return int(message)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over processes, on the host."""
+        """Sum over processes, on the host."""
         values = values.cpu()
         if self.count > 1:
             dist.all_reduce(values, group=self.hosts)
         return values
 
     def share(self, module: nn.Module) -> nn.Module:
-        """The module with its gradients averaged over the processes; as it is for a process alone."""
+        """The module with gradients averaged over processes; unchanged for a single process."""
         if self.count == 1:
             return module
-        # Nothing but the gradients: the buffers are constants.
+        # Only gradients are shared: buffers are constants.
         return DistributedDataParallel(module, broadcast_buffers=False)
 
     def leave(self) -> None:
-        """End the group."""
+        """Leave the group."""
         if self.count > 1:
             dist.destroy_process_group()
 
 
 def launch(processes: int, arguments: list[str]) -> int:
-    """Run `python -m slimdiff ARGUMENTS` as so many processes of one machine under torchrun; returns its exit status.
+    """Run `python -m slimdiff ARGUMENTS` in several processes of one machine under torchrun; returns the exit status.
 
-    A signal that asks to stop is handed on, and the status is then 128 + its number.
+    A stop signal is forwarded; the exit status is then 128 + its number.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", "-m", "slimdiff", *arguments]
     threads = max(1, torch.get_num_threads() // processes)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    # A step may have to end and a state to be written before torchrun kills what it has asked to stop.
+    # A step must end and the state must be written before torchrun kills the processes.
     environment.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     child = subprocess.Popen(command, env=environment)
     stopped_by: list[int] = []
 
     def hand_on(signum: int, frame) -> None:
         stopped_by.append(signum)
-        # torchrun hands this one on to every process, and no other that all of its versions know.
+        # The only signal that all versions of torchrun forward to every process.
         child.send_signal(signal.SIGTERM)
 
     handlers = {number: signal.signal(number, hand_on) for number in STOP_SIGNALS}
@@ -96,4 +96,4 @@ def launch(processes: int, arguments: list[str]) -> int:
 
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
-"""A cluster sends one of these before it ends a job."""
+"""Signals that a cluster sends before it ends a job."""

@@ -1,4 +1,4 @@
-"""history.tsv: what a training went through, a row every `log_every` steps."""
+"""history.tsv, one row every `log_every` steps, and the loggers TensorBoard and Weights & Biases."""
 
 import math
 import os
@@ -16,14 +16,14 @@ from slimdiff.training.objective import NOISE_BINS, NOISE_COLUMNS, Objective
 
 
 class History:
-    """Means since the row before of total loss, its terms and gradient norm; learned weights as they stand.
+    """Total loss, its terms and gradient norm, averaged since the previous row; current values of learned loss weights.
 
-    Steps are noted on the device. The host waits for it where a row is closed or a state saved, and nowhere else.
+    Values of steps are kept on the device. The host waits for the device only when a row is closed or a state is saved.
 
     Args:
-        objective: whose terms are noted.
-        slices: names the slices of a step's batch, for the message about one that failed.
-        gather: brings noted values to the host, summed over the processes that share a batch.
+        objective: the objective whose terms are recorded.
+        slices: returns the names of the slices of a step's batch, for the message about a failed step.
+        gather: copies values to the host, summed over the processes that share a batch.
     """
 
     def __init__(
@@ -41,26 +41,26 @@ class History:
 
     @property
     def steps(self) -> int:
-        """Steps since the row before."""
+        """Steps since the previous row."""
         return len(self._gathered) + len(self._noted)
 
     def note(self, total: Tensor, terms: Tensor, norm: Tensor, by_noise: Tensor) -> None:
-        """Keep the values of one step, of this process's samples; `by_noise` as `losses_by_noise` gives it."""
+        """Record one step of this process's samples; `by_noise` is the result of `losses_by_noise`."""
         values = [total.detach().view(1), terms.detach(), norm.detach().view(1), by_noise.flatten()]
         self._noted.append(torch.cat(values))
 
     def check(self, step: int, kept: Path) -> Tensor:
-        """The values of the steps since the row before, up to step number `step`, (n, ...) on the host.
+        """The values of the steps since the previous row, up to step `step`, (n, ...) on the host.
 
-        Raises TrainingFailed where one is no number, naming its step, its slices and the state that is kept.
+        Raises TrainingFailed if a value is not finite, naming its step, its slices and the saved state.
         """
         if self._noted:
             self._gathered += self.gather(torch.stack(self._noted))
             self._noted.clear()
         values = torch.stack(self._gathered)
-        spoilt = (~values.isfinite()).any(dim=1).nonzero()
-        if len(spoilt):
-            first = int(spoilt[0])
+        nonfinite = (~values.isfinite()).any(dim=1).nonzero()
+        if len(nonfinite):
+            first = int(nonfinite[0])
             failed = step - len(values) + first
             listed = ", ".join(
                 f"{name} {value:.4g}"
@@ -68,19 +68,19 @@ class History:
             )
             raise TrainingFailed(
                 f"{listed} at step {failed}, whose batch was {', '.join(self.slices(failed))}; "
-                f"state of an earlier step: {kept if kept.is_file() else 'none'}. Look at these slices; a lower "
-                "training.learning_rate or gradient_clip, or precision: float32, may help"
+                f"saved state: {kept if kept.is_file() else 'none'}. Inspect these slices; a lower "
+                "training.learning_rate or training.precision: float32 may help"
             )
         return values
 
     def close_row(
         self, step: int, kept: Path, learning_rate: float, images_per_s: float, memory_mb: float
     ) -> dict:
-        """Turn the steps since the row before into a row; raises TrainingFailed as `check` does."""
+        """Append a row for the steps since the previous row; raises TrainingFailed as `check` does."""
         values = self.check(step, kept)
         names = self._names()
         image, mask, count = values[:, len(names) :].sum(dim=0).view(3, NOISE_BINS)
-        # A bin that no sample fell into is n/a.
+        # A noise bin without samples is n/a.
         by_noise = torch.cat([image / count, mask / count]).tolist()
         row = {
             "step": step,
@@ -96,11 +96,11 @@ class History:
         return row
 
     def state(self) -> dict:
-        """What a resumed run has to know; after `check`."""
+        """The state for a resumed run; call `check` first."""
         return {"rows": self.rows, "gathered": self._gathered}
 
     def restore(self, state: dict) -> None:
-        """Go on from `state`."""
+        """Restore `state`."""
         self.rows, self._gathered = state["rows"], [values.cpu() for values in state["gathered"]]
 
     def write(self, path: Path) -> None:
@@ -118,7 +118,7 @@ class History:
 
 
 class TensorBoard:
-    """Event files in a folder; what a resumed run writes again takes the place of what was there."""
+    """Event files in a folder; a resumed run replaces the events that it writes again."""
 
     def __init__(self, folder: Path, step: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -137,7 +137,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases, the same one after a resumption."""
+    """A run of Weights & Biases; a resumed training continues the same run."""
 
     def __init__(self, project: str, folder: Path, name: str, key: str, config: dict):
         import wandb
@@ -149,7 +149,7 @@ class WandB:
         )
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
-        # With the step as a value of its own: W&B's own counter refuses to go back when a run is taken up again.
+        # The step is logged as a value: W&B's own counter cannot go back when a run is resumed.
         self.run.log({"step": step, **values})
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
@@ -160,17 +160,17 @@ class WandB:
 
 
 class Sinks:
-    """All of them at once.
+    """All configured loggers.
 
     Args:
-        folder: of the model.
-        step: from which on events that are there already make room: a resumed run writes them again.
-        tensorboard: whether TensorBoard is wanted; without its package the tables are all there is, and it says so.
-        wandb_project: of Weights & Biases, or None.
-        name, key, config: of its run: what it is called, what it is found again by, what was configured.
+        folder: the model's folder.
+        step: existing events from this step on are dropped: a resumed run writes them again.
+        tensorboard: whether to use TensorBoard; without its package a message is printed and only tables are written.
+        wandb_project: project of Weights & Biases, or None.
+        name, key, config: name, id and configuration of the Weights & Biases run.
 
     Raises:
-        ValueError: W&B is wanted and not installed.
+        ValueError: `wandb_project` is set, but wandb is not installed.
     """
 
     def __init__(
@@ -185,13 +185,13 @@ class Sinks:
     ):
         self.all: list[TensorBoard | WandB] = []
         if tensorboard:
-            # It looks for TensorFlow otherwise, whose messages and seconds nobody wants.
+            # Silences TensorFlow, which TensorBoard imports if it is installed.
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             try:
                 self.all.append(TensorBoard(folder / "tensorboard", step))
             except ImportError:
                 print(
-                    "no TensorBoard: its package is not installed; history.tsv has the numbers",
+                    "no TensorBoard: its package is not installed; the numbers are in history.tsv",
                     file=sys.stderr,
                 )
         if wandb_project:
@@ -200,11 +200,11 @@ class Sinks:
             except ImportError:
                 raise ValueError(
                     f"training.wandb_project is {wandb_project!r}, but wandb is not installed: "
-                    "pip install 'slimdiff[wandb]', or leave the key out"
+                    "pip install 'slimdiff[wandb]', or remove the key"
                 ) from None
 
     def numbers(self, step: int, values: dict, group: str) -> None:
-        """Numbers of a step under `group`; what is none of them is left out."""
+        """Log the finite numbers of a row under `group`; other values are skipped."""
         fit = {
             f"{group}/{key}": float(value)
             for key, value in values.items()
@@ -214,11 +214,11 @@ class Sinks:
             sink.numbers(step, fit)
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture, uint8 (H, W) or (H, W, 3)."""
+        """Log a picture, uint8 (H, W) or (H, W, 3)."""
         for sink in self.all:
             sink.picture(step, name, picture)
 
     def close(self) -> None:
-        """Everything is written."""
+        """Flush and close all loggers."""
         for sink in self.all:
             sink.close()

@@ -1,4 +1,4 @@
-"""The loss of one batch: noise, self-conditioning, prediction, and the terms that the study switches on."""
+"""The loss of one batch: noise, self-conditioning, prediction, and the loss terms of the study."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,27 +19,27 @@ from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.training.data import Batch
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
-"""Distance of images (B, 1, H, W) in [-1, 1] to others: (B,)."""
+"""Distance between two batches of images (B, 1, H, W) in [-1, 1]; returns (B,)."""
 
 
 PERCEPTUAL_BELOW = 0.5
-"""Share of T below which training times have the perceptual term (published code: 0.5)."""
+"""The perceptual term applies to timesteps below this share of T (published code: 0.5)."""
 
 
 @dataclass(frozen=True)
 class NoiseDraw:
-    """The random part of a step, or of a part of its batch."""
+    """The random draws of a step, or of a part of its batch."""
 
     timestep: Tensor
     """int64 (B,)."""
     epsilon: Tensor
     """Standard normal (B, 2, H, W)."""
     self_conditioned: int
-    """How many samples, the first of the batch (which is in random order), see a previous estimate."""
+    """Number of samples with a previous estimate: the first ones of the batch, which is in random order."""
     share: float = 1.0
-    """Share of the whole batch; the loss of a part times its share adds up to the loss of the batch."""
+    """Share of the whole batch; losses of parts, weighted by their shares, sum to the loss of the batch."""
     concerned: Tensor | None = None
-    """How many samples of the whole batch each term with `below` looks at, (n,); None: this is the whole batch."""
+    """Number of samples in the whole batch to which each term with `below` applies, (n,); None: this is the batch."""
 
     def __len__(self) -> int:
         return len(self.timestep)
@@ -56,14 +56,14 @@ class NoiseDraw:
 
 
 class Objective(nn.Module):
-    """Loss of a network on a batch (docs/method.md): raw terms, and their sum as the study weighs them.
+    """Loss of a network on a batch (docs/method.md): raw terms and their weighted sum.
 
     Its only parameters are those of `loss.uncertainty`.
 
     Args:
         config: section `diffusion`.
-        self_conditioning: probability, per sample, of seeing the previous estimate.
-        perceptual: the distance behind `loss.perceptual`, wanted where its weight is not 0.
+        self_conditioning: probability, per sample, of a previous estimate.
+        perceptual: distance for `loss.perceptual`; required if its weight is not 0.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Objective(nn.Module):
             )
         if config.loss.perceptual.weight:
             if perceptual is None:
-                raise ValueError("diffusion.loss.perceptual: its distance was not given")
+                raise ValueError("diffusion.loss.perceptual: its weight is not 0, but no distance was passed")
             self.further["perceptual"] = (config.loss.perceptual.weight, PERCEPTUAL_BELOW, perceptual)
         self.terms = ("image", "mask", *self.further)
         self.register_buffer(
@@ -104,13 +104,13 @@ class Objective(nn.Module):
         self.uncertainty = Uncertainty(groups) if groups else None
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, chance: float) -> NoiseDraw:
-        """Times, noise, and how many samples are informed: p * count, the fraction decided by chance.
+        """Draw timesteps, noise, and the number of self-conditioned samples: p * count, randomly rounded.
 
         Args:
             count: samples of the whole batch.
             size: height and width of a slice, in px.
-            generator: of times and noise, on the device.
-            chance: in [0, 1), drawn on the host, which has to know the number.
+            generator: for timesteps and noise, on the device.
+            chance: uniform in [0, 1), for the rounding; drawn on the host, which needs the number.
         """
         device = generator.device
         timestep = torch.randint(self.config.timesteps, (count,), generator=generator, device=device)
@@ -119,16 +119,18 @@ class Objective(nn.Module):
         return NoiseDraw(timestep, epsilon, informed, concerned=self._concerned(timestep).sum(dim=1))
 
     def _concerned(self, timestep: Tensor) -> Tensor:
-        """Which samples each term with `below` looks at, bool (n, B)."""
+        """The samples to which each term with `below` applies, bool (n, B)."""
         return timestep < self.below[:, None] * self.config.timesteps
 
     def forward(self, network: nn.Module, batch: Batch, draws: NoiseDraw) -> Tensor:
-        """Raw terms, float32 (len(self.terms),), each a mean over the batch; those of parts, times the parts' shares,
-        add up to the whole batch's."""
+        """Raw terms, float32 (len(self.terms),), each a mean over the batch.
+
+        The terms of parts, weighted by the parts' shares, sum to the terms of the whole batch.
+        """
         return self.measure(network, batch, draws)[0]
 
     def measure(self, network: nn.Module, batch: Batch, draws: NoiseDraw) -> tuple[Tensor, Tensor]:
-        """The same, and the loss of every sample and channel, (B, 2), without its gradient."""
+        """Raw terms as in `forward`, and the loss of every sample and channel, (B, 2), detached."""
         signal = self.signal[draws.timestep].view(-1, 1, 1, 1)
         noise = self.noise[draws.timestep].view(-1, 1, 1, 1)
         x_t = signal * batch.x0 + noise * draws.epsilon
@@ -136,7 +138,7 @@ class Objective(nn.Module):
         kind = self.config.prediction
         previous = None
         if draws.self_conditioned:
-            # Chen et al. 2022: the estimate carries no gradient. Only the informed samples are evaluated.
+            # Chen et al. 2022: the estimate carries no gradient. Only the self-conditioned samples are evaluated.
             part = slice(0, draws.self_conditioned)
             with torch.no_grad():
                 output = network(x_t[part], time[part], batch.condition[part]).float()
@@ -159,31 +161,31 @@ class Objective(nn.Module):
         looked_at = self._concerned(draws.timestep)
         of_all = looked_at.sum(dim=1) if draws.concerned is None else draws.concerned
         for (_, _, distance), concerned, count in zip(self.further.values(), looked_at, of_all, strict=True):
-            # The others compare the slice with itself, which costs no look at the device's values.
+            # The other samples are compared with themselves: selecting rows would make the host wait.
             estimate = torch.where(concerned.view(-1, 1, 1, 1), x0[:, :1], image)
             distances = torch.where(concerned, distance(estimate, image), 0)
             terms.append(distances.sum(dim=0, keepdim=True) / (count.clamp_min(1) * draws.share))
         return torch.cat(terms), pixels.detach()
 
     def total(self, terms: Tensor) -> Tensor:
-        """What is minimised: the weighted sum of the terms, or Kendall's."""
+        """The minimised loss: weighted sum of the terms, or uncertainty weighting (Kendall et al. 2018)."""
         weighted = terms * self.weights
         return self.uncertainty(weighted) if self.uncertainty else weighted.sum()
 
 
 NOISE_BINS = 4
 NOISE_COLUMNS = tuple(f"loss_{c}_noise_{b}" for c in ("image", "mask") for b in range(1, NOISE_BINS + 1))
-"""Losses of each channel by quarter of the noise levels' time, 1 the least noisy."""
+"""Loss of each channel in each quarter of the timesteps; 1: least noisy."""
 
 
 def losses_by_noise(samples: Tensor, timestep: Tensor, timesteps: int) -> Tensor:
-    """Sums of the samples' losses and their number by noise level, made on the device: (3, NOISE_BINS).
+    """Summed losses and number of samples by noise level, computed on the device: (3, NOISE_BINS).
 
     Args:
-        samples: loss of each sample's image and mask, (B, 2).
-        timestep: int64 (B,), of 0 ... timesteps - 1.
+        samples: loss of the image and of the mask of each sample, (B, 2).
+        timestep: int64 (B,), in 0 ... timesteps - 1.
     """
-    # Not one_hot, which looks at the values on the host.
+    # Not one_hot, which reads the values on the host.
     levels = torch.arange(NOISE_BINS, device=timestep.device)
     in_bin = (timestep[:, None] * NOISE_BINS // timesteps == levels).to(samples.dtype)
     return torch.cat([samples, torch.ones_like(samples[:, :1])], dim=1).T @ in_bin

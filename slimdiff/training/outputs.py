@@ -1,4 +1,4 @@
-"""What a training leaves beside its model, and on the way to it."""
+"""Outputs of a training: logged numbers, previews, weights and tables."""
 
 import hashlib
 import json
@@ -21,17 +21,17 @@ from slimdiff.training.validation import COLUMNS, PreviewSampler, Validation, pr
 
 
 class Outputs:
-    """Numbers as they come, previews, and at the end weights and tables.
+    """Write logged numbers and previews during training, weights and tables at the end.
 
-    Of several processes only the first opens its outputs and writes.
+    Of several processes only the first writes.
 
     Args:
-        folder: of the model.
+        folder: the model's folder.
         config: section `training`.
         identity: study, variant, fold and sections of the run.
-        store: the slices.
-        data: what the network knows of them.
-        sketch: draws the previews.
+        store: the slice store.
+        data: the network's data specification.
+        sketch: sampler of the previews.
     """
 
     def __init__(
@@ -41,20 +41,20 @@ class Outputs:
         identity: dict,
         store: SliceStore,
         data: DataSpec,
-        sketch: PreviewSampler,
+        preview_sampler: PreviewSampler,
     ):
         self.folder, self.config, self.identity = folder, config, identity
-        self.store, self.data, self.sketch = store, data, sketch
+        self.store, self.data, self.preview_sampler = store, data, preview_sampler
         self.sinks: Sinks | None = None
 
     def open(self, step: int) -> None:
-        """From here, after so many steps, numbers and pictures also go where the study wants them."""
+        """Open the loggers that the study selects; `step` is the number of steps already done."""
         config = self.config
         key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
         names = [str(self.identity.get(part, "")) for part in ("study", "variant", "fold")]
         self.sinks = Sinks(
             self.folder,
-            # Rows up to the state's own step are there already.
+            # Rows up to the step of the resume state are already logged.
             step + 1 if step else 0,
             config.tensorboard and bool(config.steps),
             config.wandb_project if config.steps else None,
@@ -64,25 +64,24 @@ class Outputs:
         )
 
     def numbers(self, row: dict, group: str) -> None:
-        """A row of one of the tables."""
+        """Log a row of one of the tables."""
         if self.sinks:
             self.sinks.numbers(row["step"], row, group)
 
     def preview(
         self, step: int, name: str, weights: dict[str, Tensor], precision: torch.dtype, redraw: bool = True
     ) -> None:
-        """Samples of the network with these weights, from the same noise every time; not `redraw`: unless they are
-        there."""
+        """Write a preview with these weights, always from the same noise; without `redraw` an existing one is kept."""
         path = self.folder / "previews" / f"{name}.png"
         if path.is_file() and not redraw:
             return
-        sheet = preview(self.sketch, weights, self.data, precision)
+        sheet = preview(self.preview_sampler, weights, self.data, precision)
         write_png(path, sheet)
         if self.sinks:
             self.sinks.picture(step, "previews", sheet)
 
     def close(self) -> None:
-        """Everything so far is written."""
+        """Flush and close the loggers."""
         if self.sinks:
             self.sinks.close()
 
@@ -95,15 +94,13 @@ class Outputs:
         validation: Validation | None,
         precision: torch.dtype,
     ) -> None:
-        """The last preview, the tables, further averages, and the model last."""
+        """Write the last preview, the tables, further averages, and finally the model."""
         first, *further = emas
         chosen_step, decay, weights = step, first.decay, first.weights()
         best = validation.best if validation else None
         if self.config.validation.select == "kid":
             if best is None:
-                print(
-                    "no round of watching has a KID to choose by: the last weights are taken", file=sys.stderr
-                )
+                print("no validation round has a KID: the last weights are used", file=sys.stderr)
             else:
                 device = next(network.parameters()).device
                 chosen_step, decay = best.step, best.ema_decay
@@ -115,7 +112,7 @@ class Outputs:
             validation.write(self.folder / "validation.tsv")
         else:
             write_table(self.folder / "validation.tsv", [], COLUMNS)
-        # What the network keeps beside its weights.
+        # Buffers of the network, saved with its weights.
         kept = network.state_dict()
         for ema in further:
             path = self.folder / f"ema-{ema.decay:g}.safetensors"
@@ -124,16 +121,16 @@ class Outputs:
         save_model(self.folder / "model.safetensors", {**kept, **weights}, card)
 
     def snapshot(self, step: int, network: nn.Module, ema: Ema, precision: torch.dtype) -> None:
-        """The averaged weights after this step, kept for later."""
+        """Save the averaged weights after this step."""
         path = self.folder / f"snapshot-{step}.safetensors"
         weights = {**network.state_dict(), **ema.weights()}
         save_model(path, weights, self._card(step, ema.decay, precision))
 
     def tell_missing_snapshots(self) -> None:
-        """Say which were asked for and are not there: passed before they were asked for, or not reached."""
+        """Print which configured snapshots are missing because the training had passed the step or did not reach it."""
         for step in self.config.snapshots:
             if not (self.folder / f"snapshot-{step}.safetensors").is_file():
-                print(f"no snapshot of step {step}: the training did not pass it", file=sys.stderr)
+                print(f"no snapshot of step {step}: this training did not run that step", file=sys.stderr)
 
     def _card(self, step: int, decay: float, precision: torch.dtype) -> ModelCard:
         versions = {

@@ -1,7 +1,7 @@
 """The training loop of one variant and fold.
 
-Writes `models/{variant}/fold-{k}/model.safetensors` (averaged weights and model card), `history.tsv`,
-`validation.tsv`, `previews/*.png`, `ema-*.safetensors` for further averages; resume state in `state/` beside them.
+Writes to `models/{variant}/fold-{k}/`: `model.safetensors` (averaged weights and model card), `history.tsv`,
+`validation.tsv`, `previews/*.png`, `ema-*.safetensors` (further averages), and the resume state in `state/`.
 """
 
 import hashlib
@@ -34,25 +34,25 @@ from slimdiff.training.step import Loss, Preparation, learning_rate
 from slimdiff.training.validation import Judge, PreviewSampler, Validation, reason_to_stop
 
 WEIGHT_DECAY = 1e-4
-"""AdamW's weight decay of the network (paper: 1e-4)."""
+"""Weight decay of AdamW for the network (paper: 1e-4)."""
 GRADIENT_CLIP = 1.0
-"""Largest norm of the gradient (paper: 1.0)."""
+"""Maximum gradient norm (paper: 1.0)."""
 
 
 class Trainer:
-    """Trains one network; `run` begins or goes on from the state beside the model.
+    """Trains one network; `run` starts, or resumes from a saved state.
 
     Args:
         model, diffusion, training: sections of the study.
-        store: the slices.
-        participants: whose slices are trained on.
-        folder: where model, history, previews and state go.
+        store: the slice store.
+        participants: training participants.
+        folder: output folder of model, history, previews and state.
         identity: study, variant and fold.
-        priors: z-bin priors of the fold, bool (n_bins, H, W), wanted where `model.prior` is on.
-        perceptual: the distance behind `diffusion.loss.perceptual`, wanted where its weight is not 0.
-        watched: the fold's validation subjects; without any there are no rounds of watching.
-        judge: of the samples of such a round; None: rounds have losses only.
-        processes: that train together; by default this one alone.
+        priors: z-bin priors of the fold, bool (n_bins, H, W); required if `model.prior` is on.
+        perceptual: distance for `diffusion.loss.perceptual`; required if its weight is not 0.
+        watched: validation participants of the fold; if empty, there is no validation.
+        judge: computes metrics of the samples of a validation round; None: losses only.
+        processes: the processes that train together; default: this one alone.
     """
 
     def __init__(
@@ -76,7 +76,8 @@ class Trainer:
         if training.batch_size < training.accumulate * self.processes.count:
             raise ValueError(
                 f"training.batch_size {training.batch_size}: {self.processes.count} processes with "
-                f"training.accumulate {training.accumulate} want at least one slice each"
+                f"training.accumulate {training.accumulate} need at least "
+                f"{training.accumulate * self.processes.count} slices; raise batch_size or lower accumulate"
             )
         self.device = pick_device(training.device)
         self.set = TrainingSet(store, participants, self.device, training.lesion_share, where="auto")
@@ -114,14 +115,21 @@ class Trainer:
         }
         self.step = 0
         self.history = History(self.objective, self.prepare.slices, self.processes.sum)
-        self.sketch = PreviewSampler(self.network, diffusion, store.size, training.seed)
+        self.preview_sampler = PreviewSampler(self.network, diffusion, store.size, training.seed)
         self.validation: Validation | None = None
         if self.processes.first and watched and training.validation.every and training.steps:
-            told = self.data_spec.acquisitions
+            acquisitions = self.data_spec.acquisitions
             self.validation = Validation(
-                training, store, list(watched), self.objective, self.sketch, self.device, told, judge
+                training,
+                store,
+                list(watched),
+                self.objective,
+                self.preview_sampler,
+                self.device,
+                acquisitions,
+                judge,
             )
-        self.outputs = Outputs(folder, training, self.identity, store, self.data_spec, self.sketch)
+        self.outputs = Outputs(folder, training, self.identity, store, self.data_spec, self.preview_sampler)
         self._stop: int | None = None
         self._paused = 0.0
 
@@ -139,7 +147,7 @@ class Trainer:
 
     @property
     def precision(self) -> torch.dtype:
-        """The autocast type of a step."""
+        """Autocast type of a step."""
         return self.loss.precision
 
     @precision.setter
@@ -147,9 +155,9 @@ class Trainer:
         self.loss.precision = precision
 
     def run(self) -> None:
-        """Train to the configured step, or until validation stops the training early, and write the model.
+        """Train to the configured step or to early stopping, then write the model.
 
-        Raises Interrupted after a signal, with the state saved.
+        Raises Interrupted after a stop signal, once the state is saved.
         """
         config, first = self.config, self.processes.first
         if self.state_path.is_file():
@@ -168,7 +176,7 @@ class Trainer:
                 mininterval=2,
                 disable=not first,
             )
-            # What an interruption left undone after the step of the saved state.
+            # Validation, preview or snapshot that an interruption left undone after the saved step.
             ended = bool(self.step) and self._end_of_step(resumed=True)
             since, started, self._paused = self.step, time.perf_counter(), 0.0
             while self.step < config.steps and not ended:
@@ -178,7 +186,7 @@ class Trainer:
                     row = self._close_row(since, started)
                     since, started, self._paused = self.step, time.perf_counter(), 0.0
                 if stop := self.processes.largest(self._stop or 0):
-                    # Before anything is printed: the signal may have closed the other end of the pipe.
+                    # Save before printing: the signal may have closed the other end of the pipe.
                     self._save()
                     self.outputs.close()
                     raise Interrupted(stop)
@@ -194,13 +202,13 @@ class Trainer:
             if self.history.steps:
                 self._close_row(since, started)
             bar.close()
-            # A signal from here on comes too late to stop anything.
+            # A stop signal from here on is ignored: training is complete.
             if first:
                 parts = (self.network, self.emas, self.history, self.validation, self.precision)
                 self.outputs.write(self.step, *parts)
                 self.outputs.tell_missing_snapshots()
                 self.state_path.unlink(missing_ok=True)
-            # No process leaves before the model is written.
+            # Wait until the first process has written the model.
             self.processes.largest(0)
         finally:
             for number, handler in handlers.items():
@@ -209,7 +217,7 @@ class Trainer:
     def _choose_precision(self) -> None:
         config = self.config
         if config.precision == "auto" and self.processes.count > 1 and self.device.type == "cpu":
-            # Each would time for itself.
+            # Each process would time for itself and might choose another precision.
             self.precision = torch.float32
         else:
             self.precision = pick_precision(config.precision, self.device, self._trial)
@@ -217,8 +225,8 @@ class Trainer:
             print(f"precision: {str(self.precision).removeprefix('torch.')}", file=sys.stderr)
 
     def _close_row(self, since: int, started: float) -> dict:
-        """Turn the steps since the row before, at step `since` and time `started`, into a row."""
-        # Waits for the device, whose work belongs to the time.
+        """Append a history row for the steps since the previous row (at step `since` and time `started`)."""
+        # Waits for the device, so that its work is included in the time.
         self.history.check(self.step, self.state_path)
         busy = time.perf_counter() - started - self._paused
         images_per_s = (self.step - since) * self.config.batch_size / busy if self.step > since else math.nan
@@ -229,8 +237,8 @@ class Trainer:
 
     @contextmanager
     def _not_counted(self) -> Iterator[None]:
-        """Time that does not count as training time."""
-        # Work that the steps have queued on the device is theirs.
+        """Exclude the enclosed work from the training time."""
+        # Work that the steps have queued on the device still counts.
         synchronise(self.device)
         start = time.perf_counter()
         yield
@@ -242,14 +250,14 @@ class Trainer:
         return bool(every) and (self.step % every == 0 or self.step == self.config.steps)
 
     def _previews(self) -> bool:
-        """Whether a preview is due after this step; the last one is the outputs'."""
+        """Whether a preview is due after this step; `Outputs.write` makes the last one."""
         every = self.config.preview_every
         return bool(every) and self.step % every == 0 and self.step < self.config.steps
 
     def _end_of_step(self, resumed: bool = False) -> bool:
-        """The validation, preview and snapshot that are due after this step; whether the training should end.
+        """Run the validation, preview and snapshot that are due after this step; return whether training should end.
 
-        resumed: what was done before the interruption is not repeated.
+        resumed: do not repeat what was done before the interruption.
         """
         due, reason = self._validates(), None
         if due and self.history.steps:
@@ -269,10 +277,10 @@ class Trainer:
         return due and bool(self.processes.largest(int(bool(reason))))
 
     def advance(self, update: bool = True) -> None:
-        """One optimiser step: batch and noise, predict, loss, gradients, clip, update, average.
+        """One optimiser step: batch and noise, prediction, loss, gradients, clipping, update, EMA.
 
-        update: whether the weights change; a trial of the time and the memory that a step takes leaves them.
-        Raises TrainingFailed where the device's memory does not hold the batch.
+        update: whether to change the weights; False in a trial that measures time and memory of a step.
+        Raises TrainingFailed if the batch does not fit into the device's memory.
         """
         config, processes = self.config, self.processes
         try:
@@ -280,12 +288,12 @@ class Trainer:
             batch, noise = self.prepare(self.step, self.objective, self.network)
             sums: list[Tensor] = []
             for part in range(config.accumulate):
-                # Every n-th sample: the self-conditioned ones, which come first, are spread over the parts.
+                # Every n-th sample, so that the self-conditioned samples, which come first, are spread over the parts.
                 rows = slice(part, None, config.accumulate)
                 waits = processes.count > 1 and part < config.accumulate - 1
                 with self.shared_loss.no_sync() if waits else nullcontext():
                     total, terms, by_noise = self.shared_loss(batch[rows], noise[rows])
-                    # DDP averages where the shares need a sum.
+                    # DDP averages over processes; the shares need a sum.
                     (total * processes.count).backward()
                 found = [total.detach(), terms.detach(), by_noise]
                 sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
@@ -304,7 +312,7 @@ class Trainer:
             where = (self.device, self.step, processes.count, self.state_path)
             raise out_of_memory(error, config, self.data_spec.size, *where) from error
         self.step += 1
-        # The norm is the same in all processes, the others are sums over processes.
+        # The norm is equal in all processes; the other values are summed over processes.
         total, terms, by_noise = sums
         self.history.note(total, terms, norm / processes.count, by_noise)
 
@@ -317,7 +325,7 @@ class Trainer:
 
     def _save(self) -> None:
         if self.history.steps:
-            # Weights that are no numbers would replace the last good state.
+            # Non-finite weights must not replace the last valid state.
             self.history.check(self.step, self.state_path)
         if not self.processes.first:
             return
@@ -346,6 +354,4 @@ class Trainer:
             self.validation.restore(state["validation"])
         self.precision = getattr(torch, state["precision"])
         if self.processes.first:
-            print(
-                f"going on from step {self.step} of {self.config.steps} ({self.state_path})", file=sys.stderr
-            )
+            print(f"resuming at step {self.step} of {self.config.steps} ({self.state_path})", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Rounds of watching a training on the fold's validation subjects, and what follows from them.
+"""Validation during training: losses, KID and memorisation on the fold's validation subjects, and early stopping.
 
-`validation.tsv`, a row a round and moving average: losses of the same slices, noise and times every round, so that the
-same weights give the same numbers; KID and memorisation ratio R of samples from the same noise. The losses do not see
-memorisation; R does.
+`validation.tsv` has one row per round and moving average. Losses use the same slices, noise and timesteps in every
+round, so that equal weights give equal numbers. KID and memorisation ratio R are of samples from the same noise. The
+losses do not detect memorisation; R does.
 """
 
 import math
@@ -31,17 +31,17 @@ from slimdiff.training.objective import NOISE_BINS, NOISE_COLUMNS, NoiseDraw, Ob
 EVALUATIONS = 15
 BINS = 6
 VALIDATION_SLICES = 256
-"""Most slices of the validation subjects whose losses a round averages."""
+"""Maximum number of validation slices for the losses of a round."""
 
 
 class PreviewSampler:
-    """Draws pairs with weights that stand in for the network's own.
+    """Generates samples with given weights instead of the network's own.
 
     Args:
-        network: whose weights are replaced.
-        diffusion: section of the study.
+        network: the network; its weights are replaced for each call.
+        diffusion: section `diffusion`.
         size: height and width of a slice, in px.
-        seed: of the noise.
+        seed: seed of the noise.
     """
 
     def __init__(self, network: nn.Module, diffusion: DiffusionConfig, size: tuple[int, int], seed: int):
@@ -57,7 +57,7 @@ class PreviewSampler:
         batch_size: int,
         precision: torch.dtype,
     ) -> np.ndarray:
-        """Samples of the conditions in their order, float32 (N, 2, H, W); always from the same noise."""
+        """One sample per condition, in order, float32 (N, 2, H, W); always from the same noise."""
         sigmas = chain.sigmas_for(self.schedule, "dpmpp_2m", "trailing", evaluations)
         device = condition.z_bin.device
 
@@ -82,7 +82,7 @@ class PreviewSampler:
 
 
 def preview_condition(data: DataSpec, device: torch.device) -> Condition:
-    """Both classes in bins spread over the brain, of the commonest acquisition."""
+    """Both classes in z-bins spread over the brain, with the most frequent acquisition."""
     bins = np.unique(np.linspace(0, data.n_bins - 1, BINS).round().astype(int))
     z_bin = torch.tensor(np.tile(bins, 2), device=device)
     label = torch.arange(2, device=device).repeat_interleave(len(bins))
@@ -94,11 +94,11 @@ def preview_condition(data: DataSpec, device: torch.device) -> Condition:
 
 
 def preview(
-    sketch: PreviewSampler, weights: dict[str, Tensor], data: DataSpec, precision: torch.dtype
+    preview_sampler: PreviewSampler, weights: dict[str, Tensor], data: DataSpec, precision: torch.dtype
 ) -> np.ndarray:
-    """A sheet of samples, a class a row, as `pair_sheet` gives it."""
+    """A sheet of samples from `pair_sheet`, one row per class."""
     condition = preview_condition(data, next(iter(weights.values())).device)
-    drawn = sketch.draw(weights, condition, EVALUATIONS, len(condition), precision)
+    drawn = preview_sampler.draw(weights, condition, EVALUATIONS, len(condition), precision)
     return pair_sheet(drawn[:, 0], drawn[:, 1], len(condition) // 2)
 
 
@@ -119,17 +119,17 @@ class Best:
 
 
 class Validation:
-    """What is watched: fixed slices of some participants, fixed noise and times, fixed samples.
+    """Validation rounds with fixed slices, noise and timesteps, and with fixed noise for samples.
 
     Args:
         config: section `training`.
-        store: the slices.
-        participants: the fold's validation subjects.
-        objective: whose losses are taken.
-        sketch: draws the samples.
-        device: where the network is.
-        acquisitions: names of the network's acquisition labels, empty where it is told none.
-        judge: of the samples; None: losses only.
+        store: the slice store.
+        participants: validation subjects of the fold.
+        objective: computes the losses.
+        sketch: generates the samples.
+        device: device of the network.
+        acquisitions: names of the network's acquisition labels; empty if it is not conditioned on acquisition.
+        judge: computes metrics of the samples; None: losses only.
     """
 
     def __init__(
@@ -138,58 +138,65 @@ class Validation:
         store: SliceStore,
         participants: list[str],
         objective: Objective,
-        sketch: PreviewSampler,
+        preview_sampler: PreviewSampler,
         device: torch.device,
         acquisitions: list[str],
         judge: Judge | None,
     ):
-        self.config, self.objective, self.sketch, self.device = config, objective, sketch, device
+        self.config, self.objective, self.preview_sampler, self.device = (
+            config,
+            objective,
+            preview_sampler,
+            device,
+        )
         self.judge = judge
         self.rows: list[dict] = []
         self.best: Best | None = None
         settings = config.validation
-        known = TrainingSet(store, participants, device, where="disk")
-        chances = np.random.default_rng([config.seed, 2])
-        order = chances.permutation(_known_to(known, acquisitions))
-        self.batches = self._fixed(known, order[:VALIDATION_SLICES], chances, acquisitions)
-        # With the positions and classes of the validation slices, so that KID compares like with like.
-        wanted = settings.samples if judge else 0
-        drawn = chances.choice(order, wanted, replace=wanted > len(order))
-        self.condition = self._told(known.at(drawn).condition, known, acquisitions)
-        self.z_bin = known.z_bin[drawn]
+        held_out = TrainingSet(store, participants, device, where="disk")
+        rng = np.random.default_rng([config.seed, 2])
+        order = rng.permutation(_with_acquisition(held_out, acquisitions))
+        self.batches = self._fixed(held_out, order[:VALIDATION_SLICES], rng, acquisitions)
+        # Samples have the positions and classes of validation slices, so that KID compares matched sets.
+        n_samples = settings.samples if judge else 0
+        drawn = rng.choice(order, n_samples, replace=n_samples > len(order))
+        self.condition = self._condition_of(held_out.at(drawn).condition, held_out, acquisitions)
+        self.z_bin = held_out.z_bin[drawn]
 
     def _fixed(
-        self, known: TrainingSet, rows: np.ndarray, chances: np.random.Generator, acquisitions: list[str]
+        self, held_out: TrainingSet, rows: np.ndarray, rng: np.random.Generator, acquisitions: list[str]
     ) -> list[tuple[Batch, NoiseDraw]]:
-        """Batches with times spread evenly over 0 ... T - 1; as many of each see an estimate as in training."""
+        """Batches with timesteps spread evenly over 0 ... T - 1, and the self-conditioned share of training."""
         timesteps = self.objective.config.timesteps
         times = ((np.arange(len(rows)) + 0.5) / len(rows) * timesteps).astype(np.int64)
-        times = torch.from_numpy(chances.permutation(times))
+        times = torch.from_numpy(rng.permutation(times))
         generator = torch.Generator().manual_seed(self.config.seed)
         batches = []
         for start in range(0, len(rows), self.config.batch_size):
             part = slice(start, start + self.config.batch_size)
-            batch = known.at(rows[part])
+            batch = held_out.at(rows[part])
             epsilon = torch.randn(batch.x0.shape, generator=generator)
             informed = round(self.config.self_conditioning * len(batch.x0))
             draws = NoiseDraw(times[part].to(self.device), epsilon.to(self.device), informed)
-            told = self._told(batch.condition, known, acquisitions)
-            batches.append((replace(batch, condition=told), draws))
+            condition = self._condition_of(batch.condition, held_out, acquisitions)
+            batches.append((replace(batch, condition=condition), draws))
         return batches
 
-    def _told(self, condition: Condition, known: TrainingSet, acquisitions: list[str]) -> Condition:
-        """What the network is told of these slices: its own acquisition labels, or none."""
+    def _condition_of(
+        self, condition: Condition, held_out: TrainingSet, acquisitions: list[str]
+    ) -> Condition:
+        """The condition of these slices with the network's acquisition labels, or without acquisition."""
         if not acquisitions:
             return replace(condition, acquisition=None)
         own = torch.tensor(
-            [acquisitions.index(name) if name in acquisitions else 0 for name in known.acquisitions]
+            [acquisitions.index(name) if name in acquisitions else 0 for name in held_out.acquisitions]
         )
         return replace(condition, acquisition=own.to(self.device)[condition.acquisition])
 
     def round(
         self, step: int, network: nn.Module, averages: dict[float, dict[str, Tensor]], precision: torch.dtype
     ) -> list[dict]:
-        """Watch the averages (by decay) after so many steps; returns the rows."""
+        """Validate the averages (by decay) after step `step`; returns the rows."""
         rows = []
         for decay, weights in averages.items():
             row = {"step": step, "ema_decay": decay, **self._losses(network, weights, precision)}
@@ -209,15 +216,15 @@ class Validation:
 
     def _images(self, weights: dict[str, Tensor], precision: torch.dtype) -> np.ndarray:
         settings = self.config.validation
-        drawn = self.sketch.draw(
+        drawn = self.preview_sampler.draw(
             weights, self.condition, settings.evaluations, self.config.batch_size, precision
         )
         return drawn[:, 0].clip(-1, 1)
 
     @torch.no_grad()
     def _losses(self, network: nn.Module, weights: dict[str, Tensor], precision: torch.dtype) -> dict:
-        def evaluate(*told):
-            return torch.func.functional_call(network, weights, told)
+        def evaluate(*arguments):
+            return torch.func.functional_call(network, weights, arguments)
 
         sums = torch.zeros((3, NOISE_BINS), device=self.device)
         for batch, draws in self.batches:
@@ -234,7 +241,7 @@ class Validation:
         }
 
     def seen(self, step: int) -> bool:
-        """Whether the round after this step has been."""
+        """Whether the round after this step is done."""
         return any(row["step"] == step for row in self.rows)
 
     def write(self, path: Path) -> None:
@@ -242,43 +249,44 @@ class Validation:
         write_table(path, self.rows, COLUMNS)
 
     def state(self) -> dict:
-        """What a resumed run has to know."""
+        """The state for a resumed run."""
         best = self.best
         kept = [] if best is None else [best.step, best.ema_decay, best.kid]
         return {"rows": self.rows, "best": kept, "weights": {} if best is None else best.weights}
 
     def restore(self, state: dict) -> None:
-        """Go on from `state`."""
+        """Restore `state`."""
         self.rows = state["rows"]
         if state["best"]:
             weights = {name: value.cpu() for name, value in state["weights"].items()}
             self.best = Best(*state["best"], weights)
 
 
-def _known_to(known: TrainingSet, acquisitions: list[str]) -> np.ndarray:
-    """Rows whose acquisition the network was told of in training."""
+def _with_acquisition(held_out: TrainingSet, acquisitions: list[str]) -> np.ndarray:
+    """Rows whose acquisition occurs in training."""
     if not acquisitions:
-        return np.arange(len(known))
-    rows = np.flatnonzero(np.isin(known.acquisitions[known.acquisition], acquisitions))
+        return np.arange(len(held_out))
+    rows = np.flatnonzero(np.isin(held_out.acquisitions[held_out.acquisition], acquisitions))
     if not len(rows):
         raise ValueError(
-            "training.validation: no validation slice has an acquisition that is trained on; set every: 0"
+            "training.validation: no validation slice has an acquisition of the training slices; set "
+            "training.validation.every: 0"
         )
     return rows
 
 
 def lowest_kid(rows: list[dict], settings: ValidationConfig) -> dict | None:
-    """The row of the lowest KID among those whose R is not below `lowest_ratio`; None where there is none."""
+    """The row with the lowest KID among those with R not below `lowest_ratio`; None if there is none."""
     fit = [row for row in rows if math.isfinite(row.get("kid", math.nan))]
     fit = [row for row in fit if not row["memorisation_ratio"] < settings.lowest_ratio]
     return min(fit, key=lambda row: row["kid"], default=None)
 
 
 def reason_to_stop(rows: list[dict], settings: ValidationConfig) -> str | None:
-    """Why training should end after these rounds, or None: the stated rule of early stopping.
+    """The reason to stop early after these rounds, or None.
 
-    `patience` rounds on end without a lower KID than before, or two rounds on end in which R of every moving average
-    lies below `lowest_ratio`.
+    Training stops after `patience` consecutive rounds without a lower KID, or after two consecutive rounds in which R
+    of every moving average is below `lowest_ratio`.
     """
     steps = list(dict.fromkeys(row["step"] for row in rows))
     rounds = [[row for row in rows if row["step"] == step] for step in steps]
@@ -286,11 +294,11 @@ def reason_to_stop(rows: list[dict], settings: ValidationConfig) -> str | None:
         ratios = [[row.get("memorisation_ratio", math.nan) for row in of_round] for of_round in rounds[-2:]]
         if all(ratio < settings.lowest_ratio for of_round in ratios for ratio in of_round):
             listed = ", ".join(f"{max(of_round):.3g}" for of_round in ratios)
-            return f"memorisation ratio {listed} in two rounds on end, below {settings.lowest_ratio:g}"
+            return f"memorisation ratio {listed} in two consecutive rounds, below {settings.lowest_ratio:g}"
     if settings.patience and len(rounds) > settings.patience:
         best = [lowest_kid(of_round, settings) for of_round in rounds]
         kids = [math.inf if row is None else row["kid"] for row in best]
         earlier, late = min(kids[: -settings.patience]), min(kids[-settings.patience :])
         if math.isfinite(earlier) and not late < earlier:
-            return f"no KID below {earlier:.4g} in {settings.patience} rounds on end"
+            return f"no KID below {earlier:.4g} in {settings.patience} consecutive rounds"
     return None

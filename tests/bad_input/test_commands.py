@@ -16,6 +16,8 @@ from bad_input.cases import Workplace
 from helpers.synthetic import ball, save_nifti
 from helpers.workflow_runs import snakemake
 
+from slimdiff.data.fetch import download
+
 
 @dataclass(frozen=True)
 class Bad:
@@ -112,7 +114,7 @@ STAGES = {
     "preprocess: a grid that misses the lesion": Bad(
         "preprocess",
         lesion_at_the_rim,
-        ("sub-02", r"sub-02_FLAIR_roi\.nii\.gz", "gone", r"\[32, 32, 32\]"),
+        ("sub-02", r"sub-02_FLAIR_roi\.nii\.gz", "found none", r"\[32, 32, 32\]"),
         ONE,
         {"preprocess.spacing_mm": 1.0},
     ),
@@ -131,7 +133,7 @@ STAGES = {
     ),
     "back: no file to write": Bad("preprocess", nothing, ("--back", "--out"), BACK),
     "back: a volume that is not there": Bad(
-        "preprocess", nothing, (r"drawn\.nii\.gz", "not there"), (*BACK, "--out", "native.nii.gz")
+        "preprocess", nothing, (r"drawn\.nii\.gz", "not found"), (*BACK, "--out", "native.nii.gz")
     ),
     "back: a volume of another grid": Bad(
         "preprocess",
@@ -209,8 +211,9 @@ def test_a_stage_that_finds_something_else_refuses_by_name(case, place):
     place.refuses(*bad.wanted, command=bad.command, arguments=bad.arguments)
 
 
-def test_a_server_that_nobody_answers_for_is_named_and_nothing_is_left(place):
-    settings = {"dataset": "ds004199", "base_url": "http://127.0.0.1:9/ds004199", "attempts": 2, "wait_s": 0}
+def test_a_server_that_does_not_answer_is_named_and_nothing_is_left(place, monkeypatch):
+    monkeypatch.setattr(download, "WAIT_S", 0.0)
+    settings = {"dataset": "ds004199", "base_url": "http://127.0.0.1:9/ds004199"}
     place.configure({"data.root": "fetched", "data.fetch": settings})
     place.refuses(r"127\.0\.0\.1:9", "refused|reach|connect", command="fetch")
 
@@ -259,7 +262,7 @@ def without_engine(files: dict[str, bytes]) -> dict[str, bytes]:
         ({"quality.polcy": "error"}, ("quality.polcy", "did you mean policy?")),
         ({"data.root": "absent"}, ("data.root", "absent")),
         ({"folds.k": 4}, ("folds.k", "3 patients")),
-        ({"data.source": "table", "data.root": None, "data.table": "gone.tsv"}, ("gone.tsv", "not there")),
+        ({"data.source": "table", "data.root": None, "data.table": "gone.tsv"}, ("gone.tsv", "not found")),
     ],
 )
 def test_the_engine_refuses_before_the_first_job(changes, wanted, place):

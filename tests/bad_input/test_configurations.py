@@ -120,10 +120,10 @@ DATA = {
         {"folds.use_split": True}, (r"folds\.use_split", "split test"), "kfold"
     ),
     "a tissue share that no slice has": Bad(
-        {"slices.min_tissue": 1.0}, ("slices", "no slice is kept"), "cache"
+        {"slices.min_tissue": 1.0}, ("slices", "found none in z-bin"), "cache"
     ),
     "a lesion size that no slice has": Bad(
-        {"slices.min_lesion_mm2": 1e6}, (r"slices\.min_lesion_mm2", "none of .* slices"), "cache"
+        {"slices.min_lesion_mm2": 1e6}, (r"slices\.min_lesion_mm2", "found none in .* slices"), "cache"
     ),
     "nothing to fetch": Bad({}, (r"data\.fetch\.dataset", "data.fetch.dataset: null"), "fetch"),
 }

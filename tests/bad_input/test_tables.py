@@ -67,8 +67,8 @@ HEADER = "participant_id\timage\tmask\n"
 ROW = "p1\tvolumes/p1.nii.gz\tvolumes/p1_roi.nii.gz\n"
 
 TABLES = {
-    "not there": Bad(removed("table.tsv"), ("not there",)),
-    "a folder": Bad(folder_in_place_of("table.tsv"), ("not there|folder|no file",)),
+    "not there": Bad(removed("table.tsv"), ("not found",)),
+    "a folder": Bad(folder_in_place_of("table.tsv"), ("not found|folder|no file",)),
     "empty": Bad(text("table.tsv", ""), ("empty", "header")),
     "a header alone": Bad(text("table.tsv", HEADER), ("no (row|participant|line)|no subject",)),
     "no column mask": Bad(
@@ -110,7 +110,7 @@ TABLES = {
     "a mask that is not there": Bad(
         changed("table.tsv", "volumes/p2_roi.nii.gz", "volumes/gone_roi.nii.gz"), ("p2", r"gone_roi\.nii\.gz")
     ),
-    "no image": Bad(changed("table.tsv", "volumes/c1.nii.gz", "n/a"), ("line 4", "c1", "no image")),
+    "no image": Bad(changed("table.tsv", "volumes/c1.nii.gz", "n/a"), ("line 4", "c1", "column image")),
     "no patient": Bad(
         text("table.tsv", HEADER + "c1\tvolumes/c1.nii.gz\tn/a\n"), ("no subject with a lesion mask",)
     ),
@@ -119,7 +119,7 @@ TABLES = {
             "table.tsv",
             HEADER.replace("\n", "\tbrain_mask\n") + ROW.replace("\n", "\tvolumes/brain.nii.gz\n"),
         ),
-        ("p1", r"brain\.nii\.gz", "not there"),
+        ("p1", r"brain\.nii\.gz", "not found"),
     ),
 }
 

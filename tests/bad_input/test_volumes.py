@@ -159,7 +159,7 @@ FILES = {
     "a header with the voxels before its own end": Bad(
         header_bytes(108, np.array([16], "<f4")), (IMAGE, "byte 16")
     ),
-    "a folder": Bad(folder_instead, (WHO, "folder|not there|no .*FLAIR")),
+    "a folder": Bad(folder_instead, (WHO, "folder|not found|no .*FLAIR")),
     "a link to nothing": Bad(broken_link, (IMAGE, "link|not there")),
     "a mask of no bytes": Bad(lambda place: place.mask(WHO).write_bytes(b""), (MASK, "empty")),
     "a mask that is cut": Bad(

@@ -1,4 +1,4 @@
-"""The damages of the benchmark of the metrics are what their names say."""
+"""The damages of the metric benchmark match their names."""
 
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ def samples() -> Samples:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damage_repeats_and_leaves_its_input(samples, name):
+def test_a_damage_is_deterministic_and_keeps_its_input(samples, name):
     before = samples.images.copy(), samples.masks.copy()
     once, again = (damaged(name, samples, SUBJECTS, 3) for _ in range(2))
     for key in ("images", "masks", "z_bin", "label", "id"):
@@ -59,7 +59,7 @@ def test_noise_lies_in_the_brain_and_has_its_sd(samples, name, sd):
     assert abs(added[unclipped].mean()) < 0.002
 
 
-def test_brighter_by_what_it_says(samples):
+def test_images_are_brighter_by_the_stated_amount(samples):
     images = damaged("brighter 0.05", samples, SUBJECTS, 0).images
     expected = np.where(samples.images > -0.95, np.minimum(samples.images + np.float32(0.05), 1), -1)
     np.testing.assert_allclose(images, expected, atol=1e-3)
@@ -80,7 +80,7 @@ def test_collapse_repeats_whole_subjects(samples, name, parts):
     np.testing.assert_array_equal(found.label, samples.label[rows])
 
 
-def test_shuffled_masks_belong_to_others_of_the_z_bin(samples):
+def test_shuffled_masks_come_from_other_subjects_of_the_z_bin(samples):
     for seed in range(20):
         partner = other_subjects(samples.z_bin, samples.label, SUBJECTS, np.random.default_rng(seed))
         lesion = samples.label == 1
@@ -96,12 +96,12 @@ def test_masks_of_one_subject_cannot_be_shuffled(samples):
         other_subjects(samples.z_bin, samples.label, np.full(48, "one"), np.random.default_rng(0))
 
 
-def test_every_mirrored_lesion_lies_left_and_fits_its_image(samples):
+def test_every_mirrored_lesion_is_left_and_matches_its_image(samples):
     found = damaged("lesions to the left", samples, SUBJECTS, 0)
     turned = 0
     for row in range(len(SUBJECTS)):
         lesion = found.masks[row] > 0
-        # The brain's columns are 4 to 18; turned over, 5 to 19.
+        # The brain covers columns 4 to 18; mirrored, 5 to 19.
         same = np.array_equal(found.images[row], samples.images[row])
         middle = 11 if same else 12
         assert not lesion.any() or np.nonzero(lesion)[1].mean() < middle
@@ -118,15 +118,15 @@ def test_dilation_and_opening_of_a_square(samples):
     }
     assert (area["none"] == 16).all()
     assert (area["masks dilated 1 px"] == 16 + 4 * 4).all()
-    assert (area["masks opened"] == 12).all()  # a cross does not fit into the corners
+    assert (area["masks opened"] == 12).all()  # opening with a cross removes the corners
 
 
-def test_worse_is_beyond_the_undamaged_values():
+def test_worse_means_outside_the_undamaged_values():
     null, values = np.arange(101.0), np.array([1.0, 4.0, 50.0, 96.0, 99.0])
     assert is_worse(values, null, "lower").tolist() == [False, False, False, True, True]
     assert is_worse(values, null, "higher").tolist() == [True, True, False, False, False]
     assert is_worse(values, null, "zero").tolist() == [True, False, False, False, True]
 
 
-def test_the_benchmark_measures_metrics_of_the_registry():
+def test_the_benchmark_uses_metrics_of_the_registry():
     assert set(METRICS) <= set(registry.METRICS)

@@ -11,22 +11,19 @@ from slimdiff.config.base import OLD_KEYS, Section
 ROOT = Path(__file__).resolve().parents[2]
 
 KEPT = {
-    "of the download, until it is rewritten": [
-        *(
-            "data.fetch.t1w",
-            "data.fetch.connections",
-            "data.fetch.attempts",
-            "data.fetch.wait_s",
-            "data.fetch.timeout_s",
-        ),
-    ],
     "the user's files": [
         *("results_dir", "data.image_suffix", "data.mask_suffix", "data.entities", "data.mask_root"),
         *("data.brain_suffix", "data.channel", "data.fetch.base_url", "generation.counts"),
     ],
     "the user's masks, participants and their protocols": [
         *("data.lesion_labels", "data.empty_mask", "data.mask_grid", "data.two_dimensional", "data.exclude"),
-        *("folds.val_fraction", "folds.stratify_by", "training.augmentation.flip", "generation.acquisition"),
+        *(
+            "preprocess.harmonise",
+            "folds.val_fraction",
+            "folds.stratify_by",
+            "training.augmentation.flip",
+            "generation.acquisition",
+        ),
         *("generation.background", "export.skull_stripped"),
     ],
     "an error message tells the user to change it": [
@@ -129,6 +126,7 @@ def test_an_old_key_of_a_variant_is_refused_likewise():
 
 def test_the_constants_are_what_the_messages_of_old_keys_say():
     """A message must not promise another value than the code has."""
+    from slimdiff.data.fetch import dataset, download
     from slimdiff.data.slices import BACKGROUND_LEVEL
     from slimdiff.data.volumes import bias_field, brain, registration
     from slimdiff.evaluation.axes import image, mask
@@ -136,6 +134,10 @@ def test_the_constants_are_what_the_messages_of_old_keys_say():
     from slimdiff.training import augment, objective, step, trainer, validation
 
     for key, number in {
+        "data.fetch.connections": dataset.CONNECTIONS,
+        "data.fetch.attempts": download.ATTEMPTS,
+        "data.fetch.wait_s": download.WAIT_S,
+        "data.fetch.timeout_s": download.TIMEOUT_S,
         "preprocess.bias_field.shrink": bias_field.SHRINK,
         "preprocess.brain.threshold": brain.THRESHOLD,
         "preprocess.registration.sampling": registration.SAMPLING,

@@ -90,7 +90,7 @@ def test_a_variant_overrides_or_follows_and_leaves_the_rest_unset():
     assert other.generation.model_fields_set == {"eta", "tau"}
 
 
-@pytest.mark.parametrize("stage", [name for name in stages.names() if stages.load(name).NEEDS is not None])
+@pytest.mark.parametrize("stage", [name for name in stages.names() if stages.module_of(name).NEEDS is not None])
 def test_a_stage_gets_the_values_of_the_study_not_its_null(stage):
     values = {"seed": 5, "tau": 0.1, "device": "cpu", "folds": {"seed": 6}}
     study = study_from_mapping(FITTING | values)

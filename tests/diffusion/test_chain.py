@@ -1,4 +1,4 @@
-"""The chain that sampling and previews share: its noise levels, its start, and the part that is kept."""
+"""The sampling chain of samples and previews: its noise levels, its start, and the fixed part."""
 
 import math
 
@@ -20,7 +20,7 @@ def noise(number):
 
 
 def network(x_t, time, condition, previous):
-    """Of x0; it depends on all that it is given."""
+    """An x0 estimate that depends on every argument."""
     fed = 0.0 if previous is None else 0.1 * previous
     return (x_t + condition).tanh() * (1 - time.view(-1, 1, 1, 1) / 2000) + fed
 
@@ -38,7 +38,7 @@ def test_levels_have_the_spacing_and_are_checked(sampler, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_ddim_ref_has_leading_levels_whatever_their_start_and_says_so(capsys):
+def test_ddim_ref_starts_with_signal_left_and_warns(capsys):
     found = chain.sigmas_for(SCHEDULE, "ddim_ref", "trailing", 300)
     np.testing.assert_array_equal(found, leading(SCHEDULE, 300))
     assert "sqrt(alpha_bar) is 0.158" in capsys.readouterr().err
@@ -50,7 +50,7 @@ def test_ddim_ref_has_leading_levels_whatever_their_start_and_says_so(capsys):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_chain_is_the_sampler_from_the_scaled_start(sampler):
-    """Bit for bit: draw 0 is the start, the draw after it that of step 0."""
+    """Bit for bit: draw 0 is the start, draw 1 that of step 0."""
     sigmas = sampling_sigmas(SCHEDULE, 6)
     eta = {"eta": 0.4} if SAMPLERS[sampler] is SAMPLERS["ddim"] else {}
     found = chain.draw(DENOISER, noise, sigmas=sigmas, sampler=sampler, **eta)
@@ -65,7 +65,7 @@ def test_eta_is_refused_where_a_sampler_has_none():
         chain.draw(DENOISER, noise, sigmas=sampling_sigmas(SCHEDULE, 4), sampler="unipc", eta=0.2)
 
 
-def test_the_fixed_part_starts_at_its_noisy_value_and_ends_as_it_is():
+def test_the_fixed_part_starts_noisy_and_ends_unchanged():
     sigmas, seen = sampling_sigmas(SCHEDULE, 6), []
     values = torch.linspace(-1, 1, math.prod(SHAPE)).reshape(SHAPE).half()
     where = torch.ones(SHAPE, dtype=torch.bool)
@@ -82,7 +82,7 @@ def test_the_fixed_part_starts_at_its_noisy_value_and_ends_as_it_is():
     signal = 1 / math.sqrt(1 + sigmas[0] ** 2)
     expected = (values.float() + float(sigmas[0]) * noise(0)) * signal
     torch.testing.assert_close(seen[0][where], expected[where])
-    # A hint only where a lesion is requested: without one, the chain is that of no hint.
+    # The hint applies only to samples that request a lesion.
     start = torch.where(where, values + float(sigmas[0]) * noise(0), noise(0) * math.sqrt(1 + sigmas[0] ** 2))
     hinted = lesion_hint(where)
     hinted[1] = False
@@ -90,7 +90,7 @@ def test_the_fixed_part_starts_at_its_noisy_value_and_ends_as_it_is():
     assert torch.equal(found, SAMPLERS["dpmpp_2m"](twin, start, sigmas.tolist(), noise))
 
 
-def test_rows_of_a_fixed_part_are_those_of_all_its_fields():
+def test_indexing_a_fixed_part_indexes_all_its_fields():
     part = chain.FixedPart(torch.arange(3.0), torch.tensor([True, False, True]), torch.arange(3) > 1)
     for rows in (slice(1, 3), torch.tensor([2, 2, 0])):
         chosen = part[rows]
@@ -98,8 +98,8 @@ def test_rows_of_a_fixed_part_are_those_of_all_its_fields():
         assert torch.equal(chosen.where, part.where[rows]) and torch.equal(chosen.lesion, part.lesion[rows])
 
 
-def test_the_precision_is_the_network_s():
-    """In bfloat16 its products are rounded; the chain's own arithmetic stays float32."""
+def test_the_precision_applies_to_the_network_only():
+    """In bfloat16 the network's products are rounded; the arithmetic of the chain stays float32."""
     weight, seen = torch.randn(2, 2, 1, 1, generator=torch.Generator().manual_seed(1)), []
 
     def convolving(x_t, time, condition, previous):

@@ -1,4 +1,4 @@
-"""Guidance: where it acts, and that it means the same for every prediction."""
+"""Guidance: the noise levels at which it acts, and equality over prediction types."""
 
 import math
 
@@ -27,7 +27,7 @@ def unconditional(x):
 
 
 def network_of(kind, estimate, sigma):
-    """A network of this prediction whose x0 estimate is `estimate` of x / sqrt(alpha_bar)."""
+    """A network of prediction type `kind` whose x0 estimate is `estimate(x / sqrt(alpha_bar))`."""
     signal = 1 / math.sqrt(1 + sigma**2)
     noise = sigma * signal
 
@@ -53,12 +53,12 @@ def guided(kind, sigma, scale, **options):
 @pytest.mark.parametrize("kind", PREDICTIONS)
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0])
 @pytest.mark.parametrize("sigma", SIGMAS)
-def test_guiding_any_prediction_is_guiding_its_estimate_of_x0(kind, scale, sigma):
+def test_guidance_of_every_prediction_is_guidance_of_x0(kind, scale, sigma):
     x = start(sigma)
     expected = (1 - scale) * unconditional(x) + scale * conditional(x)
     found = guided(kind, sigma, scale, clip=False)(x, sigma, None)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
-    # What is clipped is the guided estimate, not the two that make it.
+    # The guided estimate is clipped, not the two estimates before guidance.
     clipped = guided(kind, sigma, scale)(x, sigma, None)
     torch.testing.assert_close(clipped.double(), expected.clamp(-1, 1), rtol=1e-4, atol=1e-4)
 
@@ -81,17 +81,17 @@ def test_guidance_acts_above_low_and_up_to_high(interval, acts):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_network_and_guide_are_asked_the_same_under_their_own_conditions():
-    asked = []
+def test_network_and_guide_have_the_same_input_but_their_own_conditions():
+    calls = []
 
     def spy(x_t, time, condition, previous):
-        asked.append((x_t, time, condition, previous))
+        calls.append((x_t, time, condition, previous))
         return x_t
 
     previous = torch.zeros(4, 2, 3, 3)
     conditions = {"condition": "lesion", "guide_condition": "none"}
     Denoiser(spy, SCHEDULE, "x0", guide=spy, scale=2.0, **conditions)(start(1.0), 1.0, previous)
-    (x_t, time, condition, fed), (other_x_t, other_time, other_condition, other_fed) = asked
+    (x_t, time, condition, fed), (other_x_t, other_time, other_condition, other_fed) = calls
     assert (condition, other_condition) == ("lesion", "none")
     assert torch.equal(x_t, other_x_t)
     assert torch.equal(time, other_time)

@@ -34,7 +34,7 @@ def slow_lp(prediction, expected, exponents, weights=None):
 
 @pytest.mark.parametrize("exponents", [(1.5, 2.0), (1.0, 1.0), (2.5, 3.0)])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_lp_is_the_loop(exponents, weighted):
+def test_lp_matches_a_loop(exponents, weighted):
     generator = torch.Generator().manual_seed(1)
     prediction, expected = (torch.randn((3, 2, 4, 5), generator=generator) for _ in range(2))
     weights = torch.rand((3, 2, 4, 5), generator=generator) + 0.1 if weighted else None
@@ -42,7 +42,7 @@ def test_lp_is_the_loop(exponents, weighted):
     torch.testing.assert_close(found, slow_lp(prediction, expected, torch.tensor(exponents), weights))
 
 
-def test_lp_has_no_root_and_channels_keep_their_own_exponent():
+def test_lp_has_no_root_and_one_exponent_per_channel():
     prediction = torch.zeros(1, 2, 2, 2)
     expected = torch.full((1, 2, 2, 2), 4.0)
     assert lp_per_channel(prediction, expected, torch.tensor([1.5, 2.0])).tolist() == [[8.0, 16.0]]
@@ -60,7 +60,7 @@ def test_lp_gradient_is_p_e_to_the_p_minus_1():
 
 
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
-def test_lp_gradient_is_finite_where_the_prediction_is_right(p):
+def test_lp_gradient_is_finite_at_zero_error(p):
     prediction = torch.zeros(1, 2, 2, 2, requires_grad=True)
     lp_per_channel(prediction, torch.zeros(1, 2, 2, 2), torch.tensor([p, p])).sum().backward()
     torch.testing.assert_close(prediction.grad, torch.zeros_like(prediction))
@@ -96,7 +96,7 @@ def dft(side):
 
 
 def patches_of(array, patches):
-    """The pieces of the last two sides, by slicing."""
+    """The patches of the last two dimensions, by slicing."""
     height, width = (side // patches for side in array.shape[-2:])
     return [
         array[..., i * height : (i + 1) * height, j * width : (j + 1) * width]
@@ -134,15 +134,15 @@ def frozen_focal(at, expected, alpha, patches):
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 1.3])
 @pytest.mark.parametrize("patches", [1, 2])
-def test_focal_frequency_is_the_paper_s_sum_over_frequencies(alpha, patches):
+def test_focal_frequency_matches_the_paper_s_sum_over_frequencies(alpha, patches):
     prediction, expected = random_slices(3, 6, 10)
-    # Samples of very different size: each is weighed by its own largest frequency.
+    # Samples of very different magnitude: each is normalised by its own largest frequency.
     prediction[1] *= 50
     found = focal_frequency(prediction, expected, alpha, patches)
     torch.testing.assert_close(found, slow_focal(prediction, expected, alpha, patches))
 
 
-def test_focal_frequency_of_a_sample_does_not_see_the_others():
+def test_focal_frequency_of_a_sample_does_not_depend_on_the_batch():
     prediction, expected = random_slices(3, 8, 8)
     before = focal_frequency(prediction, expected, 1.3, 2)
     prediction[1] += 100
@@ -156,7 +156,7 @@ def test_focal_frequency_of_a_sample_does_not_see_the_others():
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 1.3])
 @pytest.mark.parametrize("patches", [1, 2])
-def test_focal_frequency_s_weight_is_a_constant_to_the_gradient(alpha, patches):
+def test_the_weight_of_focal_frequency_has_no_gradient(alpha, patches):
     prediction, expected = random_slices(2, 4, 6)
     prediction.requires_grad_()
     frozen = frozen_focal(prediction.detach(), expected, alpha, patches)
@@ -169,8 +169,8 @@ def test_focal_frequency_s_weight_is_a_constant_to_the_gradient(alpha, patches):
 
 
 @pytest.mark.parametrize("patches", [1, 2])
-def test_focal_frequency_without_focus_is_the_squared_error(patches):
-    """Parseval; and then nothing is detached, so the gradient is that of the function itself."""
+def test_focal_frequency_with_alpha_0_is_the_squared_error(patches):
+    """By Parseval's theorem. The weight is then constant, so the gradient is that of the whole function."""
     prediction, expected = random_slices(2, 4, 6)
     found = focal_frequency(prediction, expected, 0.0, patches)
     torch.testing.assert_close(found, (prediction - expected).square().mean(dim=(1, 2)))
@@ -179,7 +179,7 @@ def test_focal_frequency_without_focus_is_the_squared_error(patches):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.3])
-def test_focal_frequency_of_equal_slices_is_zero_without_gradient(alpha):
+def test_focal_frequency_of_equal_slices_is_zero_with_zero_gradient(alpha):
     expected = random_slices(2, 4, 6)[0].float()
     prediction = expected.clone().requires_grad_()
     found = focal_frequency(prediction, expected, alpha, 2)
@@ -189,7 +189,7 @@ def test_focal_frequency_of_equal_slices_is_zero_without_gradient(alpha):
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 8), (1, 8, 9)])
-def test_focal_frequency_refuses_sides_that_cannot_be_cut(shape):
+def test_focal_frequency_refuses_sizes_that_patches_do_not_divide(shape):
     with pytest.raises(ValueError, match=f"{shape[1]} x {shape[2]} px .* 2 x 2 patches"):
         focal_frequency(torch.zeros(shape), torch.ones(shape), 1.0, 2)
 
@@ -200,7 +200,7 @@ def test_focal_frequency_of_half_precision_is_computed_in_float32():
     expected = torch.full((1, 4, 4), 1.0009765625)
     found = focal_frequency(prediction, expected, 1.0)
     assert found.dtype == torch.float32
-    # All power is in the one frequency 0, whose weight is 1: the plain mean of squares.
+    # All power is at frequency 0, whose weight is 1: the mean of squares.
     torch.testing.assert_close(found, torch.tensor([(1.0078125 - 1.0009765625) ** 2]))
 
 
@@ -216,7 +216,7 @@ SPACES = {
 def test_min_snr_weight_is_its_closed_form(space, gamma):
     _, _, signal, noise, _ = noisy()
     ratios = (signal**2 / (1 - signal**2)).flatten().tolist()
-    # On both sides of the cut.
+    # Below and above the clipping at gamma.
     assert min(ratios) < gamma < max(ratios)
     found = min_snr_weight(space, signal, noise, gamma)
     assert found.shape == signal.shape
@@ -224,7 +224,7 @@ def test_min_snr_weight_is_its_closed_form(space, gamma):
     torch.testing.assert_close(found.flatten(), torch.tensor(expected, dtype=torch.float64))
 
 
-def test_min_snr_weighs_one_estimate_the_same_in_every_space():
+def test_min_snr_weighs_an_estimate_equally_in_every_space():
     """The squared losses differ by SNR (epsilon) and SNR + 1 (v), which the weights undo."""
     x0, epsilon, signal, noise, x_t = noisy()
     output = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -251,7 +251,7 @@ def with_variances(groups, values):
     return module
 
 
-def test_uncertainty_starts_as_the_sum_and_is_least_at_log_2l():
+def test_uncertainty_starts_as_the_sum_and_has_its_minimum_at_log_2l():
     """d/ds (exp(-s) L + s / 2) = 0 at s = log 2L, where it is 1/2 + log(2L) / 2."""
     terms = torch.tensor([0.3, 2.0, 0.05], dtype=torch.float64)
     sums = [0.3 + 0.05, 2.0]
@@ -268,7 +268,7 @@ def test_uncertainty_starts_as_the_sum_and_is_least_at_log_2l():
         assert moved >= value - 1e-12
 
 
-def test_uncertainty_is_the_formula_group_by_group():
+def test_uncertainty_matches_the_formula_per_group():
     terms = torch.tensor([0.3, 2.0, 0.05, 1.1], dtype=torch.float64, requires_grad=True)
     groups, s = [0, 0, 1, 2], [0.4, -1.2, 2.0]
     value = with_variances(groups, s)(terms)
@@ -279,7 +279,7 @@ def test_uncertainty_is_the_formula_group_by_group():
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_uncertainty_weighs_no_term_beyond_its_limit(sign):
+def test_uncertainty_weights_are_limited(sign):
     terms = torch.tensor([0.7], dtype=torch.float64)
     limit = with_variances([0], [sign * 5.0])(terms)
     assert limit.item() == pytest.approx(0.7 * math.exp(-sign * 5) + sign * 2.5)
@@ -289,7 +289,7 @@ def test_uncertainty_weighs_no_term_beyond_its_limit(sign):
 
 @pytest.mark.parametrize("p", [1.5, 2.0, 2.5])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_lp_s_gradient_is_its_numerical_one(p, weighted):
+def test_the_gradient_of_lp_matches_finite_differences(p, weighted):
     prediction, expected, weights = random_slices(2, 2, 3, 4, count=3)
     prediction.requires_grad_()
     weights = weights.exp() if weighted else None
@@ -298,8 +298,8 @@ def test_lp_s_gradient_is_its_numerical_one(p, weighted):
 
 
 @pytest.mark.parametrize("space", PREDICTIONS)
-def test_min_snr_weighted_lp_s_gradient_is_its_numerical_one(space):
-    """From an x0 output into the loss's space and through the weight, as a step of training goes."""
+def test_the_gradient_of_min_snr_weighted_lp_matches_finite_differences(space):
+    """From an x0 output through the loss space and the weight, as in a training step."""
     x0, epsilon, signal, noise, x_t = (part[1:4] for part in noisy())
     exponents = torch.tensor([1.5, 2.0], dtype=torch.float64)
 
@@ -312,7 +312,7 @@ def test_min_snr_weighted_lp_s_gradient_is_its_numerical_one(space):
     assert torch.autograd.gradcheck(loss, output.requires_grad_())
 
 
-def test_uncertainty_s_gradient_is_its_numerical_one():
+def test_the_gradient_of_uncertainty_matches_finite_differences():
     module = Uncertainty([0, 0, 1]).double()
     terms = torch.tensor([0.3, 2.0, 0.05], dtype=torch.float64, requires_grad=True)
     s = torch.tensor([0.7, -1.3], dtype=torch.float64, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Targets and conversions of predictions, against each other and a derivative."""
+"""Targets and conversions of prediction types, against each other and a derivative."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from slimdiff.diffusion.prediction import PREDICTIONS, target, to_x0_epsilon
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
-def test_a_perfect_network_gives_back_sample_and_noise(kind):
+def test_a_perfect_prediction_returns_sample_and_noise(kind):
     x0, epsilon, signal, noise, x_t = noisy()
     found = to_x0_epsilon(kind, target(kind, x0, epsilon, signal, noise), x_t, signal, noise)
     torch.testing.assert_close(found[0], x0, rtol=1e-9, atol=1e-9)
@@ -18,8 +18,8 @@ def test_a_perfect_network_gives_back_sample_and_noise(kind):
 
 
 @pytest.mark.parametrize(("one", "other"), itertools.permutations(PREDICTIONS, 2))
-def test_any_output_means_the_same_in_any_parametrisation(one, other):
-    """Not only a perfect one: an arbitrary output, turned into another kind, is the same estimate."""
+def test_any_output_converts_to_the_same_estimate_in_every_prediction_type(one, other):
+    """Also for imperfect outputs: an arbitrary output, converted to another type, is the same estimate."""
     _, _, signal, noise, x_t = noisy()
     output = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     x0, epsilon = to_x0_epsilon(one, output, x_t, signal, noise)

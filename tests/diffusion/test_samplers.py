@@ -1,4 +1,4 @@
-"""Samplers on Gaussian data, whose best denoiser and whose exact trajectories are known."""
+"""Samplers on Gaussian data, for which the optimal denoiser and the exact trajectories are known."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ def exact(x, first, last):
 
 
 def no_noise(step):
-    raise AssertionError("a deterministic sampler asked for noise")
+    raise AssertionError("a deterministic sampler drew noise")
 
 
 def start(sigma, count=64):
@@ -40,7 +40,7 @@ def start(sigma, count=64):
     [(ddim, 1), (dpmpp_2m, 2), (unipc, 3), (partial(unipc, order=1), 2), (partial(unipc, order=3), 4)],
     ids=["ddim", "dpmpp_2m", "unipc", "unipc-1", "unipc-3"],
 )
-def test_error_falls_with_the_order_of_the_method(sampler, order):
+def test_the_order_of_convergence_is_that_of_the_method(sampler, order):
     first, last = 20.0, 0.02
     x = start(first)
     errors = []
@@ -52,7 +52,7 @@ def test_error_falls_with_the_order_of_the_method(sampler, order):
     assert errors[-1] < 0.02
 
 
-def test_a_higher_order_is_worth_it():
+def test_a_higher_order_has_a_lower_error():
     sigmas = np.geomspace(20.0, 0.02, 26).tolist()
     x = start(20.0)
     expected = exact(x, 20.0, 0.02)
@@ -69,7 +69,7 @@ def test_uneven_steps_keep_the_order(sampler, least):
     x = start(first)
     errors = []
     for steps in (40, 80, 160):
-        # Long and short steps in turn, in log sigma.
+        # Alternating long and short steps in log sigma.
         share = np.concatenate([[0], np.cumsum(np.resize([3.0, 1.0], steps))])
         share /= share[-1]
         sigmas = np.exp(math.log(first) + (math.log(last) - math.log(first)) * share).tolist()
@@ -78,8 +78,8 @@ def test_uneven_steps_keep_the_order(sampler, least):
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("ddpm", "dpmpp_2m_sde")])
-def test_a_list_that_does_not_end_at_zero_stops_there(name):
-    """One step is known in closed form for every first-order sampler."""
+def test_levels_that_do_not_end_at_zero_stop_at_the_last_one(name):
+    """A single step has a closed form: every sampler begins with order 1."""
     x = start(5.0)
     found = SAMPLERS[name](best, x, [5.0, 2.0], no_noise)
     torch.testing.assert_close(found, x * 2 / 5 + best(x, 5.0, None) * (1 - 2 / 5))
@@ -87,8 +87,8 @@ def test_a_list_that_does_not_end_at_zero_stops_there(name):
     torch.testing.assert_close(final, best(x, 5.0, None))
 
 
-def test_dpmpp_2m_is_the_paper_s_algorithm_2():
-    """The same chain in the paper's own coordinates x_t, alpha, lambda (Lu et al. 2022), steps uneven."""
+def test_dpmpp_2m_matches_the_paper_s_algorithm_2():
+    """The same chain in the paper's own coordinates x_t, alpha, lambda (Lu et al. 2022), with uneven steps."""
     alpha_bar = [0.001, 0.05, 0.1, 0.7, 0.8, 0.99]
     alpha = [math.sqrt(a) for a in alpha_bar]
     sigma = [math.sqrt(1 - a) for a in alpha_bar]
@@ -109,7 +109,7 @@ def test_dpmpp_2m_is_the_paper_s_algorithm_2():
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.2, 1.0])
-def test_ddim_is_the_paper_s_equation_12(eta):
+def test_ddim_matches_the_paper_s_equation_12(eta):
     """The same chain in the paper's own coordinates x_t, alpha (Song et al. 2021, eq. 12 and 16)."""
     alpha_bar = [0.001, 0.05, 0.3, 0.7, 0.99]
     sigmas = [math.sqrt((1 - a) / a) for a in alpha_bar]
@@ -125,7 +125,7 @@ def test_ddim_is_the_paper_s_equation_12(eta):
     torch.testing.assert_close(found, best(x_t / math.sqrt(alpha_bar[-1]), sigmas[-1], None))
 
 
-def test_ddpm_is_the_paper_s_algorithm_2():
+def test_ddpm_matches_the_paper_s_algorithm_2():
     """Ho et al. (2020) with their betas: mean of eq. 11 for x0 = the estimate (eq. 7), variance beta tilde."""
     alpha_bar = make_schedule("cosine", 40).alpha_bar
     sigmas = np.sqrt((1 - alpha_bar) / alpha_bar)[::-1]
@@ -144,8 +144,8 @@ def test_ddpm_is_the_paper_s_algorithm_2():
     torch.testing.assert_close(found, best(x_t / math.sqrt(alpha_bar[0]), sigmas[-1], None))
 
 
-def test_dpmpp_2m_sde_is_the_paper_s_update():
-    """The same chain in the paper's own coordinates x_t, alpha, lambda (Lu et al. 2022, appendix B), steps uneven."""
+def test_dpmpp_2m_sde_matches_the_paper_s_update():
+    """The same chain in the paper's own coordinates x_t, alpha, lambda (Lu et al. 2022, appendix B), with uneven steps."""
     alpha_bar = [0.001, 0.05, 0.1, 0.7, 0.8, 0.99]
     alpha = [math.sqrt(a) for a in alpha_bar]
     sigma = [math.sqrt(1 - a) for a in alpha_bar]
@@ -168,7 +168,7 @@ def test_dpmpp_2m_sde_is_the_paper_s_update():
 
 
 def test_unipc_of_order_1_is_ddim_with_a_trapezoidal_corrector():
-    """Written out by hand: predict by DDIM, evaluate, correct with half the difference of the two estimates."""
+    """By hand: predict by DDIM, evaluate, correct with half the difference of the two estimates."""
     levels = [20.0, 7.0, 3.0, 0.4]
     x = start(levels[0], 8)
     found = unipc(best, x, levels, no_noise, order=1)
@@ -185,7 +185,7 @@ def test_unipc_of_order_1_is_ddim_with_a_trapezoidal_corrector():
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2])
-def test_unipc_s_corrector_integrates_what_it_can_interpolate(degree):
+def test_unipc_s_corrector_is_exact_for_polynomials(degree):
     """x' = x - D in log sigma, with D a polynomial that the three estimates determine, integrated numerically."""
     levels = [9.0, 4.0, 0.7]
 
@@ -209,7 +209,7 @@ CENTRE = torch.tensor([0.3, -0.5, 0.1], dtype=torch.float64)
 
 
 def best_of_many(x, sigma, previous):
-    """E[x0 | x0 + sigma n = x] for x0 ~ N(CENTRE, COVARIANCE), the three values side by side in a row."""
+    """E[x0 | x0 + sigma n = x] for x0 ~ N(CENTRE, COVARIANCE), with three values in a row."""
     gain = COVARIANCE @ torch.linalg.inv(COVARIANCE + sigma**2 * torch.eye(3, dtype=torch.float64))
     return CENTRE + (x - CENTRE) @ gain.T
 
@@ -220,10 +220,10 @@ def test_mean_and_covariance_converge_to_the_data_s(name):
     schedule = make_schedule("cosine", 1000)
     generator = torch.Generator().manual_seed(0)
     normal = torch.randn((count, 1, 1, 3), generator=generator, dtype=torch.float64)
-    # What is left of sampling error goes out with exact moments of the start.
+    # Sampling error of the start is removed: its mean and covariance are made exact.
     flat = normal.reshape(count, 3)
     flat = (flat - flat.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(flat.T))).T
-    off = []
+    errors = []
     # The ancestral sampler needs the most steps.
     for evaluations in (10, 40, 1000 if name == "ddpm" else 160):
         sigmas = sampling_sigmas(schedule, evaluations)
@@ -234,16 +234,16 @@ def test_mean_and_covariance_converge_to_the_data_s(name):
             sigmas.tolist(),
             lambda step: torch.randn((count, 1, 1, 3), generator=generator, dtype=torch.float64),
         ).reshape(count, 3)
-        off.append(
+        errors.append(
             (
                 (drawn.mean(0) - CENTRE).abs().max().item(),
                 (torch.cov(drawn.T) - COVARIANCE).abs().max().item() / COVARIANCE.max().item(),
             )
         )
-    assert off[-1][0] < 0.01, off
-    assert off[-1][1] < 0.03, off
-    # Coarse chains are off, and come nearer.
-    assert off[-1][1] < off[0][1] / 2, off
+    assert errors[-1][0] < 0.01, errors
+    assert errors[-1][1] < 0.03, errors
+    # The error of coarse chains falls with the number of steps.
+    assert errors[-1][1] < errors[0][1] / 2, errors
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_samples_have_the_data_s_mean_and_variance(name, options, evaluations):
     assert drawn.std().item() == pytest.approx(SPREAD, rel=0.03)
 
 
-def test_the_last_estimate_is_fed_back_and_shown():
+def test_the_last_estimate_is_fed_back_and_passed_to_the_callback():
     for sampler, more in (
         (ddim, {}),
         (ddim, {"eta": 0.5}),
@@ -290,10 +290,10 @@ def test_the_last_estimate_is_fed_back_and_shown():
             given.append(best(x, sigma, previous))
             return given[-1]
 
-        asked = []
+        drawn_steps = []
 
-        def noise(step, asked=asked):
-            asked.append(step)
+        def noise(step, drawn_steps=drawn_steps):
+            drawn_steps.append(step)
             return torch.zeros(64, 1, 1, 1, dtype=torch.float64)
 
         result = sampler(
@@ -307,12 +307,12 @@ def test_the_last_estimate_is_fed_back_and_shown():
         assert all(x0 is expected for (_, x0), expected in zip(shown, given, strict=True))
         assert result is given[-1]
         # Every stochastic step has its own draw, and the step to sigma 0 has none.
-        assert asked == ([0, 1] if more or sampler in (ddpm, dpmpp_2m_sde) else [])
+        assert drawn_steps == ([0, 1] if more or sampler in (ddpm, dpmpp_2m_sde) else [])
 
 
 @pytest.mark.parametrize("prediction", ["x0", "epsilon", "v"])
-def test_denoiser_hands_the_network_what_it_was_trained_on(prediction):
-    """A perfect network of any kind is the best denoiser, at the time that belongs to sigma."""
+def test_the_denoiser_scales_inputs_as_in_training(prediction):
+    """A perfect network of any prediction type gives the optimal denoiser, at the time of sigma."""
     schedule = make_schedule("cosine", 1000)
     previous = torch.zeros(4, 1, 1, 1)
     for t in (3, 500, 980):

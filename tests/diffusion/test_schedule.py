@@ -33,7 +33,7 @@ def linear(T):
 
 
 def sigmoid(T):
-    """Jabri et al. 2022, start -3, end 3, tau 1; betas clipped at 0.999 as the cosine's."""
+    """Jabri et al. 2022, start -3, end 3, tau 1; betas clipped at 0.999 as in the cosine schedule."""
 
     def f(t):
         def logistic(x):
@@ -49,7 +49,7 @@ def sigmoid(T):
 
 
 @pytest.mark.parametrize("twin", [cosine, linear, sigmoid], ids=SCHEDULES)
-def test_alpha_bar_is_the_paper_s(twin):
+def test_alpha_bar_matches_the_paper(twin):
     found = make_schedule(twin.__name__, 1000).alpha_bar
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, twin(1000), rtol=1e-9)
@@ -99,14 +99,14 @@ def test_f1_every_chain_starts_in_noise_and_ends_at_zero(name, spacing):
         assert signal <= 0.02, (name, spacing, evaluations)
         assert sigmas[-1] == 0
         assert (np.diff(sigmas) < 0).all()
-        # Nothing outside of what the network was trained on.
+        # Within the noise levels of training.
         assert sigmas[0] <= math.exp(schedule.log_sigma[-1]) * (1 + 1e-9)
         assert sigmas[-2] >= math.exp(schedule.log_sigma[0]) * (1 - 1e-9)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("timesteps", [10, 37, 300])
-def test_levels_stay_apart_with_more_evaluations_than_times(name, timesteps):
+def test_levels_are_distinct_with_more_evaluations_than_times(name, timesteps):
     """Two equal levels would divide by zero in a multistep solver."""
     schedule = make_schedule(name, timesteps)
     for evaluations in (2, timesteps - 1, timesteps, timesteps + 1, 3 * timesteps, 1000):
@@ -133,7 +133,7 @@ def test_f1_starts_with_signal_left_are_refused():
         with pytest.raises(ValueError, match=r"sqrt\(alpha_bar\)"):
             check_start(schedule.sigma_at(time))
     check_start(schedule.sigma_at(999))
-    # A schedule that never gets noisy has no chain at all.
+    # A schedule without pure noise cannot start a chain.
     with pytest.raises(ValueError, match="pure noise"):
         sampling_sigmas(Schedule(schedule.alpha_bar[:800]), 25)
 

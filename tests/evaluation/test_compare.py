@@ -131,7 +131,9 @@ def test_pseudo_replicates_change_nothing(paths):
 
 def test_a_number_that_stands_twice_is_refused(paths):
     write_kid(paths, extra=lambda value: [metric("kid", value, extractor="alexnet")])
-    with pytest.raises(ValueError, match=r"a/fold-0/metrics\.tsv: kid \(alexnet\).*one number a fold"):
+    with pytest.raises(
+        ValueError, match=r"a/fold-0/metrics\.tsv: expected one row of kid \(alexnet\).*found a duplicate"
+    ):
         compare(paths, ["a", "b", "c"], 3)
 
 
@@ -238,7 +240,7 @@ def test_segmenters_are_paired_over_all_held_out_subjects(paths):
     assert (row["variant_a"], row["variant_b"], row["favours"]) == ("a", "real", "a")
     assert float(row["mean_difference"]) == pytest.approx((0.1 + 0.2 + 0.03 + 0.04) / 4)
     assert row["wilcoxon_p"] == row["smallest_p"] == "0.125"
-    assert "nothing is said of other trainings" in row["note"]
+    assert "the result may differ for another training" in row["note"]
 
 
 def test_a_subject_of_several_folds_counts_once(paths):
@@ -250,7 +252,7 @@ def test_a_subject_of_several_folds_counts_once(paths):
     assert (row["metric"], row["n"]) == ("utility_dice_gain_50", "2")
     assert float(row["mean_a"]) == pytest.approx((0.7 + 0.7) / 2)
     assert "counts once" in row["note"]
-    assert "learnt of the other training subjects" in row["note"]
+    assert "trained on all training subjects" in row["note"]
 
 
 def test_utility_rows_are_compared_like_metrics_and_holm_goes_over_variants(paths):

@@ -4,7 +4,7 @@ import pytest
 from helpers.workflow_runs import ROOT, job_counts, snakemake
 
 from slimdiff.config import load_study, study_from_mapping
-from slimdiff.export.export import export_study
+from slimdiff.stages.export import export_study
 from slimdiff.export.folder import folder_of, index_file
 from slimdiff.stages import config_of, load
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from slimdiff.data.folds import read_folds
-from slimdiff.export.export import WRITERS
+from slimdiff.export import bids, monai, nnunet, png
 from slimdiff.export.folder import folder_of, split_file
 from slimdiff.files import read_table, write_table
 
@@ -68,6 +68,9 @@ def png_ids(study) -> set[str]:
 
 
 READ = {"bids": bids_ids, "nnunet": nnunet_ids, "monai": monai_ids, "png": png_ids}
+
+
+WRITERS = {"bids": bids.write, "nnunet": nnunet.write, "monai": monai.write, "png": png.write}
 
 
 @pytest.mark.parametrize("form", WRITERS)

@@ -451,7 +451,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(checkpoint, study, here, ca
 def test_f7_the_checkpoint_and_its_z_bins(checkpoint, here):
     assert problem(detailed(checkpoint_path="no.safetensors"), here) == (
         "checkpoint_path",
-        "no.safetensors: no such checkpoint",
+        "no.safetensors: checkpoint not found",
     )
     write(here, b"\x80\x02}q", "old.ckpt")
     place, text = problem(detailed(checkpoint_path="old.ckpt"), here)

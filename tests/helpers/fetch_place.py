@@ -1,4 +1,4 @@
-"""A small dataset, the server that has it, and the folder where it goes."""
+"""A small dataset, its server, and the folder that it is fetched into."""
 
 import hashlib
 from pathlib import Path, PurePosixPath
@@ -30,7 +30,7 @@ def manifest_of(contents: dict[str, bytes], base_url: str) -> Manifest:
 
 
 class Place:
-    """A small dataset, the server that has it, and the folder where it goes."""
+    """A small dataset, its server, and the folder that it is fetched into."""
 
     def __init__(self, site, folder: Path) -> None:
         rng = np.random.default_rng(0)
@@ -53,13 +53,15 @@ class Place:
     def asked(self, path: str) -> list:
         return self.site.requests(BASE + path)
 
-    def fetch(self, root: Path | None = None, manifest: Manifest | None = None, **settings) -> None:
-        quick = {"dataset": "ds004199", "wait_s": 0.0, "timeout_s": 5.0, "attempts": 3, **settings}
+    def fetch(
+        self, manifest: Manifest | None = None, base_url: str | None = None, image_suffix: str | None = None
+    ) -> None:
+        settings = FetchConfig(dataset="ds004199", base_url=base_url)
         manifest = manifest or manifest_of(self.contents, self.site.url)
-        fetch(FetchConfig(**quick), root or self.root, self.record, manifest)
+        fetch(settings, self.root, self.record, image_suffix, manifest)
 
     def wrong(self) -> list[str]:
-        """Files that are not there, or not as they should be."""
+        """Missing files and files with wrong content."""
         return [
             path
             for path, data in self.contents.items()

@@ -1,10 +1,10 @@
-"""Reading a page's tables back."""
+"""Parse the tables of an HTML page."""
 
 from html.parser import HTMLParser
 
 
 class Rows(HTMLParser):
-    """Cells of every table row; tags that are not closed show up in `open`."""
+    """Cells of every table row; unclosed tags are listed in `open`."""
 
     def __init__(self, text):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A web server on loopback that misbehaves on request, and writes down what it was asked and what it sent."""
+"""A web server on loopback that fails on request and records every request and answer."""
 
 import ssl
 import threading
@@ -18,24 +18,23 @@ class Asked:
     path: str
     """Unquoted, as in `LocalServer.contents`."""
     target: str
-    """As it stood in the request."""
+    """The Range header of the request."""
     range: str | None
     sent: int
     """Bytes of the file's content in the answer."""
 
 
 class LocalServer:
-    """Serves `contents` (path: bytes). `faults` (path: list) are used up, one a request; after them all is well.
+    """Serves `contents` (path: bytes). `faults` (path: list) are used up, one per request; later requests succeed.
 
     A fault is a status code, or
         ("cut", n): the connection ends after n bytes of the answer
-        ("silent", n): nothing comes after n bytes
-        ("content", data): these bytes in the place of the file's
-        "no range": the whole file, whatever was asked
-        "wrong range": from the first byte on, labelled as a part
-        "no length": the whole file without its size
-        "endless": as "no length", and a byte more
-    A path that nobody knows is answered 404. `meeting` (a threading.Barrier): every answer waits there first.
+        ("silent", n): no data follow after n bytes
+        ("content", data): these bytes instead of the file
+        "no length": the whole file without Content-Length
+        "endless": as "no length", with one extra byte
+        "packed": labelled as gzip-encoded
+    An unknown path is answered 404. `meeting` (a threading.Barrier): every answer waits for it.
     """
 
     def __init__(self) -> None:
@@ -61,11 +60,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         site: LocalServer = self.server.site
         path = unquote(urlsplit(self.path).path).lstrip("/")
-        fault, wanted = site.next_fault(path), self.headers.get("Range")
-        status, headers, body = _answer(site.contents.get(path), fault, wanted)
-        # Before a byte goes out: who has the answer may look at once.
+        fault = site.next_fault(path)
+        status, headers, body = _answer(site.contents.get(path), fault)
+        # Recorded before any byte is sent: a client may read the record as soon as it has the answer.
         with site.lock:
-            site.asked.append(Asked(path, self.path, wanted, len(body)))
+            site.asked.append(Asked(path, self.path, self.headers.get("Range"), len(body)))
         if site.meeting:
             site.meeting.wait()
         if status >= 400:
@@ -85,41 +84,36 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _answer(content: bytes | None, fault, wanted: str | None) -> tuple[int, dict[str, str], bytes]:
+def _answer(content: bytes | None, fault) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body."""
     if isinstance(fault, int) or content is None:
         return fault or 404, {}, b""
     kind, value = fault if isinstance(fault, tuple) else (fault, None)
     if kind == "content":
         content = value
-    start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and kind != "no range" else None
-    if start is not None and start >= len(content):
-        return 416, {}, b""
-    if start is not None and kind == "wrong range":
-        start = 0
-    body, headers = content[start or 0 :], {}
-    if start is not None:
-        headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+    body, headers = content, {}
     if kind not in ("no length", "endless"):
         headers["Content-Length"] = str(len(body))
+    if kind == "packed":
+        headers["Content-Encoding"] = "gzip"
     if kind in ("cut", "silent"):
         body = body[:value]
     if kind == "endless":
         body += b"\n"
-    return 200 if start is None else 206, headers, body
+    return 200, headers, body
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_) -> None:
-        # A client that went away is what some tests are about.
+        # Some tests close the connection early.
         pass
 
 
 @contextmanager
 def serving(certificate: Path | None = None) -> Iterator[LocalServer]:
-    """A server on a free port, for the length of the block; over TLS with a certificate and its key in one file."""
+    """A server on a free port within the `with` block; with TLS if a certificate file (with its key) is given."""
     site = LocalServer()
     server = _Server(("127.0.0.1", 0), _Handler)
     server.site = site

@@ -1,4 +1,4 @@
-"""Small networks with nothing left at zero, and what to ask them."""
+"""Small networks without zero weights, and inputs for them."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ def three_maps(seed=0):
 
 
 def small(data=DATA, priors=None, **changes):
-    """A small network with nothing left at zero."""
+    """A small network without zero weights."""
     torch.manual_seed(0)
     network = build_network({**SMALL, **changes}, data)
     if priors is not None:
@@ -41,9 +41,9 @@ def randomise(module):
         parameter.copy_(torch.randn(parameter.shape) * 0.1)
 
 
-def inputs(**told):
+def inputs(**conditions):
     generator = torch.Generator().manual_seed(0)
-    condition = Condition(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 0]), **told)
+    condition = Condition(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 0]), **conditions)
     return torch.randn((3, 2, 16, 24), generator=generator), torch.tensor([5.0, 300.0, 999.0]), condition
 
 

@@ -1,4 +1,4 @@
-"""Drawing a few samples from a tiny checkpoint."""
+"""Draw a few samples from a tiny checkpoint."""
 
 import json
 from dataclasses import asdict
@@ -35,12 +35,12 @@ def fill(generator: Generator, counts, folder: Path, z_bins=None) -> None:
 
 
 def settings_in(stem: Path) -> dict:
-    """The settings of a file, as they are written."""
+    """The settings in the JSON of a sample file."""
     return json.loads(Path(stem).with_suffix(".json").read_text())
 
 
 def change_settings(stem: Path, **changes) -> None:
-    """Write other values into the settings of a file; those of `generation` by its own key."""
+    """Change values in the settings of a sample file; keys of `generation` are nested under it."""
     values = settings_in(stem)
     values["generation"] |= changes.pop("generation", {})
     Path(stem).with_suffix(".json").write_text(json.dumps(values | changes))

@@ -28,7 +28,7 @@ TRAINING = TrainingConfig(
     precision="float32",
 )
 
-# Everything that draws or learns beside the network itself.
+# All options with random draws or learned parameters in addition to the network.
 EVERYTHING = {
     "model": MODEL.model_copy(update={"prior": "concat", "null_token": True, "acquisition": True}),
     "diffusion": DiffusionConfig(
@@ -107,9 +107,9 @@ def assert_same_run(one, two, but=frozenset()):
 def fail_at(trainer, step, act):
     advance = trainer.advance
 
-    def watched():
+    def fail_or_advance():
         if trainer.step == step:
             act()
         return advance()
 
-    trainer.advance = watched
+    trainer.advance = fail_or_advance

@@ -1,4 +1,4 @@
-"""A head and a lesion that are put on the grid they came on."""
+"""A head and a lesion, preprocessed on their own grid."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def run(folder: Path, image, mask=None, config=CONFIG, name="sub-1"):
 
 
 def percentile_twin(values: np.ndarray, percent: float) -> float:
-    """Linear interpolation between order statistics, written out."""
+    """Percentiles by linear interpolation between order statistics."""
     ordered = np.sort(values.astype(np.float64).ravel())
     place = percent / 100 * (len(ordered) - 1)
     below = int(np.floor(place))

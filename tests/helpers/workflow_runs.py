@@ -1,4 +1,4 @@
-"""Running the engine in a folder of its own, and reading what it plans."""
+"""Run Snakemake in a separate folder and read its plan."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def snakemake(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
         "--directory",
         str(folder),
     ]
-    # The commands lie beside the interpreter, whether or not its environment is activated.
+    # The commands are in the folder of the interpreter, even if its environment is not activated.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         [*command, *arguments], capture_output=True, text=True, env={**os.environ, "PATH": path}
@@ -28,7 +28,7 @@ def snakemake(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 def job_counts(output: str) -> dict[str, int]:
-    """Rule: jobs, from the statistics of a dry run."""
+    """{rule: number of jobs}, from the job statistics of a dry run."""
     table = output.split("Job stats:")[1].split("total")[0]
     return {match[1]: int(match[2]) for match in re.finditer(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
 

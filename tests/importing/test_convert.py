@@ -269,7 +269,7 @@ def test_what_has_no_counterpart_is_refused_by_its_key(network, tmp_path, capsys
 def test_another_size_than_the_configuration_says_is_refused(network, tmp_path, capsys):
     config = configuration()
     config["model"]["channels"] = [16, 48]
-    assert "do not fit" in refused(capsys, lightning(tmp_path / "a.ckpt", network, config))
+    assert "weights do not match" in refused(capsys, lightning(tmp_path / "a.ckpt", network, config))
 
 
 def test_a_missing_configuration_can_be_given(network, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Parts of the network against what they stand for."""
+"""Blocks of the network against independent implementations."""
 
 import pytest
 import torch
@@ -13,19 +13,19 @@ def test_upsampling_is_nearest_neighbour_then_a_convolution(size):
     layer = Upsample(6).double()
     x = torch.randn(2, 6, *size, dtype=torch.float64, requires_grad=True)
     found = layer(x)
-    wanted = layer.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-    torch.testing.assert_close(found, wanted)
-    weight = torch.randn_like(wanted)
+    expected = layer.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(expected)
     inputs = (x, *layer.parameters())
-    of_found, of_wanted = (torch.autograd.grad((out * weight).sum(), inputs) for out in (found, wanted))
-    for one, other in zip(of_found, of_wanted, strict=True):
+    of_found, of_expected = (torch.autograd.grad((out * weight).sum(), inputs) for out in (found, expected))
+    for one, other in zip(of_found, of_expected, strict=True):
         torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 9, 7), (3, 64, 20, 20)])
-def test_group_norm_of_bfloat16_is_that_of_doubles_rounded(shape):
-    """Output and all three gradients, against torch's own in float64 on the same values; offset data, so that the
-    gradient's terms have something to cancel."""
+def test_group_norm_in_bfloat16_is_the_rounded_float64_one(shape):
+    """Output and all three gradients against torch in float64 on the same values. The data have an offset, so that
+    terms of the gradient cancel."""
     torch.manual_seed(0)
     norm = GroupNorm(8, shape[1])
     torch.nn.init.normal_(norm.weight)
@@ -35,17 +35,17 @@ def test_group_norm_of_bfloat16_is_that_of_doubles_rounded(shape):
     found = norm(x)
     assert found.dtype == torch.bfloat16
     exact = [value.detach().double().requires_grad_() for value in (x, norm.weight, norm.bias)]
-    wanted = F.group_norm(exact[0], 8, exact[1], exact[2], norm.eps)
+    expected = F.group_norm(exact[0], 8, exact[1], exact[2], norm.eps)
     # Rounded once: half a step of bfloat16.
-    assert ((found - wanted).abs() <= 2**-8 * wanted.abs() + 1e-6).all()
+    assert ((found - expected).abs() <= 2**-8 * expected.abs() + 1e-6).all()
     of_found = torch.autograd.grad(found, (x, norm.weight, norm.bias), gradient)
-    of_wanted = torch.autograd.grad(wanted, exact, gradient.double())
-    for one, other in zip(of_found, of_wanted, strict=True):
+    of_expected = torch.autograd.grad(expected, exact, gradient.double())
+    for one, other in zip(of_found, of_expected, strict=True):
         assert (one - other).norm() < 0.006 * other.norm()
 
 
 @pytest.mark.parametrize("context", [None, 6])
-def test_attention_under_autocast_is_that_of_float32_nearly(context):
+def test_attention_under_autocast_is_close_to_float32(context):
     torch.manual_seed(0)
     attention = MultiHeadAttention(16, 8, context)
     tokens = torch.randn(2, 9, 16, requires_grad=True)
@@ -59,7 +59,7 @@ def test_attention_under_autocast_is_that_of_float32_nearly(context):
     assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[1].norm()
 
 
-def test_plain_attention_is_the_fused_one():
+def test_plain_and_fused_attention_agree():
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn((2, 3, count, 8), generator=generator, dtype=torch.float64) for count in (7, 5, 5)

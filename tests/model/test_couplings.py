@@ -1,4 +1,4 @@
-"""How image and mask are coupled, and what that costs."""
+"""Couplings of image and mask, and their numbers of parameters."""
 
 import pytest
 import torch
@@ -12,17 +12,17 @@ from slimdiff.model.trunk import TrunkSpec
 
 
 def crossings(network):
-    """Whether an output changes with the other modality's noisy map, and with its previous estimate."""
-    x, time, told = inputs()
+    """Whether each output depends on the other modality's noisy map and on its previous estimate."""
+    x, time, condition = inputs()
     previous = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
-    base = network(x, time, told, previous)
+    base = network(x, time, condition, previous)
     found = []
     for own, other in ((0, 1), (1, 0)):
         noisy, estimate = x.clone(), previous.clone()
         noisy[:, other] += 1
         estimate[:, other] -= 1
-        for changed in (network(noisy, time, told, previous), network(x, time, told, estimate)):
-            # Its own output always follows.
+        for changed in (network(noisy, time, condition, previous), network(x, time, condition, estimate)):
+            # The output of the changed modality always changes.
             assert differ(changed[:, other], base[:, other])
             if torch.equal(changed[:, own], base[:, own]):
                 found.append(False)
@@ -35,7 +35,7 @@ def crossings(network):
 @torch.no_grad()
 @COUPLED
 @pytest.mark.parametrize("prior", ["none", "concat", "cross_attention"])
-def test_image_and_mask_see_each_other_except_in_independent(coupling, prior):
+def test_image_and_mask_depend_on_each_other_except_in_independent(coupling, prior):
     network = small(coupling=coupling, prior=prior, priors=three_maps())
     assert crossings(network) == [coupling != "independent"] * 4
 
@@ -46,7 +46,7 @@ class Passing(torch.nn.Module):
 
 
 @torch.no_grad()
-def test_bottleneck_couples_in_its_middle_only():
+def test_bottleneck_couples_in_the_middle_block_only():
     network = small(coupling="bottleneck")
     network.trunk.middle = Passing()
     assert crossings(network) == [False] * 4
@@ -54,7 +54,7 @@ def test_bottleneck_couples_in_its_middle_only():
 
 @torch.no_grad()
 @pytest.mark.parametrize("coupling", ["independent", "bottleneck"])
-def test_two_encoders_share_no_weight(coupling):
+def test_two_encoders_share_no_weights(coupling):
     network = small(coupling=coupling)
     base = network(*inputs())
     for modality in (0, 1):
@@ -65,7 +65,7 @@ def test_two_encoders_share_no_weight(coupling):
         decoder.head.bias.copy_(kept)
         assert torch.equal(found[:, 1 - modality], torch.zeros(3, 16, 24))
         torch.testing.assert_close(found[:, modality], torch.ones(3, 16, 24))
-        # The modality's map enters its own encoder and no other.
+        # A modality's noisy map enters its own encoder only.
         other = network.trunk.encoders[1 - modality]
         seen = []
         hook = other.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(given[0]))
@@ -87,8 +87,8 @@ def a_parallel_middle():
 
 @torch.no_grad()
 @pytest.mark.parametrize("cut", [0, 1])
-def test_decoupled_s_two_paths_do_not_see_each_other(cut):
-    """With a merge that copies, a path's half of the output changes with that path alone."""
+def test_the_two_paths_of_decoupled_are_independent(cut):
+    """If the merge is the identity, each half of the output depends on one path only."""
     middle, hidden, embedding = a_parallel_middle()
     middle.merge.weight.copy_(torch.eye(32)[:, :, None, None])
     middle.merge.bias.zero_()
@@ -99,32 +99,32 @@ def test_decoupled_s_two_paths_do_not_see_each_other(cut):
     found = middle(hidden, embedding, None)
     halves = [slice(0, 16), slice(16, 32)]
     assert torch.equal(found[:, halves[1 - cut]], base[:, halves[1 - cut]])
-    # A cut path carries what its split adds, and nothing of the input.
-    wanted = middle.split[cut].bias[None, :, None, None].expand(2, 16, 4, 6)
-    torch.testing.assert_close(found[:, halves[cut]], wanted)
+    # A path set to zero outputs the bias of its split, whatever the input.
+    expected = middle.split[cut].bias[None, :, None, None].expand(2, 16, 4, 6)
+    torch.testing.assert_close(found[:, halves[cut]], expected)
     moved = middle(hidden + 1, embedding, None)
-    torch.testing.assert_close(moved[:, halves[cut]], wanted)
+    torch.testing.assert_close(moved[:, halves[cut]], expected)
     assert differ(moved[:, halves[1 - cut]], base[:, halves[1 - cut]])
 
 
 @torch.no_grad()
-def test_decoupled_merges_what_both_paths_say():
+def test_decoupled_merges_both_paths():
     middle, hidden, embedding = a_parallel_middle()
     halves = [
         path(F.conv2d(hidden, split.weight, split.bias), embedding, None)
         for split, path in zip(middle.split, middle.paths, strict=True)
     ]
     weight = middle.merge.weight[:, :, 0, 0]
-    wanted = sum(
+    expected = sum(
         torch.einsum("oc,bchw->bohw", weight[:, 16 * i : 16 * (i + 1)], half) for i, half in enumerate(halves)
     )
     torch.testing.assert_close(
-        middle(hidden, embedding, None), wanted + middle.merge.bias[None, :, None, None], rtol=1e-4, atol=1e-5
+        middle(hidden, embedding, None), expected + middle.merge.bias[None, :, None, None], rtol=1e-4, atol=1e-5
     )
 
 
 @pytest.mark.parametrize(
-    ("coupling", "wanted", "tolerance"),
+    ("coupling", "expected", "tolerance"),
     [
         ("shared", 26_894_210, 0),
         ("decoupled", 27_029_378, 0),
@@ -132,12 +132,12 @@ def test_decoupled_merges_what_both_paths_say():
         ("bottleneck", 26_352_482, 0.01),
     ],
 )
-def test_paper_size_has_the_paper_s_parameters(coupling, wanted, tolerance):
+def test_the_paper_s_size_has_the_paper_s_number_of_parameters(coupling, expected, tolerance):
     data = DataSpec(size=(160, 160), n_bins=30, bin_centres=[float(b) for b in range(30)])
     with torch.device("meta"):
         network = build_network(ModelConfig(coupling=coupling).settings(), data)
     count = sum(parameter.numel() for parameter in network.parameters())
-    assert count == pytest.approx(wanted, rel=tolerance, abs=0)
+    assert count == pytest.approx(expected, rel=tolerance, abs=0)
 
 
 def test_without_self_conditioning_only_the_stem_is_smaller():

@@ -53,7 +53,7 @@ SHAPES = {
 
 
 def pair(shape: dict, self_conditioning: bool, seed: int, cross: bool = False):
-    """MONAI's network with random weights and ours with the same."""
+    """MONAI's network with random weights, and our network with the same weights."""
     torch.manual_seed(seed)
     inputs = 4 if self_conditioning else 2
     monai = DiffusionModelUNet(
@@ -71,7 +71,7 @@ def pair(shape: dict, self_conditioning: bool, seed: int, cross: bool = False):
         cross_attention_dim=TOKEN_WIDTH if cross else None,
     )
     for name, parameter in monai.named_parameters():
-        # The initial weights leave half of the network at zero; norms stay near one.
+        # Half of the initial weights are zero, so all are drawn at random; norms stay near one.
         centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
         nn.init.normal_(
             parameter, centre, 0.5 / max(1, parameter[0].numel()) ** 0.5 if parameter.dim() > 1 else 0.1
@@ -88,16 +88,16 @@ def pair(shape: dict, self_conditioning: bool, seed: int, cross: bool = False):
     missing, unexpected = ours.load_state_dict(weights, strict=False)
     assert not unexpected
     assert all(name.startswith(("condition.", "prior")) for name in missing)
-    # MONAI's table of tokens gets the vectors that our embedding of bin and class makes.
+    # MONAI's class embedding gets the vectors that our embedding of z-bin and class computes.
     tokens = torch.arange(2 * N_BINS)
     with torch.no_grad():
         monai.class_embedding.weight.copy_(ours.condition(Condition(tokens % N_BINS, tokens // N_BINS)))
     return monai, ours
 
 
-def close(found, wanted, resolution=0.0):
-    """Within 1e-4 of the largest entry, and what float32 leaves of far larger numbers on the way."""
-    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max() + resolution
+def close(found, expected, resolution=0.0):
+    """Equal within 1e-4 of the largest entry, plus the float32 rounding of larger intermediate values."""
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max() + resolution
 
 
 def compare(monai, ours, size, self_conditioning, seed, context=None):
@@ -107,11 +107,11 @@ def compare(monai, ours, size, self_conditioning, seed, context=None):
     time = torch.tensor([0, 417, 999])
     z_bin, label = torch.tensor([0, 3, 4]), torch.tensor([1, 0, 1])
     seen = x if previous is None else torch.cat([x, previous], dim=1)
-    wanted = monai(seen, time, context=context, class_labels=z_bin + N_BINS * label)
+    expected = monai(seen, time, context=context, class_labels=z_bin + N_BINS * label)
     found = ours(x, time.float(), Condition(z_bin, label), previous)
-    close(found, wanted)
-    weight = torch.randn(wanted.shape, generator=generator)
-    (wanted * weight).sum().backward()
+    close(found, expected)
+    weight = torch.randn(expected.shape, generator=generator)
+    (expected * weight).sum().backward()
     of_x, x.grad = x.grad, None
     (found * weight).sum().backward()
     close(x.grad, of_x)
@@ -121,7 +121,7 @@ def compare(monai, ours, size, self_conditioning, seed, context=None):
     own = dict(ours.named_parameters())
     largest = max(gradient.abs().max() for gradient in gradients.values())
     for name, gradient in gradients.items():
-        # Gradients that are zero but for rounding exist: a key's bias shifts all scores of a query alike.
+        # Some gradients are zero up to rounding: a key's bias shifts all scores of a query equally.
         close(own[name].grad, gradient, 5e-7 * largest)
     return own
 
@@ -129,23 +129,23 @@ def compare(monai, ours, size, self_conditioning, seed, context=None):
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("self_conditioning", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_forward_and_gradients_are_monai_s(shape, self_conditioning, seed):
+def test_forward_and_gradients_match_monai(shape, self_conditioning, seed):
     monai, ours = pair(SHAPES[shape], self_conditioning, seed)
     own = compare(monai, ours, SHAPES[shape]["size"], self_conditioning, seed)
-    # What reaches MONAI's table reaches our embedding's output, and through it every part of it.
+    # The gradient of MONAI's class embedding is that of our embedding's output, from which all its parameters follow.
     assert all(own[name].grad.abs().max() > 0 for name in own if name.startswith("condition."))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("shape", ["two levels", "the paper's levels"])
-def test_cross_attention_is_monai_s_spatial_transformer(shape, seed, monkeypatch):
+def test_cross_attention_matches_monai_s_spatial_transformer(shape, seed, monkeypatch):
     monai, ours = pair(SHAPES[shape], True, seed, cross=True)
     context = torch.randn((3, 7, TOKEN_WIDTH), generator=torch.Generator().manual_seed(seed))
     monkeypatch.setattr(ours.prior_encoder, "forward", lambda prior: context)
     compare(monai, ours, SHAPES[shape]["size"], True, seed, context)
 
 
-def test_the_paper_s_network_is_monai_s_parameter_by_parameter():
+def test_the_paper_s_network_has_monai_s_parameters():
     with torch.device("meta"):
         monai = DiffusionModelUNet(
             spatial_dims=2,
@@ -164,14 +164,14 @@ def test_the_paper_s_network_is_monai_s_parameter_by_parameter():
     assert {name: p.shape for name, p in theirs.items()} == {name: p.shape for name, p in own.items()}
 
 
-def test_the_cosine_schedule_is_the_reference_s():
-    """Except at the last noise level, where the two clip differently."""
+def test_the_cosine_schedule_matches_the_reference():
+    """Except at the last noise level, which the two clip differently."""
     DDPMScheduler = pytest.importorskip("monai.networks.schedulers").DDPMScheduler
     from slimdiff.diffusion.schedule import make_schedule
 
-    wanted = DDPMScheduler(num_train_timesteps=1000, schedule="cosine").alphas_cumprod.double()
+    expected = DDPMScheduler(num_train_timesteps=1000, schedule="cosine").alphas_cumprod.double()
     found = torch.from_numpy(make_schedule("cosine", 1000).alpha_bar)
-    torch.testing.assert_close(found[:-1], wanted[:-1], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found[:-1], expected[:-1], rtol=1e-3, atol=1e-6)
 
 
 def test_weights_of_other_networks_are_refused_by_name():

@@ -1,4 +1,4 @@
-"""The network: its size in the paper, what it listens to, and its file."""
+"""The network: its inputs and outputs, and its checkpoint."""
 
 import json
 from dataclasses import asdict, replace
@@ -15,7 +15,7 @@ from slimdiff.model.conditioning import Condition
 
 
 def small(seed=0, **changes):
-    """A small network with nothing left at zero."""
+    """A small network without zero weights."""
     torch.manual_seed(seed)
     network = build_network({**SMALL, **changes}, DATA)
     with torch.no_grad():
@@ -35,7 +35,7 @@ def inputs(batch=3, height=16, width=24):
 
 
 @torch.no_grad()
-def test_untrained_network_answers_zero():
+def test_untrained_network_outputs_zero():
     network = build_network(SMALL, DATA)
     assert not network(*inputs()).any()
 
@@ -43,39 +43,39 @@ def test_untrained_network_answers_zero():
 @torch.no_grad()
 def test_every_input_matters():
     network = small()
-    x, time, told = inputs()
+    x, time, condition = inputs()
     previous = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
-    base = network(x, time, told)
+    base = network(x, time, condition)
     assert base.shape == x.shape
     changes = {
-        "noisy input": (x.roll(1, 0), time, told, None),
-        "time": (x, time + 1, told, None),
-        "bin": (x, time, replace(told, z_bin=(told.z_bin + 1) % 3), None),
-        "class": (x, time, replace(told, label=1 - told.label), None),
-        "previous estimate": (x, time, told, previous),
+        "noisy input": (x.roll(1, 0), time, condition, None),
+        "time": (x, time + 1, condition, None),
+        "bin": (x, time, replace(condition, z_bin=(condition.z_bin + 1) % 3), None),
+        "class": (x, time, replace(condition, label=1 - condition.label), None),
+        "previous estimate": (x, time, condition, previous),
     }
     for name, changed in changes.items():
         assert (network(*changed) - base).abs().max() > 1e-5, name
 
 
 @torch.no_grad()
-def test_position_tells_bins_apart_without_their_embedding():
+def test_position_alone_distinguishes_z_bins():
     network = small()
     network.condition.bins.weight.zero_()
-    x, time, told = inputs()
-    other = replace(told, z_bin=(told.z_bin + 1) % 3)
-    assert (network(x, time, told) - network(x, time, other)).abs().max() > 1e-6
+    x, time, condition = inputs()
+    other = replace(condition, z_bin=(condition.z_bin + 1) % 3)
+    assert (network(x, time, condition) - network(x, time, other)).abs().max() > 1e-6
 
 
 @torch.no_grad()
-def test_no_previous_estimate_is_zeros():
+def test_a_missing_previous_estimate_is_zeros():
     network = small()
     x, *rest = inputs()
     torch.testing.assert_close(network(x, *rest), network(x, *rest, torch.zeros_like(x)), rtol=0, atol=0)
 
 
 @torch.no_grad()
-def test_without_self_conditioning_the_previous_estimate_is_not_looked_at():
+def test_without_self_conditioning_the_previous_estimate_is_ignored():
     network = small(self_conditioning=False)
     x, *rest = inputs()
     torch.testing.assert_close(network(x, *rest), network(x, *rest, x), rtol=0, atol=0)
@@ -83,24 +83,24 @@ def test_without_self_conditioning_the_previous_estimate_is_not_looked_at():
 
 @torch.no_grad()
 @pytest.mark.parametrize("patch", [1, 2, 4])
-def test_samples_of_a_batch_do_not_see_each_other(patch):
+def test_samples_of_a_batch_are_independent(patch):
     network = small(patch=patch)
-    x, time, told = inputs()
-    together = network(x, time, told)
+    x, time, condition = inputs()
+    together = network(x, time, condition)
     order = torch.tensor([2, 0, 1])
-    torch.testing.assert_close(network(x[order], time[order], told[order]), together[order])
-    alone = torch.cat([network(x[i : i + 1], time[i : i + 1], told[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(network(x[order], time[order], condition[order]), together[order])
+    alone = torch.cat([network(x[i : i + 1], time[i : i + 1], condition[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(alone, together)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("patch", [2, 4])
-def test_patch_stem_keeps_every_pixel_in_its_place(patch):
+def test_patch_stem_keeps_pixel_positions(patch):
     """With stem and head that copy channels, and no blocks in between, the network is the identity."""
     network = small(patch=patch, channels=(32,), attention=(False,), self_conditioning=False)
     x, *rest = inputs()
     squares = F.pixel_unshuffle(x, patch)
-    # Written out: channel c * patch^2 + i * patch + j of a square is the pixel (i, j) of it.
+    # Channel c * patch^2 + i * patch + j of a patch is its pixel (i, j).
     for c, i, j in ((0, 0, 0), (1, 1, 0), (1, 0, patch - 1)):
         torch.testing.assert_close(squares[:, c * patch**2 + i * patch + j], x[:, c, i::patch, j::patch])
     count = 2 * patch**2
@@ -121,17 +121,17 @@ def test_sinusoid_is_the_formula():
     found = sinusoid(torch.tensor([0.0, 3.0, 750.5]), 8)
     for row, position in zip(found.tolist(), (0.0, 3.0, 750.5), strict=True):
         angles = torch.tensor([position / 10_000 ** (k / 4) for k in range(4)], dtype=torch.float64)
-        wanted = torch.cat([angles.cos(), angles.sin()]).float()
-        torch.testing.assert_close(torch.tensor(row), wanted, rtol=1e-4, atol=1e-4)
+        expected = torch.cat([angles.cos(), angles.sin()]).float()
+        torch.testing.assert_close(torch.tensor(row), expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_attention_is_the_textbook_s():
+def test_attention_matches_the_textbook():
     torch.manual_seed(0)
     layer = SelfAttention(16, 8, 4)
     x = torch.randn(2, 16, 3, 5)
     normed = F.group_norm(x, 4, layer.norm.weight, layer.norm.bias, eps=1e-6)
-    wanted = torch.zeros_like(x)
+    expected = torch.zeros_like(x)
     for b in range(2):
         tokens = torch.stack([normed[b, :, i, j] for i in range(3) for j in range(5)])
         heads = []
@@ -143,15 +143,15 @@ def test_attention_is_the_textbook_s():
             heads.append(torch.softmax(q @ k.T / 8**0.5, dim=1) @ v)
         mixed = layer.attend.out(torch.cat(heads, dim=1))
         for n, (i, j) in enumerate((i, j) for i in range(3) for j in range(5)):
-            wanted[b, :, i, j] = x[b, :, i, j] + mixed[n]
-    torch.testing.assert_close(layer(x), wanted, rtol=1e-4, atol=1e-5)
+            expected[b, :, i, j] = x[b, :, i, j] + mixed[n]
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
 CARD = card_of(SMALL)
 
 
 @torch.no_grad()
-def test_a_checkpoint_brings_back_network_and_card(tmp_path):
+def test_a_checkpoint_restores_network_and_card(tmp_path):
     network = small(seed=4)
     path = tmp_path / "deep" / "model.safetensors"
     save_model(path, dict(network.named_parameters()), CARD)

@@ -12,7 +12,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from slimdiff.config.data import DataConfig
@@ -203,13 +203,14 @@ def test_a_transform_between_two_worlds_is_followed(source, target, turned, move
     to_source[:3, 3] = middle["s"] - turned @ middle["t"] + np.array(moved_mm)
     wanted = turned @ target.world().reshape(3, -1) + to_source[:3, 3:]
     inside = within(source, wanted)
+    # Coarse voxels of the target may all lie outside a thin source.
+    assume(inside.any())
     for axis, coordinate in enumerate(source.world()):
         found = resample(
             coordinate.astype(np.float32), source.affine, Grid(target.shape, target.affine), to_source
         )
         assert found.shape == target.shape
-        assert np.abs(found.ravel() - wanted[axis])[inside].max(initial=0) < TOLERANCE_MM
-    assert inside.any()
+        assert np.abs(found.ravel() - wanted[axis])[inside].max() < TOLERANCE_MM
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180])

@@ -223,7 +223,7 @@ def test_every_figure_is_written_with_the_notice(finished, monkeypatch):
     figures.draw_all(finished, ["base", "other"], 2)
     folder = finished.paths.figures
     names = {path.name for path in folder.iterdir()}
-    listed = stages.load("figures").outputs(finished.paths, ["base", "other"])
+    listed = stages.module_of("figures").outputs(finished.paths, ["base", "other"])
     assert names == {path.name for paths in listed.values() for path in paths}
     assert all(any("invented numbers, no patients" in text for text in said) for said in seen)
     for path in folder.iterdir():

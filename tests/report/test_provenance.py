@@ -13,7 +13,7 @@ from slimdiff.report import provenance
 
 @pytest.fixture(scope="module")
 def facts(finished):
-    provenance.write(finished, ["base", "other"], 2)
+    provenance.write_provenance(finished, ["base", "other"], 2)
     return json.loads(finished.paths.provenance.read_text())
 
 

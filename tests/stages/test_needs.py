@@ -10,8 +10,8 @@ from slimdiff.config.base import Section
 from slimdiff.config.needs import EVERYTHING, UndeclaredKey
 
 FITTING = {"preprocess": {"grid": [32, 32, 32]}, "slices": {"z_range": [5, 20], "n_bins": 4}}
-WITH_STUDY = [name for name in stages.names() if stages.load(name).NEEDS is not None]
-PARTIAL = [name for name in WITH_STUDY if stages.load(name).NEEDS != EVERYTHING]
+WITH_STUDY = [name for name in stages.names() if stages.module_of(name).NEEDS is not None]
+PARTIAL = [name for name in WITH_STUDY if stages.module_of(name).NEEDS != EVERYTHING]
 
 
 def leaves(model: type[Section], prefix: str = "") -> list[str]:
@@ -31,7 +31,7 @@ def read(study, key: str):
 
 
 def declared(stage: str, key: str) -> bool:
-    needs = ("study", "results_dir", *stages.load(stage).NEEDS)
+    needs = ("study", "results_dir", *stages.module_of(stage).NEEDS)
     # `quality.accept.flag` gives the mapping, restricted to this flag.
     return any(key == need or key.startswith(f"{need}.") or need.startswith(f"{key}.") for need in needs)
 
@@ -39,14 +39,14 @@ def declared(stage: str, key: str) -> bool:
 @pytest.mark.parametrize("stage", PARTIAL)
 def test_an_undeclared_key_is_refused_by_name_and_a_declared_one_has_the_users_value(stage):
     study = study_from_mapping({**FITTING, "quality": {"accept": {"lesion_outside_brain": ["sub-2"]}}})
-    seen = study.only(stages.load(stage).NEEDS, stage)
+    seen = study.only(stages.module_of(stage).NEEDS, stage)
     refused = 0
     for key in leaves(Study):
         if declared(stage, key):
             assert read(seen, key) == read(study, key) or key == "quality.accept", key
             continue
         refused += 1
-        module = stages.load(stage).__file__.rpartition("/")[2]
+        module = stages.module_of(stage).__file__.rpartition("/")[2]
         with pytest.raises(UndeclaredKey, match=rf"stage {stage} reads .*; add it to NEEDS in .*/{module}"):
             read(seen, key)
     assert refused
@@ -78,7 +78,7 @@ def test_the_json_of_a_stage_has_exactly_its_keys_with_the_users_values(stage):
 @pytest.mark.parametrize("stage", WITH_STUDY)
 def test_what_a_stage_declares_exists(stage):
     keys = leaves(Study)
-    for need in stages.load(stage).NEEDS:
+    for need in stages.module_of(stage).NEEDS:
         assert (
             need == "*"
             or any(key == need or key.startswith(f"{need}.") for key in keys)
@@ -89,9 +89,9 @@ def test_what_a_stage_declares_exists(stage):
 
 def test_every_section_is_read_by_a_stage():
     sections = {key.partition(".")[0] for key in leaves(Study) if "." in key}
-    assert sections == {need.partition(".")[0] for stage in PARTIAL for need in stages.load(stage).NEEDS} - {
-        "variants"
-    }
+    assert sections == {
+        need.partition(".")[0] for stage in PARTIAL for need in stages.module_of(stage).NEEDS
+    } - {"variants"}
 
 
 def stages_of_a_change(section: str, change: dict, base: dict | None = None) -> set[str]:
@@ -108,6 +108,7 @@ def stages_of_a_change(section: str, change: dict, base: dict | None = None) -> 
         ("data", {"phantom": {"seed": 5}}, {"phantom", "participants"}),
         ("quality", {"max_excluded": 2}, {"participants", "kfold"}),
         ("preprocess", {"percentiles": [1.0, 99.0]}, {"preprocess", "export"}),
+        ("preprocess", {"harmonise": "histogram"}, {"cache", "export"}),
         ("slices", {"min_tissue": 0.1}, {"cache"}),
         ("folds", {"seed": 4}, {"kfold"}),
         ("model", {"res_blocks": 1}, {"train"}),
@@ -144,7 +145,7 @@ def test_the_json_of_a_variant_has_its_overrides_applied():
     assert list(again.variants) == ["v"]
     assert again.variant("v").diffusion == study.variant("v").diffusion
     # The view of a stage keeps its declaration through a variant.
-    seen = again.only(stages.load("train").NEEDS, "train").variant("v")
+    seen = again.only(stages.module_of("train").NEEDS, "train").variant("v")
     assert seen.diffusion.prediction == "v"
     with pytest.raises(UndeclaredKey, match="stage train reads generation"):
         _ = seen.generation.seed

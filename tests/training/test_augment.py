@@ -1,4 +1,4 @@
-"""Augmentation does what its labels say, and samples show none of it."""
+"""Augmentations match their labels and do not appear in samples."""
 
 import math
 
@@ -28,7 +28,7 @@ STRONG = Extents(rotation_deg=30, scale=0.3, shift_mm=6)
 
 
 def pairs(count=4, seed=0):
-    """Smooth images in [-1, 1] and masks of one blob, away from the border."""
+    """Smooth images in [-1, 1] and masks with one blob, away from the border."""
     rng = np.random.default_rng(seed)
     noise = ndimage.gaussian_filter(rng.normal(size=(count, HEIGHT, WIDTH)), (0, 2, 2))
     window = np.zeros((HEIGHT, WIDTH))
@@ -47,7 +47,7 @@ def labels_of(count=4, **values):
     return labels
 
 
-def test_untouched_samples_keep_every_bit():
+def test_samples_without_augmentation_are_unchanged():
     x0, prior = pairs(), pairs(seed=1)[:, 1:]
     found, labels, moved = Augment(HALF, 3.0, STRONG).apply(x0, labels_of(), prior)
     assert torch.equal(found, x0) and torch.equal(moved, prior) and not labels.any()
@@ -59,12 +59,12 @@ def test_a_flip_exchanges_left_and_right():
     torch.testing.assert_close(found, x0.flip(3), rtol=0, atol=1e-5)
 
 
-def test_a_shift_of_whole_pixels_moves_right_and_down_and_lets_background_in():
+def test_a_shift_by_whole_pixels_moves_the_slice_and_fills_with_background():
     x0 = pairs()
     found, _, _ = Augment(HALF, 3.0, STRONG).apply(x0, labels_of(shift_x=1.0, shift_y=-0.5))
-    wanted = torch.full_like(x0, -1)
-    wanted[:, :, :-1, 2:] = x0[:, :, 1:, :-2]
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    expected = torch.full_like(x0, -1)
+    expected[:, :, :-1, 2:] = x0[:, :, 1:, :-2]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,15 @@ def test_a_shift_of_whole_pixels_moves_right_and_down_and_lets_background_in():
     ],
     ids=str,
 )
-def test_a_move_is_scipy_s_affine_transform(values):
+def test_affine_transforms_match_scipy(values):
     x0, prior = pairs(), pairs(seed=1)[:, 1:]
     found, _, moved = Augment(HALF, 3.0, STRONG).apply(x0, labels_of(**values), prior)
-    told = {**dict.fromkeys(LABELS, 0.0), **values}
-    angle, size = math.radians(30 * told["rotation"]), 1 + 0.3 * told["scale"]
-    # Forward in (column, row) about the centre: flip, then rotate and scale, then shift.
+    all_values = {**dict.fromkeys(LABELS, 0.0), **values}
+    angle, size = math.radians(30 * all_values["rotation"]), 1 + 0.3 * all_values["scale"]
+    # Forward transform in (column, row) about the centre: flip, then rotate and scale, then shift.
     turn = size * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    forward = turn @ np.diag([1 - 2 * told["flip"], 1])
-    shift = np.array([told["shift_x"], told["shift_y"]]) * 6 / 3
+    forward = turn @ np.diag([1 - 2 * all_values["flip"], 1])
+    shift = np.array([all_values["shift_x"], all_values["shift_y"]]) * 6 / 3
     back = np.linalg.inv(forward)[::-1, ::-1]  # in (row, column)
     centre = np.array([(HEIGHT - 1) / 2, (WIDTH - 1) / 2])
     offset = centre - back @ (centre + shift[::-1])
@@ -110,29 +110,29 @@ def test_masks_and_priors_stay_binary_and_images_in_range():
     assert found[:, 0].min() >= -1 and found[:, 0].max() <= 1
 
 
-def test_shading_is_gamma_and_a_smooth_field_on_the_image_alone():
+def test_intensity_augmentation_is_gamma_and_a_bias_field_on_the_image_only():
     x0 = pairs()
     augment = Augment(AugmentationConfig(probability=1), 3.0, Extents(log_gamma=0.4, bias=0.3))
     found, _, _ = augment.apply(x0, labels_of(gamma=-0.5, bias_x=1.0, bias_radial=0.2))
     x, y = np.linspace(-1, 1, WIDTH)[None, :], np.linspace(-1, 1, HEIGHT)[:, None]
     field = np.exp(0.3 * (x + 0.2 * (x**2 + y**2 - 2 / 3)))
-    wanted = np.minimum(((x0[:, 0].numpy() + 1) / 2) ** math.exp(-0.2) * field, 1) * 2 - 1
-    np.testing.assert_allclose(found[:, 0], wanted, atol=1e-5)
+    expected = np.minimum(((x0[:, 0].numpy() + 1) / 2) ** math.exp(-0.2) * field, 1) * 2 - 1
+    np.testing.assert_allclose(found[:, 0], expected, atol=1e-5)
     assert torch.equal(found[:, 1], x0[:, 1])
 
 
-def test_a_slice_whose_lesion_would_vanish_stays_and_its_labels_say_so():
+def test_a_slice_that_would_lose_its_lesion_is_not_moved_and_has_zero_labels():
     x0 = pairs(2)
     x0[:, 1] = -1
     x0[0, 1, 10, 1] = 1  # two pixels from the left border
     found, labels, _ = Augment(HALF, 3.0, STRONG).apply(x0, labels_of(2, shift_x=-1.0, gamma=0.5))
     assert torch.equal(found[0, 1], x0[0, 1]) and (found[0, 1] > 0).sum() == 1
     assert labels[0].tolist() == labels_of(1, gamma=0.5)[0].tolist()
-    # The other has no lesion to lose.
+    # The second slice has no lesion.
     assert labels[1].tolist() == labels_of(1, shift_x=-1.0, gamma=0.5)[0].tolist()
 
 
-def test_draws_are_as_often_and_as_large_as_configured():
+def test_draws_have_the_configured_frequency_and_size():
     config = AugmentationConfig(probability=0.25, flip=False)
     labels = Augment(config, 3.0, Extents(scale=0.0)).draw(20_000, step_generator(0, 0, CPU))
     assert labels.abs().max() <= 1
@@ -141,12 +141,12 @@ def test_draws_are_as_often_and_as_large_as_configured():
         assert on.double().mean() == pytest.approx(0.25, abs=0.015), name
         assert labels[on, index].std() == pytest.approx(1 / math.sqrt(3), abs=0.02), name
     assert not labels[:, 0].any() and not labels[:, 2].any()
-    # Rotation and shift come together; gamma by its own coin.
+    # Rotation and shift are applied together; gamma is drawn independently.
     assert ((labels[:, 1] != 0) == (labels[:, 3] != 0)).all()
     assert ((labels[:, 1] != 0) & (labels[:, 5] != 0)).double().mean() == pytest.approx(0.0625, abs=0.01)
 
 
-# Below: a network trained on turned, scaled and flipped slices.
+# Below: a network trained on rotated, scaled and flipped slices.
 
 SIDE = 16
 OFTEN = AugmentationConfig(probability=0.6)
@@ -154,7 +154,7 @@ TURNED = Extents(rotation_deg=40, scale=0.25, shift_mm=0, log_gamma=0, bias=0)
 
 
 def comet(angle: float, size: float) -> np.ndarray:
-    """An ellipse with its head on the left, in [-1, 1]."""
+    """An ellipse that is wider on the left, in [-1, 1]."""
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     along = (x * math.cos(angle) + y * math.sin(angle)) / size
     across = (-x * math.sin(angle) + y * math.cos(angle)) / size
@@ -225,16 +225,16 @@ def shape_of(images: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def test_no_augmentation_shows_in_samples(trained):
-    """Left-right asymmetry, rotation and scale of the samples are spread as in the data, not as in training."""
+def test_samples_show_no_augmentation(trained):
+    """Left-right asymmetry, rotation and scale of the samples vary as in the data, not as in training."""
     store, network, card = trained
     augment = Augment(OFTEN, 6.0, TURNED)
     pairs_ = torch.from_numpy(np.stack([store.images, store.masks * 2.0 - 1], axis=1).astype(np.float32))
     every = pairs_.repeat(10, 1, 1, 1)
-    turned, _, _ = augment.apply(every, augment.draw(len(every), step_generator(1, 0, CPU)))
-    data, trained_on = shape_of(store.images), shape_of(turned[:, 0].numpy())
+    rotated, _, _ = augment.apply(every, augment.draw(len(every), step_generator(1, 0, CPU)))
+    data, trained_on = shape_of(store.images), shape_of(rotated[:, 0].numpy())
     samples = shape_of(sample(network, card))
-    # The training set leaves no doubt: half of it is mirrored, and it is turned and scaled far beyond the data.
+    # Half of the training set is mirrored, and its rotation and scale vary far more than in the data.
     assert (data["asymmetry"] < 0).all() and 0.4 < (trained_on["asymmetry"] > 0).mean() < 0.7
     assert (samples["asymmetry"] < 0).all()
     assert np.median(samples["asymmetry"]) == pytest.approx(np.median(data["asymmetry"]), rel=0.3)
@@ -245,14 +245,14 @@ def test_no_augmentation_shows_in_samples(trained):
         assert abs(samples[what].mean() - data[what].mean()) < 0.35 * trained_on[what].std(), what
 
 
-def test_the_network_has_learnt_what_the_labels_mean(trained):
-    """Told of a flip, a turn or a size, it draws it: what was explained by the labels is not in the rest."""
+def test_the_network_follows_the_augmentation_labels(trained):
+    """Samples conditioned on a flip, a rotation or a scale show it."""
     _, network, card = trained
     plain = shape_of(sample(network, card))
     flipped = shape_of(sample(network, card, labels_of(60, flip=1)))
     assert (flipped["asymmetry"] > 0).mean() > 0.9
-    turned = shape_of(sample(network, card, labels_of(60, rotation=0.7)))
-    # It was told 28 degrees, and has not trained for long.
-    assert math.radians(11) < np.median(turned["angle"] - plain["angle"]) < math.radians(40)
+    rotated = shape_of(sample(network, card, labels_of(60, rotation=0.7)))
+    # The label is 28 degrees; the tolerance is wide because the training is short.
+    assert math.radians(11) < np.median(rotated["angle"] - plain["angle"]) < math.radians(40)
     large = shape_of(sample(network, card, labels_of(60, scale=0.8)))
     assert np.median(large["size"] / plain["size"]) == pytest.approx(1.2, abs=0.08)

@@ -1,4 +1,4 @@
-"""Every coupling learns with every prediction, on phantom slices of a small size."""
+"""Every coupling learns with every prediction type, on small phantom slices."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def phantom_store(tmp_path_factory):
 
 @pytest.mark.parametrize("prediction", ["x0", "epsilon", "v"])
 @pytest.mark.parametrize("coupling", ["shared", "decoupled", "independent", "bottleneck"])
-def test_the_loss_after_160_steps_is_under_half_of_the_first_20(
+def test_the_loss_after_160_steps_is_below_half_of_the_first_20(
     phantom_store, tmp_path, coupling, prediction
 ):
     study = study_from_mapping(

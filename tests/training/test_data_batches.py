@@ -1,4 +1,4 @@
-"""What a batch is made of, and that it depends on the seed and the step alone."""
+"""Composition of a batch, which depends on the seed and the step only."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from helpers.tiny_training import CPU, PARTICIPANTS, tiny_store
 
 from slimdiff.config.diffusion import DiffusionConfig
-from slimdiff.training.data import TrainingSet, step_chances, step_generator
+from slimdiff.training.data import TrainingSet, step_rng, step_generator
 from slimdiff.training.objective import Objective
 
 
@@ -17,13 +17,13 @@ def everything(training_set):
 
 
 def drawn(training_set, size, share, seed, step):
-    return training_set.take(step, lambda one: training_set.choose(size, share, step_chances(seed, one)))
+    return training_set.take(step, lambda one: training_set.choose(size, share, step_rng(seed, one)))
 
 
 @pytest.mark.parametrize(
     ("size", "share", "lesions"), [(16, 0.5, 8), (16, 0.25, 4), (6, 0.0, 0), (6, 1.0, 6)]
 )
-def test_the_wanted_share_of_a_batch_has_a_lesion(tmp_path, size, share, lesions):
+def test_a_batch_has_the_configured_share_of_lesion_slices(tmp_path, size, share, lesions):
     training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
     for step in range(20):
         batch = drawn(training_set, size, share, 0, step)
@@ -32,7 +32,7 @@ def test_the_wanted_share_of_a_batch_has_a_lesion(tmp_path, size, share, lesions
 
 
 @pytest.mark.parametrize(("size", "share"), [(1, 0.5), (3, 0.5), (5, 0.5), (2, 0.3)])
-def test_a_share_that_is_no_whole_number_holds_on_average(tmp_path, size, share):
+def test_a_fractional_share_holds_on_average(tmp_path, size, share):
     training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
     draws = 600
     total = sum(
@@ -42,14 +42,14 @@ def test_a_share_that_is_no_whole_number_holds_on_average(tmp_path, size, share)
     assert abs(total - size * share * draws) < error
 
 
-def test_position_in_the_batch_tells_nothing(tmp_path):
-    """The first samples see their previous estimate, so they must not be the lesion slices."""
+def test_lesion_slices_are_at_random_positions_of_the_batch(tmp_path):
+    """Only the first samples have a previous estimate, so they must not be mostly lesion slices."""
     training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
     labels = torch.stack([drawn(training_set, 8, 0.5, 1, step).condition.label for step in range(800)])
     assert (labels.double().mean(0) - 0.5).abs().max() < 4 * 0.5 / math.sqrt(800)
 
 
-def test_every_slice_is_drawn_as_often(tmp_path):
+def test_every_slice_is_drawn_equally_often(tmp_path):
     training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
     keys = {row.numpy().tobytes(): i for i, row in enumerate(everything(training_set))}
     counts = np.zeros(len(training_set))
@@ -60,7 +60,7 @@ def test_every_slice_is_drawn_as_often(tmp_path):
     assert ((counts - expected) ** 2 / expected).sum() < 17 + 5 * math.sqrt(2 * 17)  # chi-square
 
 
-def test_batches_depend_on_seed_and_step_alone(tmp_path):
+def test_batches_depend_on_seed_and_step_only(tmp_path):
     training_set = TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU)
     objective = Objective(DiffusionConfig(), 0.5)
 
@@ -75,11 +75,11 @@ def test_batches_depend_on_seed_and_step_alone(tmp_path):
     assert torch.equal(all_of(3, 7), later)
     assert not torch.equal(all_of(3, 8), later)
     assert not torch.equal(all_of(4, 7), later)
-    # Neighbouring seeds and steps are other streams: (seed, step) is no sum.
+    # The sum of seed and step is the same, but the draws differ.
     assert not torch.equal(all_of(4, 6), later)
 
 
-def test_pairs_are_the_store_s_slices(tmp_path):
+def test_pairs_equal_the_slices_of_the_store(tmp_path):
     store = tiny_store(tmp_path)
     training_set = TrainingSet(store, ["sub-1"], CPU)
     rows = np.flatnonzero(store.participant == "sub-1")

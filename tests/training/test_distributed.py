@@ -1,4 +1,4 @@
-"""Several processes train as one does: gloo on two processes of this machine, started by torchrun."""
+"""Training with several processes equals training with one: two gloo processes started by torchrun."""
 
 import json
 import os
@@ -52,7 +52,7 @@ processes.leave()
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Folder in which every training of TRAININGS was done by one process, and by two: {name}/{processes}."""
+    """Folder of all TRAININGS, each run with one process and with two: {name}/{processes}."""
     folder = tmp_path_factory.mktemp("processes")
     script = folder / "script.py"
     script.write_text(SCRIPT.format(paths=[str(HERE.parent)]))
@@ -72,27 +72,27 @@ def trained(tmp_path_factory):
     return folder
 
 
-# Stops after step 8 by patience; the best is the round after step 4.
-WATCHED = {
+# Early stopping after step 8; the best round is at step 4.
+VALIDATED = {
     "validation": {"every": 2, "samples": 6, "evaluations": 3, "patience": 2, "select": "kid"},
     "preview_every": 4,
     "save_every": 3,
 }
 
 
-# What is trained, and how many rows its history has.
+# {name: (settings, number of rows of the history)}
 TRAININGS = {
     "plain": ({}, 6),
     "uneven parts": ({"batch_size": 5, "accumulate": 2, "log_every": 3}, 4),
     "everything": ({"everything": True, "self_conditioning": 0.3}, 6),
-    "watched": (WATCHED, 4),
+    "validated": (VALIDATED, 4),
 }
 
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_two_processes_follow_the_loss_curve_of_one(trained, name):
-    """The same global batch: terms over part of the samples, learned weights, everything that draws, and rounds that
-    end the training and choose its weights."""
+    """The global batch is the same: loss terms over part of the samples, learned weights, random draws, and validation
+    rounds that stop the training and select its weights."""
     folders, (_, rows) = [trained / name / str(count) for count in (1, 2)], TRAININGS[name]
     one, two = (read_table(folder / "history.tsv") for folder in folders)
     assert len(one) == len(two) == rows
@@ -109,10 +109,10 @@ def test_two_processes_follow_the_loss_curve_of_one(trained, name):
     assert [float(row["loss"]) for row in one] != [float(one[0]["loss"])] * len(one)
     (a, first), (b, second) = map(weights_of, folders)
     assert max((a[name] - b[name]).abs().max().item() for name in a) < 1e-4
-    assert first.step == second.step == (4 if name == "watched" else 12)
+    assert first.step == second.step == (4 if name == "validated" else 12)
     tables = [read_table(folder / "validation.tsv") for folder in folders]
     assert [row["step"] for row in tables[0]] == [row["step"] for row in tables[1]]
-    assert len(tables[0]) == (4 if name == "watched" else 1)
+    assert len(tables[0]) == (4 if name == "validated" else 1)
 
 
 def test_a_batch_too_small_for_the_processes_is_refused(tmp_path):
@@ -122,7 +122,7 @@ def test_a_batch_too_small_for_the_processes_is_refused(tmp_path):
 
 @pytest.fixture
 def study_on_disk(prepared, tmp_path):
-    """The prepared study's configuration, with a training long enough to be stopped; models of its own."""
+    """The configuration of the prepared study, with a training long enough to be stopped and a new model folder."""
     values = json.loads(prepared.model_dump_json(exclude_defaults=True))
     values["training"] |= {"steps": 4000, "save_every": 50, "log_every": 10}
     values["results_dir"] = str(tmp_path / "results")
@@ -135,8 +135,8 @@ def study_on_disk(prepared, tmp_path):
     return path
 
 
-def test_the_command_starts_processes_stops_them_together_and_goes_on(study_on_disk, monkeypatch):
-    """A signal reaches all of them at one step; the state is taken up by a single process."""
+def test_the_command_stops_all_processes_together_and_resumes(study_on_disk, monkeypatch):
+    """A signal stops all processes at the same step; a single process resumes from the state."""
     study = load_study(study_on_disk)
     folder = study.paths.model("base", 0)
     command = [sys.executable, "-m", "slimdiff", "train", f"--config={study_on_disk}", "--fold=0"]
@@ -151,11 +151,11 @@ def test_the_command_starts_processes_stops_them_together_and_goes_on(study_on_d
             break
         time.sleep(0.1)
     child.send_signal(signal.SIGUSR1)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 128 + signal.SIGUSR1, said
-    stopped = [line for line in said.splitlines() if "stopped at step" in line]
-    # Both processes, the same step.
-    assert len(stopped) == 2 and len(set(stopped)) == 1, said
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 128 + signal.SIGUSR1, err
+    stopped = [line for line in err.splitlines() if "stopped at step" in line]
+    # Both processes stop at the same step.
+    assert len(stopped) == 2 and len(set(stopped)) == 1, err
     step = int(stopped[0].split("step ")[1].split(";")[0])
     assert step >= 50 and not (folder / "model.safetensors").exists()
 
@@ -168,12 +168,12 @@ def test_the_command_starts_processes_stops_them_together_and_goes_on(study_on_d
     assert caught.value.args == (step,)
 
 
-def test_where_one_process_fails_all_end(study_on_disk, tmp_path):
-    """The first alone cannot write its state; the other would wait for it."""
+def test_if_one_process_fails_all_processes_end(study_on_disk, tmp_path):
+    """Only the first process fails to write its state; the other would wait for it."""
     study = load_study(study_on_disk)
     state = study.paths.model("base", 0) / "state"
     state.parent.mkdir(parents=True)
-    # A file where the folder should be.
+    # A file instead of the folder.
     state.write_text("")
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""What a training survives: a kill at any moment, a full disk, too little memory."""
+"""Training resumes after a kill at any moment, a full disk, or running out of memory."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from slimdiff.files import read_table
 from slimdiff.training.checkpoint import StateNotSaved, TrainingFailed, load_state
 from slimdiff.training.objective import NOISE_BINS, losses_by_noise
 
-# `moment` of a run that is to be killed: before a step, or while the n-th state is being written.
+# The run kills itself at `moment`: before step n, or while writing the n-th state.
 KILLED = """
 import os, signal, sys
 sys.path[:0] = {paths!r}
@@ -54,7 +54,7 @@ def run_until_killed(folder, moment) -> None:
 @pytest.mark.parametrize(
     "moments", [[("step", 1)], [("step", 7)], [("step", 5), ("step", 11)], [("save", 2)]]
 )
-def test_f5_a_killed_run_ends_as_if_it_had_not_been(tmp_path, moments):
+def test_f5_a_killed_run_resumes_bit_for_bit(tmp_path, moments):
     trainer_in(tmp_path / "whole").run()
     folder = tmp_path / "killed"
     for moment in moments:
@@ -62,17 +62,17 @@ def test_f5_a_killed_run_ends_as_if_it_had_not_been(tmp_path, moments):
         assert not (folder / "model.safetensors").exists()
     trainer_in(folder).run()
     assert_same_run(tmp_path / "whole", folder)
-    # What the kill left half-written is gone.
+    # Half-written files are deleted.
     assert list((folder / "state").iterdir()) == []
 
 
-def test_a_full_disk_loses_no_earlier_state(tmp_path):
+def test_a_full_disk_keeps_the_earlier_state(tmp_path):
     trainer_in(tmp_path / "whole").run()
     trainer = trainer_in(tmp_path / "run")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill():
-        # Writing beyond so many bytes fails, as it does on a full disk.
+        # Writing more than 20 kB to a file fails, as on a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
 
     fail_at(trainer, 4, fill)
@@ -90,11 +90,11 @@ def test_a_full_disk_loses_no_earlier_state(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-def test_too_little_memory_names_the_batch_and_what_to_do(tmp_path):
+def test_out_of_memory_names_the_batch_and_a_remedy(tmp_path):
     trainer = trainer_in(tmp_path / "run", accumulate=2)
 
     def hog(*_):
-        # The allocator's own answer to a tensor of an exabyte.
+        # A tensor of an exabyte: the allocator raises its own error.
         torch.empty(2**58, dtype=torch.float32)
 
     hook = None
@@ -114,8 +114,8 @@ def test_too_little_memory_names_the_batch_and_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
-def test_a_batch_in_parts_is_the_same_step(tmp_path, parts):
-    """Up to rounding; parts of unequal size too, and as many samples see a previous estimate."""
+def test_gradient_accumulation_gives_the_same_step(tmp_path, parts):
+    """Up to rounding, also for parts of unequal size; equally many samples have a previous estimate."""
     trainer_in(tmp_path / "whole").run()
     trainer_in(tmp_path / "parts", accumulate=parts).run()
     whole, divided = (weights_of(tmp_path / name)[0] for name in ("whole", "parts"))
@@ -132,7 +132,7 @@ def test_a_batch_in_parts_is_the_same_step(tmp_path, parts):
             assert float(other[column]) == pytest.approx(float(one[column]), rel=1e-3), column
 
 
-def test_losses_by_noise_level_are_the_means_of_their_samples():
+def test_losses_by_noise_level_are_means_over_samples():
     samples = torch.tensor([[1.0, 10.0], [3.0, 30.0], [5.0, 50.0], [7.0, 70.0]])
     found = losses_by_noise(samples, torch.tensor([0, 249, 250, 999]), 1000)
     assert found.shape == (3, NOISE_BINS)
@@ -140,7 +140,7 @@ def test_losses_by_noise_level_are_the_means_of_their_samples():
 
 
 def test_the_noise_columns_add_up_to_the_loss(tmp_path):
-    """Weighed by how many samples fell into each: one row a step, all four samples of which are known."""
+    """Weighted by the number of samples in each column: one row per step, with four samples."""
     trainer_in(tmp_path / "run", log_every=1).run()
     trainer = trainer_in(tmp_path / "again")
     for step, row in enumerate(read_table(tmp_path / "run" / "history.tsv")):

@@ -1,4 +1,4 @@
-"""TensorBoard and W&B get what the tables have, and a missing package is said or refused."""
+"""TensorBoard and W&B log the rows of the tables; a missing package gives a message or an error."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from slimdiff.training.logs import Sinks
 
 
 def scalars(folder):
-    """tag: {step: value}, as TensorBoard itself reads them."""
+    """{tag: {step: value}}, as read by TensorBoard."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
@@ -44,9 +44,9 @@ def test_tensorboard_has_the_rows_and_the_previews(tmp_path):
     assert_events_are_the_table(tmp_path / "run")
 
 
-def test_after_a_resumption_no_step_stands_twice(tmp_path):
+def test_a_resumed_run_logs_no_duplicate_steps(tmp_path):
     trainer_in(tmp_path / "plain", **SHOWN).run()
-    # Killed behind its last state, so that steps 7 to 9 are taken twice.
+    # Stopped after its last state, so that steps 7 to 9 run twice.
     broken = trainer_in(tmp_path / "run", log_every=1, **SHOWN)
 
     def crash():
@@ -62,7 +62,7 @@ def test_after_a_resumption_no_step_stands_twice(tmp_path):
     assert all((first[name] == second[name]).all() for name in first)
 
 
-def test_without_its_package_training_goes_on_and_says_so(tmp_path):
+def test_training_without_tensorboard_continues_with_a_message(tmp_path):
     script = f"""
 import sys
 class Refuse:
@@ -82,7 +82,7 @@ trainer_in(Path({str(tmp_path / "run")!r}), tensorboard=True).run()
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
-def test_wandb_that_is_not_installed_is_refused_before_the_first_step(tmp_path, monkeypatch):
+def test_a_missing_wandb_is_an_error_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     trainer = trainer_in(tmp_path / "run", wandb_project="p")
     with pytest.raises(
@@ -92,7 +92,7 @@ def test_wandb_that_is_not_installed_is_refused_before_the_first_step(tmp_path, 
     assert trainer.step == 0
 
 
-def test_wandb_offline_keeps_a_run_and_finds_it_again(tmp_path, monkeypatch):
+def test_wandb_offline_resumes_the_same_run(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is an extra")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -105,13 +105,13 @@ def test_wandb_offline_keeps_a_run_and_finds_it_again(tmp_path, monkeypatch):
     trainer_in(tmp_path / "run", **run).run()
     files = list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
     names = {path.name for path in files}
-    # Both parts of the training belong to one run.
+    # Both parts of the training have the same run id.
     assert len(files) == 2 and len(names) == 1
     assert all(b"train/loss_image" in path.read_bytes() for path in files)
     assert_same_run(tmp_path / "plain", tmp_path / "run", but={"wandb_project"})
 
 
-def test_values_that_are_no_numbers_stay_out(tmp_path):
+def test_non_numeric_values_are_not_logged(tmp_path):
     class Spy:
         def __init__(self):
             self.seen = {}

@@ -1,4 +1,4 @@
-"""The loss of a batch: noise, self-conditioning, prediction, Lp and the terms that can be switched on."""
+"""The loss of a batch: noise, self-conditioning, prediction type, Lp and the optional terms."""
 
 import math
 
@@ -17,7 +17,7 @@ from slimdiff.training.objective import NoiseDraw, Objective
 
 
 class Spy(torch.nn.Module):
-    """Answers 0.3 x_t + 0.1 previous and remembers what it was asked."""
+    """Returns 0.3 x_t + 0.1 previous and records its inputs."""
 
     def __init__(self):
         super().__init__()
@@ -37,13 +37,13 @@ def a_batch(count=6):
 
 @pytest.mark.parametrize("kind", ["x0", "epsilon", "v"])
 @pytest.mark.parametrize("weight", [1.0, 4.0])
-def test_the_objective_is_noise_prediction_and_lp(kind, weight):
+def test_the_objective_matches_a_loop(kind, weight):
     config = DiffusionConfig(prediction=kind, loss=LossConfig(lesion_weight_mask=weight))
     objective, batch, spy = Objective(config, 0.0), a_batch(), Spy()
     draws = objective.draw(6, (4, 4), step_generator(0, 0, CPU), 0.5)
     assert draws.self_conditioned == 0
     found = objective(spy, batch, draws)
-    wanted = torch.zeros(2, dtype=torch.float64)
+    expected = torch.zeros(2, dtype=torch.float64)
     for b in range(len(batch.x0)):
         t = draws.timestep[b].item()
         alpha_bar = math.cos(((t + 1) / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -53,12 +53,12 @@ def test_the_objective_is_noise_prediction_and_lp(kind, weight):
         aim = target(kind, x0, epsilon, signal, noise)
         error = (0.3 * (signal * x0 + noise * epsilon) - aim).abs()
         pixels = torch.where(x0[1] > 0, weight, 1.0).double()
-        wanted[0] += (error[0] ** 1.5).mean() / len(batch.x0)
-        wanted[1] += (pixels * error[1] ** 2.0).sum() / pixels.sum() / len(batch.x0)
-    torch.testing.assert_close(found.double(), wanted, rtol=2e-3, atol=1e-4)
+        expected[0] += (error[0] ** 1.5).mean() / len(batch.x0)
+        expected[1] += (pixels * error[1] ** 2.0).sum() / pixels.sum() / len(batch.x0)
+    torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=1e-4)
 
 
-def test_informed_samples_see_their_clamped_estimate_without_gradient():
+def test_self_conditioned_samples_get_their_clamped_estimate_without_gradient():
     objective, batch, spy = Objective(DiffusionConfig(), 0.5), a_batch(), Spy()
     with torch.no_grad():
         spy.scale.fill_(2.0)
@@ -76,11 +76,11 @@ def test_informed_samples_see_their_clamped_estimate_without_gradient():
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 0.5, 1.0])
-def test_the_share_of_informed_samples_is_the_probability(probability):
+def test_the_share_of_self_conditioned_samples_is_the_probability(probability):
     objective, generator = Objective(DiffusionConfig(), probability), step_generator(0, 0, CPU)
     chances = np.random.default_rng(0).random(500)
-    informed = [objective.draw(3, (4, 4), generator, chance).self_conditioned for chance in chances]
-    assert np.mean(informed) / 3 == pytest.approx(probability, abs=4 * 0.5 / math.sqrt(3 * 500))
+    conditioned = [objective.draw(3, (4, 4), generator, chance).self_conditioned for chance in chances]
+    assert np.mean(conditioned) / 3 == pytest.approx(probability, abs=4 * 0.5 / math.sqrt(3 * 500))
 
 
 def test_all_times_are_trained():
@@ -91,8 +91,8 @@ def test_all_times_are_trained():
     assert (counts - 180).abs().max() < 5 * math.sqrt(180)
 
 
-def test_bfloat16_keeps_every_gradient_after_the_pass_without_gradient():
-    """Autocast caches the cast weights; casts made without gradient must not reach the pass that trains."""
+def test_bfloat16_has_all_gradients_after_a_pass_without_gradient():
+    """Autocast caches cast weights; casts made without gradient must not be used in the training pass."""
     torch.manual_seed(0)
     network = build_network(MODEL.settings(), DATA_SPEC)
     with torch.no_grad():
@@ -136,11 +136,11 @@ def levels(t):
 
 
 def estimates(kind, x_t, signal, noise):
-    """What Spy says of (x0, epsilon), by solving x_t = signal x0 + noise epsilon."""
+    """(x0, epsilon) of the output of Spy, by solving x_t = signal x0 + noise epsilon."""
     output = 0.3 * x_t
     if kind == "epsilon":
         return (x_t - noise * output) / signal, output
-    # v = signal epsilon - noise x0 makes noise v = signal x_t - x0 with signal^2 + noise^2 = 1.
+    # From v = signal epsilon - noise x0 and signal^2 + noise^2 = 1: noise v = signal x_t - x0.
     x0 = output if kind == "x0" else signal * x_t - noise * output
     return x0, (x_t - signal * x0) / noise
 
@@ -180,25 +180,25 @@ def slow_pixels(kind, loss, x0, epsilon, t):
     ],
     ids=["plain", "min-snr", "lesions"],
 )
-def test_every_space_of_every_prediction_is_the_loop(kind, space, more):
+def test_every_space_of_every_prediction_matches_a_loop(kind, space, more):
     loss = LossConfig(space=space, **more)
     objective, batch = Objective(DiffusionConfig(prediction=kind, loss=loss), 0.0), a_batch()
     draws = draws_at(TIMES, batch)
-    wanted = torch.stack(
+    expected = torch.stack(
         [slow_pixels(kind, loss, *sample) for sample in zip(batch.x0, draws.epsilon, TIMES, strict=True)]
     )
-    # One by one first: in the mean over the batch the largest would hide the others.
+    # First one sample at a time: in the batch mean the largest would hide the others.
     alone = []
     for i in range(len(TIMES)):
         one = slice(i, i + 1)
         part = NoiseDraw(draws.timestep[one], draws.epsilon[one], self_conditioned=0)
         alone.append(objective(Spy(), Batch(batch.x0[one], batch.condition[one]), part))
-    torch.testing.assert_close(torch.stack(alone).double(), wanted, rtol=2e-4, atol=0)
+    torch.testing.assert_close(torch.stack(alone).double(), expected, rtol=2e-4, atol=0)
     together = objective(Spy(), batch, draws)
-    torch.testing.assert_close(together.double(), wanted.mean(dim=0), rtol=2e-4, atol=0)
+    torch.testing.assert_close(together.double(), expected.mean(dim=0), rtol=2e-4, atol=0)
 
 
-def test_lesion_weight_of_the_image_leaves_the_mask_s_term_alone():
+def test_lesion_weight_of_the_image_does_not_change_the_mask_term():
     batch = a_batch()
     draws = draws_at(TIMES, batch)
     plain, weighted = (
@@ -210,7 +210,7 @@ def test_lesion_weight_of_the_image_leaves_the_mask_s_term_alone():
 
 
 def root_distance(estimate, image):
-    """A distance whose gradient is no number where both are equal, as a norm's is."""
+    """A distance whose gradient is NaN for equal images, like that of a norm."""
     assert estimate.shape == image.shape == (len(image), 1, 4, 4)
     return (estimate - image).square().sum(dim=(1, 2, 3)).sqrt()
 
@@ -235,26 +235,26 @@ TERMS = {
 
 @pytest.mark.parametrize("name", TERMS)
 @pytest.mark.parametrize("kind", ["x0", "epsilon", "v"])
-def test_a_further_term_is_the_mean_distance_of_the_early_images(name, kind):
-    """Of the x0 estimate, whatever is predicted and wherever the pixels are compared."""
+def test_an_optional_term_is_the_mean_distance_of_the_low_noise_images(name, kind):
+    """Distance of the x0 estimate, for every prediction type and loss space."""
     options, slow = TERMS[name]
     config = DiffusionConfig(prediction=kind, loss=LossConfig(space="v", **options))
     objective, batch = Objective(config, 0.0, root_distance), a_batch()
     assert objective.terms == ("image", "mask", name)
-    # 500 is not below half of 1000.
+    # t = 500 is not below half of 1000.
     times = [499, 500, 20, 999, 700, 250]
     draws = draws_at(times, batch)
-    wanted = []
+    expected = []
     for x0, epsilon, t in zip(batch.x0.double(), draws.epsilon.double(), times, strict=True):
         signal, noise = levels(t)
         estimate, _ = estimates(kind, signal * x0 + noise * epsilon, signal, noise)
-        wanted.append(slow(estimate[0], x0[0]))
+        expected.append(slow(estimate[0], x0[0]))
     found = objective(Spy(), batch, draws)[2]
-    assert found.item() == pytest.approx(np.mean([wanted[0], wanted[2], wanted[5]]), rel=1e-3)
+    assert found.item() == pytest.approx(np.mean([expected[0], expected[2], expected[5]]), rel=1e-3)
 
 
-class Answers(torch.nn.Module):
-    """Answers a parameter, so that the gradient of every sample can be read."""
+class FixedOutput(torch.nn.Module):
+    """Returns a parameter, so that the gradient of every sample can be read."""
 
     def __init__(self, output):
         super().__init__()
@@ -266,31 +266,31 @@ class Answers(torch.nn.Module):
 
 @pytest.mark.parametrize("name", TERMS)
 @pytest.mark.parametrize("kind", ["x0", "epsilon", "v"])
-def test_late_samples_give_a_further_term_neither_value_nor_gradient(name, kind):
+def test_high_noise_samples_add_no_value_or_gradient_to_an_optional_term(name, kind):
     config = DiffusionConfig(prediction=kind, loss=LossConfig(**TERMS[name][0]))
     objective, batch = Objective(config, 0.0, root_distance), a_batch()
     draws = draws_at([499, 500, 20, 999, 700, 250], batch)
     values = []
-    # Late answers that are far off must not be noticed, not even where their distance overflows.
-    for off in (1.0, 1e30):
+    # Large errors at high noise must have no effect, even if their distance overflows.
+    for factor in (1.0, 1e30):
         output = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(2))
-        output[[1, 3, 4]] *= off
-        network = Answers(output)
+        output[[1, 3, 4]] *= factor
+        network = FixedOutput(output)
         term = objective(network, batch, draws)[2]
         term.backward()
         values.append(term.item())
         assert network.output.grad.isfinite().all()
         assert [bool(part.any()) for part in network.output.grad] == [True, False, True, False, False, True]
-        # The mask is no part of it.
+        # The term does not depend on the mask.
         assert not network.output.grad[:, 1].any()
     assert values[0] == values[1] > 0
 
 
 @pytest.mark.parametrize("name", TERMS)
-def test_a_batch_without_early_samples_has_a_further_term_of_zero(name):
+def test_an_optional_term_is_zero_in_a_batch_without_low_noise_samples(name):
     config = DiffusionConfig(prediction="epsilon", loss=LossConfig(**TERMS[name][0]))
     objective, batch = Objective(config, 0.0, root_distance), a_batch()
-    network = Answers(torch.randn(batch.x0.shape))
+    network = FixedOutput(torch.randn(batch.x0.shape))
     terms = objective(network, batch, draws_at([999] * 6, batch))
     assert terms[2] == 0
     assert terms.isfinite().all()
@@ -315,7 +315,7 @@ BOTH = {
     ids=["none", "focal", "perceptual", "both"],
 )
 @pytest.mark.parametrize("uncertainty", ["none", "each", "groups"])
-def test_the_total_weighs_the_terms_or_their_groups(further, names, uncertainty):
+def test_the_total_weights_the_terms_or_their_groups(further, names, uncertainty):
     loss = LossConfig(uncertainty=uncertainty, **{name: BOTH[name] for name in further})
     objective = Objective(DiffusionConfig(loss=loss), 0.0, root_distance)
     assert objective.terms == names
@@ -331,8 +331,8 @@ def test_the_total_weighs_the_terms_or_their_groups(further, names, uncertainty)
     (parameter,) = objective.parameters()
     with torch.no_grad():
         parameter.copy_(torch.tensor(s))
-    wanted = sum(math.exp(-v) * value + v / 2 for v, value in zip(s, sums, strict=True))
-    assert objective.total(terms).item() == pytest.approx(wanted)
+    expected = sum(math.exp(-v) * value + v / 2 for v, value in zip(s, sums, strict=True))
+    assert objective.total(terms).item() == pytest.approx(expected)
 
 
 def test_a_perceptual_weight_without_a_distance_is_an_error():
@@ -341,9 +341,9 @@ def test_a_perceptual_weight_without_a_distance_is_an_error():
         Objective(config, 0.0)
 
 
-def test_a_distance_without_a_perceptual_weight_is_not_asked():
+def test_a_distance_without_a_perceptual_weight_is_not_called():
     def never(estimate, image):
-        raise AssertionError("asked")
+        raise AssertionError("called")
 
     objective, batch = Objective(DiffusionConfig(), 0.0, never), a_batch()
     assert objective(Spy(), batch, draws_at(TIMES, batch)).shape == (2,)

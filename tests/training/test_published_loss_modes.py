@@ -1,4 +1,4 @@
-"""Each of the reference's named loss modes is the combination that config/README.md says."""
+"""Each named loss mode of the reference is the combination given in config/README.md."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ LOG_VARIANCES = [0.4, -0.7, 0.2]
 
 
 def mean_distance(a, b):
-    """Stands in for LPIPS: any distance of two images."""
+    """Replaces LPIPS: any distance between two images."""
     return (a - b).abs().mean(dim=(1, 2, 3))
 
 
@@ -26,8 +26,8 @@ def a_case():
     return x0, epsilon, output, np.array([40, 300, 650, 980])
 
 
-def wanted(mode: str) -> float:
-    """The mode in NumPy, from the formulas: network answer `output`, one draw a sample."""
+def expected_loss(mode: str) -> float:
+    """The loss of a mode in NumPy, from the formulas, for network output `output` and one draw per sample."""
     x0, epsilon, output, times = a_case()
     alpha_bar = make_schedule("cosine", 1000).alpha_bar[times][:, None, None, None]
     signal, noise = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
@@ -59,7 +59,7 @@ def wanted(mode: str) -> float:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_mode_is_its_formula(mode):
+def test_a_mode_matches_its_formula(mode):
     config = DiffusionConfig.model_validate(MODES[mode])
     perceptual = mean_distance if config.loss.perceptual.weight else None
     objective = Objective(config, 0.0, perceptual)
@@ -71,4 +71,4 @@ def test_a_mode_is_its_formula(mode):
     batch = Batch(x0.float(), Condition(zeros, zeros))
     draws = NoiseDraw(times, epsilon.float(), 0)
     terms = objective(lambda x, time, condition, previous: output.float(), batch, draws)
-    assert objective.total(terms).item() == pytest.approx(wanted(mode), rel=2e-4)
+    assert objective.total(terms).item() == pytest.approx(expected_loss(mode), rel=2e-4)

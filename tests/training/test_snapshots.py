@@ -1,4 +1,4 @@
-"""Snapshots: averaged weights kept on the way, the same after an interruption, and no part of what is learnt."""
+"""Snapshots: averaged weights saved during training, identical after an interruption, without effect on training."""
 
 import pytest
 import torch
@@ -14,10 +14,10 @@ def weights_of(path):
 
 
 class Broken(Exception):
-    """What breaks a run off."""
+    """Raised to interrupt a run."""
 
 
-def break_off():
+def interrupt():
     raise Broken
 
 
@@ -33,12 +33,12 @@ def test_a_snapshot_is_the_average_after_its_step(tmp_path):
     found = dict(network.named_parameters())
     for name, value in by_hand.emas[0].weights().items():
         assert torch.equal(found[name], value), name
-    # At the last step it is the model.
+    # At the last step the average is the model, so there is no snapshot.
     last, model = (weights_of(tmp_path / "run" / f"{name}.safetensors") for name in ("snapshot-12", "model"))
     assert all(torch.equal(last[name], model[name]) for name in model)
 
 
-def test_snapshots_change_nothing_of_what_is_learnt(tmp_path):
+def test_snapshots_do_not_change_the_weights(tmp_path):
     trainer_in(tmp_path / "plain").run()
     trainer_in(tmp_path / "kept", snapshots=(3, 7)).run()
     one, other = (weights_of(tmp_path / name / "model.safetensors") for name in ("plain", "kept"))
@@ -46,10 +46,10 @@ def test_snapshots_change_nothing_of_what_is_learnt(tmp_path):
 
 
 @pytest.mark.parametrize("step", [5, 6, 7])
-def test_an_interrupted_run_keeps_the_same_snapshots(tmp_path, step):
+def test_an_interrupted_run_has_the_same_snapshots(tmp_path, step):
     trainer_in(tmp_path / "whole", snapshots=(6,)).run()
     trainer = trainer_in(tmp_path / "broken", snapshots=(6,))
-    fail_at(trainer, step, break_off)
+    fail_at(trainer, step, interrupt)
     with pytest.raises(Broken):
         trainer.run()
     trainer_in(tmp_path / "broken", snapshots=(6,)).run()

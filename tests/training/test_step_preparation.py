@@ -1,4 +1,4 @@
-"""Batches as a step uses them."""
+"""Preparation of a training batch: conditions, augmentation, priors."""
 
 import numpy as np
 import pytest
@@ -32,14 +32,14 @@ def network(prior="none"):
     return built
 
 
-def prepare(tmp_path, tells_acquisition=False, **changes) -> Preparation:
+def prepare(tmp_path, with_acquisition=False, **changes) -> Preparation:
     config = TrainingConfig(batch_size=8, **changes)
     return Preparation(
-        TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU, 0.5), config, 6.0, tells_acquisition
+        TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU, 0.5), config, 6.0, with_acquisition
     )
 
 
-def test_a_step_draws_the_same_every_time_and_another_step_another(tmp_path):
+def test_draws_depend_on_the_step_only(tmp_path):
     made = prepare(tmp_path, condition_dropout=0.3, augmentation=AUGMENTATION)
     one, again, other = (made(step, OBJECTIVE, network())[0] for step in (3, 3, 4))
     assert torch.equal(one.x0, again.x0) and torch.equal(one.condition.null, again.condition.null)
@@ -47,8 +47,8 @@ def test_a_step_draws_the_same_every_time_and_another_step_another(tmp_path):
     assert not torch.equal(one.x0, other.x0)
 
 
-def test_options_that_are_off_change_no_draw(tmp_path):
-    """Dropout and augmentation draw after everything else: what was drawn before them stays."""
+def test_disabled_options_change_no_draw(tmp_path):
+    """Dropout and augmentation draw last, so all other draws stay the same."""
     plain = prepare(tmp_path)(5, OBJECTIVE, network())
     more = prepare(tmp_path, condition_dropout=0.3)(5, OBJECTIVE, network())
     assert torch.equal(plain[0].x0, more[0].x0) and torch.equal(plain[1].epsilon, more[1].epsilon)
@@ -62,11 +62,11 @@ def test_position_and_class_are_withheld_as_often_as_configured(tmp_path, share)
     assert null.double().mean() == pytest.approx(share, abs=4 * (share * (1 - share) / len(null)) ** 0.5)
 
 
-def test_the_acquisition_is_told_only_where_the_network_wants_it(tmp_path):
+def test_the_acquisition_is_passed_only_if_the_network_uses_it(tmp_path):
     assert prepare(tmp_path)(0, OBJECTIVE, network())[0].condition.acquisition is None
-    made = prepare(tmp_path, tells_acquisition=True)
-    told = made(0, OBJECTIVE, network())[0].condition.acquisition
-    assert made.set.acquisitions.tolist() == ["T2sel", "tse3dvfl"] and set(told.tolist()) == {0, 1}
+    made = prepare(tmp_path, with_acquisition=True)
+    acquisition = made(0, OBJECTIVE, network())[0].condition.acquisition
+    assert made.set.acquisitions.tolist() == ["T2sel", "tse3dvfl"] and set(acquisition.tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("prior", ["concat", "cross_attention"])
@@ -76,12 +76,12 @@ def test_a_prior_is_moved_with_its_slice(tmp_path, prior):
     for step in range(6):
         batch, draws = made(step, OBJECTIVE, seen)
         own = seen.priors(batch.condition.z_bin)
-        # The labels that hold move the z-bin's map as they moved the slice.
+        # The prior is transformed by the final labels of its slice.
         pair = torch.cat([torch.zeros_like(own), own], dim=1)
-        wanted = Augment(AUGMENTATION, 6.0)._move(pair, batch.condition.augmentation)[:, 1:]
+        expected = Augment(AUGMENTATION, 6.0)._move(pair, batch.condition.augmentation)[:, 1:]
         still = (batch.condition.augmentation[:, :5] == 0).all(dim=1)
-        wanted = torch.where(still.view(-1, 1, 1, 1), own, wanted)
-        assert torch.equal(batch.condition.prior, wanted)
+        expected = torch.where(still.view(-1, 1, 1, 1), own, expected)
+        assert torch.equal(batch.condition.prior, expected)
         moved += int((batch.condition.prior != own).any(dim=(1, 2, 3)).sum())
         terms = OBJECTIVE(seen, batch, draws)
         assert torch.isfinite(terms).all()

@@ -1,4 +1,4 @@
-"""A step leaves the host free: nothing in it waits for a value of the device; compiled or not it learns the same."""
+"""A step never makes the host wait for the device; compiled training learns the same."""
 
 import shutil
 
@@ -19,12 +19,12 @@ from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.files import read_table
 from slimdiff.training.trainer import Trainer
 
-# Operators whose result the host has to see, and with it the end of everything that was queued before.
+# Operators whose result the host must read, so that it waits for all queued work.
 WAITING = {"_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "unique", "masked_select"}
 
 
-class Watch(TorchDispatchMode):
-    """Notes the operators that would make the host wait."""
+class WaitRecorder(TorchDispatchMode):
+    """Records the operators that would make the host wait."""
 
     def __init__(self):
         super().__init__()
@@ -42,7 +42,7 @@ class Watch(TorchDispatchMode):
 @pytest.mark.parametrize(
     "settings", [{}, EVERYTHING | {"batch_size": 5, "self_conditioning": 0.3, "accumulate": 2}]
 )
-def test_no_step_asks_for_a_value_of_the_device(tmp_path, settings):
+def test_no_step_waits_for_the_device(tmp_path, settings):
     settings = dict(settings)
     parts = {key: settings.pop(key) for key in ("model", "diffusion", "priors") if key in settings}
     trainer = Trainer(
@@ -55,18 +55,18 @@ def test_no_step_asks_for_a_value_of_the_device(tmp_path, settings):
         {},
         parts.get("priors"),
     )
-    with Watch() as watch:
+    with WaitRecorder() as recorder:
         for _ in range(3):
             trainer.advance()
-    assert watch.seen == []
-    # It does see them where a row is closed.
-    with Watch() as watch:
+    assert recorder.seen == []
+    # Closing a row of the history does wait.
+    with WaitRecorder() as recorder:
         trainer.history.close_row(3, tmp_path, 1e-3, 1.0, 1.0)
-    assert "nonzero" in watch.seen
+    assert "nonzero" in recorder.seen
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile wants a C++ compiler on a CPU")
-def test_compiled_training_learns_the_same_up_to_rounding_and_writes_the_same_names(tmp_path):
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile requires a C++ compiler on a CPU")
+def test_compiled_training_is_equal_up_to_rounding_with_the_same_parameter_names(tmp_path):
     trainer_in(tmp_path / "plain", steps=4).run()
     trainer_in(tmp_path / "compiled", steps=4, compile=True).run()
     plain, compiled = (weights_of(tmp_path / name)[0] for name in ("plain", "compiled"))
@@ -83,7 +83,7 @@ def test_compiled_training_learns_the_same_up_to_rounding_and_writes_the_same_na
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_on_a_card_no_step_synchronises_and_the_loss_falls(tmp_path, compiled):
+def test_on_a_gpu_no_step_synchronises(tmp_path, compiled):
     trainer = trainer_in(
         tmp_path / "run", device="cuda", precision="bfloat16", compile=compiled, steps=200, batch_size=8
     )

@@ -1,4 +1,4 @@
-"""The training loop: what it draws, that it learns, and that an interruption changes nothing."""
+"""The training loop: its data, its optimiser, its checkpoint, and resuming after an interruption."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def make(tmp_path):
     return trainer
 
 
-def test_no_slice_of_val_or_test_participants_is_trained_on(prepared, store, tmp_path):
+def test_training_uses_no_slice_of_val_or_test_participants(prepared, store, tmp_path):
     for fold in range(prepared.folds.k):
         parts = read_folds(prepared.paths.folds, fold)
         trainer = Trainer(
@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_model(make, tmp_path):
 
 
 @pytest.mark.parametrize(("log_every", "save_every"), [(2, 4), (4, 3), (5, 2)])
-def test_f5_a_run_that_broke_off_ends_as_if_it_had_not(make, tmp_path, log_every, save_every):
+def test_f5_an_interrupted_run_resumes_bit_for_bit(make, tmp_path, log_every, save_every):
     settings = {"log_every": log_every, "save_every": save_every}
     make("whole", **settings).run()
     broken = make("broken", **settings)
@@ -118,7 +118,7 @@ def test_f5_a_run_that_broke_off_ends_as_if_it_had_not(make, tmp_path, log_every
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
-def test_f5_a_run_with_everything_on_resumes_bit_for_bit(make, tmp_path):
+def test_f5_a_run_with_all_options_resumes_bit_for_bit(make, tmp_path):
     make("whole", **EVERYTHING).run()
     broken = make("broken", **EVERYTHING)
     fail_at(broken, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -134,7 +134,7 @@ def test_f5_a_run_with_everything_on_resumes_bit_for_bit(make, tmp_path):
     assert card.data.acquisitions == ["T2sel", "tse3dvfl"]
 
 
-def test_a_state_of_other_priors_is_refused(make):
+def test_a_state_with_other_priors_is_refused(make):
     broken = make(**EVERYTHING)
     fail_at(broken, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
@@ -153,7 +153,7 @@ def test_f5_a_signal_saves_the_step_it_arrives_at(make, tmp_path, number):
         stopped.run()
     assert caught.value.signum == number
     assert signal.getsignal(number) is before
-    # Nothing was lost: the state is that of the very step.
+    # The state is that of the step of the signal.
     again = make("stopped", save_every=1000)
     state = load_state(again.state_path, again.identity, CPU)
     assert state["step"] == stopped.step == 7
@@ -190,7 +190,7 @@ def test_a_finished_run_leaves_no_state(make, tmp_path):
         ),
     ],
 )
-def test_a_state_of_another_run_is_refused_by_what_differs(make, tmp_path, changes, named):
+def test_a_state_of_another_run_is_refused_with_the_difference(make, tmp_path, changes, named):
     broken = make()
     fail_at(broken, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
@@ -216,7 +216,7 @@ def test_a_state_of_other_data_is_refused(make, tmp_path):
 
 
 def test_a_state_holds_no_code(tmp_path):
-    """It loads with weights only, so nothing in it can run."""
+    """It is loaded with weights_only, so it cannot run code."""
 
     class Evil:
         def __reduce__(self):
@@ -230,7 +230,7 @@ def test_a_state_holds_no_code(tmp_path):
     assert load_state(tmp_path / "ok.pt", {"a": [1, [2, 3]]}, CPU) == {"step": 3}
 
 
-def test_no_steps_write_the_untrained_network(make, tmp_path):
+def test_zero_steps_save_the_untrained_network(make, tmp_path):
     make(steps=0).run()
     saved, card = weights_of(tmp_path / "run")
     torch.manual_seed(TRAINING.seed)
@@ -241,12 +241,12 @@ def test_no_steps_write_the_untrained_network(make, tmp_path):
 
 
 @pytest.mark.parametrize(("log_every", "save_every"), [(2, 3), (10, 2), (12, 3)])
-def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(make, tmp_path, log_every, save_every):
+def test_a_nan_loss_stops_the_run_and_is_not_saved(make, tmp_path, log_every, save_every):
     trainer = make(log_every=log_every, save_every=save_every)
     loss = trainer.shared_loss
 
     def nonfinite(batch, noise):
-        # The gradients of a loss that is no number are none either.
+        # A NaN loss has NaN gradients.
         factor = math.nan if trainer.step >= 4 else 1.0
         total, terms, by_noise = loss(batch, noise)
         return total * factor, terms * factor, by_noise
@@ -259,12 +259,12 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(make, tmp_path,
     batch, _ = trainer.prepare(4, trainer.objective, trainer.network)
     drawn = batch.condition.z_bin.tolist()
     named = [int(text) for text in re.findall(r"sub-[012] z=(\d)", str(caught.value))]
-    assert named == drawn  # a slice's z is its bin in this store
+    assert named == drawn  # in this store the z of a slice is its z-bin
     assert not (tmp_path / "run" / "model.safetensors").exists()
     state = load_state(trainer.state_path, trainer.identity, CPU)
     assert state["step"] <= 4
     assert all(value.isfinite().all() for value in state["network"].values())
-    # So the run can be taken up again from there.
+    # The run can resume from this state.
     make(log_every=log_every, save_every=save_every).run()
     assert (tmp_path / "run" / "model.safetensors").exists()
 
@@ -275,15 +275,15 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine(make, tmp_path, monkeypatc
     rows = read_table(tmp_path / "run" / "history.tsv")
     for step, row in enumerate(rows):
         if step < 5:
-            wanted = 2e-3 * (step + 1) / 5
+            expected = 2e-3 * (step + 1) / 5
         else:
-            wanted = 1e-4 + (2e-3 - 1e-4) * (1 + math.cos(math.pi * (step - 5) / 15)) / 2
-        assert float(row["learning_rate"]) == pytest.approx(wanted, rel=1e-6)
+            expected = 1e-4 + (2e-3 - 1e-4) * (1 + math.cos(math.pi * (step - 5) / 15)) / 2
+        assert float(row["learning_rate"]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_step_is_clipped_adamw(make, tmp_path, monkeypatch):
-    """Three steps against AdamW written out in float64. The first is clipped by a hundred, the others by less: moments
-    of unclipped gradients would have other ratios. The decay is large enough to be seen."""
+    """Three steps against AdamW in float64. The first is clipped by a factor above 100, the others by less, so that
+    moments of unclipped gradients would differ. The weight decay is large enough to matter."""
     clip, decay, rate = 0.05, 3.0, 0.01
     monkeypatch.setattr(trainer_module, "GRADIENT_CLIP", clip)
     monkeypatch.setattr(trainer_module, "WEIGHT_DECAY", decay)
@@ -306,7 +306,7 @@ def test_the_step_is_clipped_adamw(make, tmp_path, monkeypatch):
         trainer.advance()
         after = math.sqrt(sum(p.grad.double().square().sum().item() for p in parameters.values()))
         assert after == pytest.approx(clip, rel=1e-4)
-        # Where a gradient is rounding alone, so is the direction of its step.
+        # Gradients at rounding level have an arbitrary direction.
         clear = {name: (second[name].sqrt() > 1e-7) for name in expected}
         for name, value in expected.items():
             found = parameters[name].detach().double()
@@ -315,7 +315,7 @@ def test_the_step_is_clipped_adamw(make, tmp_path, monkeypatch):
     assert norms[0] > 100 * clip and min(norms) > clip
 
 
-def test_previews_appear_and_change_nothing(make, tmp_path):
+def test_previews_are_written_and_do_not_change_the_weights(make, tmp_path):
     make("plain").run()
     make("shown", preview_every=4).run()
     names = sorted(path.name for path in (tmp_path / "shown" / "previews").iterdir())
@@ -324,7 +324,7 @@ def test_previews_appear_and_change_nothing(make, tmp_path):
     assert all(torch.equal(plain[name], shown[name]) for name in plain)
 
 
-def test_the_card_says_what_was_trained(make, tmp_path):
+def test_the_card_records_training_data_and_precision(make, tmp_path):
     make().run()
     _, card = weights_of(tmp_path / "run")
     assert card.training == json.loads(TRAINING.model_dump_json())

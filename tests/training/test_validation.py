@@ -1,4 +1,4 @@
-"""Rounds of watching: the same numbers for the same weights, and what follows from them."""
+"""Validation rounds: reproducible numbers, early stopping and selection of weights."""
 
 import math
 import os
@@ -24,8 +24,8 @@ from slimdiff.training import validation
 from slimdiff.training.checkpoint import Interrupted
 from slimdiff.training.validation import NOISE_BINS, lowest_kid, reason_to_stop
 
-WATCHED = ["sub-3"]
-EVERY_4 = {"watched": WATCHED, "validation": ValidationConfig(every=4, samples=6, evaluations=3)}
+VAL_SUBJECTS = ["sub-3"]
+EVERY_4 = {"watched": VAL_SUBJECTS, "validation": ValidationConfig(every=4, samples=6, evaluations=3)}
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +33,8 @@ def few_slices(monkeypatch):
     monkeypatch.setattr(validation, "VALIDATION_SLICES", 5)
 
 
-class Judged:
-    """Says what it is told to, round by round, and remembers the samples."""
+class FixedJudge:
+    """A judge that returns given values, one per round, and records the samples."""
 
     def __init__(self, kids=(3.0, 1.0, 2.0), ratios=None):
         self.answers = list(zip(kids, ratios or [1.0] * len(kids), strict=True))
@@ -46,7 +46,7 @@ class Judged:
         return {"kid": kid, "memorisation_ratio": ratio}
 
 
-def test_the_same_weights_give_the_same_numbers_whatever_was_drawn_before(tmp_path):
+def test_the_same_weights_give_the_same_numbers_after_any_draws(tmp_path):
     trainer = trainer_in(tmp_path / "run", **EVERY_4)
     averages = {0.9: trainer.emas[0].weights()}
     first = trainer.validation.round(1, trainer.network, averages, torch.float32)
@@ -58,14 +58,14 @@ def test_the_same_weights_give_the_same_numbers_whatever_was_drawn_before(tmp_pa
     second, third = (trainer.validation.round(1, trainer.network, before, torch.float32) for _ in range(2))
     assert second == third
     assert first != second
-    # And so does another process's trainer.
+    # A new trainer gives the same numbers.
     other = trainer_in(tmp_path / "other", **EVERY_4)
     assert other.validation.round(1, other.network, before, torch.float32) == second
 
 
 @pytest.mark.parametrize("batch_size", [2, 4])
-def test_the_losses_are_the_objective_s_on_val_slices_at_stratified_times(tmp_path, batch_size):
-    """Against one sample at a time, with the slices found again in the store by their bytes."""
+def test_the_losses_are_the_objective_on_val_slices_at_stratified_times(tmp_path, batch_size):
+    """Against one sample at a time; slices are identified in the store by their values."""
     trainer = trainer_in(tmp_path / "run", batch_size=batch_size, **EVERY_4)
     store, validation = tiny_store(tmp_path), trainer.validation
     row = validation.round(0, trainer.network, {0.9: trainer.emas[0].weights()}, torch.float32)[0]
@@ -92,17 +92,17 @@ def test_the_losses_are_the_objective_s_on_val_slices_at_stratified_times(tmp_pa
     assert row["slices"] == 5
 
 
-def test_rounds_change_nothing_of_what_is_learnt(tmp_path):
+def test_validation_does_not_change_the_weights(tmp_path):
     trainer_in(tmp_path / "plain").run()
-    trainer_in(tmp_path / "watched", judge=Judged(), **EVERY_4).run()
-    plain, watched = (weights_of(tmp_path / name)[0] for name in ("plain", "watched"))
-    assert all(torch.equal(plain[name], watched[name]) for name in plain)
-    assert [row["step"] for row in read_table(tmp_path / "watched" / "validation.tsv")] == ["4", "8", "12"]
+    trainer_in(tmp_path / "validated", judge=FixedJudge(), **EVERY_4).run()
+    plain, validated = (weights_of(tmp_path / name)[0] for name in ("plain", "validated"))
+    assert all(torch.equal(plain[name], validated[name]) for name in plain)
+    assert [row["step"] for row in read_table(tmp_path / "validated" / "validation.tsv")] == ["4", "8", "12"]
     assert read_table(tmp_path / "plain" / "validation.tsv") == []
 
 
 def test_samples_have_the_bins_and_classes_of_val_slices_and_the_same_noise(tmp_path):
-    judge = Judged()
+    judge = FixedJudge()
     trainer = trainer_in(tmp_path / "run", judge=judge, **EVERY_4)
     trainer.run()
     store = tiny_store(tmp_path)
@@ -115,16 +115,16 @@ def test_samples_have_the_bins_and_classes_of_val_slices_and_the_same_noise(tmp_
     for images, z_bin in judge.seen:
         assert images.shape == (6, 8, 8) and np.abs(images).max() <= 1
         np.testing.assert_array_equal(z_bin, condition.z_bin.numpy())
-    again = trainer.sketch.draw(trainer.emas[0].weights(), condition, 3, 4, torch.float32)[:, 0].clip(-1, 1)
+    again = trainer.preview_sampler.draw(trainer.emas[0].weights(), condition, 3, 4, torch.float32)[:, 0].clip(-1, 1)
     np.testing.assert_array_equal(judge.seen[-1][0], again)
     assert not np.array_equal(judge.seen[0][0], again)
 
 
 @pytest.mark.parametrize("at", [6, 8, 9])
-def test_an_interrupted_run_has_the_same_rounds_and_the_same_best_weights(tmp_path, at):
-    """Stopped between rounds, at a round's own step, and after it."""
+def test_an_interrupted_run_has_the_same_rounds_and_best_weights(tmp_path, at):
+    """Stopped between rounds, at the step of a round, and after it."""
     chosen = ValidationConfig(every=4, samples=6, evaluations=3, select="kid")
-    settings = {"watched": WATCHED, "validation": chosen, "further_ema_decays": (0.5,)}
+    settings = {"watched": VAL_SUBJECTS, "validation": chosen, "further_ema_decays": (0.5,)}
 
     def judge(images, z_bin):
         return {"kid": float(np.abs(images).mean()), "memorisation_ratio": 1.0}
@@ -140,23 +140,23 @@ def test_an_interrupted_run_has_the_same_rounds_and_the_same_best_weights(tmp_pa
     assert tables[0] == tables[1] and len(tables[0]) == 6
 
 
-def test_the_best_by_kid_is_chosen_over_rounds_and_decays(tmp_path):
+def test_the_lowest_kid_is_selected_over_rounds_and_decays(tmp_path):
     chosen = ValidationConfig(every=4, samples=6, evaluations=3, select="kid")
-    # Rounds at 4, 8, 12, decays 0.9 and 0.5 in turn: the fourth answer is step 8, decay 0.5.
-    judge = Judged(kids=(5.0, 4.0, 3.0, 1.0, 2.0, 2.0))
+    # Rounds at steps 4, 8 and 12, each with decays 0.9 and 0.5: the fourth value is step 8, decay 0.5.
+    judge = FixedJudge(kids=(5.0, 4.0, 3.0, 1.0, 2.0, 2.0))
     kept = {}
     trainer = trainer_in(
-        tmp_path / "run", watched=WATCHED, validation=chosen, judge=judge, further_ema_decays=(0.5,)
+        tmp_path / "run", watched=VAL_SUBJECTS, validation=chosen, judge=judge, further_ema_decays=(0.5,)
     )
     advance = trainer.advance
 
-    def watched():
+    def advance_and_keep():
         advance()
         kept[trainer.step] = {
             ema.decay: {name: value.clone() for name, value in ema.weights().items()} for ema in trainer.emas
         }
 
-    trainer.advance = watched
+    trainer.advance = advance_and_keep
     trainer.run()
     weights, card = weights_of(tmp_path / "run")
     assert (card.step, card.ema_decay) == (8, 0.5)
@@ -172,16 +172,16 @@ def test_the_best_by_kid_is_chosen_over_rounds_and_decays(tmp_path):
     assert marked == [("4", "0.5"), ("8", "0.5")]
 
 
-def test_training_stops_by_patience_and_leaves_a_whole_model(tmp_path, capsys):
+def test_early_stopping_saves_the_model_and_the_last_row(tmp_path, capsys):
     impatient = ValidationConfig(every=2, samples=6, evaluations=3, patience=2)
-    judge = Judged(kids=(3.0, 1.0, 1.5, 1.2, 0.5, 0.4))
-    trainer = trainer_in(tmp_path / "run", watched=WATCHED, validation=impatient, judge=judge, log_every=3)
+    judge = FixedJudge(kids=(3.0, 1.0, 1.5, 1.2, 0.5, 0.4))
+    trainer = trainer_in(tmp_path / "run", watched=VAL_SUBJECTS, validation=impatient, judge=judge, log_every=3)
     trainer.run()
     assert trainer.step == 8
-    assert "stopped early after step 8: no KID below 1 in 2 rounds on end" in capsys.readouterr().err
+    assert "stopped early after step 8: no KID below 1 in 2 consecutive rounds" in capsys.readouterr().err
     _, card = weights_of(tmp_path / "run")
     assert card.step == 8
-    # The steps after the last whole row are not lost.
+    # The steps after the last full row have a row, too.
     assert [row["step"] for row in read_table(tmp_path / "run" / "history.tsv")] == ["3", "6", "8"]
     assert not (tmp_path / "run" / "state" / "last.pt").exists()
 
@@ -203,11 +203,11 @@ def rounds(kids, ratios=None):
         ([3, 2, 2.5, 1.9], 2, False),
         ([3, 2], 2, False),
         ([3, 3, 3, 3], 0, False),
-        # Nothing to compare with yet.
+        # The first KID has no earlier KID to compare with.
         ([math.nan, math.nan, 3], 1, False),
     ],
 )
-def test_the_rule_of_patience(kids, patience, stops):
+def test_patience(kids, patience, stops):
     assert bool(reason_to_stop(rounds(kids), ValidationConfig(patience=patience))) == stops
 
 
@@ -221,40 +221,36 @@ def test_the_rule_of_patience(kids, patience, stops):
         ([1, 0.7, math.nan], False),
     ],
 )
-def test_the_rule_of_memorisation(ratios, stops):
+def test_training_stops_at_memorisation(ratios, stops):
     rows = rounds([1.0] * len(ratios), ratios)
     assert bool(reason_to_stop(rows, ValidationConfig(lowest_ratio=0.8))) == stops
     assert reason_to_stop(rows, ValidationConfig()) is None
 
 
-def test_one_average_that_does_not_copy_keeps_the_training_going():
+def test_training_continues_while_one_average_does_not_memorise():
     rows = rounds([1.0, 1.0], [0.7, 0.7]) + [
         dict(row, ema_decay=0.99, memorisation_ratio=0.9) for row in rounds([1, 1])
     ]
     assert reason_to_stop(rows, ValidationConfig(lowest_ratio=0.8)) is None
 
 
-def test_weights_that_copy_are_never_the_best():
+def test_weights_that_memorise_are_never_selected():
     rows = rounds([1.0, 2.0, math.nan], [0.7, 0.9, 1.0])
     assert lowest_kid(rows, ValidationConfig(lowest_ratio=0.8))["kid"] == 2.0
     assert lowest_kid(rows, ValidationConfig())["kid"] == 1.0
     assert lowest_kid(rows[2:], ValidationConfig()) is None
 
 
-def test_rules_without_samples_to_judge_are_refused():
+def test_stopping_and_selection_require_samples():
     for settings in ({"patience": 2}, {"select": "kid"}, {"lowest_ratio": 0.9}):
         with pytest.raises(ValueError, match=f"{next(iter(settings))} requires samples"):
             ValidationConfig(samples=0, **settings)
         ValidationConfig(**settings)
 
 
-def test_without_validation_subjects_nothing_is_watched_and_the_last_weights_are_taken_aloud(
-    tmp_path, capsys
-):
+def test_without_validation_subjects_the_last_weights_are_used_with_a_message(tmp_path, capsys):
     trainer = trainer_in(tmp_path / "run", validation=ValidationConfig(select="kid"))
     trainer.run()
     assert weights_of(tmp_path / "run")[1].step == 12
-    assert (
-        "no round of watching has a KID to choose by: the last weights are taken" in capsys.readouterr().err
-    )
-    assert set(PARTICIPANTS).isdisjoint(WATCHED)
+    assert "no validation round has a KID: the last weights are used" in capsys.readouterr().err
+    assert set(PARTICIPANTS).isdisjoint(VAL_SUBJECTS)

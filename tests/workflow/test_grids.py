@@ -49,7 +49,7 @@ def half(tmp_path_factory) -> Path:
     """A fetch was cut off: every second file is there, and one partly."""
     folder = tmp_path_factory.mktemp("half")
     root = write_ds004199(folder / "data" / "ds004199")
-    for number, file in enumerate(read_file_manifest("ds004199").wanted(t1w=False)):
+    for number, file in enumerate(read_file_manifest("ds004199").wanted()):
         if number % 2:
             (root / file.path).unlink()
     gone = next(
@@ -248,14 +248,14 @@ def test_own_masks_of_a_fetched_dataset_are_inputs(tmp_path, made, monkeypatch):
     settings = study.paths.quality_state / SETTINGS
     settings.parent.mkdir(parents=True, exist_ok=True)
     settings.write_text(short_hash(config_of("participants", load_study(config))))
-    values["data"]["fetch"]["t1w"] = True
+    values["data"]["fetch"]["base_url"] = "https://mirror.example/ds004199"
     assert run("--dry-run") == {"fetch"}
     values["quality"]["max_spacing_mm"] = 4.0
     assert {"fetch", "participants"} <= run("--dry-run")
     values["preprocess"]["percentiles"] = [1.0, 99.0]
     assert {"fetch", "participants", "preprocess"} <= run("--dry-run")
     values["preprocess"]["percentiles"] = [0.5, 99.5]
-    values["data"]["fetch"]["t1w"], values["quality"]["max_spacing_mm"] = False, 3.0
+    values["data"]["fetch"]["base_url"], values["quality"]["max_spacing_mm"] = None, 3.0
     edited = own / targets_of[0] / "anat" / f"{targets_of[0]}_FLAIR_roi.nii.gz"
     edited.write_bytes(b"drawn again")
     assert {"participants", "preprocess"} <= run("--dry-run")

@@ -213,7 +213,7 @@ def test_f13_a_killed_training_is_retried_from_its_state(finished, tmp_path, mon
         models.append((folder / target).read_bytes())
         log = (folder / "results/tiny/logs/train/base_fold-0.log").read_text()
     assert (tmp_path / "marker").exists()
-    assert "going on from step 6 of 12" in log
+    assert "resuming at step 6 of 12" in log
     assert models[0] == models[1]
 
 

@@ -97,7 +97,7 @@ def needs(stage):
 
 def outputs(stage, *arguments, **wildcards):
     """The files that a stage leaves; without arguments as patterns of its wildcards."""
-    return [str(path) for path in stages.load(stage).outputs(PATHS, *arguments, **wildcards)]
+    return [str(path) for path in stages.module_of(stage).outputs(PATHS, *arguments, **wildcards)]
 
 
 def every(stage, *arguments):

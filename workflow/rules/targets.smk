@@ -5,8 +5,8 @@ import json
 import subprocess
 import sys
 
-FIGURES = stages.load("figures").outputs(PATHS, VARIANTS)
-TABLES = stages.load("tables").outputs(PATHS)
+FIGURES = stages.module_of("figures").outputs(PATHS, VARIANTS)
+TABLES = stages.module_of("tables").outputs(PATHS)
 
 ALL_TARGETS = [
     *outputs("compare"),

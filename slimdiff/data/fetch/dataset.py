@@ -1,20 +1,18 @@
-"""A public dataset into its folder: what is there and right stays, everything else is fetched and checked.
+"""Download a public dataset into its folder: complete, correct files are kept; all others are downloaded and checked.
 
-Writes `fetched.json` when, and only when, every file is right: dataset, version, doi, base_url, files, bytes,
-manifest_sha256.
+`fetched.json` is written only if every file is right: dataset, version, doi, base_url, files, bytes, manifest_sha256.
 """
 
 import json
 import os
 import shutil
 import sys
-import threading
 import urllib.parse
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 from tqdm import tqdm
 
@@ -29,37 +27,60 @@ from slimdiff.data.fetch.download import (
     checked_base,
     partial_of,
     read_file_manifest,
-    size_of,
 )
 from slimdiff.data.participants import DataError
 from slimdiff.files import sha256, write_text
 
+CONNECTIONS = 8
+"""Files that are downloaded at the same time."""
 
-def fetch(settings: FetchConfig, root: Path, record: Path, manifest: Manifest | None = None) -> None:
-    """Fetch the dataset's files into `root` and write `record`.
 
-    A file with the right size and sha256 is kept; a wrong one is replaced once the right one is whole.
-    manifest: the files; by default those of `settings.dataset`.
-    Raises DataError naming every file that could not be had and why; all others are kept for the next run.
+def fetch(
+    settings: FetchConfig,
+    root: Path,
+    record: Path,
+    image_suffix: str | None = None,
+    manifest: Manifest | None = None,
+) -> None:
+    """Download the dataset's files into `root` and write `record`.
+
+    A file with the right size and sha256 is kept; a wrong one is replaced once the right one is complete.
+
+    Args:
+        settings: the dataset and its address.
+        root: the dataset's folder.
+        record: the file that is written if all files are right.
+        image_suffix: the study's `data.image_suffix`; T1w images are downloaded only if it is T1w.
+        manifest: the files; None: those of `settings.dataset`.
+
+    Raises:
+        DataError: it names every file that could not be downloaded, with the cause. All others are kept.
     """
     manifest = manifest or read_file_manifest(settings.dataset)
     base = checked_base(settings.base_url or manifest.base_url)
-    files = manifest.wanted(settings.t1w)
+    files = manifest.wanted(image_suffix)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"data.root: {root} cannot be made a folder: {error.strerror}") from None
-    with _alone(root), _Progress(manifest.dataset, files) as progress:
-        missing = _missing(files, root, settings.connections, progress)
-        kept = len(files) - len(missing)
-        progress.say(f"{root}: {kept} of {len(files)} files are there and right")
+    total = sum(file.size for file in files)
+    # A log gets a line now and then.
+    pause = 0.2 if sys.stderr.isatty() else 20
+    with (
+        _alone(root),
+        tqdm(total=total, desc=manifest.dataset, unit="B", unit_scale=True, mininterval=pause) as bar,
+    ):
+        missing = _wrong_files(files, root, bar)
+        bar.write(f"{root}: {len(files) - len(missing)} of {len(files)} files are correct", sys.stderr)
         if missing:
-            _check_space(missing, root)
-            progress.say(f"{len(missing)} files ({_amount(missing, root)} to come) from {_shown(base)}")
+            size = _check_space(missing, root)
+            bar.write(
+                f"downloading {len(missing)} files ({size / 1e6:.1f} MB) from {_shown(base)}", sys.stderr
+            )
             try:
-                failed = _fetch_all(missing, root, base, settings, progress)
+                failed = _fetch_all(missing, root, base, bar)
             except KeyboardInterrupt:
-                progress.say(f"{root}: stopped; run again, and what was cut off goes on")
+                bar.write(f"{root}: stopped; run again to download the other files", sys.stderr)
                 raise
             if failed:
                 raise DataError(_failure(failed, len(files), root, base))
@@ -69,115 +90,79 @@ def fetch(settings: FetchConfig, root: Path, record: Path, manifest: Manifest | 
         "doi": manifest.doi,
         "base_url": _shown(base),
         "files": len(files),
-        "bytes": sum(file.size for file in files),
+        "bytes": total,
         "manifest_sha256": manifest.sha256,
     }
     write_text(record, json.dumps(facts, indent=1) + "\n")
 
 
-def _missing(files: Sequence[File], root: Path, threads: int, progress: "_Progress") -> list[File]:
-    """Files that are not there or not right."""
-    right: set[File] = set()
+def _wrong_files(files: Sequence[File], root: Path, bar: tqdm) -> list[File]:
+    """Files that are missing or not right."""
 
-    def check(file: File) -> None:
+    def right(file: File) -> bool:
         target = root / file.path
-        if size_of(target) == file.size and target.is_file() and sha256(target) == file.sha256:
-            partial_of(target).unlink(missing_ok=True)
-            right.add(file)
-            progress.moved(file.size)
-            progress.whole()
+        _remove_partial(target)  # a killed run leaves it
+        found = target.is_file() and target.stat().st_size == file.size and sha256(target) == file.sha256
+        bar.update(file.size if found else 0)
+        return found
 
-    _side_by_side(check, files, threads, threading.Event())
-    return [file for file in files if file not in right]
+    with ThreadPool(CONNECTIONS) as pool:
+        return [file for file, found in zip(files, pool.imap(right, files), strict=True) if not found]
 
 
-def _fetch_all(
-    missing: Sequence[File], root: Path, base: str, settings: FetchConfig, progress: "_Progress"
-) -> dict[File, str]:
-    """Fetch every file; the ones that could not be had, with their causes."""
-    downloader = Downloader(settings, progress.moved)
-    progress.moved(sum(size_of(partial_of(root / file.path)) for file in missing))
-    failed: dict[File, str] = {}
-    done: set[File] = set()
+def _fetch_all(missing: Sequence[File], root: Path, base: str, bar: tqdm) -> dict[File, str]:
+    """Download every file; returns those that failed, with their causes."""
+    downloader = Downloader(bar.update)
+    failed = dict.fromkeys(missing, "not tried, because the server did not answer")
 
     def get(file: File) -> None:
         try:
             downloader.download(address(base, file.path), file, root / file.path)
-            done.add(file)
-            progress.whole()
+            del failed[file]
         except DownloadError as error:
             failed[file] = str(error)
             if not downloader.answered.is_set():
-                # Hundreds of files would each wait for a server that nobody can reach.
+                # Hundreds of files would each wait for a server that does not answer.
                 downloader.stop.set()
         except Stopped:
             pass
 
-    _side_by_side(get, missing, settings.connections, downloader.stop)
-    untried = [file for file in missing if file not in done and file not in failed]
-    return {**failed, **dict.fromkeys(untried, "not tried on, because the server could not be reached")}
-
-
-def _side_by_side(
-    work: Callable[[File], None], files: Iterable[File], threads: int, stop: threading.Event
-) -> None:
-    """Do `work` for every file; the first exception, or Ctrl-C, sets `stop` and is raised."""
-    queue: SimpleQueue[File] = SimpleQueue()
-    for file in files:
-        queue.put(file)
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        while not stop.is_set():
-            try:
-                work(queue.get_nowait())
-            except Empty:
-                return
-            except BaseException as error:
-                raised.append(error)
-                stop.set()
-
-    # Daemons: one that waits for a silent server does not hold back the end of the process.
-    workers = [threading.Thread(target=run, daemon=True) for _ in range(min(threads, queue.qsize()))]
     try:
-        for worker in workers:
-            worker.start()
-        while not raised and any(worker.is_alive() for worker in workers):
-            for worker in workers:
-                worker.join(0.05)
+        # Its threads are daemons: one that waits for a silent server does not hold back the end of the process.
+        with ThreadPool(CONNECTIONS) as pool:
+            for _ in pool.imap_unordered(get, missing):
+                bar.set_postfix_str(f"{len(failed)} files to come", refresh=False)
     finally:
-        stop.set()
-    if raised:
-        raise raised[0]
+        downloader.stop.set()
+        for file in missing:
+            _remove_partial(root / file.path)
+    return failed
 
 
-def _check_space(missing: Sequence[File], root: Path) -> None:
-    needed, free = _to_come(missing, root), shutil.disk_usage(root).free
+def _remove_partial(target: Path) -> None:
+    with suppress(OSError):
+        partial_of(target).unlink()
+
+
+def _check_space(missing: Sequence[File], root: Path) -> int:
+    """Bytes to download; a wrong file is removed only once the right one is complete."""
+    needed, free = sum(file.size for file in missing), shutil.disk_usage(root).free
     if needed > free:
         raise DataError(
-            f"{root}: {needed / 1e6:.1f} MB are still to come, but only {free / 1e6:.1f} MB are free; make room, or "
-            "let data.root lie elsewhere"
+            f"{root}: expected {needed / 1e6:.1f} MB of free space, found {free / 1e6:.1f} MB; make room, or set "
+            "data.root to a folder on another disk"
         )
+    return needed
 
 
-def _to_come(missing: Sequence[File], root: Path) -> int:
-    """Bytes; a wrong file goes only when the right one is whole."""
-    return sum(max(0, file.size - size_of(partial_of(root / file.path))) for file in missing)
-
-
-def _amount(missing: Sequence[File], root: Path) -> str:
-    return f"{_to_come(missing, root) / 1e6:.1f} MB"
-
-
-def _failure(failed: dict[File, str], wanted: int, root: Path, base: str) -> str:
+def _failure(failed: dict[File, str], total: int, root: Path, base: str) -> str:
     by_cause = defaultdict(list)
     for file, cause in failed.items():
         by_cause[cause].append(str(file.path))
     causes = "\n".join(f"  {cause}: {', '.join(sorted(paths))}" for cause, paths in sorted(by_cause.items()))
     return (
-        f"{root}: {len(failed)} of {wanted} files could not be fetched from {_shown(base)}\n{causes}\n"
-        "Run again: files that are right are kept, and what was cut off goes on. data.fetch.base_url can name another "
-        "place that has the dataset's files"
+        f"{root}: {len(failed)} of {total} files could not be downloaded from {_shown(base)}\n{causes}\n"
+        "Run again: correct files are kept. data.fetch.base_url can name another server that has the dataset's files"
     )
 
 
@@ -188,7 +173,7 @@ def _shown(base: str) -> str:
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """Two studies may fetch into one folder: the second waits, so that no partial file has two writers."""
+    """Two studies may fetch into one folder: the second waits, so that a partial file has one writer."""
     try:
         import fcntl
     except ImportError:  # not on Windows
@@ -196,48 +181,13 @@ def _alone(root: Path) -> Iterator[None]:
         return
     handle = os.open(root, os.O_RDONLY)
     try:
-        # Some file systems have no locks; there two runs are the user's to avoid.
+        # Some file systems have no locks; there the user must not start two runs.
         with suppress(OSError):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"{root}: another fetch is at work there; waiting for its end", file=sys.stderr)
+                print(f"{root}: another run downloads into this folder; waiting for its end", file=sys.stderr)
                 fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
-
-
-class _Progress:
-    """One bar in bytes over all files, with the number of those that are whole."""
-
-    def __init__(self, title: str, files: Sequence[File]) -> None:
-        self._lock = threading.Lock()
-        self._whole, self._files = 0, len(files)
-        self._bar = tqdm(
-            total=sum(file.size for file in files),
-            desc=title,
-            unit="B",
-            unit_scale=True,
-            # A log gets a line now and then.
-            mininterval=0.2 if sys.stderr.isatty() else 20,
-        )
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._bar.close()
-
-    def moved(self, count: int) -> None:
-        with self._lock:
-            self._bar.update(count)
-
-    def whole(self) -> None:
-        with self._lock:
-            self._whole += 1
-            self._bar.set_postfix_str(f"{self._whole}/{self._files} files", refresh=False)
-
-    def say(self, text: str) -> None:
-        with self._lock:
-            self._bar.write(text, file=sys.stderr)

@@ -1,9 +1,8 @@
-"""One phantom subject: a FLAIR-like brain on the ICBM152 tissue maps, and for patients one FCD-like lesion.
+"""One phantom subject: a FLAIR-like brain from the ICBM152 tissue maps, and for patients one FCD-like lesion.
 
-The anatomy is real (the population average that ships inside the nilearn wheel); warp, contrast, artefacts
-and lesion are drawn. Every draw has its own stream, keyed by study seed, participant and purpose. Warp and
-contrast do not depend on the voxel size, and a participant keeps its brain whether it is written as patient
-or as control.
+The anatomy is real: the population average in the nilearn package. Warp, contrast, artefacts and lesion are
+random. Every draw has its own random stream, keyed by study seed, participant and purpose. Warp and contrast
+do not depend on the voxel size. A participant has the same brain as patient and as control.
 
 Lengths are in mm, positions in the RAS world of the template. Intensities are relative to white matter ≈ 0.5
 until the scanner gain is applied at the end.
@@ -21,7 +20,7 @@ FIELD_OF_VIEW_MM = (176.0, 208.0, 180.0)
 CENTRE_MM = (0.0, -20.0, 5.0)
 VENTRICLES_MM = (0.0, -10.0, 12.0)
 
-# How often a lesion lies there, and the box |x|, y, z around it, clear of cerebellum and deep grey.
+# Probability of a lesion, and its box |x|, y, z in mm, without cerebellum and deep grey matter.
 LOBES = {
     "frontal": (0.40, (18, 60), (8, 58), (5, 60)),
     "temporal": (0.25, (42, 65), (-32, 2), (-25, 2)),
@@ -40,14 +39,14 @@ class Site:
 
 
 def lesion_site(participant_id: str, seed: int) -> Site:
-    """Draw the lobe, side and kind of the lesion that this participant has as a patient."""
+    """Draw lobe, hemisphere and kind of the participant's lesion."""
     rng = stream(seed, participant_id, "site")
     lobe = rng.choice(list(LOBES), p=[box[0] for box in LOBES.values()])
     return Site(str(lobe), str(rng.choice(["left", "right"])), bool(rng.random() < 0.4))
 
 
 def stream(seed: int, participant_id: str, purpose: str) -> np.random.Generator:
-    """Random stream of one purpose of one participant, whatever else is drawn and in which order."""
+    """Random stream for one purpose of one participant, independent of all other draws and their order."""
     key = sha256(f"{participant_id}/{purpose}".encode()).digest()
     return np.random.default_rng(np.random.SeedSequence([seed, *np.frombuffer(key, dtype="<u4").tolist()]))
 
@@ -58,13 +57,13 @@ def make_subject(
     """Make one subject.
 
     Args:
-        participant_id: BIDS label such as "sub-007"; with `seed` it decides everything that is drawn.
+        participant_id: BIDS label such as "sub-007"; together with `seed` it determines all draws.
         group: "fcd" (one lesion) or "control" (none).
         seed: study seed, ≥ 0.
         voxel_mm: isotropic voxel size, mm.
 
     Returns:
-        image: (X, Y, Z) float32 of whole scanner units ≥ 0, and 0 outside the brain.
+        image: (X, Y, Z) float32, whole scanner units ≥ 0, 0 outside the brain.
         mask: (X, Y, Z) uint8 in {0, 1}.
         affine: (4, 4) float64, voxel index → RAS world in mm.
 
@@ -72,7 +71,7 @@ def make_subject(
         ValueError: unknown group, or a voxel size outside [1, 6] mm.
     """
     if group not in ("fcd", "control"):
-        raise ValueError(f"{participant_id}: group is {group!r}; a phantom is 'fcd' or 'control'")
+        raise ValueError(f"{participant_id}: expected group 'fcd' or 'control', found {group!r}")
     axes, affine = grid(voxel_mm)
     place = warp(axes, stream(seed, participant_id, "warp"))
     contrast = stream(seed, participant_id, "contrast")
@@ -94,7 +93,7 @@ def grid(voxel_mm: float) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         ValueError: a voxel size outside [1, 6] mm.
     """
     if not 1.0 <= voxel_mm <= 6.0:
-        raise ValueError(f"phantom: voxel_mm is {voxel_mm}; expected 1 to 6 mm")
+        raise ValueError(f"phantom: expected voxel_mm from 1 to 6 mm, found {voxel_mm}")
     affine = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
     axes = []
     for axis, (extent, centre) in enumerate(zip(FIELD_OF_VIEW_MM, CENTRE_MM, strict=True)):
@@ -108,22 +107,20 @@ def grid(voxel_mm: float) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
 def templates() -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Maps gm, wm and brain on the 1 mm template grid, float32 in [0, 1], and the grid's origin in mm.
 
-    Read straight from the files of the nilearn wheel: importing nilearn.datasets takes seconds, and this
-    never touches the network.
+    Read directly from the installed nilearn package, without network access: importing nilearn.datasets
+    takes seconds.
     """
     import nibabel
 
     package = find_spec("nilearn")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("the phantom needs the ICBM152 maps of nilearn: pip install nilearn")
+        raise ModuleNotFoundError("the phantom requires the ICBM152 maps of nilearn: pip install nilearn")
     folder = Path(package.origin).parent / "datasets" / "data"
     maps = {}
     for name in ("gm", "wm", "t1"):
         path = folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: not in this version of nilearn; expected in 0.13, install that one"
-            )
+            raise FileNotFoundError(f"{path}: not found in this version of nilearn; install nilearn 0.13")
         image = nibabel.load(path)
         maps[name] = np.asarray(image.dataobj).astype(np.float32) / 255
     maps["brain"] = (maps.pop("t1") > 0).astype(np.float32)
@@ -135,7 +132,7 @@ def templates() -> tuple[dict[str, np.ndarray], np.ndarray]:
 def smooth_field(axes: tuple[np.ndarray, ...], spacing_mm: float, rng: np.random.Generator) -> np.ndarray:
     """Random field of mean 0 and variance 1: cubic B-splines with normal weights on a lattice in mm.
 
-    The lattice is laid over the field of view, not over the voxels: all voxel sizes sample the same field.
+    The lattice covers the field of view and does not depend on the voxels: all voxel sizes sample the same field.
     """
     bases = []
     for axis, extent, centre in zip(axes, FIELD_OF_VIEW_MM, CENTRE_MM, strict=True):
@@ -155,8 +152,8 @@ def smooth_field(axes: tuple[np.ndarray, ...], spacing_mm: float, rng: np.random
 def warp(axes: tuple[np.ndarray, ...], rng: np.random.Generator) -> np.ndarray:
     """Template position of every voxel, (3, X, Y, Z) float32 in mm.
 
-    Small rotation, scale and shift; ventricles wider or narrower; a slow displacement of a few mm that also
-    breaks the symmetry of the template, and a faster one that changes the folding.
+    The warp combines a small rotation, scale and shift; wider or narrower ventricles; a smooth displacement
+    of a few mm, which also breaks the symmetry of the template; and a finer one, which changes the folding.
     """
     from scipy.spatial.transform import Rotation
 
@@ -183,8 +180,8 @@ def warp(axes: tuple[np.ndarray, ...], rng: np.random.Generator) -> np.ndarray:
 def segment(place: np.ndarray, csf_boost: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Tissue fractions csf, gm, wm (float32, sum 1 in the brain) and the brain (bool) at template positions.
 
-    The average of many heads is blurred; raising the fractions to a power gives back the edges of a single
-    one, and `csf_boost` opens its sulci.
+    The average of many heads is blurred. Squaring the fractions restores the edges of a single head, and
+    `csf_boost` opens the sulci.
     """
     from scipy.ndimage import map_coordinates
 
@@ -201,7 +198,7 @@ def segment(place: np.ndarray, csf_boost: float) -> tuple[dict[str, np.ndarray],
 def flair(
     tissue: dict[str, np.ndarray], axes: tuple[np.ndarray, ...], rng: np.random.Generator
 ) -> np.ndarray:
-    """Noise-free FLAIR contrast: fluid dark, grey matter brighter than white, a faint texture in both."""
+    """Noise-free FLAIR contrast: dark fluid, grey matter brighter than white, and a faint texture in both."""
     csf, wm, gm = rng.normal((0.12, 0.50, 0.665), (0.025, 0.012, 0.018))
     clean = csf * tissue["csf"] + wm * tissue["wm"] + gm * tissue["gm"]
     texture = 0.014 * smooth_field(axes, 6.0, rng) + 0.014 * smooth_field(axes, 20.0, rng)
@@ -217,11 +214,11 @@ def add_lesion(
     site: Site,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put one FCD-like lesion into a clean image and return the image and the lesion mask.
+    """Add one FCD-like lesion to a clean image; return the image and the lesion mask.
 
-    A noisy ellipsoid in template space, pulled towards the cortical ribbon and grown to a drawn volume, so it
-    follows the folds and stays in its hemisphere; inside, the grey–white boundary is blurred and the signal
-    raised. A transmantle tail tapers from it to the nearest ventricle.
+    The lesion is a noisy ellipsoid in template space, pulled towards the cortical ribbon and grown to a drawn
+    volume. It follows the folds and stays in its hemisphere. Inside it the grey–white boundary is blurred and
+    the signal raised. A transmantle tail tapers from the lesion to the nearest ventricle.
     """
     from scipy.ndimage import binary_closing, binary_fill_holes, gaussian_filter, label
 

@@ -1,12 +1,12 @@
-"""The cohort that needs no data: phantom subjects written as a BIDS dataset.
+"""A cohort of phantom subjects, written as a BIDS dataset.
 
     dataset_description.json  README  .bidsignore  participants.tsv  participants.json
     sub-001/anat/sub-001_FLAIR.nii.gz       int16, 0 outside the brain, RAS affine in mm
     sub-001/anat/sub-001_FLAIR.json
     sub-001/anat/sub-001_FLAIR_roi.nii.gz   uint8 {0, 1}; group fcd only
 
-Every file is written under a temporary name and renamed; participants.tsv comes last, so where it lies the
-cohort is whole. The same arguments give the same bytes, and a subject does not depend on its cohort's size.
+Every file is written under a temporary name and renamed. participants.tsv is written last and marks a complete
+cohort. The same arguments give the same bytes. A subject does not depend on the size of the cohort.
 """
 
 import json
@@ -20,14 +20,14 @@ DATASET_NAME = "slimdiff phantom (synthetic lesions on a brain atlas; no patient
 GENERATOR = "slimdiff phantom"
 
 README = """\
-This dataset is a phantom. It holds no patients and no measurement of anybody.
+This dataset is a phantom. It contains no patients and no measured data.
 
 Each image starts from the ICBM152 2009a grey- and white-matter maps, an average of 152 heads that ships with
-nilearn. A random warp, FLAIR-like tissue contrasts, coil shading and noise make one subject of it. Subjects
-of the group "fcd" carry one drawn lesion that looks like a focal cortical dysplasia; *_FLAIR_roi.nii.gz is
-its mask. Subjects of the group "control" carry none and have no mask.
+nilearn. A random warp, FLAIR-like tissue contrasts, coil shading and noise turn it into one subject. Subjects
+of the group "fcd" have one synthetic lesion that looks like a focal cortical dysplasia; *_FLAIR_roi.nii.gz is
+its mask. Subjects of the group "control" have no lesion and no mask.
 
-It exists to run and test the slimdiff workflow. What is learnt from it says nothing about patients.
+It exists to run and test the slimdiff workflow. Results on it do not apply to patients.
 """
 
 COLUMNS = {
@@ -47,11 +47,11 @@ def subject_ids(patients: int, controls: int) -> list[tuple[str, str]]:
     """Names and groups of a cohort, patients first: ("sub-001", "fcd"), …, ("sub-009", "control").
 
     Raises:
-        ValueError: a negative number, no subject at all, or more than three digits can name.
+        ValueError: a negative number, no subject, or more than 999 subjects.
     """
     if patients < 0 or controls < 0 or not 1 <= patients + controls <= 999:
         raise ValueError(
-            f"phantom: {patients} patients and {controls} controls; expected 1 to 999 subjects in all"
+            f"phantom: expected 1 to 999 subjects in all, found {patients} patients and {controls} controls"
         )
     groups = ["fcd"] * patients + ["control"] * controls
     return [(f"sub-{number:03d}", group) for number, group in enumerate(groups, start=1)]
@@ -60,7 +60,7 @@ def subject_ids(patients: int, controls: int) -> list[tuple[str, str]]:
 def subject_volumes(
     participant_id: str, group: str, seed: int, voxel_mm: float = 2.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image, lesion mask and affine of one subject; see `slimdiff.data.phantom_anatomy.make_subject`."""
+    """Image, lesion mask and affine of one subject; see `slimdiff.data.phantom.anatomy.make_subject`."""
     from slimdiff.data.phantom import anatomy
 
     return anatomy.make_subject(participant_id, group, seed, voxel_mm)
@@ -69,10 +69,10 @@ def subject_volumes(
 def write_cohort(
     root: Path, patients: int, controls: int, seed: int = 0, voxel_mm: float = 2.0, progress: bool = True
 ) -> None:
-    """Write a cohort as a BIDS dataset; a phantom cohort that lies there already is replaced.
+    """Write a cohort as a BIDS dataset; an existing phantom cohort is replaced.
 
     Args:
-        root: folder of the dataset, made where it is missing.
+        root: folder of the dataset, created if missing.
         patients: subjects with one lesion each.
         controls: subjects without a lesion.
         seed: study seed, ≥ 0.
@@ -80,17 +80,17 @@ def write_cohort(
         progress: show a bar on stderr.
 
     Raises:
-        FileExistsError: root holds something that is no slimdiff phantom.
-        ValueError: impossible numbers of subjects or voxel size.
+        FileExistsError: root holds files that are not a slimdiff phantom.
+        ValueError: invalid number of subjects or voxel size.
     """
     from tqdm import tqdm
 
     from slimdiff.data.phantom.anatomy import grid, lesion_site
-    from slimdiff.data.volumes.nifti import write_nifti  # here, because naming subjects needs no nibabel
+    from slimdiff.data.volumes.nifti import write_nifti  # imported here: naming subjects needs no nibabel
 
     root = Path(root)
     subjects = subject_ids(patients, controls)
-    grid(voxel_mm)  # refuses an impossible size before anything is removed
+    grid(voxel_mm)  # raises for an invalid voxel size before files are removed
     make_room(root)
     write_json(
         root / "dataset_description.json",
@@ -140,8 +140,8 @@ def write_cohort(
 
 
 def make_room(root: Path) -> None:
-    """Remove the files of an earlier phantom cohort, and refuse a folder that holds anything else."""
-    # Empty folders are no content: a workflow engine makes those of its outputs beforehand.
+    """Remove the files of an earlier phantom cohort; raise FileExistsError if the folder holds other files."""
+    # Empty folders do not count: Snakemake creates the folders of its outputs in advance.
     if not any(path.is_file() for path in root.rglob("*")):
         return
     description = root / "dataset_description.json"
@@ -151,7 +151,7 @@ def make_room(root: Path) -> None:
         generators = []
     if GENERATOR not in generators:
         raise FileExistsError(
-            f"{root}: holds files that are no slimdiff phantom; choose a new or empty folder"
+            f"{root}: expected an empty folder or a slimdiff phantom, found other files; choose another folder"
         )
     (root / "participants.tsv").unlink(missing_ok=True)
     for path in root.glob("sub-*/anat/sub-*_FLAIR*"):

@@ -1,1 +1,1 @@
-"""What is looked at before a volume may be trained on: measured once, judged by the configuration, kept in a table."""
+"""Quality control before training: files are measured once, judged by the configuration and listed in a table."""

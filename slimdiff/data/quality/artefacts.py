@@ -1,9 +1,9 @@
-"""Whether a lesion mask sits where the lesion is, or where it would be if the mask were turned over.
+"""Two faults of a file: a flipped lesion mask, and overflow of a 16-bit type.
 
-A lesion on FLAIR is brighter than the tissue around it. Its contrast is the mean within the mask, less the mean of the
-shell from 1.5 to 6 mm around it, within the brain, in standard deviations of the brain. It is taken where the mask is
-stored and where it would lie turned over: mirrored at the brain's own plane of symmetry, or reversed along an axis of
-the file, or along two (left and posterior for right and anterior, as other file formats have it).
+Detection of a flip assumes a lesion that is brighter than the tissue around it, as on FLAIR. The contrast of a mask is
+the mean within the mask minus the mean of the shell 1.5 to 6 mm around it, within the brain, in SD of the brain. It is
+computed for the mask as stored and for each flip: mirrored at the brain's plane of symmetry, reversed along one axis of
+the file, or reversed along the first two axes (some file formats use left and posterior instead of right and anterior).
 """
 
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from slimdiff.data.volumes.grid import box_of
+from slimdiff.data.volumes.foreground import box_of
 
 SHELL_MM = (1.5, 6.0)
 SHIFT = 0.15
-"""The plane of symmetry is looked for within this share of the width about the middle of the head."""
+"""The plane of symmetry is searched within this share of the width around the centre of the brain."""
 
 
 def flip_contrasts(
     values: np.ndarray, lesion: np.ndarray, brain: np.ndarray, spacing_mm: np.ndarray, plane: float
 ) -> dict[str, float]:
-    """Contrast of the mask `as stored` and turned over, in SD of the brain; those that meet no brain are left out.
+    """Contrast of the mask `as stored` and of each flip, in SD of the brain; flips that miss the brain are left out.
 
     values (X, Y, Z), lesion and brain bool, all in RAS order. plane: see `symmetry_plane`.
     """
-    # Of large voxels at least the next ones.
+    # With large voxels the shell must still reach the neighbouring ones.
     nearest, farthest = SHELL_MM[0], max(SHELL_MM[1], float(spacing_mm.max()))
     box = box_of(lesion, np.ceil(farthest / spacing_mm).astype(int))
     deviation = float(values[brain].std()) if brain.any() else 0.0
@@ -53,7 +53,7 @@ def flip_contrasts(
 
 
 def symmetry_plane(values: np.ndarray, brain: np.ndarray) -> float:
-    """Where left and right of the brain agree best (highest correlation): voxels along the first axis, RAS order."""
+    """Plane with the highest left-right correlation of the brain: position in voxels along the first axis, RAS."""
     shown = np.where(brain, values, 0).astype(np.float32)
     width = len(shown)
     where = np.flatnonzero(brain.any(axis=(1, 2)))
@@ -72,14 +72,14 @@ def symmetry_plane(values: np.ndarray, brain: np.ndarray) -> float:
 
 
 def _turned(voxels: np.ndarray, turn: tuple[int | None, ...]) -> np.ndarray:
-    """Voxels (3, N) with i replaced by total - i along every axis that `turn` has a total for."""
+    """Voxels (3, N) with index i replaced by total - i along every axis for which `turn` has a total."""
     return np.stack(
         [index if total is None else total - index for index, total in zip(voxels, turn, strict=True)]
     )
 
 
 def _met(values: np.ndarray, brain: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-    """The values at those of the voxels (3, N) that lie in the volume and in the brain."""
+    """Values at those voxels (3, N) that lie within the volume and the brain."""
     there = ((voxels >= 0) & (voxels < np.array(values.shape)[:, None])).all(axis=0)
     place = tuple(voxels[:, there])
     return values[place][brain[place]]
@@ -90,28 +90,28 @@ EIGHTH = 8
 
 @dataclass(frozen=True)
 class Overflow:
-    """What `overflow` counts."""
+    """Result of `overflow`."""
 
     wrapped_voxels: int
-    """Voxels that wrapping explains and anatomy does not."""
+    """Voxels whose jump in intensity is explained by wrapping and not by anatomy."""
     clipped_share: float
-    """Share of voxels that are exactly at the type's end, background not counted."""
+    """Share of voxels exactly at an end of the type, not counting the background."""
 
 
 def overflow(stored: np.ndarray, scaled: bool) -> Overflow:
-    """Look for wrapped and clipped voxels in the stored values (X, Y, Z).
+    """Count wrapped and clipped voxels in the stored values (X, Y, Z).
 
-    Only 16-bit types that the header does not scale are looked at: 8-bit images use their whole range on purpose, and
-    a writer that scales fits the image to the type's ends, where a jump over half the range is an ordinary edge.
+    Only unscaled 16-bit types are checked. An 8-bit image uses its whole range on purpose. A scaled image is fitted to
+    the ends of its type, so that a jump over half the range is an ordinary edge.
     """
     if stored.dtype.kind not in "iu" or stored.dtype.itemsize != 2 or scaled:
         return Overflow(0, 0.0)
     ends = np.iinfo(stored.dtype)
-    # Wider, because a difference of two of these values does not fit into their own type.
+    # int32, because the difference of two 16-bit values may not fit into 16 bits.
     values = stored.astype(np.int32)
     background = _background(values)
     top, low = values == ends.max, values == ends.min
-    # Signed background lies at 0; at the lowest value it was put there as padding.
+    # The background of a signed type is 0; the lowest value is padding.
     clipped = top.sum() * (background != ends.max) + low.sum() * (ends.min < 0 and background != ends.min)
     return Overflow(_wrapped(values, background, ends), float(clipped / values.size))
 
@@ -128,7 +128,7 @@ def _wrapped(values: np.ndarray, background: int, ends: np.iinfo) -> int:
     if ends.min < 0:
         if not ends.min + span // 4 < background < ends.max - span // 4:
             return 0
-        # With the background in the middle, neighbours half a range apart lie on both sides of the type's end.
+        # The background is in the middle of the range, so a jump over half the range means that one voxel wrapped.
         jumped = np.zeros(values.shape, bool)
         for axis in range(3):
             far = np.abs(np.diff(values, axis=axis)) > span // 2
@@ -136,19 +136,20 @@ def _wrapped(values: np.ndarray, background: int, ends: np.iinfo) -> int:
                 place = [slice(None)] * 3
                 place[axis] = slice(shift, shift + far.shape[axis])
                 jumped[tuple(place)] |= far
-        # The brightest true voxels beside it are whole: those of the other sign have wrapped.
+        # It is the one below the background; the bright neighbour is correct.
         return int((jumped & (values < background)).sum())
-    # Unsigned background is at 0, so every bright edge is a jump. What wrapped has no voxel in between on any side.
+    # The background of an unsigned type is 0, so every bright edge is a jump. Only a wrapped component has no
+    # intermediate values on any side.
     high, low = values > ends.max - span // EIGHTH, values < ends.min + span // EIGHTH
     at_bottom = background < ends.min + span // 2
-    # Not the sum: between many voxels of the one kind a few of the other are enclosed by chance.
+    # The maximum, not the sum: among many voxels of one kind a few of the other are enclosed by chance.
     return max(_enclosed(high, low, not at_bottom), _enclosed(low, high, at_bottom))
 
 
 def _enclosed(inside: np.ndarray, around: np.ndarray, background: bool) -> int:
-    """Voxels of the components of `inside` whose neighbours outside of it are all `around`.
+    """Number of voxels in those components of `inside` whose outer neighbours are all in `around`.
 
-    background: whether `inside` has the background, so that components at the volume's faces are part of it.
+    background: whether `inside` contains the background; components at the volume's faces then belong to it.
     """
     open_to_others = ndimage.binary_dilation(~inside & ~around) & inside
     labels, count = ndimage.label(inside)

@@ -1,4 +1,4 @@
-"""The stage `participants`: find everybody, look at every file, and let pass what may be trained on."""
+"""The stage `participants`: discover participants, run quality control on every file, apply the policy."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,11 +23,11 @@ REFUSED = "refused.tsv"
 def run_quality_control(
     data: DataConfig, quality: QualityConfig, phantom_root: Path, folder: Path, workers: int = 1
 ) -> tuple[list[Participant], list[Verdict]]:
-    """Discover, measure and judge.
+    """Discover, measure and judge the participants.
 
-    folder: where measurements are remembered and planes are kept. workers: processes that read side by side.
+    folder: cache of the measurements and planes. workers: number of parallel processes.
     Returns the rows of participants.tsv and those of quality.tsv, in the source's order.
-    Raises DataError naming everybody that is flagged, as the policy wants it; the table is then in `refused.tsv`.
+    Raises DataError that lists all flagged participants if the policy requires it; `refused.tsv` then has the table.
     """
     rows = discover(data, phantom_root)
     refuse_unknown_names(rows, quality)
@@ -48,9 +48,9 @@ def run_quality_control(
 def measure_all(
     participants: Sequence[Participant], data: DataConfig, folder: Path, workers: int = 1
 ) -> dict[str, Measured]:
-    """Measure those whose measurement is not remembered; participant_id, measurement.
+    """Measurement of every participant by participant_id, from the cache where possible.
 
-    Raises DataError where a process is killed, most often for want of memory; what is done is kept.
+    Raises DataError if a process is killed, usually for lack of memory; finished measurements are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     measured = {row.participant_id: remembered(row, data, folder) for row in participants}
@@ -70,7 +70,7 @@ def _measurements(
         for row in wanted:
             yield row.participant_id, measure_and_remember(row, data, folder)
         return
-    # Spawned, because a fork of a process with threads (torch, BLAS) can hang.
+    # spawn, because a fork of a process with threads (torch, BLAS) can hang.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = {pool.submit(measure_and_remember, row, data, folder): row.participant_id for row in wanted}
         try:
@@ -78,8 +78,8 @@ def _measurements(
                 yield jobs[job], job.result()
         except BrokenProcessPool:
             raise DataError(
-                f"a process that looked at volumes was killed, perhaps for want of memory; try fewer than {workers} "
-                f"workers. What was measured is kept in {folder}"
+                f"quality control: a worker process was killed, possibly for lack of memory; use fewer than {workers} "
+                f"workers. Finished measurements are kept in {folder}"
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -111,7 +111,7 @@ COLUMNS = ("participant_id", "group", "verdict", "flags", "reasons", *MEASURED)
 
 
 def write_quality(path: Path, verdicts: Iterable[Verdict]) -> None:
-    """Write one row a participant, in the given order."""
+    """Write one row per participant, in the given order."""
     write_table(path, (_row(verdict) for verdict in verdicts), COLUMNS)
 
 

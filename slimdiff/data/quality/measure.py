@@ -1,4 +1,4 @@
-"""What one participant's files are: read once, measured, and nothing judged that the configuration has a say in."""
+"""Measurements of one participant's files: read once and cached, independent of the thresholds in `quality`."""
 
 import hashlib
 import json
@@ -18,26 +18,26 @@ from slimdiff.data.volumes.read import Volume, VolumeError, read_brain, read_ima
 from slimdiff.files import sha256, write_text
 
 MEASUREMENT_VERSION = 1
-"""Raised whenever a number below would come out otherwise: what was remembered is then measured again."""
+"""Increase it when a measurement below changes; cached measurements are then repeated."""
 COARSE_MM = 2.0
-"""The head is found on voxels of about this size; finer ones change no figure here and cost a second each volume."""
+"""The head is found on voxels of about this size; smaller ones change no value and cost a second per volume."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Facts of one participant. A number is None where the file that it is of cannot be read."""
+    """Measurements of one participant. A value is None if its file cannot be read."""
 
     image_sha256: str | None = None
     mask_sha256: str | None = None
     voxel_sha256: str | None = None
-    """Of the image's values in ascending order and its sorted shape: the same for a copy that is renamed, compressed
-    otherwise, stored in another order of axes, or mirrored."""
+    """SHA-256 of the sorted intensities and the sorted shape. It is the same for a copy that is renamed, compressed
+    differently, stored in another axis order, or mirrored."""
     shape: tuple[int, ...] | None = None
     spacing_mm: tuple[float, ...] | None = None
     orientation: str | None = None
-    """The stored axes' directions, for example LAS."""
+    """Directions of the stored axes, for example LAS."""
     placed: bool = True
-    """False: the header does not say where the volume lies (`Volume.placed`)."""
+    """False if the header gives no position (`Volume.placed`)."""
     dtype: str | None = None
     """As stored."""
     minimum: float | None = None
@@ -45,45 +45,45 @@ class Measured:
     lesion_voxels: int | None = None
     lesion_ml: float | None = None
     lesion_outside_share: float | None = None
-    """Of the lesion's voxels, outside `outside_of`."""
+    """Share of the lesion's voxels outside `outside_of`."""
     outside_of: str | None = None
-    """brain mask, or head."""
+    """`brain mask`, or `head` without one."""
     lesion_contrast: float | None = None
-    """Lesion less its surroundings, in SD of the brain (`slimdiff.data.quality.flips`)."""
+    """Lesion minus surroundings, in SD of the brain (`slimdiff.data.quality.artefacts`)."""
     flip: str | None = None
-    """How the mask has to be turned over for its highest other contrast."""
+    """Flip of the mask with the highest contrast."""
     flip_contrast: float | None = None
-    """That contrast."""
+    """Contrast of that flip."""
     wrapped_voxels: int | None = None
     clipped_share: float | None = None
     mask_moved: bool = False
-    """The mask lay on another grid and was brought onto the image's."""
+    """The mask was resampled from another grid."""
     has_planes: bool = False
     flags: tuple[Flag, ...] = field(default=())
-    """What was wrong with the files themselves."""
+    """Faults of the files themselves."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The values as a dictionary for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Measured":
-        """What `to_dict` gave, after JSON too. Raises TypeError where it is something else."""
+        """Inverse of `to_dict`, also after JSON. Raises TypeError for unknown keys."""
         unknown = values.keys() - {field.name for field in fields(cls)}
         if unknown:
-            raise TypeError(f"unknown: {', '.join(sorted(unknown))}")
+            raise TypeError(f"unknown keys: {', '.join(sorted(unknown))}")
         lists = {key: tuple(values[key]) for key in ("shape", "spacing_mm") if values.get(key) is not None}
         flags = tuple(Flag(**flag) for flag in values.get("flags", ()))
         return cls(**{**values, **lists, "flags": flags})
 
 
 def measure(participant: Participant, data: DataConfig) -> Measured:
-    """Read one participant's image and masks and measure them; what is wrong with the files becomes flags."""
+    """Read and measure one participant's image and masks; faults of the files become flags."""
     return measure_volume(participant, data)[0]
 
 
 def measure_volume(participant: Participant, data: DataConfig) -> tuple[Measured, Planes | None]:
-    """`measure`, and the planes for the eye where the image can be read."""
+    """`measure`, and the planes for display, or None if the image cannot be read."""
     flags: list[Flag] = []
     found: dict[str, Any] = {
         "image_sha256": _hash(participant.image),
@@ -135,9 +135,9 @@ def _hash(path: Path | None) -> str | None:
 
 def _image_facts(image: Volume) -> dict[str, Any]:
     over = overflow(image.stored, image.scaled)
-    # Adding 0 makes -0 of 0: equal values, unequal bytes.
+    # Adding 0 turns -0 into 0: the values are equal but their bytes differ.
     values = image.values.ravel(order="K") + np.float32(0)
-    # Most voxels are background; what is all the same needs no sorting.
+    # Most voxels are background with the lowest value, and need no sorting.
     lowest = values.min()
     rest = np.sort(values[values != lowest])
     ordered = np.concatenate([np.full(values.size - rest.size, lowest, np.float32), rest])
@@ -158,17 +158,17 @@ def _image_facts(image: Volume) -> dict[str, Any]:
 
 
 def _to_ras(affine: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
-    """A function that turns arrays (X, Y, Z) to the closest RAS order, and the stored axis of each new one."""
+    """A function that brings arrays (X, Y, Z) to the closest RAS order, and the stored axis of each RAS axis."""
     orientation = nibabel.io_orientation(affine)
     stored_axis = np.argsort(orientation[:, 0])
     return lambda array: nibabel.apply_orientation(array, orientation), stored_axis
 
 
 def _head(values: np.ndarray, brain: np.ndarray | None, spacing: np.ndarray) -> tuple[np.ndarray, float]:
-    """The brain mask, or else the head, bool (X, Y, Z); and the plane of symmetry along the first axis, in voxels."""
+    """The brain mask, or the head without one, bool (X, Y, Z); and the plane of symmetry (`symmetry_plane`)."""
     from slimdiff.data.volumes.foreground import foreground
 
-    # Never fewer than about 32 voxels along an axis, or small volumes would have no shape left.
+    # About 32 voxels or more stay along an axis, so that the head in a small volume keeps its shape.
     most = np.maximum(np.array(values.shape) // 32, 1)
     steps = np.clip(np.round(COARSE_MM / spacing), 1, most).astype(int)
     coarse = values[tuple(slice(None, None, step) for step in steps)]
@@ -196,14 +196,14 @@ def _flips(contrasts: dict[str, float]) -> dict[str, Any]:
 
 
 def remembered(participant: Participant, data: DataConfig, folder: Path) -> Measured | None:
-    """The measurement of exactly these files under this configuration, if there is one."""
+    """The cached measurement of exactly these files under this configuration, or None."""
     try:
         kept = json.loads(record_path(participant, folder).read_text(encoding="utf-8"))
         if kept["depends_on"] != _depends_on(participant, data):
             return None
         measured = Measured.from_dict(kept["measured"])
     except (OSError, ValueError, KeyError, TypeError):
-        # Lost or broken state costs one more reading and nothing else.
+        # If the cache is missing or damaged, the files are read again.
         return None
     if measured.has_planes and not planes_path(participant.participant_id, folder).is_file():
         return None
@@ -211,8 +211,8 @@ def remembered(participant: Participant, data: DataConfig, folder: Path) -> Meas
 
 
 def measure_and_remember(participant: Participant, data: DataConfig, folder: Path) -> Measured:
-    """Measure one participant; the record is written last, so that where it lies all is whole."""
-    # Before anything is read: a file that changes meanwhile is read again next time.
+    """Measure one participant and cache the result; the record is written last and marks a complete result."""
+    # Taken before reading: a file that changes during reading is read again next time.
     depends_on = _depends_on(participant, data)
     measured, planes = measure_volume(participant, data)
     path = planes_path(participant.participant_id, folder)
@@ -226,12 +226,12 @@ def measure_and_remember(participant: Participant, data: DataConfig, folder: Pat
 
 
 def record_path(participant: Participant, folder: Path) -> Path:
-    """Of the measurement."""
+    """Path of the cached measurement."""
     return folder / f"{participant.participant_id}.json"
 
 
 def planes_path(participant_id: str, folder: Path) -> Path:
-    """Of the planes; there is none where the image cannot be read."""
+    """Path of the planes; the file does not exist if the image cannot be read."""
     return folder / f"{participant_id}.npz"
 
 

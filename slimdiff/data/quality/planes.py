@@ -1,11 +1,11 @@
-"""Three planes of a volume for the eye: axial, coronal, sagittal, through the lesion or the middle of the head."""
+"""Three planes of a volume for display: axial, coronal, sagittal, through the lesion or the centre of the head."""
 
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from slimdiff.data.volumes.grid import box_of
+from slimdiff.data.volumes.foreground import box_of
 from slimdiff.files import replacing
 
 NAMES = ("axial", "coronal", "sagittal")
@@ -13,8 +13,8 @@ LARGEST_PX = 128
 PERCENTILES = (0.5, 99.5)
 
 Planes = list[tuple[np.ndarray, np.ndarray]]
-"""uint8 image and bool mask (H, W) each, in the order of NAMES. Up is anterior or superior; left is left in the axial
-and coronal plane and posterior in the sagittal one."""
+"""uint8 image and bool mask (H, W) each, in the order of NAMES. Up is anterior or superior. Left is left in the axial
+and coronal planes, and posterior in the sagittal plane."""
 
 
 def three_planes(
@@ -24,10 +24,10 @@ def three_planes(
     inside: np.ndarray,
     window: tuple[float, float] | None = None,
 ) -> Planes:
-    """Planes with isotropic pixels, at most 128 on a side, through the point deepest in the lesion.
+    """Planes with isotropic pixels, at most 128 per side, through the deepest point of the lesion.
 
     values (X, Y, Z), lesion and inside (brain or head) bool, all in RAS order. Without a lesion the planes go through
-    the middle of `inside`. window: intensities of black and white; nothing: percentiles 0.5 and 99.5 of `inside`.
+    the centre of `inside`. window: intensities of black and white; None: percentiles 0.5 and 99.5 of `inside`.
     """
     point = _deepest(lesion, spacing_mm) if lesion.any() else _middle(inside)
     low, high = window or np.percentile(values[inside] if inside.any() else values, PERCENTILES)
@@ -42,7 +42,7 @@ def three_planes(
         )
         grey = (_resized(image.astype(np.float32), shape) - low) / max(high - low, 1e-12)
         grey = np.round(255 * np.clip(grey, 0, 1)).astype(np.uint8)
-        # The second axis upwards, the first to the right.
+        # The second axis points up, the first to the right.
         planes.append((grey.T[::-1].copy(), _resized_mask(mask, shape).T[::-1].copy()))
     return planes
 
@@ -62,7 +62,7 @@ def _middle(inside: np.ndarray) -> tuple[int, ...]:
 
 
 def _resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Linear, smoothed beforehand along axes that get fewer pixels."""
+    """Linear interpolation, after smoothing along axes that get fewer pixels."""
     factors = np.array(image.shape) / shape
     image = ndimage.gaussian_filter(image, np.maximum(0, (factors - 1) / 2))
     at = [(np.arange(n) + 0.5) * factor - 0.5 for n, factor in zip(shape, factors, strict=True)]
@@ -70,7 +70,7 @@ def _resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _resized_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A pixel is lesion if its middle is, or if the middle of some lesion voxel lies in it: none is lost."""
+    """A pixel is lesion if its centre is, or if it contains the centre of a lesion voxel; none is lost."""
     nearest = [
         np.minimum((np.arange(n) + 0.5) * m / n, m - 1).astype(int)
         for n, m in zip(shape, mask.shape, strict=True)

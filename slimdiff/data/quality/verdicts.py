@@ -1,34 +1,36 @@
-"""Who takes part: every participant's flags, those that stop it and those that are only shown.
+"""Which participants are included: each one's flags, those that stop it and those that are only shown.
 
-A flag stops a participant unless `quality.accept` waves it through. What then follows is `quality.policy`.
+A flag stops a participant unless `quality.accept` accepts it. `quality.policy` decides between error and exclusion.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import EMPTY_MASK, DataError, Flag, Participant
 from slimdiff.data.quality.flags import ACCEPTABLE
-from slimdiff.data.quality.measure import Measured
 from slimdiff.files import MISSING, read_table
+
+if TYPE_CHECKING:
+    from slimdiff.data.quality.measure import Measured
 
 Word = Literal["ok", "shown", "excluded", "error"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said about one participant."""
+    """Result of quality control for one participant."""
 
     participant: Participant
-    """As it goes on: excluded with the reason, or a control where its mask is empty and that means one."""
+    """For the later stages: excluded with the reason, or a control if `data.empty_mask` makes it one."""
     stopping: tuple[Flag, ...]
     shown: tuple[Flag, ...]
-    measured: Measured | None
-    """None for those who were left out before a file was read."""
+    measured: "Measured | None"
+    """None if the participant was excluded before a file was read."""
     policy: Literal["error", "exclude"]
 
     @property
@@ -42,16 +44,16 @@ class Verdict:
 
 def verdicts(
     participants: Sequence[Participant],
-    measured: dict[str, Measured],
+    measured: "dict[str, Measured]",
     config: QualityConfig,
     data: DataConfig,
     table: Path | None = None,
 ) -> list[Verdict]:
-    """Judge everybody and hold to the policy.
+    """Judge all participants and apply the policy.
 
-    measured: participant_id, what `measure` found; everybody who is included and has no flag from discovery.
-    table: where the whole table lies, for the message.
-    Raises DataError naming everybody that is flagged, where the policy wants it or nobody with a lesion is left.
+    measured: participant_id: result of `measure`, for all included participants without a flag from discovery.
+    table: path of the whole table, for the message.
+    Raises DataError that lists all flagged participants if the policy requires it, or if no patient is left.
     """
     judged = judge(participants, measured, config, data)
     enforce(judged, config, table)
@@ -60,11 +62,11 @@ def verdicts(
 
 def judge(
     participants: Sequence[Participant],
-    measured: dict[str, Measured],
+    measured: "dict[str, Measured]",
     config: QualityConfig,
     data: DataConfig,
 ) -> list[Verdict]:
-    """One verdict a participant, in their order. Raises DataError only where `quality.accept` names nobody."""
+    """One verdict per participant, in their order. Raises DataError only for unknown names in `quality.accept`."""
     refuse_unknown_names(participants, config)
     included = [participant for participant in participants if participant.included]
     same = duplicates(included, measured)
@@ -82,7 +84,7 @@ def judge(
         stopping = tuple(flag for flag in flags if not _accepted(flag, name, config, data))
         shown = tuple(flag for flag in flags if flag not in stopping)
         if not participant.included:
-            # By name, group or the 2-D rule: nobody was asked about its flags.
+            # Excluded by name, group or the 2-D rule: its flags stop nothing.
             if participant.excluded != reason_of(stopping):
                 shown, stopping = (*shown, *stopping), ()
         elif stopping and config.policy == "exclude":
@@ -92,7 +94,7 @@ def judge(
 
 
 def enforce(judged: Sequence[Verdict], config: QualityConfig, table: Path | None = None) -> None:
-    """Raise DataError where the policy does not let these verdicts pass."""
+    """Raise DataError if the policy rejects these verdicts."""
     flagged = {verdict.participant.participant_id: verdict.stopping for verdict in judged if verdict.stopping}
     _enforce(flagged, len(judged), config, table)
     left = [verdict.participant for verdict in judged if verdict.participant.included]
@@ -100,14 +102,14 @@ def enforce(judged: Sequence[Verdict], config: QualityConfig, table: Path | None
         raise DataError(
             _listed("no subject with a lesion mask is left", flagged, config, table)
             if flagged
-            else f"no subject with a lesion mask is left of {len(judged)}"
+            else f"no subject with a lesion mask is left of {len(judged)} participants"
         )
 
 
 def settle_discovery(participants: Sequence[Participant], config: QualityConfig) -> list[Participant]:
-    """Hold to the policy about the flags of discovery alone, before a file is read.
+    """Apply the policy to the flags from discovery alone, before a file is read.
 
-    Raises DataError naming everybody that is flagged, for policy `error` or for more than `max_excluded`.
+    Raises DataError that lists all flagged participants, for policy `error` or for more than `max_excluded`.
     """
     refuse_unknown_names(participants, config)
     flagged = {row.participant_id: row.flags for row in participants if row.included and row.flags}
@@ -116,17 +118,17 @@ def settle_discovery(participants: Sequence[Participant], config: QualityConfig)
 
 
 def leave_out(participants: Iterable[Participant]) -> list[Participant]:
-    """The participants, those with flags from discovery excluded for them."""
+    """The participants, with those flagged at discovery excluded."""
     return [row.without(reason_of(row.flags)) if row.included and row.flags else row for row in participants]
 
 
 def reason_of(flags: Sequence[Flag]) -> str:
-    """Flags as they stand in participants.tsv."""
+    """Flags as text for participants.tsv."""
     return "; ".join(f"{flag.name}: {flag.reason}" for flag in flags)
 
 
 def refuse_unknown_names(participants: Sequence[Participant], config: QualityConfig) -> None:
-    """Raise DataError where `quality.accept` names somebody who is not in the source."""
+    """Raise DataError if `quality.accept` names a participant that is not in the source."""
     known = {participant.participant_id for participant in participants}
     for flag, names in config.accept.items():
         for name in () if names == "all" else names:
@@ -162,7 +164,7 @@ def _enforce(
         )
     if len(flagged) > config.max_excluded:
         first = (
-            f"{len(flagged)} of {count} participants would be left out, but quality.max_excluded is "
+            f"{len(flagged)} of {count} participants would be excluded, but quality.max_excluded is "
             f"{config.max_excluded}"
         )
         raise DataError(_listed(first, flagged, config, table))
@@ -172,29 +174,29 @@ def _listed(first: str, flagged: dict[str, Sequence[Flag]], config: QualityConfi
     lines = [f"{first}:"]
     lines += [f"  {name}: {flag.name}: {flag.reason}" for name, flags in flagged.items() for flag in flags]
     doubtful = sorted({flag.name for flags in flagged.values() for flag in flags} & ACCEPTABLE)
-    ways = ["mend the files", "leave participants out by name (data.exclude)"]
+    ways = ["fix the files", "exclude participants by name (data.exclude)"]
     if doubtful:
-        ways.append(f"accept what you have looked at (quality.accept: {', '.join(doubtful)})")
+        ways.append(f"inspect the files and accept the flags (quality.accept: {', '.join(doubtful)})")
     ways.append(
-        "leave flagged participants out (quality.policy: exclude)"
+        "exclude flagged participants (quality.policy: exclude)"
         if config.policy == "error"
         else "raise quality.max_excluded"
     )
-    lines.append(f"What can be done: {'; '.join(ways)}.")
+    lines.append(f"Options: {'; '.join(ways)}.")
     if table is not None:
-        lines.append(f"Everybody, with what was measured: {table}")
+        lines.append(f"All participants with their measurements: {table}")
     return "\n".join(lines)
 
 
 FLIP_SD = 0.3
-"""`flip_suspected`: so much more contrast when turned over. On 20 phantoms and two patients of open_ms every mask that
-was mirrored in the file lies above it and no true one; of masks over no lesion at all 3 in 100 do."""
+"""`flip_suspected`: minimum gain in contrast by a flip, in SD of the brain. On 20 phantoms and two patients of open_ms
+all masks mirrored in the file exceed it and no correct mask does; of masks placed on no lesion 3 in 100 exceed it."""
 CLIPPED_SHARE = 1e-4
-"""`intensity_overflow`: more voxels than this exactly at the type's end."""
+"""`intensity_overflow`: minimum share of voxels exactly at an end of the type."""
 
 
-def doubts(participant: Participant, measured: Measured, config: QualityConfig) -> list[Flag]:
-    """What is doubtful about one participant by itself."""
+def doubts(participant: Participant, measured: "Measured", config: QualityConfig) -> list[Flag]:
+    """Doubts about one participant, without comparison to others."""
     flags = []
     image, mask = participant.image, participant.mask
     spacing = measured.spacing_mm or ()
@@ -203,8 +205,8 @@ def doubts(participant: Participant, measured: Measured, config: QualityConfig) 
         flags.append(
             Flag(
                 "thick_slices",
-                f"{image}: voxels of {sizes} mm; at most {config.max_spacing_mm:g} mm are allowed along an axis, "
-                "which quality.max_spacing_mm can raise",
+                f"{image}: expected voxels of at most {config.max_spacing_mm:g} mm along every axis, found {sizes} mm; "
+                "exclude the participant or raise quality.max_spacing_mm",
             )
         )
     share = measured.lesion_outside_share or 0.0
@@ -212,16 +214,16 @@ def doubts(participant: Participant, measured: Measured, config: QualityConfig) 
         flags.append(
             Flag(
                 "lesion_outside_brain",
-                f"{mask}: {100 * share:.3g} % of the lesion lies outside of the {measured.outside_of}; at most "
-                f"{100 * config.max_lesion_outside:.3g} % may (quality.max_lesion_outside)",
+                f"{mask}: expected at most {100 * config.max_lesion_outside:.3g} % of the lesion outside the "
+                f"{measured.outside_of} (quality.max_lesion_outside), found {100 * share:.3g} %",
             )
         )
     if measured.flip_contrast is not None and measured.flip_contrast - measured.lesion_contrast > FLIP_SD:
         flags.append(
             Flag(
                 "flip_suspected",
-                f"{mask}: {measured.flip}, the mask would lie on a place {measured.flip_contrast:+.2f} SD of the brain "
-                f"brighter than its surroundings; as it is stored {measured.lesion_contrast:+.2f} SD",
+                f"{mask}: {measured.flip}, the mask has a contrast of {measured.flip_contrast:+.2f} SD of the brain, "
+                f"but as stored only {measured.lesion_contrast:+.2f} SD; compare mask and image",
             )
         )
     if measured.wrapped_voxels:
@@ -229,7 +231,7 @@ def doubts(participant: Participant, measured: Measured, config: QualityConfig) 
             Flag(
                 "intensity_overflow",
                 f"{image}: {measured.wrapped_voxels} voxels jump from one end of {measured.dtype} to the other (values "
-                f"{measured.minimum:g} to {measured.maximum:g}), so they wrapped; convert it again as a wider type",
+                f"{measured.minimum:g} to {measured.maximum:g}), so they wrapped; convert it again to a wider type",
             )
         )
     elif (measured.clipped_share or 0.0) >= CLIPPED_SHARE:
@@ -237,22 +239,22 @@ def doubts(participant: Participant, measured: Measured, config: QualityConfig) 
             Flag(
                 "intensity_overflow",
                 f"{image}: {100 * measured.clipped_share:.2g} % of the voxels are exactly at the end of "
-                f"{measured.dtype} (values {measured.minimum:g} to {measured.maximum:g}), so they were cut off there",
+                f"{measured.dtype} (values {measured.minimum:g} to {measured.maximum:g}), so they were clipped",
             )
         )
     if not measured.placed:
         flags.append(
             Flag(
                 "orientation_unknown",
-                f"{image}: sform and qform code are 0, so its axes are only assumed to be {measured.orientation}; look "
-                "at it and set its sform",
+                f"{image}: sform and qform code are 0, so the axes are assumed to be {measured.orientation}; inspect "
+                "the image and set its sform",
             )
         )
     return flags
 
 
-def duplicates(participants: Sequence[Participant], measured: dict[str, Measured]) -> dict[str, Flag]:
-    """Participants whose images have the same voxels, each with a flag that names the others."""
+def duplicates(participants: Sequence[Participant], measured: "dict[str, Measured]") -> dict[str, Flag]:
+    """Flags for participants whose images have the same voxels; each flag names the others."""
     alike = defaultdict(list)
     for participant in participants:
         facts = measured.get(participant.participant_id)
@@ -275,9 +277,9 @@ def duplicates(participants: Sequence[Participant], measured: dict[str, Measured
 
 
 def left_out_for_flags(quality: Path) -> dict[str, str]:
-    """participant_id: flags with their reasons, of those whom quality control left out; not of those left out by name.
+    """participant_id: flags and reasons, of participants excluded by quality control; not of those excluded by name.
 
-    quality: quality.tsv, which need not be there.
+    quality: path of quality.tsv, which may be missing.
     """
     if not quality.is_file():
         return {}
@@ -287,20 +289,20 @@ def left_out_for_flags(quality: Path) -> dict[str, str]:
 
 
 def enforce_policy(failed: dict[str, str], flagged: dict[str, str], quality: QualityConfig) -> None:
-    """Hold to `quality.policy` about those who could not be preprocessed.
+    """Apply `quality.policy` to participants that could not be preprocessed.
 
-    failed, flagged: as `not_preprocessed` and `left_out_for_flags` give them; together they count towards
+    failed, flagged: results of `not_preprocessed` and `left_out_for_flags`; both count towards
     `quality.max_excluded`.
-    Raises DataError naming everybody concerned: for policy `error`, and for more than `max_excluded`.
+    Raises DataError that lists these participants, for policy `error` or for more than `max_excluded`.
     """
-    everybody = {**flagged, **failed}
-    if not failed or (quality.policy == "exclude" and len(everybody) <= quality.max_excluded):
+    excluded = {**flagged, **failed}
+    if not failed or (quality.policy == "exclude" and len(excluded) <= quality.max_excluded):
         return
     if quality.policy == "error":
         first = f"{len(failed)} participants could not be preprocessed"
-        ways = "make the stage preprocess again, leave them out by name (data.exclude) or with quality.policy: exclude"
+        ways = "run the preprocess stage again, exclude them by name (data.exclude), or set quality.policy: exclude"
     else:
-        first = f"{len(everybody)} participants would be left out, but quality.max_excluded is {quality.max_excluded}"
-        ways = "mend the files, leave them out by name (data.exclude), or raise quality.max_excluded"
-    listed = [f"  {name}: {reason}" for name, reason in everybody.items()]
-    raise DataError("\n".join([f"{first}:", *listed, f"What can be done: {ways}."]))
+        first = f"{len(excluded)} participants would be excluded, but quality.max_excluded is {quality.max_excluded}"
+        ways = "fix the files, exclude them by name (data.exclude), or raise quality.max_excluded"
+    listed = [f"  {name}: {reason}" for name, reason in excluded.items()]
+    raise DataError("\n".join([f"{first}:", *listed, f"Options: {ways}."]))

@@ -1,4 +1,4 @@
-"""Every source ends in one list of participants; what comes after is free of the source. One adapter a file."""
+"""Sources of data: each adapter, one per file, returns a list of participants. Later stages do not see the source."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,23 +20,21 @@ from slimdiff.data.sources.table import phantom_participants, table_participants
 from slimdiff.files import MISSING
 
 FETCHED_GROUPS = {"ds004199": ("fcd", "hc")}
-"""What the participants.tsv of a dataset that can be fetched calls those with and those without a mask."""
+"""Names of the groups with and without a mask in participants.tsv, for each dataset that can be fetched."""
 
 
 def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
     """List the participants of the configured source, in a fixed order.
 
-    The phantom's, and those of a dataset that is to be fetched, are known before a file exists, and are the same
-    afterwards: names, paths, and who takes part. What is wrong with one participant is its flag, and stops nobody here;
-    whoever is excluded has none. Raises DataError naming the folder, table or key, what was found and what is wanted.
+    For the phantom and for a dataset to be fetched, names, paths and exclusions are known before the files exist and do
+    not change afterwards. A fault of one participant becomes its flag and raises nothing here; excluded participants
+    have no flags. Raises DataError with the folder, table or key, what was expected and what was found.
     """
     fetched: tuple[File, ...] = ()
     if config.source == "phantom":
         found = phantom_participants(config, phantom_root)
     elif config.source == "bids" and config.fetch.dataset:
-        # T1w images concern nobody unless the study is about them.
-        with_t1w = config.image_suffix == "T1w" and config.fetch.t1w
-        fetched = read_file_manifest(config.fetch.dataset).wanted(with_t1w)
+        fetched = read_file_manifest(config.fetch.dataset).wanted(config.image_suffix)
         paths = [file.path for file in fetched]
         groups = FETCHED_GROUPS[config.fetch.dataset]
         found = bids_participants_of(paths, Path(config.root), config, groups)
@@ -48,7 +46,7 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
         found = brats_participants(config)
     else:
         found = table_participants(Path(config.table))
-    # By name first, so that whatever is wrong with a participant can be left behind so.
+    # By name first, so that a participant with any fault can be excluded by name.
     rows = _without_named(found, config)
     if config.source == "bids" and config.two_dimensional == "exclude":
         rows = _without_two_dimensional(rows, fetched, config)
@@ -58,12 +56,12 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
     if config.source in ("bids", "nnunet", "brats") and not fetched:
         rows = [_with_dead_links(row) if row.included else row for row in rows]
     if not any(row.included and row.is_patient for row in rows):
-        # A flag may be why.
+        # A flag may be the cause.
         reasons = [flag.reason for row in rows if row.included for flag in row.flags]
         where = {"table": config.table, "phantom": "data.phantom"}.get(config.source, config.root)
         raise DataError(
             f"{where}: the {config.source} source has no subject with a lesion mask ({len(rows)} subjects)"
-            + (f"; found: {listed(reasons)}" if reasons else "")
+            + (f"; flags: {listed(reasons)}" if reasons else "")
         )
     return [row if row.included else replace(row, flags=()) for row in rows]
 
@@ -92,9 +90,7 @@ def _of_groups(participants: list[Participant], groups: tuple[str, ...]) -> list
     present = {participant.group for participant in participants}
     for group in groups:
         if group not in present:
-            raise DataError(
-                f"data.groups: no subject of group {group!r}; there are {', '.join(sorted(present))}"
-            )
+            raise DataError(f"data.groups: expected groups of {', '.join(sorted(present))}, found {group!r}")
     return [
         p.without(f"group {p.group} is not in data.groups")
         if groups and p.included and p.group not in groups
@@ -104,10 +100,10 @@ def _of_groups(participants: list[Participant], groups: tuple[str, ...]) -> list
 
 
 def _with_dead_links(participant: Participant) -> Participant:
-    """Flag files that are links to nowhere, as in a dataset whose contents have not been got yet."""
+    """Flag files that are broken links, as in a dataset whose contents have not been downloaded."""
     paths = (participant.image, participant.mask, participant.brain_mask)
     dead = tuple(
-        Flag("missing_file", f"{path} is a link to nowhere; get the file first (datalad get, git annex get)")
+        Flag("missing_file", f"{path}: broken link; download the file first (datalad get, git annex get)")
         for path in paths
         if path is not None and path.is_symlink() and not path.exists()
     )

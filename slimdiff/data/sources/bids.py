@@ -30,20 +30,20 @@ class BidsFile:
 
     path: Path
     stem: str
-    """Its name without the ending."""
+    """File name without the ending."""
     session: str | None
-    """The label of ses-*, of its folder or else of its name."""
+    """Label of ses-*, from the folder or, without one, from the file name."""
 
     @property
     def entities(self) -> dict[str, str]:
         return entities_of(self.stem)
 
     def has(self, entities: dict[str, str]) -> bool:
-        """Whether its name has all of these entities."""
+        """Whether the file name has all of these entities."""
         return entities.items() <= self.entities.items()
 
     def fits_session_of(self, image: "BidsFile") -> bool:
-        """Whether it can belong to `image`; a file without a session belongs to the subject, and so to all."""
+        """Whether it can belong to `image`; a file without a session belongs to all sessions of the subject."""
         return None in (self.session, image.session) or self.session == image.session
 
 
@@ -55,7 +55,7 @@ def entities_of(stem: str) -> dict[str, str]:
 def tree_of(root: Path) -> list[PurePosixPath]:
     """Subjects' folders and the NIfTI files of their `anat` folders, relative to root.
 
-    `.bidsignore` has no say: it hides lesion masks from validators only.
+    `.bidsignore` is not applied: its only use is to hide lesion masks from validators.
     """
     subjects = [path for path in root.glob("sub-*") if path.is_dir()]
     files = [
@@ -68,7 +68,7 @@ def tree_of(root: Path) -> list[PurePosixPath]:
 
 
 def subjects_of(paths: Iterable[PurePosixPath]) -> set[str]:
-    """The subjects that have a folder, or a file in it."""
+    """The subjects with a folder, or with a file in it."""
     return {path.parts[0] for path in paths if path.parts[0].startswith("sub-")}
 
 
@@ -77,9 +77,9 @@ def sort_files(
 ) -> dict[str, dict[str, list[BidsFile]]]:
     """kind: subject: files, in order of their paths.
 
-    paths: relative to root. suffixes: kind, and the suffix of its files, or None. Where several suffixes fit a name,
-    the longest one counts: with `mask` for lesions and `desc-brain_mask` for brains, a brain mask is no lesion.
-    Files that fit none are of the kind OTHER.
+    paths: relative to root. suffixes: kind: suffix of its files, or None. If several suffixes match a name, the longest
+    counts: with `mask` for lesions and `desc-brain_mask` for brains, a brain mask is not a lesion mask. Files without a
+    matching suffix are of the kind OTHER.
     """
     wanted = {kind: suffix for kind, suffix in suffixes.items() if suffix}
     found: dict[str, dict[str, list[BidsFile]]] = {kind: {} for kind in (*suffixes, OTHER)}
@@ -87,7 +87,7 @@ def sort_files(
         file = _anat_file(path, root)
         if file is None:
             continue
-        # "FLAIR" must not take "..._desc-xFLAIR": the suffix stands after an underscore.
+        # "FLAIR" must not match "..._desc-xFLAIR": a suffix follows an underscore.
         kinds = [kind for kind, suffix in wanted.items() if file.stem.endswith(f"_{suffix}")]
         kind = max(kinds, key=lambda kind: len(wanted[kind]), default=OTHER)
         found[kind].setdefault(path.parts[0], []).append(file)
@@ -95,18 +95,18 @@ def sort_files(
 
 
 def nearly(files: Iterable[BidsFile], suffix: str) -> BidsFile | None:
-    """The first file with this suffix in other letters: upper for lower case, a hyphen for an underscore."""
+    """The first file with nearly this suffix: another case, or a hyphen instead of an underscore."""
     wanted = _plain(f"_{suffix}")
     return next((file for file in files if _plain(file.stem).endswith(wanted)), None)
 
 
 def mask_by_its_name(files: Iterable[BidsFile]) -> BidsFile | None:
-    """The first file whose name says that it is a lesion's mask, or a mask and not of what."""
+    """The first file named as a lesion mask, or as a mask without saying of what."""
     return next((file for file in files if _is_mask(file)), None)
 
 
 def _is_mask(file: BidsFile) -> bool:
-    # The subject may be called anything.
+    # The subject's label is not searched, because it may contain any word.
     name = "_" + file.stem.partition("_")[2].casefold()
     if LESION.search(name):
         return True
@@ -119,7 +119,7 @@ def _plain(name: str) -> str:
 
 
 def _anat_file(path: PurePosixPath, root: Path) -> BidsFile | None:
-    """A NIfTI file of a subject's own, in its `anat` folder or in that of a session."""
+    """A subject's NIfTI file in its `anat` folder or in that of a session; None for any other file."""
     match path.parts:
         case (subject, "anat", name):
             session = None
@@ -137,7 +137,7 @@ def bids_participants(config: DataConfig) -> list[Participant]:
     """Participants of the BIDS dataset in the folder `data.root`."""
     root = Path(config.root)
     if not root.is_dir():
-        raise DataError(f"data.root: {root} is no folder; the BIDS dataset's folder is wanted")
+        raise DataError(f"data.root: expected the folder of a BIDS dataset, found no folder {root}")
     return bids_participants_of(tree_of(root), root, config)
 
 
@@ -147,26 +147,26 @@ def bids_participants_of(
     config: DataConfig,
     fetched_groups: tuple[str, str] | None = None,
 ) -> list[Participant]:
-    """Participants of a BIDS dataset of which this is the list of files.
+    """Participants of a BIDS dataset with these files.
 
-    Group, site, split and lobe come from participants.tsv where it is there and has them; the acquisition comes from
-    the image's own `acq-` entity.
+    Group, site, split and lobe come from participants.tsv if it has them; the acquisition comes from the image's `acq-`
+    entity.
 
     Args:
-        paths: files relative to root, of the file system or of a manifest.
-        fetched_groups: of a dataset that is to be fetched: its groups with and without a mask, as long as its
-            participants.tsv is not there; its paths name everybody. None: patient and control; whoever stands in
-            participants.tsv without a folder is listed too.
+        paths: files relative to root, from the file system or a manifest.
+        fetched_groups: for a dataset to be fetched, its groups with and without a mask, used until its participants.tsv
+            exists; all its subjects have a path. None: patient and control; subjects in participants.tsv without a
+            folder are listed too.
 
     Raises:
-        DataError: naming the file, folder or key, what was found and what is wanted.
+        DataError: with the file, folder or key, what was expected and what was found.
     """
     image_suffix, mask_suffix = suffixes_of(config)
     paths = list(paths)
     kinds = {"image": image_suffix, "mask": mask_suffix, "brain": config.brain_suffix}
     files = sort_files(paths, root, kinds)
     subjects = subjects_of(paths)
-    # A folder of masks may be of a larger cohort.
+    # The folder of masks may belong to a larger cohort.
     of_root = set(subjects)
     if config.mask_root:
         elsewhere = sort_files(_mask_tree(config, root), Path(config.mask_root), {**kinds, "image": None})
@@ -197,8 +197,8 @@ def bids_participants_of(
         faults = [flags[name]] if name in flags else []
         if len(chosen) > 1:
             reason = (
-                f"{root / name}: {len(chosen)} images match _{image_suffix}: {_names(chosen)}; choose with "
-                "data.entities, keep one or use a table"
+                f"{root / name}: {len(chosen)} images match _{image_suffix}: {_names(chosen)}; select one with "
+                "data.entities, keep one file, or use a table"
             )
             faults.append(Flag("several_images", reason))
         image = chosen[0]
@@ -208,8 +208,8 @@ def bids_participants_of(
         stray = None if masks or group else _stray_mask(files[OTHER].get(name, []), mask_suffix)
         if stray:
             reason = (
-                f"{stray.path} looks like a lesion mask, but _{mask_suffix} is wanted, so {name} would be a control; "
-                "rename it, set data.mask_suffix, or say the group in participants.tsv"
+                f"{stray.path} looks like a lesion mask, but the expected suffix is _{mask_suffix}, so {name} would be "
+                "a control; rename the file, set data.mask_suffix, or give the group in participants.tsv"
             )
             faults.append(Flag("no_mask", reason))
         rows.append(
@@ -230,14 +230,16 @@ def bids_participants_of(
     if not any(row.included and not any(flag.name == "missing_file" for flag in row.flags) for row in rows):
         only = f" with {_as_written(config.entities)}" if config.entities else ""
         keys = "data.image_suffix and data.entities" if config.entities else "data.image_suffix"
-        raise DataError(f"{root}: no sub-*/anat/sub-*_{image_suffix}.nii.gz{only}; see {keys}")
+        raise DataError(
+            f"{root}: expected images sub-*/anat/sub-*_{image_suffix}.nii.gz{only}, found none; see {keys}"
+        )
     return rows
 
 
 def _without_image(
     name: str, line: dict[str, str], group: str, others: list[BidsFile], root: Path, config: DataConfig
 ) -> Participant:
-    """It stays in the table with the reason, so that nobody is lost without a word (docs/method.md, F8)."""
+    """An excluded participant; it stays in the table with the reason (docs/method.md, F8)."""
     suffix, _ = suffixes_of(config)
     reason = f"no _{suffix} image"
     if others:
@@ -253,15 +255,15 @@ def _without_image(
 
 
 def _with_lost_image(row: Participant, masks: list[BidsFile], near: BidsFile | None) -> Participant:
-    """Flagged where an image is lost, not merely absent: a lesion was drawn on it, or one has nearly its name."""
+    """Flag a lost image: the subject has a lesion mask, or a file with nearly the expected name."""
     if near is not None:
-        reason = f"{row.image} is not there, but {near.path} is; rename it, or set data.image_suffix"
+        reason = f"{row.image} not found, but {near.path} exists; rename it, or set data.image_suffix"
     elif masks:
-        reason = f"{row.image} is not there, though {masks[0].path} is"
+        reason = f"{row.image} not found, but its mask {masks[0].path} exists; add the image"
     else:
         return row
     mask = masks[0].path if masks else None
-    # So that `data.groups` does not pass over it.
+    # It needs a group, so that `data.groups` does not exclude it.
     group = ("patient" if masks else "control") if row.group == MISSING else row.group
     return replace(row, mask=mask, group=group, excluded=MISSING, flags=(Flag("missing_file", reason),))
 
@@ -271,14 +273,16 @@ def _stray_mask(others: list[BidsFile], suffix: str) -> BidsFile | None:
 
 
 def suffixes_of(config: DataConfig) -> tuple[str, str]:
-    """Suffix of images and of lesion masks; raises DataError where two kinds of files would have the same names."""
+    """Suffixes of images and of lesion masks; raises DataError if two kinds of files would have the same names."""
     image, mask = config.image_suffix or "FLAIR", config.mask_suffix or "FLAIR_roi"
     if image == mask and not config.mask_root:
-        raise DataError(f"data.mask_suffix: {mask} is data.image_suffix too; a mask needs a name of its own")
+        raise DataError(
+            f"data.mask_suffix: expected another suffix than data.image_suffix, found {mask} for both"
+        )
     if config.brain_suffix in (image, mask):
         raise DataError(
-            f"data.brain_suffix: {config.brain_suffix} is the suffix of images or of lesion masks too; a brain mask "
-            "needs a name of its own"
+            f"data.brain_suffix: expected another suffix than those of images and lesion masks, found "
+            f"{config.brain_suffix}"
         )
     return image, mask
 
@@ -287,33 +291,35 @@ def _mask_tree(config: DataConfig, root: Path) -> list[PurePosixPath]:
     folder = Path(config.mask_root)
     if not folder.is_dir():
         meant = f" (did you mean {root / folder}?)" if (root / folder).is_dir() else ""
-        raise DataError(f"data.mask_root: {folder} is no folder{meant}; one with a sub-*/ tree is wanted")
+        raise DataError(
+            f"data.mask_root: expected a folder with a sub-*/ tree, found no folder {folder}{meant}"
+        )
     return tree_of(folder)
 
 
 def _described(table: Path, subjects: set[str]) -> tuple[dict[str, dict[str, str]], dict[str, Flag]]:
-    """participants.tsv by participant_id: its first line of each, and flags of those with several."""
+    """The first row of each participant_id in participants.tsv, and flags of those with several splits."""
     if not is_there(table):
         return {}, {}
     lines = []
     for line in table_lines(table, ["participant_id"]):
         name = line["participant_id"].strip()
-        # The prefix is often left out of the table.
+        # Tables often omit the prefix "sub-".
         lines.append((f"sub-{name}" if name not in subjects and f"sub-{name}" in subjects else name, line))
     if lines and subjects and not any(name in subjects for name, _ in lines):
         raise DataError(
-            f"{table}: none of its participant_ids ({listed(name for name, _ in lines)}) has a folder; there are "
-            f"{listed(sorted(subjects))}"
+            f"{table}: expected the names of folders ({listed(sorted(subjects))}) as participant_id, found "
+            f"{listed(name for name, _ in lines)}"
         )
     flags = two_splits(lines, table)
-    # The first line stands; later ones of the same name come with a flag.
+    # The first row of a participant counts; duplicates have a flag.
     return dict(reversed(lines)), flags
 
 
 def _of_image(
     files: list[BidsFile], image: BidsFile, suffix: str | None, kind: str, faults: list[Flag]
 ) -> Path | None:
-    """The mask that belongs to an image: of its session where both have one, else of its subject."""
+    """The mask of an image: from its session if both have one, otherwise from its subject."""
     fitting = [file for file in files if file.fits_session_of(image)]
     if len(fitting) > 1:
         folder = _subject_folder(fitting[0].path)
@@ -322,10 +328,10 @@ def _of_image(
         )
         faults.append(Flag("several_masks", reason))
     if files and not fitting and kind == "masks":
-        # Whoever has a lesion in another session is no control in this one.
+        # A subject with a lesion in another session is not a control in this one.
         reason = (
-            f"{_subject_folder(files[0].path)}: no mask of ses-{image.session}, the image's session, only "
-            f"{_names(files)}; choose the session with data.entities, or use a table"
+            f"{_subject_folder(files[0].path)}: expected a mask of the image's session ses-{image.session}, found only "
+            f"{_names(files)}; select the session with data.entities, or use a table"
         )
         faults.append(Flag("no_mask", reason))
     return fitting[0].path if fitting else None
@@ -346,8 +352,8 @@ def _as_written(entities: dict[str, str]) -> str:
 def without_thick_slices(participant: Participant, known: str | None = None) -> Participant:
     """Exclude an image that is a 2-D acquisition: its slices are too thick to be resampled.
 
-    known: the image's `MRAcquisitionType` as a manifest has it; None: the sidecar says. What a manifest says holds
-    before and after the sidecar is fetched; the sidecar adds the thickness.
+    known: the image's `MRAcquisitionType` from a manifest; None: read it from the sidecar. The manifest's value is the
+    same before and after the sidecar is fetched; the sidecar adds the slice thickness.
     """
     if not participant.included:
         return participant
@@ -365,9 +371,9 @@ def _sidecar(image: Path) -> dict | None:
 
 
 def with_lost_masks(rows: list[Participant], config: DataConfig) -> list[Participant]:
-    """Flag participants without a mask in a group where others have one.
+    """Flag participants without a mask in a group in which others have one.
 
-    A patient without its mask would be taken for a control, and its lesion slices for lesion-free ones.
+    Otherwise a patient with a lost mask would count as a control, and its lesion slices as lesion-free.
     """
     _, mask_suffix = suffixes_of(config)
     with_mask = {row.group for row in rows if row.included and row.is_patient}

@@ -1,4 +1,4 @@
-"""Files named as in the BraTS challenges: {case}_{suffix} or {case}-{suffix}, in one folder or one folder a case."""
+"""Files named as in the BraTS challenges: {case}_{suffix} or {case}-{suffix}, in one folder or one per case."""
 
 import re
 from pathlib import Path
@@ -9,24 +9,24 @@ from slimdiff.data.sources.reading import listed, nifti_files, stem_of
 from slimdiff.files import MISSING
 
 IMAGE_SUFFIXES = ("flair", "t2f")
-"""Of FLAIR images, until the challenge of 2021 and since that of 2023."""
+"""Suffixes of FLAIR images: until the challenge of 2021, and since that of 2023."""
 MASK_SUFFIX = "seg"
 
 
 def brats_participants(config: DataConfig) -> list[Participant]:
-    """Participants of such a folder, in order of their names.
+    """Participants of such a folder, sorted by name.
 
-    A case with an image and no mask has the flag no_mask, because these datasets have no controls; one without an image
-    is excluded. Raises DataError where no image is found.
+    A case with an image and no mask has the flag no_mask, because these datasets have no controls. A case with a mask
+    and no image has the flag missing_file. A case with neither is excluded. Raises DataError if no image is found.
     """
     root = Path(config.root)
     if not root.is_dir():
-        raise DataError(f"data.root: {root} is no folder; the folder of the cases is wanted")
+        raise DataError(f"data.root: expected the folder of the cases, found no folder {root}")
     mask_suffix = config.mask_suffix or MASK_SUFFIX
     wanted = (config.image_suffix,) if config.image_suffix else IMAGE_SUFFIXES
     if mask_suffix in wanted:
         raise DataError(
-            f"data.mask_suffix: {mask_suffix} is the images' suffix too; a mask needs a name of its own"
+            f"data.mask_suffix: expected another suffix than that of the images, found {mask_suffix} for both"
         )
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     loose = nifti_files(root)
@@ -38,13 +38,13 @@ def brats_participants(config: DataConfig) -> list[Participant]:
     else:
         names = " or ".join(f"{{case}}_{suffix}.nii.gz" for suffix in wanted)
         raise DataError(
-            f"{root}: no case, neither {names} nor a folder {{case}} with it ('-' in place of '_' will do); see "
-            "data.image_suffix"
+            f"{root}: expected {names}, or folders {{case}} with such a file ('-' is accepted instead of '_'), found "
+            "none; see data.image_suffix"
         )
     masks = _by_case(loose, inside, mask_suffix)
     cases = images.keys() | masks.keys()
     if any(case in inside for case in images):
-        # One folder a case: a folder without an image is a case whose image is missing.
+        # With one folder per case, a folder without an image is a case whose image is missing.
         cases |= inside.keys()
     return [
         _participant(root, case, images.get(case, []), masks.get(case, []), image_suffix, mask_suffix, inside)
@@ -53,7 +53,7 @@ def brats_participants(config: DataConfig) -> list[Participant]:
 
 
 def _by_case(loose: list[Path], inside: dict[str, list[Path]], suffix: str) -> dict[str, list[Path]]:
-    """Files with this suffix by case. In a folder only those named after it: others are of nobody knows whom."""
+    """Files with this suffix by case. In a folder only files named after it count; others have no known case."""
     pattern = re.compile(rf"(?P<case>.+)[_-]{re.escape(suffix)}")
     found: dict[str, list[Path]] = {}
     for folder, paths in ((None, loose), *inside.items()):
@@ -80,8 +80,8 @@ def _participant(
     if not images:
         absent = folder / f"{case}_{image_suffix}.nii.gz"
         if masks:
-            # A patient is never left out without a word.
-            missing = Flag("missing_file", f"{absent}: not there, but {masks[0]} is{beside}")
+            # A patient is never excluded silently.
+            missing = Flag("missing_file", f"{absent}: not found, but {masks[0]} exists{beside}")
             return Participant(case, "patient", absent, masks[0], flags=(missing,))
         return Participant(case, MISSING, absent, None, excluded=f"no {image_suffix} image{beside}")
     flags = []
@@ -93,7 +93,7 @@ def _participant(
         flags.append(Flag("several_masks", reason))
     if not masks:
         reason = (
-            f"{folder}: no mask {case}_{mask_suffix}.nii.gz{beside}; give it, exclude {case} by name, or use a table "
+            f"{folder}: no mask {case}_{mask_suffix}.nii.gz{beside}; add it, exclude {case} by name, or use a table "
             "where its mask is n/a"
         )
         flags.append(Flag("no_mask", reason))

@@ -22,38 +22,39 @@ class _Part:
     """Tr or Ts of a dataset."""
 
     images: dict[str, dict[int, list[Path]]]
-    """case: channel: files, several where a packed and an unpacked one lie side by side."""
+    """case: channel: files; several if .nii.gz and .nii exist side by side."""
     labels: dict[str, list[Path]]
 
 
 def nnunet_participants(config: DataConfig) -> list[Participant]:
-    """Participants of an nnU-Net raw dataset, in order of their names; the split is train for Tr, test for Ts.
+    """Participants of an nnU-Net raw dataset, sorted by name; the split is train for Tr, test for Ts.
 
-    Whoever has a label is a patient: a label without lesion becomes a control later, where `data.empty_mask` says so.
-    Raises DataError for a folder without images or labels, a channel that there is not, and labels without an image.
+    A case with a label is a patient. If its label has no lesion, `data.empty_mask` can make it a control later. Raises
+    DataError for a folder without images or labels, a missing channel, and labels without an image.
     """
     root = Path(config.root)
     if not (root / "imagesTr").is_dir():
         raise DataError(
-            f"data.root: {root} has no folder imagesTr; an nnU-Net dataset (nnUNet_raw/Dataset042_FCD, say) is wanted"
+            f"data.root: expected an nnU-Net dataset (such as nnUNet_raw/Dataset042_FCD), found no folder imagesTr "
+            f"in {root}"
         )
     endings = _endings(root, config.channel)
     parts = {part: _read_part(root, part, endings) for part in SPLITS}
     _check_channel(root, parts.values(), config.channel, endings)
     if not parts["Tr"].labels:
         names = " or ".join(f"{{case}}{ending}" for ending in endings)
-        raise DataError(f"{root / 'labelsTr'}: no label; {names} is wanted for each case of imagesTr")
+        raise DataError(f"{root / 'labelsTr'}: expected {names} for each case of imagesTr, found no label")
     rows = {}
     for part, split in SPLITS.items():
         for case in parts[part].images:
             check_name(case, str(root / f"images{part}"))
-            # Of a case in both, the training one stands; it has a flag.
+            # A case in both parts is listed once, as training case with a flag.
             rows.setdefault(case, _participant(root, case, part, split, parts, config.channel, endings))
     return [rows[case] for case in sorted(rows)]
 
 
 def _endings(root: Path, channel: int) -> Sequence[str]:
-    """File endings of the dataset, after a look at its dataset.json if there is one."""
+    """File endings of the dataset, from its dataset.json if there is one."""
     described = root / "dataset.json"
     if not is_there(described):
         return ENDINGS
@@ -63,16 +64,18 @@ def _endings(root: Path, channel: int) -> Sequence[str]:
     if channels is not None:
         if not isinstance(channels, dict):
             raise DataError(
-                f"{described}: channel_names is a {type(channels).__name__}; an object of number and name is wanted"
+                f"{described}: expected channel_names as an object of number and name, found {type(channels).__name__}"
             )
         if str(channel) not in channels:
             names = listed((f"{key} ({name})" for key, name in channels.items()), 20)
-            raise DataError(f"data.channel: {channel}, but {described} has the channels {names}")
+            raise DataError(f"data.channel: expected a channel of {described}: {names}; found {channel}")
     ending = facts.get("file_ending")
     if ending is None:
         return ENDINGS
     if ending not in ENDINGS:
-        raise DataError(f"{described}: file_ending {ending!r}; NIfTI is read here: {' or '.join(ENDINGS)}")
+        raise DataError(
+            f"{described}: expected file_ending {' or '.join(ENDINGS)}, found {ending!r}; convert to NIfTI"
+        )
     return (ending,)
 
 
@@ -88,8 +91,8 @@ def _read_part(root: Path, part: str, endings: Sequence[str]) -> _Part:
     alone = sorted(labels.keys() - images.keys())
     if alone:
         raise DataError(
-            f"{root / f'labels{part}'}: {len(alone)} labels have no image in images{part}: {listed(alone)}; give the "
-            "images (case_0000 belongs to label case), or take the labels away"
+            f"{root / f'labels{part}'}: {len(alone)} labels have no image in images{part}: {listed(alone)}; add the "
+            "images (image case_0000 belongs to label case), or remove the labels"
         )
     return _Part(images, labels)
 
@@ -98,10 +101,10 @@ def _check_channel(root: Path, parts: Iterable[_Part], channel: int, endings: Se
     present = sorted({number for part in parts for channels in part.images.values() for number in channels})
     if not present:
         names = " or ".join(f"{{case}}_{channel:04d}{ending}" for ending in endings)
-        raise DataError(f"{root / 'imagesTr'}: no image; {names} is wanted")
+        raise DataError(f"{root / 'imagesTr'}: expected {names}, found no image")
     if channel not in present:
         raise DataError(
-            f"data.channel: {channel}, but {root} has no image {{case}}_{channel:04d}; there are the channels "
+            f"data.channel: {channel}, but {root} has no image {{case}}_{channel:04d}; found the channels "
             f"{listed((f'{number:04d}' for number in present), 20)}"
         )
 
@@ -120,22 +123,22 @@ def _participant(
     absent = root / f"images{part}" / f"{case}_{channel:04d}{endings[0]}"
     flags = []
     if all(case in found.images for found in parts.values()):
-        reason = f"{case} lies in imagesTr and in imagesTs of {root}; keep it in one of them"
+        reason = f"{case} is in imagesTr and in imagesTs of {root}; keep it in one of them"
         flags.append(Flag("two_splits", reason))
     if not images:
         others = ", ".join(f"{number:04d}" for number in sorted(parts[part].images[case]))
-        flags.append(Flag("missing_file", f"{case}: {absent} is not there, only the channels {others}"))
+        flags.append(Flag("missing_file", f"{case}: {absent} not found, only the channels {others}"))
     if len(images) > 1:
         flags.append(Flag("several_images", _several("images", images)))
     if len(labels) > 1:
         flags.append(Flag("several_masks", _several("masks", labels)))
     excluded = MISSING
     if not labels and part == "Ts":
-        excluded = f"no label {case}{endings[0]} in labelsTs: whether it has a lesion is not known"
+        excluded = f"no label {case}{endings[0]} in labelsTs: whether it has a lesion is unknown"
     elif not labels:
         reason = (
-            f"{root / 'labelsTr'}: no label {case}{endings[0]}, though {case} lies in imagesTr; give the label (an "
-            f"empty one for a control), or exclude {case} by name"
+            f"{root / 'labelsTr'}: no label {case}{endings[0]}, but {case} is in imagesTr; add the label (an empty "
+            f"one for a control), or exclude {case} by name"
         )
         flags.append(Flag("no_mask", reason))
     return Participant(

@@ -1,4 +1,4 @@
-"""What several adapters read before a voxel is: names of NIfTI files, tables of participants, JSON beside images."""
+"""Readers shared by the adapters: names of NIfTI files, tables of participants, JSON sidecars."""
 
 import csv
 import json
@@ -12,18 +12,18 @@ ENDINGS = (".nii.gz", ".nii")
 
 
 def stem_of(name: str, endings: Sequence[str] = ENDINGS) -> str | None:
-    """A file's name without its ending; None where it has none of them, or is hidden."""
+    """File name without its ending; None for other endings and hidden files."""
     for ending in endings:
-        # "._case.nii.gz" is what macOS leaves beside a copied file; some scanners write NII.GZ.
+        # macOS leaves "._case.nii.gz" beside a copied file; some scanners write NII.GZ.
         if name.lower().endswith(ending) and not name.startswith("."):
             return name[: -len(ending)]
     return None
 
 
 def nifti_files(folder: Path, endings: Sequence[str] = ENDINGS) -> list[Path]:
-    """The files of a folder with such an ending, in order of their names; none where there is no folder.
+    """The files of a folder with one of these endings, sorted by name; empty if the folder does not exist.
 
-    A link that leads nowhere counts: what it stands for has not come yet.
+    A broken link counts: its content may not have been downloaded yet.
     """
     if not folder.is_dir():
         return []
@@ -31,13 +31,13 @@ def nifti_files(folder: Path, endings: Sequence[str] = ENDINGS) -> list[Path]:
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """Names as they stand in a message, not more than `most` of them."""
+    """Names as text for a message, at most `most` of them."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def table_lines(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
-    """A table as `read_table` reads it; everything that is wrong with it is a DataError that names it."""
+    """Read a table with `read_table`; raises DataError with the file for any fault."""
     try:
         return read_table(path, required)
     except UnicodeDecodeError as error:
@@ -49,14 +49,14 @@ def table_lines(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
 
 
 def further_of(line: dict[str, str]) -> dict[str, str]:
-    """What a line says in columns that participants.tsv does not have of its own."""
+    """The cells of a row in columns that participants.tsv does not define."""
     return {name: first_of(line, name) or MISSING for name in line if name.strip() and name not in COLUMNS}
 
 
 def two_splits(lines: Sequence[tuple[str, dict[str, str]]], source: Path) -> dict[str, Flag]:
-    """participant_id: flag, of those who stand in several lines with different splits.
+    """participant_id: flag, of participants with several rows in different splits.
 
-    lines: participant_id and line, in the table's order. Raises DataError where one stands there twice otherwise.
+    lines: participant_id and row, in the table's order. Raises DataError for other duplicates.
     """
     splits: dict[str, list[str]] = {}
     for name, line in lines:
@@ -65,25 +65,25 @@ def two_splits(lines: Sequence[tuple[str, dict[str, str]]], source: Path) -> dic
     for name, all_of in splits.items():
         different = list(dict.fromkeys(split for split in all_of if split != MISSING))
         if len(different) > 1:
-            reason = f"{source}: {name} stands there with the splits {' and '.join(different)}; keep one line"
+            reason = f"{source}: expected one split of {name}, found {' and '.join(different)}; keep one row"
             flags[name] = Flag("two_splits", reason)
     refuse_duplicates((name for name, _ in lines if name not in flags), source)
     return flags
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a file; raises DataError where it is a link to nowhere, for then it was meant to be."""
+    """Whether the file exists; raises DataError for a broken link, because the file is then expected."""
     if path.is_symlink() and not path.exists():
-        raise DataError(f"{path} is a link to nowhere; get the file first (datalad get, git annex get)")
+        raise DataError(f"{path}: broken link; download the file first (datalad get, git annex get)")
     return path.is_file()
 
 
 def json_object(path: Path) -> dict:
-    """A file that holds a JSON object; raises DataError where it holds anything else."""
+    """Read a JSON object; raises DataError for anything else."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(facts, dict):
-        raise DataError(f"{path}: a JSON object is wanted, found {type(facts).__name__}")
+        raise DataError(f"{path}: expected a JSON object, found {type(facts).__name__}")
     return facts

@@ -1,4 +1,4 @@
-"""A TSV or CSV of paths."""
+"""Participants from a TSV or CSV of paths, and those of the phantom."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +14,18 @@ from slimdiff.files import MISSING
 def table_participants(table: Path) -> list[Participant]:
     """Participants of a TSV or CSV with columns participant_id, image, mask, and others as in `DataConfig.table`.
 
-    A file that is not there becomes the flag missing_file, so that all of them are named at once. Raises DataError for
-    a table that cannot be read, a row without an image, and a participant_id that stands there twice.
+    A missing file becomes the flag missing_file, so that all of them are reported at once. Raises DataError for an
+    unreadable table, a row without an image, and a duplicate participant_id.
     """
     if not table.is_file():
-        raise DataError(f"data.table: {table} is not there")
+        raise DataError(f"data.table: {table} not found")
     rows: dict[str, Participant] = {}
     lines = []
     for number, line in enumerate(table_lines(table, ["participant_id", "image", "mask"]), start=2):
         row = _participant(line, table, number)
         name = row.participant_id
         lines.append((name, line))
-        # The first line stands; what is wrong in later ones of the same name is told too.
+        # The first row of a participant counts; it gets the flags of its duplicates too.
         rows[name] = replace(rows[name], flags=rows[name].flags + row.flags) if name in rows else row
     flags = two_splits(lines, table)
     return [
@@ -39,10 +39,10 @@ def _participant(line: dict[str, str], table: Path, number: int) -> Participant:
     check_name(name, where)
     written = {key: first_of(line, key) for key in ("image", "mask", "brain_mask")}
     if written["image"] is None:
-        raise DataError(f"{where}: {name} has no image")
+        raise DataError(f"{where}: expected a path in column image of {name}, found none")
     paths = {key: table.parent / path if path else None for key, path in written.items()}
     flags = [
-        Flag("missing_file", f"{where}: {name}: {path} is not there")
+        Flag("missing_file", f"{where}: {name}: {path} not found")
         for path in paths.values()
         if path is not None and not path.is_file()
     ]
@@ -57,7 +57,7 @@ def _participant(line: dict[str, str], table: Path, number: int) -> Participant:
 
 
 def phantom_participants(config: DataConfig, root: Path) -> list[Participant]:
-    """The phantom's participants, by the names that `slimdiff-phantom` will write."""
+    """Participants of the phantom, with the names that `slimdiff-phantom` writes."""
     rows = []
     for name, group in cohort.subject_ids(config.phantom.patients, config.phantom.controls):
         stem = root / name / "anat" / f"{name}_FLAIR"

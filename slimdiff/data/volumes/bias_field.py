@@ -1,4 +1,4 @@
-"""Slow changes of intensity across the head that are the coil's, not the tissue's (N4, Tustison et al. 2010)."""
+"""Bias-field correction: removes slow intensity changes caused by the coil (N4, Tustison et al. 2010)."""
 
 import numpy as np
 import SimpleITK as sitk
@@ -8,25 +8,25 @@ from slimdiff.data.volumes.grid import as_image, one_thread
 
 FEWEST_VOXELS = 32
 SHRINK = 4
-"""The field, which is smooth, is estimated on every 4th voxel along each axis."""
+"""The field is smooth and is estimated on every 4th voxel along each axis."""
 ITERATIONS = (50, 50, 30, 20)
-"""Most iterations at each fitting level, coarsest first."""
+"""Maximum number of iterations at each fitting level, coarsest first."""
 
 
 def correct(
     values: np.ndarray, inside: np.ndarray, shrink: int = SHRINK, iterations: tuple[int, ...] = ITERATIONS
 ) -> tuple[np.ndarray, dict[str, float | list]]:
-    """The image without its bias field, and what was used.
+    """Return the image without its bias field, and the parameters used.
 
-    The field multiplies the signal, so it is taken of intensities above `zero`, the value where there is no signal: the
-    0.1 % percentile of the volume, which small negatives of an earlier interpolation do not move.
+    The field multiplies the signal, so it is estimated on intensities minus `zero`, the value without signal. `zero` is
+    the 0.1 % percentile of the volume, because an earlier interpolation may have left a few small negative values.
 
     Args:
         values: (X, Y, Z), in the scanner's units.
-        inside: bool (X, Y, Z), where there is tissue; the field is estimated there, and geometric mean 1 there.
+        inside: bool (X, Y, Z), tissue; the field is estimated there and has a geometric mean of 1 there.
         shrink, iterations: see `SHRINK` and `ITERATIONS`.
 
-    Raises DataError where too little is left to estimate it on.
+    Raises DataError if too few voxels of tissue are left after shrinking.
     """
     zero = float(np.percentile(values, 0.1))
     signal = (values - zero).astype(np.float32)
@@ -37,7 +37,7 @@ def correct(
     found = int(sitk.GetArrayViewFromImage(small_mask).sum())
     if found < FEWEST_VOXELS**2:
         raise DataError(
-            f"bias field: expected at least {FEWEST_VOXELS**2} voxels of tissue after thinning by {shrink}, found "
+            f"bias field: expected at least {FEWEST_VOXELS**2} voxels of tissue after shrinking by {shrink}, found "
             f"{found}; set preprocess.bias_field.n4: false"
         )
     corrector = sitk.N4BiasFieldCorrectionImageFilter()
@@ -51,7 +51,7 @@ def correct(
 
 
 def shrink_factors(shape: tuple[int, ...], shrink: int) -> tuple[int, ...]:
-    """By how much each axis is thinned: at most `shrink`, and no axis to fewer than 32 voxels."""
+    """Shrink factor of each axis: at most `shrink`, and small enough to keep 32 voxels."""
     return tuple(int(max(1, min(shrink, n // FEWEST_VOXELS))) for n in shape)
 
 

@@ -1,4 +1,4 @@
-"""Which voxels are brain: by deepbet's network (Fisch et al. 2024), or by a mask that the source brings."""
+"""Brain extraction by deepbet's network (Fisch et al. 2024), or by a brain mask from the source."""
 
 from functools import cache
 
@@ -9,9 +9,9 @@ from slimdiff.config.preprocess import BrainConfig
 from slimdiff.data.participants import DataError, Participant
 
 THRESHOLD = 0.5
-"""Probability above which a voxel is brain, deepbet's own default."""
+"""Probability above which a voxel is brain (deepbet's default)."""
 PLAUSIBLE_ML = (300.0, 3000.0)
-"""Outside of this, what deepbet found is no brain, not even a child's."""
+"""Plausible brain volume, children included."""
 
 
 def brain_mask(
@@ -27,7 +27,7 @@ def brain_mask(
         values: (X, Y, Z), the image with its skull, and `affine` (4, 4), mm.
         given: bool (X, Y, Z), the source's own brain mask.
 
-    Raises DataError where there is no mask to take, or deepbet finds nothing that is a brain.
+    Raises DataError if the source has no mask, or deepbet finds no plausible brain.
     """
     if config.method == "none":
         return None
@@ -35,9 +35,9 @@ def brain_mask(
     if config.method == "source":
         if given is None:
             raise DataError(
-                f"{who}: {participant.image}: no brain mask, but preprocess.brain.method is source; give one "
-                "(data.brain_suffix for bids, column brain_mask for table), exclude the participant (data.exclude), or "
-                "take deepbet"
+                f"{who}: {participant.image}: no brain mask, but preprocess.brain.method is source; add a mask "
+                "(data.brain_suffix for bids, column brain_mask for table), set the method to deepbet, or exclude the "
+                "participant (data.exclude)"
             )
         mask = given
     else:
@@ -46,10 +46,10 @@ def brain_mask(
 
 
 def dilated(mask: np.ndarray, by_mm: float, spacing_mm: np.ndarray) -> np.ndarray:
-    """A mask (X, Y, Z) grown by `by_mm` in every direction (below 0: shrunk), whatever its voxels' shape (3,)."""
+    """A mask (X, Y, Z) grown by `by_mm` in every direction (below 0: shrunk); spacing_mm: (3,), voxel size."""
     if by_mm == 0 or not mask.any():
         return mask
-    from scipy import ndimage  # a fifth of a preprocessing's imports, wanted here only
+    from scipy import ndimage  # imported here: a fifth of the stage's import time
 
     if by_mm < 0:
         return mask & (ndimage.distance_transform_edt(mask, sampling=spacing_mm) > -by_mm)
@@ -69,7 +69,7 @@ def _by_deepbet(values: np.ndarray, affine: np.ndarray, where: str) -> np.ndarra
         _, found, _ = _network().run(image, threshold=THRESHOLD)
     except (AssertionError, ValueError) as error:
         raise DataError(
-            f"{where}: deepbet finds no brain ({error}); look at the image, exclude it (data.exclude), or give a brain "
+            f"{where}: deepbet found no brain ({error}); inspect the image, exclude it (data.exclude), or add a brain "
             "mask (preprocess.brain.method: source)"
         ) from None
     mask = np.asarray(found.dataobj) > 0
@@ -77,8 +77,8 @@ def _by_deepbet(values: np.ndarray, affine: np.ndarray, where: str) -> np.ndarra
     low, high = PLAUSIBLE_ML
     if not low <= ml <= high:
         raise DataError(
-            f"{where}: deepbet's brain has {ml:.0f} ml, {low:.0f} to {high:.0f} are possible; look at the image, "
-            "exclude it (data.exclude), or give a brain mask (preprocess.brain.method: source)"
+            f"{where}: deepbet's brain mask is {ml:.0f} ml, outside the plausible {low:.0f} to {high:.0f} ml; inspect "
+            "the image, exclude it (data.exclude), or add a brain mask (preprocess.brain.method: source)"
         )
     return mask
 
@@ -90,6 +90,6 @@ def _network():
     from deepbet.bet import BrainExtraction
 
     with warnings.catch_warnings():
-        # Its weights are TorchScript, which torch says it will drop one day.
+        # Its weights are TorchScript, for which torch issues a deprecation warning.
         warnings.simplefilter("ignore", FutureWarning)
         return BrainExtraction(no_gpu=True)

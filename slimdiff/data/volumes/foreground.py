@@ -1,10 +1,8 @@
-"""Where the head or the brain is, and its intensities to [-1, 1]."""
+"""Foreground masks: head or brain in a volume, brain in a slice."""
 
-import cc3d
-import fill_voids
+from collections.abc import Sequence
+
 import numpy as np
-
-from slimdiff.data.volumes.grid import box_of
 
 OTSU_BINS = 256
 
@@ -16,12 +14,12 @@ def foreground(volume: np.ndarray) -> np.ndarray:
     turned, axes = _in_memory_order(volume)
     above = turned > threshold_otsu(hist=_histogram(turned))
     filled = np.zeros_like(above)
-    # Nothing outside of its box can be enclosed by the head, nor be a part of it.
+    # Components and their holes lie within the bounding box.
     box = box_of(above)
     if box is not None:
         inside = largest_component(np.ascontiguousarray(above[box]))
-        # Ventricles and sulci are as dark as the background, so every plane is filled; what is enclosed in the volume
-        # is enclosed in each plane.
+        # Ventricles and sulci are as dark as the background, so holes are filled in every plane. This includes the
+        # holes of the volume, which are holes in each plane.
         for axis in axes:
             _fill_planes(inside, axis)
         filled[box] = inside
@@ -29,9 +27,9 @@ def foreground(volume: np.ndarray) -> np.ndarray:
 
 
 def _in_memory_order(volume: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The volume, or its transpose where that is how it lies in memory (several times faster to walk), and its axes.
+    """The volume, transposed if stored in Fortran order (several times faster to traverse), and its axes.
 
-    The axes are in the order of the volume's own.
+    Entry k of the axes is the axis of the returned array that holds axis k of `volume`.
     """
     if volume.flags.f_contiguous and not volume.flags.c_contiguous:
         return volume.T, (2, 1, 0)
@@ -39,20 +37,36 @@ def _in_memory_order(volume: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
 
 
 def _histogram(volume: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts in equal bins between the lowest and the highest value, and the bins' centres."""
+    """Counts in equal bins from the lowest to the highest value, and the bin centres."""
     low, high = float(volume.min()), float(volume.max())
     edges = np.linspace(low, high, OTSU_BINS + 1)
     scale = OTSU_BINS / (high - low) if high > low else 0.0
     counts = np.zeros(OTSU_BINS, np.int64)
-    # Plane by plane, because a plane stays in the processor's cache.
+    # Plane by plane, because a plane fits into the processor's cache.
     for plane in volume:
         bins = ((plane.ravel() - volume.dtype.type(low)) * volume.dtype.type(scale)).astype(np.intp)
         counts += np.bincount(np.minimum(bins, OTSU_BINS - 1), minlength=OTSU_BINS)
     return counts, (edges[1:] + edges[:-1]) / 2
 
 
+def box_of(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice, ...] | None:
+    """Slices of the bounding box of a mask (X, Y, Z); None if the mask is empty.
+
+    margin: voxels added on both sides of each axis, within the volume.
+    """
+    box = []
+    for axis, more in enumerate(margin):
+        where = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        if not len(where):
+            return None
+        box.append(slice(max(0, int(where[0] - more)), min(mask.shape[axis], int(where[-1] + more + 1))))
+    return tuple(box)
+
+
 def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The largest part of a mask (X, Y, Z) that hangs together by faces of voxels; nothing where the mask is empty."""
+    """The largest 6-connected component of a mask (X, Y, Z); empty if the mask is empty."""
+    import cc3d
+
     labels, count = cc3d.connected_components(mask, connectivity=6, return_N=True)
     if count <= 1:
         return mask.copy()
@@ -60,7 +74,9 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 
 
 def _fill_planes(mask: np.ndarray, across: int) -> None:
-    """Fill, in place, background that does not reach the border of its plane, in planes across an axis."""
+    """Fill holes in place, in every plane across an axis; a hole does not reach the border of its plane."""
+    import fill_voids
+
     for plane in np.moveaxis(mask, across, 0):
         plane[:] = fill_voids.fill(np.ascontiguousarray(plane))
 
@@ -70,7 +86,7 @@ PRIOR_SIGMA_MM = 0.875
 PRIOR_MIN_COMPONENT_MM2 = 781.25
 """Smallest area of a slice's largest component, in mm2 (500 px of the paper's grid)."""
 PRIOR_MIN_SHARE = 0.1
-"""Smallest further component, as a share of the largest."""
+"""Smallest area of a further component, as a share of the largest component."""
 
 
 def brain_of(image: np.ndarray, spacing_mm: float, low_bin: bool) -> np.ndarray:

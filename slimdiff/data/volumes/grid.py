@@ -1,59 +1,51 @@
 """The study's grid, and the one resampling that takes a volume to it.
 
-SimpleITK's own world is LPS and wants orthonormal axes. Here it only ever sees voxel indices: the map from the target's
-voxels to the source's is composed beforehand, of affines in RAS mm, so that any affine is possible.
+SimpleITK's world is LPS and requires orthonormal axes. Here SimpleITK only gets voxel indices: affines in RAS mm are
+first composed into one map from the target's voxels to the source's. Any affine therefore works.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import nibabel
 import numpy as np
-import SimpleITK as sitk
 
 from slimdiff.data.participants import DataError
+from slimdiff.data.volumes.foreground import box_of
 
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
-def box_of(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice, ...] | None:
-    """Slices of the smallest box around what is True in a mask (X, Y, Z); None around nothing.
-
-    margin: voxels by which it is wider on each side of an axis, within the volume.
-    """
-    box = []
-    for axis, more in enumerate(margin):
-        where = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not len(where):
-            return None
-        box.append(slice(max(0, int(where[0] - more)), min(mask.shape[axis], int(where[-1] + more + 1))))
-    return tuple(box)
+# SimpleITK is imported where it is used: it takes 80 MB, and box and history are read without it.
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where voxels lie: shape (X, Y, Z), and the affine (4, 4) from voxel to world, mm, RAS+."""
+    """Shape (X, Y, Z) and affine (4, 4), voxel to world, mm, RAS+."""
 
     shape: tuple[int, int, int]
     affine: np.ndarray
 
 
 def canonical(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same voxels, axes (X, Y, Z) swapped and flipped nearest to right, anterior, superior, and their affine."""
+    """The volume with its axes permuted and flipped to the closest RAS order, and its new affine."""
     turn = nibabel.io_orientation(affine)
     moved = affine @ nibabel.orientations.inv_ornt_aff(turn, values.shape)
     return nibabel.orientations.apply_orientation(values, turn), moved
 
 
 def native_grid(source: Grid, spacing_mm: float, shape: tuple[int, int, int]) -> Grid:
-    """A grid of isotropic voxels about the source's own centre, with its axes and tilt.
+    """A grid of isotropic voxels around the source's centre, with the source's axes and tilt.
 
-    Along each axis there are first as many whole voxels as the source is long, centred; then voxels are cut off or
-    added on both sides, one more at the beginning where the difference is odd.
+    Along each axis the grid first has as many whole voxels as fit into the source, centred. Voxels are then removed or
+    added on both sides; if their number is odd, one more at the beginning.
     """
     edges_mm = np.linalg.norm(source.affine[:3, :3], axis=0)
     size = np.array(source.shape)
     centre = source.affine[:3, :3] @ ((size - 1) / 2) + source.affine[:3, 3]
-    # A little more than exact, so that rounding in a header's affine does not cost a voxel (and move the centre).
+    # The tolerance 1e-3 prevents that rounding in a header's affine costs a voxel and moves the centre.
     whole = np.floor(size * edges_mm / spacing_mm + 1e-3)
     whole[size == 1] = 1
     difference = np.array(shape) - whole
@@ -65,7 +57,7 @@ def native_grid(source: Grid, spacing_mm: float, shape: tuple[int, int, int]) ->
 
 
 def centred_grid(centre_mm: np.ndarray, spacing_mm: float, shape: tuple[int, int, int]) -> Grid:
-    """A grid of isotropic voxels along the world's axes about a point (3,) in mm, RAS."""
+    """A grid of isotropic voxels along the world's axes, centred on a point (3,) in RAS mm."""
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = np.asarray(centre_mm) - spacing_mm * (np.array(shape) - 1) / 2
     return Grid(tuple(shape), affine)
@@ -83,12 +75,14 @@ def resample(
 
     Args:
         values: (X, Y, Z), numbers or bool, and `affine` (4, 4), their voxel to world, mm.
-        to_source_mm: (4, 4), from the target's world to that of `affine`, mm; nothing: they are the same.
-        linear: trilinear, else the nearest voxel.
-        outside: the value more than half a voxel beyond the outermost voxel centres; between, the edge is continued.
+        to_source_mm: (4, 4), from the target's world to that of `affine`, mm; None: the identity.
+        linear: trilinear interpolation, otherwise nearest voxel.
+        outside: value more than half a voxel beyond the outermost voxel centres; up to there the edge value is used.
 
     Returns an array of the target's shape and the type of `values`.
     """
+    import SimpleITK as sitk
+
     to_source = np.eye(4) if to_source_mm is None else to_source_mm
     to_voxel = np.linalg.inv(affine) @ to_source @ target.affine
     transform = sitk.AffineTransform(3)
@@ -106,9 +100,9 @@ def resample(
 def resample_mask(
     mask: np.ndarray, affine: np.ndarray, target: Grid, to_source_mm: np.ndarray | None = None
 ) -> np.ndarray:
-    """`resample` of a bool mask, nearest voxel, done only about what is True: most of a lesion mask is empty."""
+    """`resample` for a bool mask, nearest voxel, restricted to its bounding box (most of a lesion mask is empty)."""
     moved = np.zeros(target.shape, bool)
-    # One voxel of background around it, so that no edge is continued which is not the volume's own.
+    # One voxel of background around it, because `resample` repeats the values at the edge.
     box = box_of(mask, (1, 1, 1))
     if box is None:
         return moved
@@ -131,14 +125,16 @@ def resample_mask(
 
 
 def _shift(voxels: np.ndarray) -> np.ndarray:
-    """Affine (4, 4) that moves by so many voxels (3,)."""
+    """Affine (4, 4) that translates by `voxels` (3,)."""
     moved = np.eye(4)
     moved[:3, 3] = voxels
     return moved
 
 
-def as_image(values: np.ndarray, spacing_mm: float = 1.0, origin_mm=(0.0, 0.0, 0.0)) -> sitk.Image:
-    """An array (X, Y, Z) as SimpleITK's image, axes as they are."""
+def as_image(values: np.ndarray, spacing_mm: float = 1.0, origin_mm=(0.0, 0.0, 0.0)) -> "sitk.Image":
+    """An array (X, Y, Z) as a SimpleITK image; the axes keep their order."""
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray((values.view(np.uint8) if values.dtype == bool else values).T)
     image.SetSpacing([float(spacing_mm)] * 3)
     image.SetOrigin([float(value) for value in origin_mm])
@@ -147,7 +143,9 @@ def as_image(values: np.ndarray, spacing_mm: float = 1.0, origin_mm=(0.0, 0.0, 0
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """SimpleITK in one thread: with more, sums are added in another order and the last digits change."""
+    """Run SimpleITK in one thread; with more threads the order of summation and the last digits vary."""
+    import SimpleITK as sitk
+
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
@@ -157,9 +155,9 @@ def one_thread() -> Iterator[None]:
 
 
 def to_grid_mm(record: dict) -> np.ndarray:
-    """The source's world to the grid's, (4, 4), RAS mm; the identity where nothing was registered.
+    """Source's world to grid's world, (4, 4), RAS mm; the identity without a registration.
 
-    Raises DataError for the record of an excluded participant, who has no volume on the grid.
+    Raises DataError for an excluded participant, which has no volume on the grid.
     """
     if "history" not in record:
         raise DataError(
@@ -173,22 +171,23 @@ def to_grid_mm(record: dict) -> np.ndarray:
 
 
 def to_source_mm(record: dict) -> np.ndarray:
-    """The grid's world to the source's, (4, 4), RAS mm. Raises as `to_grid_mm` does."""
+    """Grid's world to source's world, (4, 4), RAS mm. Raises as `to_grid_mm` does."""
     return np.linalg.inv(to_grid_mm(record))
 
 
 def back_to_source(values: np.ndarray, record: dict, order: int) -> nibabel.Nifti1Image:
-    """A volume on the study's grid at the voxels of the participant's own image.
+    """Resample a volume from the study's grid to the voxels of the participant's image.
 
     Args:
         values: (X, Y, Z), on the grid with the record's `affine`.
-        order: 0, nearest voxel (masks, labels; 0 off the grid), or 1, trilinear (the smallest value off the grid).
+        order: 0 is nearest voxel, for masks and labels, with 0 outside the grid; 1 is trilinear, with the smallest
+            value outside the grid.
 
     Returns an image of the source's shape and affine, of the type of `values` (bool: uint8).
     Raises ValueError for another order, and as `to_grid_mm` does.
     """
     if order not in (0, 1):
-        raise ValueError(f"order {order}: 0 (nearest voxel) or 1 (trilinear) is wanted")
+        raise ValueError(f"order: expected 0 (nearest voxel) or 1 (trilinear), found {order}")
     source = Grid(tuple(record["qc"]["source_shape"]), np.array(record["source_affine"]))
     moved = resample(
         values,

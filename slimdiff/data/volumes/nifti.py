@@ -1,8 +1,8 @@
-"""NIfTI files, read with every promise of their header checked against what is there, and written.
+"""Read and write NIfTI files; headers by nibabel, with every promise of the header checked against the file.
 
-nibabel mends some headers without a word (a voxel size of 0 becomes 1) and reads a gzip stream no further than it has
-to, so that damage behind the last voxel, or within it, goes unseen. Here the header is read as it stands and the whole
-stream is checked against its own checksum.
+`nibabel.load` repairs some headers without a message (a voxel size of 0 becomes 1), and it reads a gzip stream only as
+far as it needs, so that damage within it goes unseen. Here the header is read as it is, and the whole stream is checked
+against its own checksum.
 """
 
 import gzip
@@ -20,7 +20,10 @@ from slimdiff.files import replacing
 ENDINGS = (".nii", ".nii.gz")
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_LEVEL = 1
-"""Of what is written: each level more costs time, and noise does not get smaller."""
+"""Of written files: a higher level costs time, and noise does not compress further."""
+
+QUATERNION_ROUNDING = 1e-4
+"""Largest excess of a quaternion's length over one that counts as a rounding error of its writer."""
 
 
 class FileFault(ValueError):
@@ -36,14 +39,14 @@ class NiftiFile:
     """One file's content."""
 
     stored: np.ndarray
-    """As it lies in the file; any number of axes, read-only."""
+    """Voxels as stored in the file; any number of axes, read-only."""
     slope: float
     intercept: float
     """value = slope * stored + intercept."""
     affine: np.ndarray
     """(4, 4) voxel to world, mm, RAS+."""
     placed: bool
-    """False: sform and qform code are 0, so that the affine is only the voxel size."""
+    """False: sform code and qform code are 0, so the affine holds only the voxel size."""
     sha256: str
     """Of the file's bytes."""
 
@@ -56,7 +59,7 @@ def read_nifti(path: Path) -> NiftiFile:
     """Read a .nii or .nii.gz (NIfTI-1 or NIfTI-2). Raises FileFault; messages do not repeat the path."""
     content = _bytes_of(path)
     raw = _unpacked(path, content)
-    header = _header(raw)
+    header = _by_standard(_header(raw))
     stored = _voxels(raw, header)
     try:
         if np.isinf(header["scl_slope"]):
@@ -71,9 +74,9 @@ def read_nifti(path: Path) -> NiftiFile:
 
 
 def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, space: str = "scanner") -> None:
-    """Write voxels (X, Y, Z) as .nii.gz, whole or not at all; the same input gives the same bytes.
+    """Write voxels (X, Y, Z) as .nii.gz, atomically; the same input gives the same bytes.
 
-    affine: (4, 4) in mm, sform and qform. space: what it refers to, in NIfTI's words.
+    affine: (4, 4) in mm, for sform and qform. space: NIfTI's name for its coordinate system.
     """
     header = nibabel.Nifti1Header()
     header.set_data_dtype(voxels.dtype)
@@ -82,7 +85,7 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, space: str =
     header.set_qform(affine, code=space)
     header.set_xyzt_units("mm")
     header["vox_offset"] = header.single_vox_offset
-    # Not by nibabel.save: the temporary file's name and the time would be in the gzip header. The four bytes say that
+    # nibabel.save would put the temporary file's name and the time into the gzip header. The four bytes mean that
     # no extension follows.
     content = header.binaryblock + bytes(4) + voxels.tobytes(order="F")
     with replacing(path) as temporary:
@@ -91,17 +94,17 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, space: str =
 
 def _bytes_of(path: Path) -> bytes:
     if not path.name.lower().endswith(ENDINGS):
-        raise FileFault("unreadable", f"a file named {' or '.join(ENDINGS)} is wanted; convert it")
+        raise FileFault("unreadable", f"expected a file named {' or '.join(ENDINGS)}; convert it")
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise FileFault(
-                "missing_file", f"is a link to {path.readlink()}, which is not there; fetch the file itself"
+                "missing_file", f"is a link to {path.readlink()}, which does not exist; fetch the file itself"
             ) from None
-        raise FileFault("missing_file", "is not there") from None
+        raise FileFault("missing_file", "not found") from None
     except IsADirectoryError:
-        raise FileFault("unreadable", "it is a folder; a file is wanted") from None
+        raise FileFault("unreadable", "expected a file, found a folder") from None
     except PermissionError:
         raise FileFault("unreadable", "this user has no permission to read it") from None
     except OSError as error:
@@ -117,13 +120,13 @@ def _bytes_of(path: Path) -> bytes:
 def _unpacked(path: Path, content: bytes) -> bytes:
     named, packed = path.name.lower().endswith(".gz"), content.startswith(GZIP_MAGIC)
     if named and not packed:
-        raise FileFault("unreadable", "it is named .gz and is not gzipped; rename it or copy it again")
+        raise FileFault("unreadable", "it is named .gz but not gzipped; rename it or copy it again")
     if packed and not named:
-        raise FileFault("unreadable", "it is gzipped and not named .gz; rename it")
+        raise FileFault("unreadable", "it is gzipped but not named .gz; rename it")
     if not packed:
         return content
     try:
-        # Twice as fast as the standard library's, checksum included.
+        # Twice as fast as the standard library, checksum included.
         return igzip.decompress(content)
     except (EOFError, gzip.BadGzipFile, zlib.error, isal_zlib.error) as error:
         raise FileFault("truncated", f"ends too early or is damaged ({error}); copy it again") from None
@@ -147,6 +150,21 @@ def _header(raw: bytes) -> nibabel.Nifti1Header:
     raise FileFault("unreadable", "it is no NIfTI file (it does not begin with a NIfTI header)")
 
 
+def _by_standard(header: nibabel.Nifti1Header) -> nibabel.Nifti1Header:
+    """Two values that are valid by the NIfTI-1 standard and that nibabel refuses.
+
+    pixdim[0] = 0 means 1. A quaternion whose length is above one by a rounding error has that length divided out.
+    """
+    if header["pixdim"][0] == 0:
+        header["pixdim"][0] = 1
+    names = ("quatern_b", "quatern_c", "quatern_d")
+    length = float(np.sqrt(sum(float(header[name]) ** 2 for name in names)))
+    if 1 < length < 1 + QUATERNION_ROUNDING:
+        for name in names:
+            header[name] = header[name] / length
+    return header
+
+
 def _voxels(raw: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
     count = int(header["dim"][0])
     shape = tuple(int(n) for n in header["dim"][1 : count + 1])
@@ -162,16 +180,18 @@ def _voxels(raw: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
             code, "complex" if dtype.kind == "c" else "unknown"
         )
         raise FileFault(
-            "unreadable", f"its voxels are {name} (datatype {code}); whole or real numbers are wanted"
+            "unreadable", f"expected voxels that are integers or real numbers, found {name} (datatype {code})"
         )
     start = int(header["vox_offset"]) if np.isfinite(header["vox_offset"]) else -1
     if start < header.single_vox_offset:
-        raise FileFault("unreadable", f"its header says that voxels begin at byte {start}, within the header")
+        raise FileFault(
+            "unreadable", f"its header says that the voxels begin at byte {start}, inside the header"
+        )
     promised = int(np.prod([dtype.itemsize, *shape], dtype=object))
     if len(raw) - start < promised:
         raise FileFault(
             "truncated",
-            f"its header promises {promised} bytes of voxels {shape}, and {max(len(raw) - start, 0)} are there; "
+            f"its header promises {promised} bytes for voxels {shape}, found {max(len(raw) - start, 0)}; "
             "copy it again",
         )
     return np.ndarray(shape, dtype, raw, start, order="F")
@@ -181,18 +201,20 @@ def _affine(header: nibabel.Nifti1Header) -> tuple[np.ndarray, bool]:
     by_sform, by_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     sizes = np.abs(np.asarray(header["pixdim"][1:4], np.float64))
     if not by_sform and not (np.isfinite(sizes).all() and (sizes > 0).all()):
-        raise FileFault("unreadable", f"its voxel size is {_numbers(sizes)} mm; mend its header")
+        raise FileFault("unreadable", f"its voxel size is {_numbers(sizes)} mm; fix its header")
     try:
         affine = np.asarray(header.get_best_affine(), np.float64)
     except (ValueError, nibabel.spatialimages.HeaderDataError) as error:
-        raise FileFault("unreadable", f"its qform is broken ({error}); mend its header") from None
+        raise FileFault("unreadable", f"its qform is broken ({error}); fix its header") from None
     if not np.isfinite(affine).all():
-        raise FileFault("unreadable", "its affine is not finite; mend its header")
+        raise FileFault("unreadable", "its affine is not finite; fix its header")
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    # Of the axes' directions alone, so that small voxels are not taken for flat ones.
+    # Determinant of the directions alone, so that small voxels do not count as singular.
     if (sizes == 0).any() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
-        which = f"voxel size {_numbers(sizes)} mm" if (sizes == 0).any() else "two axes point the same way"
-        raise FileFault("unreadable", f"its affine is singular ({which}); mend its header")
+        which = (
+            f"voxel size {_numbers(sizes)} mm" if (sizes == 0).any() else "two axes have the same direction"
+        )
+        raise FileFault("unreadable", f"its affine is singular ({which}); fix its header")
     return affine, by_sform or by_qform
 
 

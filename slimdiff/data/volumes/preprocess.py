@@ -1,12 +1,12 @@
-"""One participant's image and mask onto the study's grid, with the record of what was done to them.
+"""Preprocessing of one participant: image and mask onto the study's grid, with a record of every step.
 
-Brain, bias field, template, one resampling, intensities: `slimdiff.data.{brain, bias_field, registration, grid,
-intensity}` each do one. The brain comes before the field, so that fat and muscle have no say in the field that the
-brain is corrected for.
+The steps are brain extraction, bias field, registration, one resampling, and scaling of intensities; the modules
+`brain`, `bias_field`, `registration` and `grid` beside this one do the first four. The brain is extracted first, so
+that fat and muscle do not influence the bias field.
 
 Writes `volumes/{participant}_{FLAIR,mask}.nii.gz` (float32 in [-1, 1]; uint8 {0, 1}; RAS, true affine) and
-`volumes/{participant}.json` (the QC row and the history). A participant that is left out because its files cannot be
-used gets empty files, so that nobody takes them for data, and a record that says why.
+`volumes/{participant}.json` (the QC row and the history). A participant excluded because its files cannot be used gets
+empty files, which cannot be mistaken for data, and a record with the reason.
 """
 
 import json
@@ -41,7 +41,7 @@ from slimdiff.data.volumes.read import Pair, largest_offset_mm, load_pair, read_
 from slimdiff.files import read_object, replacing, sha256, write_text
 
 LEAST_FOREGROUND = 0.01
-"""Of the grid. A brain takes 4 % (an infant's in a wide field) or more; less is what a few bright voxels leave."""
+"""Smallest share of the grid in the foreground. A brain takes at least 4 % (an infant's in a wide field)."""
 
 
 @dataclass
@@ -53,9 +53,9 @@ class OnGrid:
     lesion: np.ndarray
     """bool (X, Y, Z)."""
     affine: np.ndarray
-    """(4, 4), voxel to world, mm: the template's world where there was a registration, else the scanner's."""
+    """(4, 4), voxel to world, mm: the template's world after a registration, otherwise the scanner's."""
     brain: np.ndarray | None = None
-    """bool (X, Y, Z), where there was a brain extraction."""
+    """bool (X, Y, Z); None without brain extraction."""
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -69,13 +69,16 @@ def preprocess(
     quality: QualityConfig | None = None,
     settings: str = "",
 ) -> None:
-    """Put one participant on the grid and write image, mask and record, the record last.
+    """Preprocess one participant and write image, mask and record, the record last.
 
-    data: what the mask's values mean, and whether it may lie on another grid. quality: with policy `exclude` a
-    participant that cannot be preprocessed gets empty files and a record that says why (`slimdiff.data.taking_part`).
-    settings: the stage's part of the study, for `slimdiff.data.made_of`.
-    Raises DataError: what `load_pair` raises; no brain where one is wanted; too much of the lesion outside of it; a
-    failed registration; nothing, or next to nothing, but background on the grid; no lesion left there.
+    Args:
+        data: which mask values are lesion, and whether the mask may have another grid.
+        quality: with policy `exclude` a participant that cannot be preprocessed gets empty files and a record with the
+            reason (see `slimdiff.data.participants.read_included`); with policy `error` an included one raises.
+        settings: the stage's part of the study, for the fingerprint (`made_of`).
+
+    Raises DataError as `load_pair` does, and if a required brain is missing, too much of the lesion lies outside the
+    brain, the registration fails, (almost) only background is left on the grid, or no lesion is left there.
     """
     quality = quality or QualityConfig()
     try:
@@ -99,7 +102,7 @@ def preprocess(
 def _on_grid(
     participant: Participant, data: DataConfig, config: PreprocessConfig, quality: QualityConfig
 ) -> tuple[np.ndarray, OnGrid, dict[str, Any]]:
-    """The image in [-1, 1], what it was made of, and the record."""
+    """The image in [-1, 1], the participant on the grid, and the record."""
     pair = load_pair(participant, data.labels, data.mask_grid)
     who = f"{participant.participant_id}: {participant.image}"
     moved = to_grid(pair, participant, config, quality)
@@ -132,11 +135,11 @@ def _on_grid(
 
 
 def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig, quality: QualityConfig) -> OnGrid:
-    """Brain extraction, bias field, registration and the one resampling: image linear, masks nearest voxel.
+    """Brain extraction, bias field, registration and the one resampling (image trilinear, masks nearest voxel).
 
     Raises DataError as `preprocess` does.
     """
-    # From here on every step sees the same axes, however the file has them.
+    # From here on all arrays have RAS axes, whatever the order in the file.
     values, affine = canonical(pair.image.values, pair.image.affine)
     lesion, _ = canonical(pair.lesion, pair.image.affine)
     given = None if pair.brain is None else canonical(pair.brain, pair.image.affine)[0]
@@ -205,15 +208,15 @@ def _refuse_lesion_outside(
     config: PreprocessConfig,
     quality: QualityConfig,
 ) -> None:
-    # Quality control saw the head, because the brain was not there yet.
+    # Quality control used the head, because the brain was not extracted yet.
     name, most = participant.participant_id, quality.max_lesion_outside
     voxels, outside = int(lesion.sum()), int((lesion & ~brain).sum())
     if outside > most * voxels and not quality.accepts("lesion_outside_brain", name):
         raise DataError(
-            f"{name}: {participant.image}: {outside} of the lesion's {voxels} voxels lie outside the brain that "
-            f"{config.brain.method} gave, at most {100 * most:.3g} % may (quality.max_lesion_outside); look at both, "
-            "grow the brain (preprocess.brain.dilate_mm), accept it (quality.accept: lesion_outside_brain), or exclude "
-            "the participant (data.exclude)"
+            f"{name}: {participant.image}: expected at most {100 * most:.3g} % of the lesion outside the brain mask of "
+            f"method {config.brain.method} (quality.max_lesion_outside), found {outside} of {voxels} voxels outside; "
+            "inspect both, grow the brain (preprocess.brain.dilate_mm), accept this (quality.accept: "
+            "lesion_outside_brain), or exclude the participant (data.exclude)"
         )
 
 
@@ -221,16 +224,16 @@ def _refuse_no_head(inside: np.ndarray, config: PreprocessConfig) -> None:
     share = np.count_nonzero(inside) / inside.size
     if share < LEAST_FOREGROUND:
         raise DataError(
-            f"brain or head take {100 * share:.2g} % of the grid {list(config.grid)} at {config.spacing_mm} mm, at "
-            f"least {100 * LEAST_FOREGROUND:g} % are wanted: a few voxels may be far brighter than the rest, or the "
-            "volume is not a head's; look at it, mend it, or exclude the participant (data.exclude)"
+            f"expected brain or head in at least {100 * LEAST_FOREGROUND:g} % of the grid {list(config.grid)} at "
+            f"{config.spacing_mm} mm, found {100 * share:.2g} %: a few voxels may be far brighter than the rest, or "
+            "the volume shows no head; inspect the image, fix the file, or exclude the participant (data.exclude)"
         )
 
 
 def _quality(
     pair: Pair, moved: OnGrid, inside: np.ndarray, participant: Participant, config: PreprocessConfig
 ) -> dict[str, Any]:
-    """What the report and the folds want to know. Raises DataError where no lesion is left."""
+    """Measurements for the report and the folds. Raises DataError if a patient's lesion is lost."""
     affine, shape = pair.image.affine, pair.image.values.shape
     voxel_ml = config.spacing_mm**3 / 1000
     source, grid = np.count_nonzero(pair.lesion), np.count_nonzero(moved.lesion)
@@ -238,14 +241,15 @@ def _quality(
     source_ml = float(source * abs(np.linalg.det(affine[:3, :3])) / 1000)
     if participant.is_patient and source and not grid:
         raise DataError(
-            f"{participant.participant_id}: {participant.mask}: the lesion ({source_ml:.3g} ml) is gone after "
-            f"resampling to {config.spacing_mm} mm and cropping to {list(config.grid)}"
+            f"{participant.participant_id}: {participant.mask}: expected a lesion after resampling to "
+            f"{config.spacing_mm} mm and cropping to {list(config.grid)}, found none ({source_ml:.3g} ml before); "
+            "change preprocess.spacing_mm or preprocess.grid, or exclude the participant (data.exclude)"
         )
     return {
         "lesion_ml_source": source_ml,
         "lesion_ml_grid": float(grid * voxel_ml),
         "lesion_outside_foreground_share": float(outside / max(grid, 1)),
-        # An affine registration makes brains as large as the template; what is lost is measured apart from that.
+        # An affine registration scales the lesion too; this ratio separates scaling from loss.
         "registration_volume_ratio": float(np.linalg.det(to_grid_mm({"history": moved.history})[:3, :3])),
         "foreground_ml": float(np.count_nonzero(inside) * voxel_ml),
         "source_spacing_mm": [float(v) for v in nibabel.affines.voxel_sizes(affine)],
@@ -257,19 +261,22 @@ def _quality(
 def normalise(
     volume: np.ndarray, config: PreprocessConfig, brain: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """Map the percentiles to -1 and 1 and clip; outside the foreground is -1.
+    """Map the two percentiles to -1 and 1 and clip; the background becomes -1.
+
+    With `percentiles_over: volume` the background is scaled like the foreground.
 
     Args:
         volume: (X, Y, Z), in the scanner's units.
-        brain: bool (X, Y, Z), which is then the foreground; nothing: it is found by Otsu's threshold.
+        brain: bool (X, Y, Z), used as the foreground; None: the foreground is found by Otsu's threshold.
 
     Returns float32 in [-1, 1], the foreground, and the two intensities that became -1 and 1.
-    Raises DataError where there is nothing to scale.
+    Raises DataError if the image has no contrast to scale.
     """
     inside = brain
     if volume.min() == volume.max() or (brain is not None and not brain.any()):
         raise DataError(
-            f"nothing but background is left at {config.spacing_mm} mm on the grid {list(config.grid)}"
+            f"expected a head on the grid {list(config.grid)} at {config.spacing_mm} mm, found only background; "
+            "inspect the image and its header, or change preprocess.grid"
         )
     if inside is None:
         inside = foreground(volume)
@@ -280,7 +287,8 @@ def normalise(
     low, high = (float(value) for value in np.percentile(over, config.percentiles))
     if not high > low:
         raise DataError(
-            f"percentiles {config.percentiles} of the image are equal ({low:g}): nothing to scale"
+            f"expected different intensities at the percentiles {config.percentiles}, found {low:g} at both; inspect "
+            "the image or change preprocess.percentiles"
         )
     scaled = (turned - low) * (2 / (high - low)) - 1
     scaled = np.clip(scaled, -1, 1, out=scaled).astype(np.float32, copy=False)
@@ -290,10 +298,10 @@ def normalise(
 
 
 def volume_to_source(paths: StudyPaths, participant: str, path: Path, out: Path) -> None:
-    """Bring a volume on the study's grid (a mask that was drawn there, for example) back to the participant's image.
+    """Resample a volume from the study's grid (for example a mask drawn there) to the participant's image.
 
-    Integers are resampled by the nearest voxel, other values linearly.
-    Raises DataError where the participant has no volume on the grid, or `path` is on another grid.
+    Integers are resampled by nearest voxel, other values linearly.
+    Raises DataError if the participant has no volume on the grid, or `path` has another grid.
     """
     record = read_object(paths.volume_json(participant))
     if "affine" not in record:

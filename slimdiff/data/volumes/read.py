@@ -1,4 +1,4 @@
-"""Image and mask of a participant from their files, or an error with the name of what is wrong with them."""
+"""Read a participant's image and masks, or raise an error that names the fault."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +11,11 @@ from slimdiff.data.volumes.nifti import FileFault, read_nifti
 
 AFFINE_TOLERANCE_MM = 0.1
 LARGEST = 1e12
-"""Intensities beyond it come from bytes in the wrong order or the wrong type; their squares overflow."""
+"""Larger intensities come from a wrong byte order or data type; their squares overflow."""
 
 
 class VolumeError(DataError):
-    """A volume that cannot be used. `flag` is the one word for it that the quality table has."""
+    """A volume that cannot be used; `flag` is its name in the quality table."""
 
     def __init__(self, flag: str, message: str):
         super().__init__(message)
@@ -27,25 +27,25 @@ Labels = Literal["binary", "any"] | tuple[int, ...]
 
 @dataclass(frozen=True)
 class Volume:
-    """What a file holds."""
+    """Contents of a NIfTI file."""
 
     values: np.ndarray
-    """float32 (X, Y, Z), scaled as the header says."""
+    """float32 (X, Y, Z), scaled as in the header."""
     affine: np.ndarray
     """(4, 4) voxel to world, mm, RAS+."""
     stored: np.ndarray
-    """(X, Y, Z) as it lies in the file, before scaling; read-only."""
+    """(X, Y, Z) as stored in the file, before scaling; read-only."""
     scaled: bool = False
     """Whether the header scales the stored values."""
     placed: bool = True
-    """False: sform and qform code are 0. The axes are then taken as NIfTI-1's method 1 has them: to the left,
-    anterior, superior, which nobody has said."""
+    """False if sform and qform code are 0. The axes are then assumed to point left, anterior and superior
+    (NIfTI-1, method 1)."""
     sha256: str = ""
-    """Of the file's bytes."""
+    """SHA-256 of the file's bytes."""
 
 
 def read_volume(path: Path, who: str) -> Volume:
-    """Read a NIfTI file of three dimensions (or more, the others of length one).
+    """Read a 3-D NIfTI file; further axes must have length 1.
 
     Raises VolumeError: missing_file, empty_file, truncated, unreadable, not_3d.
     """
@@ -61,7 +61,8 @@ def read_volume(path: Path, who: str) -> Volume:
     if stored.ndim != 3 or min(stored.shape) == 1:
         raise VolumeError(
             "not_3d",
-            f"{who}: {path}: shape {stored.shape}; 3-D is wanted, with several voxels along each axis",
+            f"{who}: {path}: expected a 3-D volume with more than one voxel along every axis, found shape "
+            f"{stored.shape}; convert the image again",
         )
     with np.errstate(over="ignore", invalid="ignore"):
         values = stored * np.float64(file.slope) + file.intercept if file.scaled else stored
@@ -71,24 +72,24 @@ def read_volume(path: Path, who: str) -> Volume:
 
 @dataclass(frozen=True)
 class Pair:
-    """One participant's image and masks on the image's grid."""
+    """One participant's image, and its masks on the image's grid."""
 
     image: Volume
     lesion: np.ndarray
-    """bool (X, Y, Z); nothing is lesion in a participant without a mask."""
+    """bool (X, Y, Z); all False for a participant without a mask."""
     brain: np.ndarray | None
-    """bool (X, Y, Z), where the source brings a brain mask."""
+    """bool (X, Y, Z); None if the source has no brain mask."""
     moved: tuple[str, ...] = ()
-    """`mask`, `brain_mask`: those that lay on another grid and were brought onto the image's."""
+    """Those of `mask` and `brain_mask` that were resampled from another grid."""
 
 
 def load_pair(
     participant: Participant, labels: Labels = "binary", mask_grid: Literal["same", "resample"] = "same"
 ) -> Pair:
-    """Read image and masks and check that they belong together.
+    """Read image and masks and check that they fit together.
 
-    labels: which values are lesion, see `DataConfig.lesion_labels`. mask_grid: whether masks may lie on another grid.
-    Raises VolumeError: what `read_volume` raises, not_finite, constant, other_grid, mask_not_binary, empty_mask,
+    labels: the mask values that are lesion, see `DataConfig.lesion_labels`. mask_grid: whether masks may have another
+    grid. Raises VolumeError: what `read_volume` raises, not_finite, constant, other_grid, mask_not_binary, empty_mask,
     empty_brain_mask.
     """
     image = read_image(participant)
@@ -104,12 +105,14 @@ def read_image(participant: Participant) -> Volume:
     where = f"{participant.participant_id}: {participant.image}"
     bad = int((~np.isfinite(image.values)).sum())
     if bad:
-        raise VolumeError("not_finite", f"{where}: {bad} of {image.values.size} voxels are NaN or infinite")
+        raise VolumeError(
+            "not_finite", f"{where}: {bad} of {image.values.size} voxels are NaN or infinite; fix the file"
+        )
     low, high = float(image.values.min()), float(image.values.max())
     if max(-low, high) > LARGEST:
         raise VolumeError(
             "not_finite",
-            f"{where}: values from {low:g} to {high:g} are no intensities; convert the image again",
+            f"{where}: expected intensities within ±{LARGEST:g}, found {low:g} to {high:g}; convert the image again",
         )
     if low == high:
         raise VolumeError("constant", f"{where}: constant image ({low:g} everywhere)")
@@ -122,7 +125,7 @@ def read_lesion(
     labels: Labels = "binary",
     mask_grid: Literal["same", "resample"] = "same",
 ) -> tuple[np.ndarray, bool]:
-    """The lesion, bool (X, Y, Z) on the image's grid, and whether its file lies on another one.
+    """The lesion, bool (X, Y, Z) on the image's grid, and whether it was resampled from another grid.
 
     Raises VolumeError: what `read_volume` raises, not_finite, other_grid, mask_not_binary, empty_mask.
     """
@@ -135,16 +138,18 @@ def read_lesion(
     if not moved:
         return lesion, False
     on_image = on_grid_of(replace(mask, values=lesion.astype(np.float32)), image) > 0
-    # Not the same as an empty mask, which may stand for a control.
+    # Different from an empty mask, which may mark a control.
     if not on_image.any():
-        raise VolumeError("other_grid", f"{where}: nothing of the lesion lies on a voxel of the image")
+        raise VolumeError(
+            "other_grid", f"{where}: the lesion lies outside the image; check the affines of both files"
+        )
     return on_image, True
 
 
 def read_brain(
     participant: Participant, image: Volume, mask_grid: Literal["same", "resample"] = "same"
 ) -> tuple[np.ndarray | None, bool]:
-    """The source's brain mask (> 0), bool (X, Y, Z) on the image's grid, if there is one; and whether it was moved.
+    """The source's brain mask (> 0), bool (X, Y, Z) on the image's grid, or None; and whether it was resampled.
 
     Raises VolumeError: what `read_volume` raises, not_finite, other_grid, empty_brain_mask.
     """
@@ -155,7 +160,8 @@ def read_brain(
     values = on_grid_of(mask, image) if moved else mask.values
     if not (values > 0).any():
         raise VolumeError(
-            "empty_brain_mask", f"{who}: {participant.brain_mask}: the brain mask has no voxel on the image"
+            "empty_brain_mask",
+            f"{who}: {participant.brain_mask}: the brain mask has no voxel within the image; fix the file",
         )
     return values > 0, moved
 
@@ -166,16 +172,16 @@ def _lesion(values: np.ndarray, labels: Labels, where: str) -> np.ndarray:
         some = ", ".join(f"{value:g}" for value in above[:5]) + (", …" if len(above) > 5 else "")
         raise VolumeError(
             "mask_not_binary",
-            f"{where}: {len(above)} values above 0 ({some}); one is wanted, or say which are lesion in "
-            "data.lesion_labels",
+            f"{where}: expected one value above 0, found {len(above)} values above 0 ({some}); name those of the "
+            "lesion in data.lesion_labels",
         )
     lesion = values > 0 if labels in ("binary", "any") else np.isin(values, labels)
     if not lesion.any():
         wanted = "" if labels in ("binary", "any") else f" of label {', '.join(map(str, labels))}"
         raise VolumeError(
             "empty_mask",
-            f"{where}: the lesion mask has no voxel{wanted}; give n/a, exclude the subject by name, or set "
-            "data.empty_mask: control",
+            f"{where}: the lesion mask has no voxel{wanted}; replace it by n/a, exclude the subject by name "
+            "(data.exclude), or set data.empty_mask: control",
         )
     return lesion
 
@@ -183,10 +189,12 @@ def _lesion(values: np.ndarray, labels: Labels, where: str) -> np.ndarray:
 def _read_mask(
     path: Path, who: str, image: Volume, mask_grid: Literal["same", "resample"]
 ) -> tuple[Volume, bool]:
-    """A mask on its own grid, and whether that is another one than the image's."""
+    """A mask on its own grid, and whether that grid differs from the image's."""
     mask = read_volume(path, who)
     if not np.isfinite(mask.values).all():
-        raise VolumeError("not_finite", f"{who}: {path}: the mask has voxels that are NaN or infinite")
+        raise VolumeError(
+            "not_finite", f"{who}: {path}: the mask has voxels that are NaN or infinite; fix the file"
+        )
     same_shape = mask.values.shape == image.values.shape
     offset = largest_offset_mm(mask.affine, image.affine, image.values.shape) if same_shape else np.inf
     if offset <= AFFINE_TOLERANCE_MM:
@@ -194,32 +202,32 @@ def _read_mask(
     if mask_grid == "resample":
         return mask, True
     found = (
-        f"its affine puts a corner {offset:.3g} mm off the image's"
+        f"expected the image's affine, found a corner {offset:.3g} mm away from the image's"
         if same_shape
-        else f"shape {mask.values.shape}, but the image has {image.values.shape}"
+        else f"expected the image's shape {image.values.shape}, found {mask.values.shape}"
     )
     if same_shape and not (mask.placed and image.placed):
         which = "the image's" if mask.placed else "the mask's"
-        found += f" ({which} header does not say where it lies: sform and qform code are 0)"
+        found += f" ({which} header gives no position: sform and qform code are 0)"
     raise VolumeError(
         "other_grid", f"{who}: {path}: {found}; resample the mask, or set data.mask_grid: resample"
     )
 
 
 def largest_offset_mm(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-    """How far apart, in mm, two affines (4, 4) put the same voxel of a volume of this shape, at most."""
-    # At the corners, because a small difference of voxel size or angle adds up over the volume.
+    """Largest distance in mm between the positions that two affines (4, 4) give to a voxel of this shape."""
+    # The distance is largest at a corner: differences in voxel size and angle add up over the volume.
     corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
     apart = (affine - other)[:3] @ np.vstack([corners, np.ones(8)])
     return float(np.linalg.norm(apart, axis=0).max())
 
 
 def on_grid_of(mask: Volume, image: Volume) -> np.ndarray:
-    """Values of the mask at the image's voxels, by world coordinates, nearest voxel; 0 outside of it."""
+    """Values of the mask at the image's voxels, by world coordinates: nearest voxel, 0 outside the mask."""
     from scipy import ndimage
 
     to_mask = np.linalg.inv(mask.affine) @ image.affine
-    # grid-constant, because a voxel reaches half its size beyond its middle at the volume's border too.
+    # grid-constant: a voxel at the volume's border also extends half its size beyond its centre.
     return ndimage.affine_transform(
         mask.values,
         to_mask[:3, :3],

@@ -1,7 +1,7 @@
-"""Rigid or affine registration to the ICBM152 template (T1, without skull), by mutual information.
+"""Rigid or affine registration to the ICBM152 template (T1, skull-stripped), by mutual information.
 
-Mattes et al. 2003, as in SimpleITK: other contrasts than the template's are welcome. All coordinates are RAS mm; what
-SimpleITK sees are working copies along the world's axes, so that its LPS convention has no say.
+The metric is that of Mattes et al. 2003, as in SimpleITK; the image may have another contrast than the template. All
+coordinates are RAS mm. SimpleITK gets working copies along the world's axes, so its LPS convention does not matter.
 """
 
 from dataclasses import dataclass
@@ -21,47 +21,49 @@ from slimdiff.data.volumes.grid import as_image, centred_grid, one_thread, resam
 WORKING_MM = 2.0
 HISTOGRAM_BINS = 32
 SAMPLING = 0.2
-"""Share of voxels that the metric looks at."""
+"""Share of voxels that the metric samples."""
 SEED = 0
-"""Seed of the choice of these voxels."""
+"""Seed of this sampling."""
 START_DEGREES = (-20, 0, 20)
 START_SCALES = (0.7, 0.85, 1.0)
 LEVELS = ((4, 4.0), (2, 2.0), (1, 0.0))
-"""Shrink factor of the working copy, and sd of the smoothing in mm, coarse to fine."""
+"""Shrink factor of the working copy and SD of the smoothing in mm, coarse to fine."""
 MOST_DEGREES = 60.0
 SCALES = (0.6, 1.6)
 
 
 @dataclass(frozen=True)
 class Registration:
-    """Where a volume lies in the template's world."""
+    """Transform from a volume's world to the template's, and its mutual information."""
 
     to_template_mm: np.ndarray
-    """(4, 4), from the source's world to the template's, RAS mm."""
+    """(4, 4), source's world to template's world, RAS mm."""
     information: tuple[float, float]
-    """Mutual information (nats) with the template at the start, centre on centre, and at the end."""
+    """Mutual information (nats) with the template at the start (centres aligned) and at the end."""
 
 
 @cache
 def template() -> tuple[np.ndarray, np.ndarray]:
     """The ICBM152 2009a T1 template without skull, float32 (197, 233, 189) in [0, 1], and its affine (4, 4), RAS mm.
 
-    Read straight from nilearn's wheel: importing nilearn.datasets takes seconds.
+    Read directly from the installed nilearn package, because importing nilearn.datasets takes seconds.
     """
     package = find_spec("nilearn")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("registration needs the ICBM152 template of nilearn: pip install nilearn")
+        raise ModuleNotFoundError(
+            "registration requires the ICBM152 template of nilearn: pip install nilearn"
+        )
     path = Path(package.origin).parent / "datasets" / "data"
     path /= "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not in this version of nilearn; expected in 0.13, install that one")
+        raise FileNotFoundError(f"{path}: not found in this version of nilearn; install nilearn 0.13")
     image = nibabel.load(path)
     return np.asarray(image.dataobj).astype(np.float32) / 255, np.asarray(image.affine)
 
 
 @cache
 def template_centre_mm() -> np.ndarray:
-    """The middle (3,) of the box around the template's brain, RAS mm."""
+    """Centre (3,) of the bounding box of the template's brain, RAS mm."""
     values, affine = template()
     brain = np.argwhere(values > 0)
     return nibabel.affines.apply_affine(affine, (brain.min(axis=0) + brain.max(axis=0)) / 2)
@@ -70,13 +72,13 @@ def template_centre_mm() -> np.ndarray:
 def register(
     values: np.ndarray, affine: np.ndarray, inside: np.ndarray, config: RegistrationConfig
 ) -> Registration:
-    """Find where a volume lies in the template's world.
+    """Find the transform from a volume's world to the template's.
 
     Args:
         values: (X, Y, Z), any contrast, and `affine` (4, 4), mm.
-        inside: bool (X, Y, Z), brain or head; its centre is laid on the template's at first.
+        inside: bool (X, Y, Z), brain or head; the search starts with its centre on the template's.
 
-    Raises DataError where the end is worse than the start, turned by more than 60°, or scaled outside 0.6 to 1.6.
+    Raises DataError if the result is implausible; see `check`.
     """
     fixed = _working_template()
     moving = _working_copy(values, affine, inside)
@@ -97,42 +99,47 @@ def register(
         after = _information(fixed, moving, found)
         check(as_matrix(found), before, after)
         if config.transform == "rigid":
-            # Brains are smaller than the template by a fifth: without a scale the search would lay rim on rim.
+            # The scale only serves the search: brains are a fifth smaller than the template, and a search without scale
+            # would match their borders to it.
             found.SetScale(1.0)
     to_source = as_matrix(found)
     return Registration(np.linalg.inv(to_source), (before, after))
 
 
 def check(to_source: np.ndarray, before: float, after: float) -> None:
-    """Raise DataError where a registration cannot be right.
+    """Raise DataError if a registration is implausible.
+
+    It is plausible if it increases mutual information, does not mirror, turns by at most 60° and scales by 0.6 to 1.6.
 
     Args:
-        to_source: (4, 4), template's world to the source's, mm.
+        to_source: (4, 4), template's world to source's world, mm.
         before, after: mutual information at the start and at the end.
     """
     left, scales, right = np.linalg.svd(to_source[:3, :3])
-    # Of the rotation nearest to it (polar decomposition).
+    # Angle of the nearest rotation (polar decomposition).
     cosine = (np.trace(left @ right) - 1) / 2
     degrees = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
     low, high = SCALES
     wrong = []
     if not after > before:
-        wrong.append(f"it ends with less mutual information ({after:.3g}) than it began with ({before:.3g})")
+        wrong.append(
+            f"mutual information did not increase ({before:.3g} at the start, {after:.3g} at the end)"
+        )
     if np.linalg.det(to_source[:3, :3]) < 0:
-        wrong.append("it mirrors the volume")
+        wrong.append("the transform mirrors the volume")
     elif degrees > MOST_DEGREES:
-        wrong.append(f"it turns by {degrees:.0f}°, at most {MOST_DEGREES:.0f}° is plausible")
+        wrong.append(f"expected a rotation of at most {MOST_DEGREES:.0f}°, found {degrees:.0f}°")
     if scales.min() < low or scales.max() > high:
-        wrong.append(f"it scales by {scales.min():.2f} to {scales.max():.2f}, {low} to {high} is plausible")
+        wrong.append(f"expected scales of {low} to {high}, found {scales.min():.2f} to {scales.max():.2f}")
     if wrong:
         raise DataError(
-            f"registration failed: {'; '.join(wrong)}; look at the image and its header, extract the brain "
+            f"registration failed: {'; '.join(wrong)}; inspect the image and its header, extract the brain "
             "(preprocess.brain), exclude the participant (data.exclude), or set preprocess.registration.transform: none"
         )
 
 
 def as_matrix(transform: sitk.Transform) -> np.ndarray:
-    """A SimpleITK transform with matrix, centre and translation as (4, 4)."""
+    """A SimpleITK transform with matrix, centre and translation as one matrix (4, 4)."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
     centre = np.array(transform.GetCenter())
@@ -154,7 +161,7 @@ def _working_template() -> sitk.Image:
 
 
 def _working_copy(values: np.ndarray, affine: np.ndarray, inside: np.ndarray) -> sitk.Image:
-    """The part of the volume around `inside`, isotropic, along the world's axes."""
+    """The volume cropped around `inside`, with isotropic voxels along the world's axes."""
     from scipy import ndimage
 
     box = ndimage.find_objects(inside.view(np.uint8))[0]
@@ -171,7 +178,7 @@ def _metric() -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(SAMPLING, SEED + 1)  # a seed of 0 means the clock to ITK
+    method.SetMetricSamplingPercentage(SAMPLING, SEED + 1)  # ITK takes 0 as "seed from the clock"
     method.SetInterpolator(sitk.sitkLinear)
     return method
 
@@ -185,7 +192,7 @@ def _information(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transfor
 def _best_start(
     fixed: sitk.Image, moving: sitk.Image, start: sitk.Similarity3DTransform
 ) -> sitk.Similarity3DTransform:
-    """The start turned and scaled as one of a coarse set of ways that has the most mutual information."""
+    """The rotation and scale of the start with the most mutual information, by a coarse grid search."""
     shrink, sigma = LEVELS[0]
     coarse = [
         sitk.Shrink(sitk.SmoothingRecursiveGaussian(image, sigma), [shrink] * 3) for image in (fixed, moving)

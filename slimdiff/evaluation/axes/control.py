@@ -1,4 +1,4 @@
-"""The control axis: whether samples are what was asked for, and their lesions as large and where real ones are."""
+"""The control axis: class fidelity, and size and position of lesions compared with real ones."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ MODEL = "interval over samples of this model"
 
 
 def control_axis(evaluation: FoldEvaluation) -> None:
-    """Class fidelity and lesion area, overall and a z-bin; where lesions lie, left or right and in the plane."""
+    """Class fidelity and lesion area, overall and per z-bin; position of lesions in the plane, and left or right."""
     _classes(evaluation)
     _areas(evaluation)
     _places(evaluation)
@@ -39,11 +39,11 @@ def _classes(evaluation: FoldEvaluation) -> None:
 
 
 def _areas(evaluation: FoldEvaluation) -> None:
-    """Median lesion area a z-bin, and over all of them by how many doublings samples are larger."""
+    """Median lesion area per z-bin, and the mean log2 ratio of samples to held-out slices over z-bins."""
     store, samples, config = evaluation.store, evaluation.samples, evaluation.config
-    asked = np.flatnonzero(samples.label == 1)
+    lesion_rows = np.flatnonzero(samples.label == 1)
     rule = {"tau": config.tau, "min_px": evaluation.min_px, "min_slice_px": evaluation.min_slice_px}
-    drawn = lesions.lesion_area(samples.masks[asked], **rule)
+    drawn = lesions.lesion_area(samples.masks[lesion_rows], **rule)
     test, training = (
         lesions.lesion_area(evaluation.real(rows)[1], **rule)
         for rows in (evaluation.test, evaluation.floor_rows)
@@ -51,7 +51,7 @@ def _areas(evaluation: FoldEvaluation) -> None:
     sets = [
         (areas[areas > 0], bins[areas > 0])
         for areas, bins in (
-            (drawn, samples.z_bin[asked]),
+            (drawn, samples.z_bin[lesion_rows]),
             (test, store.z_bin[evaluation.test]),
             (training, store.z_bin[evaluation.floor_rows]),
         )
@@ -65,28 +65,26 @@ def _areas(evaluation: FoldEvaluation) -> None:
             interval=bootstrap.sample_median_interval(own, config.bootstrap, config.seed),
             floor=np.median(real) if len(real) else np.nan,
             n=len(own),
-            reason=f"median px; floor column: the held-out slices' own, of {len(real)}; {MODEL}",
+            reason=f"median px; floor column: median of {len(real)} held-out slices; {MODEL}",
         )
     real_rows = evaluation.test[test > 0]
     resampling = evaluation.resampling(real_rows)
     value, floor = (lesions.area_gap(*sets[1], *other) for other in (sets[0], sets[2]))
     resampled = lesions.resampled_area_gap(*sets[1], *sets[0], resampling.index, resampling.counts)
-    note = (
-        "mean over z-bins of log2 (median of samples / median held out); floor: training slices for samples"
-    )
+    note = "mean over z-bins of log2 (median of samples / median held out); floor: training slices instead of samples"
     evaluation.add(
         "lesion_area_gap",
         value,
         interval=resampling.percentile(resampled),
         floor=floor,
         n=len(sets[0][0]),
-        reason=note if np.isfinite(value) else "no z-bin with lesions of both; at least one is required",
+        reason=note if np.isfinite(value) else "no z-bin with lesions in both sets; at least one is required",
     )
 
 
 def _places(evaluation: FoldEvaluation) -> None:
     samples, spacing = evaluation.samples, evaluation.store.spacing_mm
-    asked = np.flatnonzero(samples.label == 1)
+    lesion_rows = np.flatnonzero(samples.label == 1)
 
     def places(images: np.ndarray, lesion_masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = components_of(
@@ -94,7 +92,7 @@ def _places(evaluation: FoldEvaluation) -> None:
         )
         return lesions.positions(found.centroids, found.slices, images, spacing), found.slices
 
-    drawn, _ = places(samples.images[asked], samples.masks[asked])
+    drawn, _ = places(samples.images[lesion_rows], samples.masks[lesion_rows])
     test, slices = places(*evaluation.real(evaluation.test))
     training, _ = places(*evaluation.real(evaluation.floor_rows))
     resampling = evaluation.resampling(evaluation.test[slices])
@@ -118,6 +116,6 @@ def _places(evaluation: FoldEvaluation) -> None:
         interval=resampling.percentile(value - resampled),
         floor=trained - real,
         n=len(drawn),
-        reason=f"share of lesions left of the middle, samples ({value:.2f}) minus held out ({real:.2f}); "
+        reason=f"share of lesions left of the midline, samples ({value:.2f}) minus held out ({real:.2f}); "
         f"floor: training ({trained:.2f}) minus held out",
     )

@@ -1,4 +1,4 @@
-"""One variant and fold under evaluation: the slices that its metrics compare, and the rows that they add."""
+"""The evaluation of one variant and fold: the slices that are compared, and the table rows that metrics add."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -59,7 +59,7 @@ TRAINING_SUBJECT_COLUMNS = (
 
 @dataclass
 class FoldEvaluation:
-    """Everything that the metrics of one variant and fold read."""
+    """Inputs and result rows of the metrics of one variant and fold."""
 
     store: SliceStore
     test: np.ndarray
@@ -70,7 +70,7 @@ class FoldEvaluation:
     config: EvaluationConfig
     cache: FeatureCache
     names: dict
-    """Columns study, variant and fold of every row."""
+    """Values of the columns study, variant and fold, the same in every row."""
     rows: list[dict] = field(default_factory=list)
     nearest: list[dict] = field(default_factory=list)
     """The nearest training slice of every sample, in every space."""
@@ -87,7 +87,7 @@ class FoldEvaluation:
 
     @cached_property
     def floor_rows(self) -> np.ndarray:
-        """Store rows of training subjects in the samples' mix of z-bins and classes: the floor compares them."""
+        """Store rows of training slices for the floor, in the samples' mix of z-bins and classes."""
         requested = strata(self.samples.z_bin, self.samples.label)
         chosen = same_mix(
             requested, strata(self.store.z_bin[self.train], self.store.label[self.train]), self.config.seed
@@ -95,7 +95,7 @@ class FoldEvaluation:
         return self.train[chosen]
 
     def resampling(self, rows: np.ndarray) -> Resampling:
-        """Bootstrap of the subjects that these store rows belong to."""
+        """Bootstrap over the subjects of these store rows."""
         return Resampling.of(self.store.participant[rows], self.config.bootstrap, self.config.seed)
 
     @cached_property
@@ -106,7 +106,7 @@ class FoldEvaluation:
 
     @cached_property
     def z_centres(self) -> np.ndarray:
-        """(n_bins,) centre of each z-bin, as a slice index: the height of a sample, and so of a real slice too."""
+        """(n_bins,) centre of each z-bin, as a slice index; the height of both samples and real slices."""
         return np.asarray(self.store.facts["bin_centres"], np.float64)
 
     @property
@@ -115,7 +115,7 @@ class FoldEvaluation:
 
     @property
     def min_slice_px(self) -> int:
-        """The rule that dropped small lesions from the store, for samples too."""
+        """Smallest lesion area of a slice in px: the rule of the slice store, applied to samples too."""
         return int(self.store.facts["min_lesion_px"])
 
     @property
@@ -148,11 +148,12 @@ class FoldEvaluation:
 
         Args:
             metric: a name of the registry.
-            interval: its own reason, where it has no limits, goes into `interval_reason`.
-            reason: why there is no value, or a remark on it.
-            interval_reason: why there is no interval, where none is given.
+            interval: the interval; if it has no limits, its own reason is written to `interval_reason`.
+            reason: why there is no value, or a note on the value.
+            interval_reason: why there is no interval, if `interval` is None.
 
-        Raises ValueError for a name that the registry lacks.
+        Raises:
+            ValueError: the registry has no metric of this name.
         """
         describe(metric)
         low, high = (interval.low, interval.high) if interval else (np.nan, np.nan)
@@ -172,16 +173,16 @@ class FoldEvaluation:
 
 
 def same_mix(requested: Sequence[Hashable], available: Sequence[Hashable], seed: int) -> np.ndarray:
-    """Rows chosen without replacement, so that each stratum has as many as requested, or all it has.
+    """Choose rows without replacement in the requested mix of strata.
 
-    Samples have other shares of z-bins and classes than volumes. A floor from whole volumes would be lower than any
-    model can reach; a floor from slices in the samples' mix is not. A stratum with fewer rows than requested gives all
-    of them: a row chosen again would put copies into the set.
+    Samples and whole volumes have different shares of z-bins and classes. A floor from whole volumes would be lower
+    than any model can reach, so the floor uses training slices in the samples' mix. A stratum with fewer rows than
+    requested contributes all its rows; drawing with replacement would add copies.
 
     Args:
         requested: (N,) stratum of each sample, e.g. (z-bin, class).
         available: (M,) stratum of each training slice.
-        seed: of the choice.
+        seed: seed of the random choice.
 
     Returns:
         Indices into `available`, sorted; at most N.

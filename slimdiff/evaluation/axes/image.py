@@ -1,4 +1,4 @@
-"""The image axis: KID, FID, precision, recall, LPIPS, spectra and brightness, with floors and intervals."""
+"""The image axis: KID, FID, precision, recall, LPIPS, spectra and brain histograms, with floors and intervals."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ from slimdiff.evaluation.metrics.profiles import (
 from slimdiff.evaluation.statistics.bootstrap import SAMPLES, Resampling, resampled_means
 
 BLUR_PX = 2.0
-"""Held-out slices through this Gaussian mark a point on the scale of KID."""
+"""Sd of the Gaussian blur of held-out slices, whose KID is a reference point on the scale of KID."""
 SLOW_BOOTSTRAP = 100
-"""Most resamples for FID, precision and recall; each costs a decomposition or a search of all distances."""
+"""Maximum number of resamples for FID, precision and recall, which are slow to compute."""
 FLOOR_NOTE = "floor: training slices in the samples' mix of z-bins and classes, as far as there are any"
 
 
@@ -39,7 +39,7 @@ class Selection:
     samples: np.ndarray
     floor: np.ndarray
     matched: np.ndarray
-    """As many samples of each z-bin and class as `floor` has slices, for metrics that depend on their number."""
+    """Samples thinned to the numbers of `floor` in each z-bin and class, for metrics that depend on the number."""
     subjects: np.ndarray
     """Participant of each held-out slice."""
 
@@ -76,15 +76,14 @@ def feature_distances(evaluation: FoldEvaluation) -> None:
         for chosen in selections(evaluation):
             rows = (chosen.test, chosen.samples, chosen.floor)
             real, synthetic, floor = (part[own] for part, own in zip(features, rows, strict=True))
-            # Without training slices there is no floor to compare with, and all samples count.
+            # Without training slices there is no floor, so all samples are used.
             matched = features[1][chosen.matched] if len(floor) else synthetic
             common = {"z_bin": chosen.z_bin, "extractor": extractor}
 
             bootstrap = Resampling.of(chosen.subjects, config.bootstrap, config.seed)
             resampled = mmd.resampled_mmd2(real, synthetic, bootstrap.index, bootstrap.counts, device)
-            value, limit = (
-                kid(real, other, config.seed, device=device).value for other in (synthetic, floor)
-            )
+            value = kid(real, synthetic, config.seed, device=device).value
+            limit = kid(real, floor, config.seed, device=device).value
             evaluation.add(
                 "kid",
                 value,
@@ -132,12 +131,12 @@ def feature_distances(evaluation: FoldEvaluation) -> None:
             extractor=extractor,
             n=len(blurred),
             reason=f"held-out slices blurred by {BLUR_PX:g} px",
-            interval_reason="a mark on the scale, no measurement",
+            interval_reason="reference point on the scale, no interval",
         )
 
 
 def _too_few(real: np.ndarray, synthetic: np.ndarray) -> str:
-    """Why there is no value; empty where there are enough slices."""
+    """Why there is no value; empty if there are enough slices."""
     if min(len(real), len(synthetic)) >= MIN_VECTORS:
         return ""
     return (
@@ -166,7 +165,7 @@ def _profile_distance(
     drawn: np.ndarray,
     training: np.ndarray,
 ) -> None:
-    """A distance between mean profiles with equal weights of the slices; slices without brain have no profile."""
+    """Distance between the mean profiles; slices without brain have no profile and are left out."""
     parts = [test[chosen.test], drawn[chosen.samples], training[chosen.floor]]
     known = [np.isfinite(part).all(axis=1) for part in parts]
     real, synthetic, floor = (part[finite] for part, finite in zip(parts, known, strict=True))
@@ -186,7 +185,7 @@ def _profile_distance(
 
 
 def lpips_distances(evaluation: FoldEvaluation) -> None:
-    """LPIPS between samples and held-out slices of one z-bin, and among samples."""
+    """LPIPS between samples and held-out slices of the same z-bin, and among samples."""
     test, _, training = _image_sets(evaluation)
     config, samples, store = evaluation.config, evaluation.samples, evaluation.store
     net = f"lpips-{config.lpips_net}"
@@ -207,7 +206,11 @@ def lpips_distances(evaluation: FoldEvaluation) -> None:
         own, other = (
             np.flatnonzero((held_out[1][rows] == z_bin) | (z_bin == "all")) for rows in (first, floor_first)
         )
-        note = "pairs of a z-bin; floor: training slices for samples" if len(own) else "no pair of slices"
+        note = (
+            "pairs within a z-bin; floor: training slices instead of samples"
+            if len(own)
+            else "no pair of slices"
+        )
         resampling = Resampling.of(held_out[2][first[own]], config.bootstrap, config.seed)
         interval = resampling.percentile(
             resampled_means(to_samples[own], resampling.index, resampling.counts)
@@ -220,7 +223,7 @@ def lpips_distances(evaluation: FoldEvaluation) -> None:
     interval = resampling.percentile(resampled_means(among, resampling.index, resampling.counts))
     note = "interval over samples of this model; floor: among held-out subjects"
     if not len(among_real):
-        note += ", of whom no two share a z-bin"
+        note += ", of which no two share a z-bin"
     evaluation.add(
         "lpips_diversity",
         _mean(among),
@@ -237,12 +240,12 @@ def _mean(values: np.ndarray) -> float:
 
 
 def published_distances(evaluation: FoldEvaluation) -> None:
-    """KID and LPIPS by the published code's procedures, where `evaluation.reference` asks for them."""
+    """KID and LPIPS by the procedures of the published code, if `evaluation.reference` is true."""
     if not evaluation.config.reference:
         return
     test, drawn, training = _image_sets(evaluation)
     seed, n, device = evaluation.config.seed, len(drawn), evaluation.device
-    common = {"n": n, "interval_reason": "the published procedure has none over subjects"}
+    common = {"n": n, "interval_reason": "the published procedure has no interval over subjects"}
     for extractor in evaluation.config.extractors:
         value, floor = (kid_ref(test, images, extractor, seed, device).value for images in (drawn, training))
         reason = "the published procedure: grey levels wrap (F2)"

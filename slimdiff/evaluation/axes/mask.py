@@ -1,4 +1,4 @@
-"""The mask axis: lesion shapes of a cell, beside floors and intervals, and the same at other thresholds."""
+"""The mask axis: lesion shapes with floors and intervals, and the same metrics at other thresholds."""
 
 import numpy as np
 
@@ -9,9 +9,9 @@ from slimdiff.evaluation.metrics.mmd import MIN_VECTORS
 from slimdiff.evaluation.statistics.bootstrap import SAMPLES, Resampling, resampled_means
 
 SUBSETS = 100
-"""Seeded subsets that an MMD averages, as in torch-fidelity's KID."""
+"""Number of seeded subsets over which an MMD is averaged, as in torch-fidelity's KID."""
 PERMUTATIONS = 500
-"""Permutations behind the p of the robust MMD; the smallest reachable p is 1/501."""
+"""Number of permutations for the p-value of the robust MMD; the smallest possible p is 1/501."""
 SWEEP_COLUMNS = (
     "variant",
     "fold",
@@ -36,14 +36,14 @@ def _lesions(evaluation: FoldEvaluation, lesion_masks: np.ndarray, z_bin: np.nda
 
 
 def mask_axis(evaluation: FoldEvaluation) -> None:
-    """MMD-MF with its features' Wasserstein distances, the robust MMD, how decided masks are, and the tau sweep."""
+    """MMD-MF, the Wasserstein distances of its features, the robust MMD, undecided pixels, and the tau sweep."""
     config, store, samples = evaluation.config, evaluation.store, evaluation.samples
-    asked = np.flatnonzero(samples.label == 1)
+    lesion_rows = np.flatnonzero(samples.label == 1)
     test, training = (
         _lesions(evaluation, evaluation.real(rows)[1], store.z_bin[rows])
         for rows in (evaluation.test, evaluation.floor_rows)
     )
-    drawn = _lesions(evaluation, samples.masks[asked], samples.z_bin[asked])
+    drawn = _lesions(evaluation, samples.masks[lesion_rows], samples.z_bin[lesion_rows])
     feature_rows(
         evaluation,
         "mmd_mf",
@@ -67,8 +67,8 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
     )
     swept = tau_sweep(
         test,
-        samples.masks[asked],
-        evaluation.z_centres[samples.z_bin[asked]],
+        samples.masks[lesion_rows],
+        evaluation.z_centres[samples.z_bin[lesion_rows]],
         config.taus,
         config.seed,
         SUBSETS,
@@ -80,7 +80,7 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
     for name, rows, own, found in (
         ("held-out", evaluation.test, store.participant, test),
         ("training", evaluation.floor_rows, store.participant, training),
-        ("synthetic", asked, samples.id, drawn),
+        ("synthetic", lesion_rows, samples.id, drawn),
     ):
         images = samples.images[rows] if name == "synthetic" else evaluation.real(rows)[0]
         bins = samples.z_bin if name == "synthetic" else store.z_bin
@@ -96,12 +96,13 @@ def feature_rows(
     training: np.ndarray,
     test_rows: np.ndarray,
 ) -> None:
-    """Rows of a feature table's MMD, of the geometric mean of its Wasserstein distances, and of each of them.
+    """Add the MMD of a feature table, the Wasserstein distance of each feature, and their geometric mean.
 
     Args:
-        name: of the MMD; the others begin with it.
+        name: metric name of the MMD; the names of the other rows start with it.
         features: names of the D columns.
-        test, drawn, like: (N, D) held-out, (M, D) synthetic, (L, D) training slices in the place of the samples.
+        test, drawn: (N, D) and (M, D) components of held-out slices and of samples.
+        training: (L, D) components of training slices, which replace the samples for the floor.
         test_rows: (N,) store row of each held-out component.
     """
     config = evaluation.config
@@ -166,8 +167,8 @@ def _robust(evaluation: FoldEvaluation, test: Lesions, drawn: Lesions, training:
     n = len(drawn.vectors)
     evaluation.add("mmd_robust", found.value, interval=interval, floor=floor.value, n=n, reason=note)
     note += (
-        f"; slices are permuted as if independent, so p is too small; smallest reachable p "
-        f"{1 / (1 + PERMUTATIONS):.2g}: where the floor has the same p, it tells nothing"
+        f"; slices are permuted as if independent, so p is too small; smallest possible p "
+        f"{1 / (1 + PERMUTATIONS):.2g}; if the floor has this p too, p carries no information"
     )
     evaluation.add(
         "mmd_robust_p", found.p, floor=floor.p, n=n, reason=note, interval_reason="a p-value has no interval"

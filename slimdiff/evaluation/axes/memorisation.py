@@ -16,7 +16,7 @@ from slimdiff.evaluation.metrics.memorisation import (
 from slimdiff.evaluation.metrics.neighbours import nearest
 from slimdiff.evaluation.statistics.bootstrap import Interval
 
-OVER_SUBJECTS = "interval over held-out subjects, samples as they are"
+OVER_SUBJECTS = "interval over held-out subjects; samples are not resampled"
 # Bickel & Freedman 1981, section 6.
 NO_MINIMUM = "the bootstrap is not valid for a minimum"
 
@@ -47,7 +47,7 @@ def memorisation_axis(evaluation: FoldEvaluation) -> None:
 def _numbers(
     evaluation: FoldEvaluation, space: str, found: Memorisation, distance: np.ndarray, test: np.ndarray
 ) -> None:
-    """Rows of metrics.tsv: over all z-bins, and R and suspects of every z-bin."""
+    """Add rows of metrics.tsv: all metrics over all z-bins; R and the suspect share also per z-bin."""
     subjects = evaluation.store.participant[evaluation.test]
     held_out = HeldOut(found, test, subjects, evaluation.config.bootstrap, evaluation.config.seed)
     matched = np.isfinite(distance)
@@ -71,7 +71,7 @@ def _numbers(
     add(
         "suspect_share",
         found.suspect_share,
-        f"{of_threshold}, resampled for the interval; floor column: share of the other half's slices below it",
+        f"{of_threshold}, resampled for the interval; floor column: share of slices of the other half below it",
         n,
         interval=held_out.suspect_share(synthetic),
         floor=found.check_share,
@@ -81,7 +81,7 @@ def _numbers(
     add(
         "suspect_share_check",
         found.check_share,
-        f"{why}other held-out subjects' slices below the threshold; interval over subjects, both halves resampled",
+        f"{why}share of slices of the other half below the threshold; interval over subjects, both halves resampled",
         n_checked,
         interval=held_out.check_share(),
         floor=QUANTILE,
@@ -89,7 +89,7 @@ def _numbers(
     add(
         "suspect_share_ref",
         found.ref_share,
-        "closer than any held-out slice; floor column: of one half of the held-out subjects against the other half",
+        "closer than any held-out slice; floor column: one half of the held-out subjects against the other half",
         n,
         interval=Interval(np.nan, np.nan, NO_MINIMUM),
         floor=found.ref_floor,
@@ -125,24 +125,22 @@ def _numbers(
 
 def _no_ratio(synthetic: np.ndarray, test: np.ndarray) -> str:
     if not len(synthetic):
-        return "no sample with a training slice in its z-bin"
+        return "no sample has a training slice in its z-bin"
     if not np.isfinite(test).any():
-        return "no held-out slice with a training slice in its z-bin"
-    return "half of the held-out slices are training slices: their median distance is 0"
+        return "no held-out slice has a training slice in its z-bin"
+    return "the median distance of held-out slices is 0: at least half of them equal a training slice"
 
 
 def _no_share(synthetic: np.ndarray) -> str:
     return (
-        "no threshold: no held-out slice"
-        if len(synthetic)
-        else "no sample with a training slice in its z-bin"
+        "no threshold: no held-out slice" if len(synthetic) else "no sample has a training slice in its z-bin"
     )
 
 
 def _tables(
     evaluation: FoldEvaluation, space: str, found: Memorisation, distance: np.ndarray, index: np.ndarray
 ) -> None:
-    """Rows of nearest.tsv and of memorisation_subjects.tsv."""
+    """Add rows of nearest.tsv and memorisation_subjects.tsv."""
     store, samples = evaluation.store, evaluation.samples
     for i in range(len(distance)):
         row = int(evaluation.train[index[i]]) if index[i] >= 0 else None

@@ -1,4 +1,4 @@
-"""The pair axis: whether masks of a cell sit on tissue that looks like a lesion, beside floors and intervals."""
+"""The pair axis: whether masks lie on tissue that looks like a lesion, with floors and intervals."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from slimdiff.evaluation.axes.mask import feature_rows
 from slimdiff.evaluation.metrics import lesion_contrast
 from slimdiff.evaluation.statistics import bootstrap
 
-OWN = "floor column: the held-out slices' own; interval over lesions of this model"
+OWN = "floor column: value of the held-out slices; interval over lesions of this model"
 
 
 def pair_axis(evaluation: FoldEvaluation) -> None:
-    """MMD-PL with its features' Wasserstein distances, lesion contrast, the same after shuffling, and brightness."""
+    """MMD-PL, the Wasserstein distances of its features, lesion contrast before and after shuffling, brightness."""
     config, store, samples = evaluation.config, evaluation.store, evaluation.samples
     options = {
         "tau": config.tau,
@@ -65,7 +65,7 @@ def _brightness(
     test_rows: np.ndarray,
     sample_ids: np.ndarray,
 ) -> None:
-    """Mean `frac_bright`, and how far it is from that of the held-out lesions."""
+    """Mean `frac_bright`, and its difference from the held-out lesions."""
     column = lesion_contrast.FEATURES.index("frac_bright")
     value, real, trained = (lesion_contrast.mean_frac_bright(table) for table in (drawn, test, training))
     config = evaluation.config
@@ -77,7 +77,7 @@ def _brightness(
         interval=over_samples.percentile(resampled),
         floor=real,
         n=len(drawn),
-        reason="floor column: the held-out slices' own; interval over samples of this model",
+        reason="floor column: value of the held-out slices; interval over samples of this model",
     )
     resampling = evaluation.resampling(test_rows)
     resampled = bootstrap.resampled_means(test[:, column], resampling.index, resampling.counts)
@@ -94,18 +94,18 @@ def _brightness(
 def swap_onto_clean(
     images: np.ndarray, masks: np.ndarray, bins: np.ndarray, labels: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put every lesion mask on a random slice without lesion of the same z-bin.
+    """Move every lesion mask to a random lesion-free slice of the same z-bin.
 
-    A mask that belongs to its image loses its contrast by this; one that merely lies where lesions tend to lie
-    keeps it. Only lesion-free slices are taken, because lesions of one z-bin may lie at the same place.
+    If a mask belongs to its image, it loses its contrast. If it only lies where lesions are frequent, it keeps
+    its contrast. Only lesion-free slices are used, because lesions of one z-bin may overlap.
 
     Args:
         images, masks: (N, H, W).
         bins, labels: (N,) z-bin and class.
-        seed: of the draw.
+        seed: seed of the random choice.
 
     Returns:
-        images and masks (M, H, W); masks whose z-bin has no lesion-free slice are left out.
+        Images and masks (M, H, W); masks without a lesion-free slice in their z-bin are left out.
     """
     rng = np.random.default_rng(seed)
     of_mask, of_image = [], []

@@ -1,1 +1,1 @@
-"""One metric or one step of a metric per file: functions of arrays, without files and tables."""
+"""Metrics as functions of arrays, one metric or one step of a metric per module."""

@@ -1,7 +1,7 @@
-"""The reference's own procedures, to compare with its printed numbers: not what slimdiff believes in.
+"""KID and LPIPS by the procedures of the published code, only for comparison with its published numbers.
 
-They differ from ours in what they are fed (docs/metrics.md): images whose grey levels have wrapped (F2), pairs of
-slices of different heights. What the reference leaves to an unseeded generator is seeded here.
+The inputs differ from slimdiff's own metrics (docs/metrics.md): KID uses images with wrapped grey levels (F2), LPIPS
+uses pairs of slices of different heights. Random choices are seeded here; in the published code they are not.
 """
 
 import numpy as np
@@ -21,9 +21,9 @@ _BATCH = 16
 
 
 def wrapped_uint8(images: np.ndarray) -> np.ndarray:
-    """Slices as the reference's KID sees them: resized to 299 px, cut to 8 bits, times 255 once more, which wraps.
+    """Slices as input of the published KID: resized to 299 px, converted to 8 bits, and multiplied by 255 again.
 
-    Grey levels 0, 63, 127, 191, 255 become 0, 193, 129, 65, 1.
+    The second multiplication wraps: grey levels 0, 63, 127, 191, 255 become 0, 193, 129, 65, 1.
 
     Args:
         images: (N, H, W) float, in [-1, 1].
@@ -45,18 +45,19 @@ def wrapped_uint8(images: np.ndarray) -> np.ndarray:
 def kid_ref(
     real: np.ndarray, synthetic: np.ndarray, extractor: str, seed: int, device: str | torch.device = "cpu"
 ) -> MmdEstimate:
-    """KID by the reference's procedure: wrapped images, 100 subsets of 1000, or of half the smaller set below that.
+    """KID by the published procedure: wrapped images, 100 subsets.
 
-    The estimate within a subset is torchmetrics': cubic kernel, unbiased; rows are drawn as torch.randperm does.
+    A subset has 1000 slices of each set, or half of the smaller set if that has fewer than 1000. The estimate within
+    a subset is that of torchmetrics (cubic kernel, unbiased); slices are drawn by torch.randperm.
 
     Args:
         real, synthetic: (N, H, W) and (M, H, W) float, in [-1, 1].
-        extractor: whose features; the reference's is `inception`.
-        seed: of the subsets.
+        extractor: network that computes the features; `inception` in the published code.
+        seed: seed of the subsets.
         device: where features are computed.
 
     Returns:
-        Mean and sd (ddof 0) over subsets; NaN where a set has fewer slices than a subset.
+        Mean and sd (ddof 0) over subsets; NaN if a set has fewer slices than a subset.
     """
     features = [
         torch.from_numpy(extract(wrapped_uint8(images), extractor, device=device)).double()
@@ -86,15 +87,15 @@ def _kernel_diagonal(x: torch.Tensor) -> torch.Tensor:
 def lpips_ref(
     real: np.ndarray, synthetic: np.ndarray, seed: int, device: str | torch.device = "cpu"
 ) -> tuple[float, float, int]:
-    """LPIPS by the reference's procedure: VGG, 1000 random pairs drawn with replacement, at whatever heights they lie.
+    """LPIPS by the published procedure: VGG, 1000 random pairs of any heights, drawn with replacement.
 
     Args:
         real, synthetic: (N, H, W) and (M, H, W) float, in [-1, 1].
-        seed: of the pairs (legacy NumPy generator, real slices first).
+        seed: seed of the pairs (legacy NumPy generator, real slices first).
         device: where the network runs.
 
     Returns:
-        Mean and sd (ddof 0) over pairs, and how many.
+        Mean and sd (ddof 0) over pairs, and the number of pairs.
     """
     n_pairs = min(PAIRS, len(real) * len(synthetic))
     if not n_pairs:

@@ -1,8 +1,8 @@
-"""Connected components of many masks at once, and their shapes as scikit-image's `regionprops` defines them.
+"""Connected components of many masks at once, with shapes as defined by scikit-image's `regionprops`.
 
-A stack of masks becomes horizontal runs of lesion pixels, and the runs become components: the work grows with the
-lesions, not with the image. Areas, moments, boxes and convex hulls follow from the runs in whole numbers, hence
-exactly; only the perimeter looks at pixels.
+A stack of masks is converted to horizontal runs of lesion pixels, and runs are joined to components. The run time
+depends on the lesions, not on the image size. Areas, moments, boxes and convex hulls are computed from the runs in
+integers and are exact; only the perimeter is computed from pixels.
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from scipy.sparse.csgraph import connected_components
 from slimdiff.evaluation.registry import SHAPE_FEATURES
 
 FEATURES = SHAPE_FEATURES
-BLOCK_PX = 2**21  # pixels of masks worked on at once; bounds the memory, whatever the number of slices
+BLOCK_PX = 2**21  # mask pixels per block; limits the memory for any number of slices
 
 
 @dataclass(frozen=True)
 class Components:
-    """M lesion components, by slice and in it by their first pixel in raster order."""
+    """M lesion components, sorted by slice and then by their first pixel in raster order."""
 
     slices: np.ndarray  # (M,) int64
     features: np.ndarray  # (M, 9) float64, columns as FEATURES; lengths in px, areas in px^2
@@ -29,13 +29,13 @@ class Components:
 
 @dataclass(frozen=True)
 class Runs:
-    """Maximal rows of adjacent lesion pixels, sorted by component, in each by row and column.
+    """Maximal horizontal runs of lesion pixels, sorted by component, then by row and column.
 
     Attributes:
-        slices, rows: (K,) int64, where a run lies.
-        starts, stops: (K,) int64, its first column and the one past its last.
-        owners: (K,) int64, its component, 0 ... M - 1.
-        offsets: (M,) int64, the first run of every component.
+        slices, rows: (K,) int64, slice and row of each run.
+        starts, stops: (K,) int64, first column, and last column + 1.
+        owners: (K,) int64, component of each run, 0 ... M - 1.
+        offsets: (M,) int64, first run of each component.
     """
 
     slices: np.ndarray
@@ -49,20 +49,24 @@ class Runs:
 def components_of(masks: np.ndarray, min_px: int = 5, min_slice_px: int = 0) -> Components:
     """4-connected components of many masks, with their shapes.
 
-    Perimeter, convex area (solidity), moments (eccentricity, axes) are those of `skimage.measure.regionprops`;
-    circularity = 4 pi area / perimeter^2, at most 1, and 0 where the perimeter is 0.
+    Perimeter, convex area (solidity) and moments (eccentricity, axes) are those of `skimage.measure.regionprops`.
+    Circularity = 4 pi area / perimeter^2, at most 1; 0 if the perimeter is 0.
 
     Args:
         masks: (N, H, W) bool.
         min_px: components with fewer pixels are left out.
-        min_slice_px: slices with fewer lesion pixels are left out; the rule that filled the slice store.
+        min_slice_px: slices with fewer lesion pixels are left out, as in the slice store.
 
     Raises:
         ValueError: masks of another dtype or number of axes.
     """
     if masks.ndim != 3 or masks.dtype != bool:
-        raise ValueError(f"masks are {masks.dtype} of shape {masks.shape}, bool (N, H, W) is wanted")
-    found = [_components(masks[block], block.start, min_px, min_slice_px) for block in blocks(masks.shape)]
+        raise ValueError(
+            f"expected bool masks of shape (N, H, W), found {masks.dtype} of shape {masks.shape}"
+        )
+    found = [
+        _components(masks[block], block.start, min_px, min_slice_px) for block in stack_blocks(masks.shape)
+    ]
     return Components(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
@@ -90,8 +94,8 @@ def _components(
     return runs.slices[runs.offsets] + first_slice, np.stack(features, axis=1), centroid
 
 
-def blocks(shape: tuple[int, int, int], pixels: int = BLOCK_PX) -> Iterator[slice]:
-    """Consecutive slices of a stack of that shape, as many at once as `pixels` allow; one, empty, of no slices."""
+def stack_blocks(shape: tuple[int, int, int], pixels: int = BLOCK_PX) -> Iterator[slice]:
+    """Split a stack (N, H, W) into blocks of at most `pixels` pixels; an empty stack gives one empty block."""
     step = max(1, pixels // max(1, shape[1] * shape[2]))
     for start in range(0, max(shape[0], 1), step):
         yield slice(start, min(start + step, shape[0]))
@@ -120,15 +124,15 @@ def runs_of(masks: np.ndarray, min_px: int, min_slice_px: int) -> Runs:
 
 
 def _joined(first: np.ndarray, last: np.ndarray, has_below: np.ndarray, width: int) -> np.ndarray:
-    """Component of every run, numbered by first runs; runs join those below them in the same slice.
+    """Component of every run, numbered by first run; a run joins the overlapping runs below it in the same slice.
 
     Args:
-        first, last: (K,) flat positions in the stack, ascending.
-        has_below: (K,) whether the next row is of the same slice.
-        width: of a row, px.
+        first, last: (K,) flat positions of the first and last pixel of each run in the stack, ascending.
+        has_below: (K,) whether the next row belongs to the same slice.
+        width: row width, px.
     """
     above = np.flatnonzero(has_below)
-    # shifted by one row, a run can only overlap runs of that row: positions order rows and columns together
+    # Flat positions sort by row, then column, so a run shifted by one row can only overlap runs of that row.
     lowest = np.searchsorted(last, first[above] + width, side="left")
     count = np.searchsorted(first, last[above] + width, side="right") - lowest
     upper = np.repeat(above, count)
@@ -138,7 +142,7 @@ def _joined(first: np.ndarray, last: np.ndarray, has_below: np.ndarray, width: i
 
 
 def boxes_of(runs: Runs) -> np.ndarray:
-    """(M, 4) int64 bounding boxes: first row, first column, one past the last row, one past the last column."""
+    """(M, 4) int64 bounding boxes: first row, first column, last row + 1, last column + 1."""
     return np.stack(
         (
             runs.rows[runs.offsets],
@@ -151,16 +155,16 @@ def boxes_of(runs: Runs) -> np.ndarray:
 
 
 def label_image(runs: Runs, shape: tuple[int, int, int], margin: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every component painted with its number.
+    """Label image of all components.
 
     Args:
-        runs: of masks of that shape.
+        runs: runs of masks of this shape.
         shape: (N, H, W).
-        margin: pixels of background around every slice.
+        margin: background pixels around every slice.
 
     Returns:
-        (N, H + 2 margin, W + 2 margin) int32, component + 1 and 0 elsewhere; and the flat positions in it of the
-        components' pixels.
+        (N, H + 2 margin, W + 2 margin) int32 with component + 1, and 0 elsewhere; and the flat positions of the
+        component pixels in this array.
     """
     height, width = shape[1] + 2 * margin, shape[2] + 2 * margin
     image = np.zeros((shape[0], height, width), np.int32)
@@ -172,22 +176,22 @@ def label_image(runs: Runs, shape: tuple[int, int, int], margin: int) -> tuple[n
 
 
 def _moments(runs: Runs, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Area (M,), centroid (M, 2) and inertia tensor (M, 2, 2) of the components, from sums over their runs."""
+    """Area (M,), centroid (M, 2) and inertia tensor (M, 2, 2) of each component, from sums over its runs."""
     lengths = runs.stops - runs.starts
     row = runs.rows - box[runs.owners, 0]
     start, stop = runs.starts - box[runs.owners, 1], runs.stops - box[runs.owners, 1]
     columns = (start + stop - 1) * lengths // 2
     squares = ((stop - 1) * stop * (2 * stop - 1) - (start - 1) * start * (2 * start - 1)) // 6
     sums = (lengths, row * lengths, columns, row * row * lengths, row * columns, squares)
-    # whole numbers up to here, and in float64 still exact below 2^53
+    # The sums are integers, and exact in float64 below 2^53.
     area, r, c, rr, rc, cc = np.add.reduceat(np.stack(sums), runs.offsets, axis=1).astype(np.float64)
     centroid = np.stack((r, c), axis=1) / area[:, None] + box[:, :2]
     tensor = np.stack((cc * area - c * c, r * c - rc * area, r * c - rc * area, rr * area - r * r), axis=1)
     return area, centroid, (tensor / (area * area)[:, None]).reshape(-1, 2, 2)
 
 
-# Weight of a border pixel by 1 + 2 (border pixels that share an edge) + 10 (those that share a corner):
-# Benkrid & Crookes, "Design and FPGA implementation of a perimeter estimator", as scikit-image has it.
+# Weight of a border pixel, indexed by 1 + 2 (adjacent border pixels at edges) + 10 (adjacent border pixels at corners):
+# Benkrid & Crookes, "Design and FPGA implementation of a perimeter estimator", as in scikit-image.
 PERIMETER_WEIGHTS = np.zeros(50)
 PERIMETER_WEIGHTS[[5, 7, 15, 17, 25, 27]] = 1
 PERIMETER_WEIGHTS[[21, 33]] = np.sqrt(2)
@@ -195,7 +199,7 @@ PERIMETER_WEIGHTS[[13, 23]] = (1 + np.sqrt(2)) / 2
 
 
 def _perimeters(runs: Runs, shape: tuple[int, int, int]) -> np.ndarray:
-    """(M,) perimeters, px; every component alone, even where another touches its corner."""
+    """(M,) perimeters, px; a component is measured alone, even if another touches its corner."""
     outlines, pixels = label_image(runs, shape, margin=1)
     flat, below = outlines.ravel(), outlines.shape[2]
     beside, diagonal = (-1, 1, -below, below), (-below - 1, -below + 1, below - 1, below + 1)
@@ -214,7 +218,7 @@ def _perimeters(runs: Runs, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _convex_areas(runs: Runs) -> np.ndarray:
-    """(M,) number of pixel centres inside or on the convex hull of all midpoints of pixel edges."""
+    """(M,) number of pixel centres inside or on the convex hull of the midpoints of all pixel edges."""
     changes = np.diff(runs.rows, prepend=-1) != 0
     changes[runs.offsets] = True
     line = np.flatnonzero(changes)
@@ -228,21 +232,20 @@ def _convex_areas(runs: Runs) -> np.ndarray:
 def _hull_start(start: np.ndarray, owners: np.ndarray) -> np.ndarray:
     """First column of the convex hull in every row of every component.
 
-    The left side of the hull is the lower convex envelope of the leftmost points, on a grid of half pixels: 2 x - 1
-    in the middle of a row, and 2 x half a row above and below it. A point on or above the chord of its neighbours
-    is no corner, and all such points can go at once; what is left when none goes is the envelope.
+    The left side of the hull is the lower convex envelope of the leftmost points. Coordinates are in half pixels: a
+    row starting at column x has the points 2 x - 1 at its centre line, and 2 x half a row above and below. A point on
+    or above the chord of its neighbours is not a corner. All such points are removed, until none is left.
 
     Args:
         start: (L,) first column of the component in each of its rows, rows ascending.
-        owners: (L,) the component, ascending.
+        owners: (L,) component of each row, ascending.
 
     Returns:
         (L,) int64 smallest column whose pixel centre is not left of the hull.
     """
     of_component = np.diff(owners, prepend=-1)
-    middle = 2 * np.arange(len(start)) + np.cumsum(
-        of_component
-    )  # a point more than twice the rows, a component
+    # A component of n rows has 2 n + 1 points.
+    middle = 2 * np.arange(len(start)) + np.cumsum(of_component)
     bound = np.iinfo(np.int64).max
     x = np.full(2 * len(start) + (owners[-1] + 1 if len(owners) else 0), bound)
     x[middle - 1] = 2 * start

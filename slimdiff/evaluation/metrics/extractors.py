@@ -1,6 +1,7 @@
-"""The convolutional parts of AlexNet and VGG16, as plain convolutions with the five stages that LPIPS reads.
+"""Pretrained networks whose features are compared: AlexNet and VGG16 with the five stages of LPIPS, and DINOv2.
 
-Krizhevsky 2014 ("one weird trick", as in torchvision); Simonyan & Zisserman 2015; stages: Zhang et al. 2018.
+AlexNet: Krizhevsky 2014 ("one weird trick", as in torchvision). VGG16: Simonyan & Zisserman 2015. Stages: Zhang et al.
+2018. The two are written out here, so that a training on a machine with nothing but torch can monitor its KID.
 """
 
 from typing import ClassVar
@@ -17,7 +18,7 @@ SCALE = (0.458, 0.448, 0.450)
 
 
 class Trunk(nn.Module):
-    """Stages of convolutions with ReLU, pooled in between; `forward` returns every stage.
+    """Stages of convolutions with ReLU, with pooling between them; `forward` returns every stage.
 
     A subclass states `STAGES`: per stage its pooling (kernel, stride) or None, and its convolutions as
     (channels in, channels out, kernel, stride, padding).
@@ -44,7 +45,7 @@ class Trunk(nn.Module):
         """The trunk with its published weights, frozen.
 
         Raises:
-            WeightsUnavailable: they cannot be had.
+            WeightsUnavailable: they are not available.
         """
         trunk = cls()
         trunk.load_state_dict({k: v for k, v in weights.load(cls.NAME).items() if k.startswith("conv")})
@@ -98,9 +99,9 @@ class VGG16(Trunk):
     )
 
 
-WIDTH, DEPTH, HEADS, PATCH = 384, 12, 6, 14
-TRAINED_SIDE = 37  # patches along a side of the 518 px images that the positions were learned on
-_NORM_EPS = 1e-6
+DINOV2_WIDTH, DINOV2_PATCH = 384, 14
+DINOV2_TRAINED_SIDE = 37
+"""Patches along a side of the 518 px images that DINOv2's position embedding was learned on."""
 # ImageNet's mean and standard deviation, for inputs in [0, 1].
 MEAN = (0.485, 0.456, 0.406)
 SD = (0.229, 0.224, 0.225)
@@ -108,104 +109,52 @@ SD = (0.229, 0.224, 0.225)
 _INTERPOLATION_OFFSET = 0.1
 
 
-class LayerScale(nn.Module):
-    """A learned factor a channel (Touvron et al. 2021)."""
+def dinov2(side_px: int) -> nn.Module:
+    """DINOv2's ViT-S/14 (Oquab et al. 2024), by timm: images (B, 3, side_px, side_px) to class tokens (B, 384).
 
-    def __init__(self):
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(WIDTH))
+    The image is in [0, 1], normalised with `MEAN` and `SD`. timm would resize the position embedding with
+    antialiasing; it is resized here as the authors do.
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return tokens * self.gamma
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention of tokens (B, N, WIDTH)."""
-
-    def __init__(self):
-        super().__init__()
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
-        self.proj = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        query, key, value = self.qkv(tokens).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(attended.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    """Attention, then a layer of four times the width, each normalised before and scaled after."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(WIDTH, eps=_NORM_EPS)
-        self.attn = Attention()
-        self.ls1 = LayerScale()
-        self.norm2 = nn.LayerNorm(WIDTH, eps=_NORM_EPS)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(WIDTH, 4 * WIDTH), "fc2": nn.Linear(4 * WIDTH, WIDTH)})
-        self.ls2 = LayerScale()
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.ls1(self.attn(self.norm1(tokens)))
-        hidden = F.gelu(self.mlp["fc1"](self.norm2(tokens)))
-        return tokens + self.ls2(self.mlp["fc2"](hidden))
+    Raises:
+        WeightsUnavailable: the package timm or the weights are missing, or the file holds another network.
+    """
+    try:
+        from timm import create_model
+    except ImportError as error:
+        raise weights.WeightsUnavailable(
+            f"dinov2 needs the package timm ({error}); pip install 'slimdiff[dinov2]'"
+        ) from error
+    tensors = weights.load("dinov2")
+    network = create_model(
+        "vit_small_patch14_dinov2", pretrained=False, num_classes=0, global_pool="token", img_size=side_px
+    )
+    try:
+        tensors["pos_embed"] = resized_positions(tensors["pos_embed"], side_px // DINOV2_PATCH)
+        tensors.pop("mask_token", None)  # of the authors' training
+        network.load_state_dict(tensors)
+    except (RuntimeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).splitlines()[:2])
+        raise weights.WeightsUnavailable(
+            f"{weights.path('dinov2')}: expected a DINOv2 ViT-S/14 backbone without registers, found another network: "
+            f"{reason}"
+        ) from error
+    return network.eval().requires_grad_(False)
 
 
-class VisionTransformer(nn.Module):
-    """Images to the normalised class token of the last block."""
+def resized_positions(positions: Tensor, side: int) -> Tensor:
+    """A learned position embedding, resized bicubically to `side` x `side` patches.
 
-    def __init__(self):
-        super().__init__()
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, WIDTH))
-        self.mask_token = nn.Parameter(torch.zeros(1, WIDTH))  # of the authors' training; unused
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + TRAINED_SIDE**2, WIDTH))
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, WIDTH, PATCH, stride=PATCH)})
-        self.blocks = nn.ModuleList(Block() for _ in range(DEPTH))
-        self.norm = nn.LayerNorm(WIDTH, eps=_NORM_EPS)
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("sd", torch.tensor(SD).view(1, 3, 1, 1), persistent=False)
+    Args:
+        positions: (1, 1 + 37 x 37, width), the class token's first.
+        side: patches along a side.
 
-    @classmethod
-    def pretrained(cls) -> "VisionTransformer":
-        """The network with the weights that were given, frozen.
+    Returns:
+        (1, 1 + side x side, width).
 
-        Raises:
-            WeightsUnavailable: there are none, or they are not those of a ViT-S/14 without registers.
-        """
-        network = cls()
-        try:
-            network.load_state_dict(weights.load("dinov2"))
-        except RuntimeError as error:
-            if isinstance(error, weights.WeightsUnavailable):
-                raise
-            said = str(error).splitlines()[0:2]
-            raise weights.WeightsUnavailable(
-                f"{weights.path('dinov2')} is no DINOv2 ViT-S/14 backbone: {' '.join(said)}"
-            ) from error
-        return network.eval().requires_grad_(False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """The class token.
-
-        Args:
-            image: (B, 3, H, W) in [0, 1], sides that are multiples of 14 px.
-
-        Returns:
-            (B, 384).
-        """
-        patches = self.patch_embed["proj"]((image - self.mean) / self.sd)  # (B, WIDTH, h, w)
-        tokens = patches.flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        tokens = tokens + self._positions(*patches.shape[2:])
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)[:, 0]
-
-    def _positions(self, height: int, width: int) -> Tensor:
-        """(1, 1 + h * w, WIDTH): the learned positions, resized bicubically where there are other patches."""
-        if (height, width) == (TRAINED_SIDE, TRAINED_SIDE):
-            return self.pos_embed
-        grid = self.pos_embed[:, 1:].unflatten(1, (TRAINED_SIDE, TRAINED_SIDE)).permute(0, 3, 1, 2)
-        scale = tuple((side + _INTERPOLATION_OFFSET) / TRAINED_SIDE for side in (height, width))
-        grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")
-        return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+    Raises:
+        RuntimeError: another number of positions.
+    """
+    grid = positions[:, 1:].unflatten(1, (DINOV2_TRAINED_SIDE, DINOV2_TRAINED_SIDE)).permute(0, 3, 1, 2)
+    scale = (side + _INTERPOLATION_OFFSET) / DINOV2_TRAINED_SIDE
+    grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
+    return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)

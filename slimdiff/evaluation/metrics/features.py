@@ -1,6 +1,7 @@
 """Feature vectors of grey slices from pretrained networks, and their cache.
 
-Needs torch and numpy only (torch-fidelity for `inception`), so that a trainer's monitor can use it too.
+`alexnet` and `vgg16` need torch and numpy only, so that a training can monitor its samples with them; `inception` needs
+torch-fidelity and `dinov2` timm.
 """
 
 import hashlib
@@ -16,7 +17,15 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from slimdiff import weights
-from slimdiff.evaluation.metrics.extractors import VGG16, WIDTH, AlexNet, Trunk, VisionTransformer
+from slimdiff.evaluation.metrics.extractors import (
+    DINOV2_WIDTH,
+    MEAN,
+    SD,
+    VGG16,
+    AlexNet,
+    Trunk,
+    dinov2,
+)
 from slimdiff.evaluation.metrics.grey_levels import store_precision, to_uint8
 from slimdiff.evaluation.metrics.lpips import lpips_distance
 from slimdiff.files import replacing
@@ -36,7 +45,7 @@ _REVISION = 1  # part of every cache key; counts changes of what `extract` compu
 
 @dataclass(frozen=True)
 class Extractor:
-    """What an extractor gives; goes into the results beside every number made from it."""
+    """An extractor's features; the results name it beside every number that uses them."""
 
     name: str
     dim: int
@@ -52,7 +61,7 @@ EXTRACTORS: dict[str, Extractor] = {
     "alexnet": _stages(AlexNet),
     "vgg16": _stages(VGG16),
     "inception": Extractor("inception", 2048, "2048", 299),
-    "dinov2": Extractor("dinov2", WIDTH, "class token of ViT-S/14", 224),
+    "dinov2": Extractor("dinov2", DINOV2_WIDTH, "class token of ViT-S/14", 224),
 }
 
 
@@ -66,11 +75,11 @@ def extract(
     """Feature vectors of grey images.
 
     `alexnet` and `vgg16`: the slice is repeated to three channels, resized bilinearly (antialiased) to 224
-    px, the networks' training size, and normalised as LPIPS does; the vector joins, stage by stage, every
-    channel's spatial mean and standard deviation over the five LPIPS stages. The mean alone moves with noise
-    in the empty background as much as with the anatomy, and a deep layer alone is blind to contrast.
-    Activations are of order one in every stage, so that x.y/D is of order one in the cubic kernel without
-    weights between stages. A slice that is not square is stretched, real and synthetic alike.
+    px, the networks' training size, and normalised as LPIPS does. The vector holds the spatial mean and standard
+    deviation of every channel of the five LPIPS stages. (The mean alone changes with noise in the empty background as
+    much as with the anatomy, and a deep layer alone does not see contrast.) Activations are of order one in every
+    stage, so that x.y/D is of order one in the cubic kernel without weights between stages. A slice that is not square
+    is stretched, real and synthetic alike.
 
     `inception`: torch-fidelity's InceptionV3, layer `2048`, which resizes to 299 x 299 by itself.
 
@@ -90,7 +99,7 @@ def extract(
     Raises:
         KeyError: unknown extractor.
         TypeError, ValueError: not uint8, or not (N, H, W).
-        WeightsUnavailable: the pretrained weights cannot be had.
+        WeightsUnavailable: the pretrained weights are not available.
         RuntimeError: the network gave vectors of another size than declared, or values that are not finite.
     """
     declared = _declared(extractor)
@@ -119,20 +128,20 @@ def extract(
 
 
 class FeatureCache:
-    """Features in a folder, found again by the content of the images, the extractor and its weights."""
+    """Features in a folder, under a key of the images' content, the extractor and its weights."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
     def extract(self, images: np.ndarray, extractor: str, **settings) -> np.ndarray:
-        """As the function `extract`, but reads the vectors where the same images have been through before.
+        """As the function `extract`, but reads the vectors of images whose features are in the folder.
 
-        Device and batch size are no part of the key: they change rounding errors only.
+        Device and batch size are not part of the key: they change rounding errors only.
         """
         images = _checked(images)
         file = self.folder / f"{extractor}-{self._key(images, extractor)}.npy"
         expected = (len(images), _declared(extractor).dim)
-        # Not there, or cut off by a full disk: it is made again.
+        # A missing file, or one that a full disk cut off, is made again.
         with suppress(OSError, ValueError, EOFError):
             features = np.load(file, allow_pickle=False)
             if features.shape == expected and features.dtype == np.float32:
@@ -152,16 +161,16 @@ class FeatureCache:
 
 def _declared(extractor: str) -> Extractor:
     if extractor not in EXTRACTORS:
-        raise KeyError(f"no extractor is called {extractor!r}; known: {', '.join(EXTRACTORS)}")
+        raise KeyError(f"extractor: expected one of {', '.join(EXTRACTORS)}, found {extractor!r}")
     return EXTRACTORS[extractor]
 
 
 def _checked(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
     if images.dtype != np.uint8:
-        raise TypeError(f"images are {images.dtype}; uint8 from to_uint8 is wanted")
+        raise TypeError(f"images: expected uint8 (from to_uint8), found {images.dtype}")
     if images.ndim != 3 or 0 in images.shape[1:]:
-        raise ValueError(f"images have shape {images.shape}, (N, H, W) is wanted")
+        raise ValueError(f"images: expected the shape (N, H, W), found {images.shape}")
     return np.ascontiguousarray(images)
 
 
@@ -188,17 +197,19 @@ def _network(extractor: str, device: str) -> Callable[[torch.Tensor], torch.Tens
 
 
 def _dinov2(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    network, side = VisionTransformer.pretrained().to(device), EXTRACTORS["dinov2"].input_px
+    side = EXTRACTORS["dinov2"].input_px
+    network = dinov2(side).to(device)
+    mean, sd = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, SD))
 
     def vectors(grey: torch.Tensor) -> torch.Tensor:
         x = F.interpolate(grey.float() / 255, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        return network(x.expand(-1, 3, -1, -1))
+        return network((x - mean) / sd)
 
     return vectors
 
 
 def _inception(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    # imported here: it brings torchvision along, which a bare training node need not have
+    # imported here: it imports torchvision, which a bare training node may lack
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:

@@ -8,15 +8,15 @@ from slimdiff.evaluation.metrics.mmd import MIN_VECTORS
 def fid(real_features: np.ndarray, synthetic_features: np.ndarray) -> float:
     """Frechet distance between the Gaussians fitted to both sets of features (Heusel et al. 2017).
 
-    Tr (S1 S2)^1/2 is the sum of the singular values of A B', where S1 = A'A and S2 = B'B: exact and quick
-    for fewer slices than features, where the covariance matrices themselves are singular. Biased upwards for
-    small sets: compare it only between sets of equal size, see `floors`.
+    Tr (S1 S2)^1/2 is the sum of the singular values of A B', where S1 = A'A and S2 = B'B. This is exact and fast
+    for fewer slices than features, when the covariance matrices are singular. FID is biased upwards for small
+    sets, so compare it only between sets of equal size.
 
     Args:
         real_features, synthetic_features: (N, D) and (M, D).
 
     Returns:
-        The distance, not below 0; NaN below 10 slices in either.
+        The distance, at least 0; NaN with fewer than 10 slices in either set.
     """
     if min(len(real_features), len(synthetic_features)) < MIN_VECTORS:
         return float("nan")
@@ -37,7 +37,7 @@ def _fitted(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def resampled_fid(
     real: np.ndarray, synthetic: np.ndarray, subjects: np.ndarray, counts: np.ndarray
 ) -> np.ndarray:
-    """FID when subjects, with all their real vectors, are drawn with replacement.
+    """FID for every resampling of the subjects, each with all its real vectors.
 
     Args:
         real, synthetic: (N, D) and (M, D) features.
@@ -45,14 +45,14 @@ def resampled_fid(
         counts: (B, S) how often each resampling drew each subject.
 
     Returns:
-        (B,) float64, all biased upwards alike: a resampling has fewer distinct slices than the set itself. NaN
-        below 10 slices in either set.
+        (B,) float64; NaN with fewer than 10 slices in either set. All values are biased upwards, because a
+        resampling has fewer distinct slices than the full set.
     """
     if min(len(real), len(synthetic)) < MIN_VECTORS:
         return np.full(len(counts), np.nan)
     mean_synthetic, root = _fitted(synthetic)
     real = np.asarray(real, np.float64)
-    seen = real @ root.T  # (N, r): all that the trace needs of the real vectors
+    seen = real @ root.T  # (N, r): the part of the real vectors that the trace depends on
     squared = np.sum((real - mean_synthetic) ** 2, axis=1)
     trace_synthetic = np.sum(root**2)
     values = np.full(len(counts), np.nan)

@@ -1,8 +1,7 @@
-"""The door that every image passes before it is measured: one range, one dtype, one rounding.
+"""Conversion of images to one range, dtype and precision before any metric.
 
-Real slices come from the store as float16, samples may come as float32. A classifier tells the two apart by
-their last bits alone, and a metric may too, so both are rounded to the store's precision here and nowhere
-else.
+Real slices are stored as float16; samples may be float32. A classifier can separate the two by their last bits alone,
+and so can a metric. Therefore both are rounded to float16 here, and only here.
 """
 
 import numpy as np
@@ -20,31 +19,29 @@ def store_precision(images: np.ndarray) -> np.ndarray:
         (N, H, W) float32, clipped to [-1, 1]; every value is a float16 number.
 
     Raises:
-        TypeError: not a floating dtype (uint8 images have already been converted, and would wrap).
-        ValueError: not three axes, no finite values only, or values outside [-1, 1] by more than `TOLERANCE`.
+        TypeError: not a floating dtype (uint8 images are already converted, and a second conversion would wrap).
+        ValueError: not three axes, values that are not finite, or values outside [-1, 1] by more than `TOLERANCE`.
     """
     images = np.asarray(images)
     if not np.issubdtype(images.dtype, np.floating):
-        raise TypeError(f"images are {images.dtype}, floats in [-1, 1] are wanted")
+        raise TypeError(f"expected images of floats in [-1, 1], found {images.dtype}")
     if images.ndim != 3:
-        raise ValueError(f"images have shape {images.shape}, (N, H, W) is wanted")
-    # Half precision has no arithmetic of its own on a CPU: all that follows is several times faster in single.
+        raise ValueError(f"expected images of shape (N, H, W), found {images.shape}")
+    # CPUs have no float16 arithmetic, so float32 is several times faster.
     wide = images.astype(np.float32) if images.dtype == np.float16 else images
     if images.size:
         low, high = float(wide.min()), float(wide.max())
         if not np.isfinite(low + high):
             bad = int(np.count_nonzero(~np.isfinite(wide)))
-            raise ValueError(
-                f"images hold {bad} values that are NaN or infinite; finite ones in [-1, 1] are wanted"
-            )
+            raise ValueError(f"expected finite image values in [-1, 1], found {bad} that are NaN or infinite")
         if low < -1 - TOLERANCE or high > 1 + TOLERANCE:
-            raise ValueError(f"images span [{low:.6g}, {high:.6g}], [-1, 1] is wanted")
+            raise ValueError(f"expected image values in [-1, 1], found [{low:.6g}, {high:.6g}]")
     rounded = wide if wide is not images else images.astype(np.float16).astype(np.float32)
     return np.clip(rounded, -1, 1, out=rounded)
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Grey levels of images: -1 becomes 0, 1 becomes 255, halves go to the even level.
+    """Grey levels of images: -1 becomes 0, 1 becomes 255; ties are rounded to the even level.
 
     Args:
         images: (N, H, W) float, in [-1, 1].
@@ -53,6 +50,6 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
         (N, H, W) uint8.
 
     Raises:
-        TypeError, ValueError: as `store_precision`; uint8 is refused, never multiplied by 255 again.
+        TypeError, ValueError: as `store_precision`; uint8 raises an error and is never multiplied by 255 again.
     """
     return np.rint((store_precision(images) + 1) * np.float32(127.5)).astype(np.uint8)

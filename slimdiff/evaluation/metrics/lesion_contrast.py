@@ -1,4 +1,4 @@
-"""Whether a mask sits on tissue that looks like a lesion: its contrast to its ring and to the brain."""
+"""Lesion contrast: whether a mask lies on tissue that differs from its surrounding ring and from the brain."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -7,15 +7,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from slimdiff.evaluation.metrics.components import BLOCK_PX, Runs, blocks, boxes_of, label_image, runs_of
+from slimdiff.evaluation.metrics.components import (
+    BLOCK_PX,
+    Runs,
+    boxes_of,
+    label_image,
+    runs_of,
+    stack_blocks,
+)
 from slimdiff.evaluation.metrics.grey_levels import store_precision
 from slimdiff.evaluation.metrics.lesions import FeatureDistance, binarise, feature_distance
 from slimdiff.evaluation.registry import CONTRAST_FEATURES
 
 FEATURES = CONTRAST_FEATURES
 THREADS = min(4, os.cpu_count() or 1)
-CACHE_PX = 2**16  # pixels that a chain of array operations passes over at once, few enough for the cache
-WINDOW_STEP = 8  # px; components are looked at in windows of few sizes, so that many share one array
+CACHE_PX = 2**16  # pixels per chain of array operations, few enough for the CPU cache
+WINDOW_STEP = 8  # px; window sizes are multiples of it, so that many components share one array
 
 
 def pair_features(
@@ -28,11 +35,11 @@ def pair_features(
     brain_threshold: float = -0.95,
     erode_px: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Five intensity features of every lesion component M in brain B, with ring R around M.
+    """Five intensity features of every lesion component M, with its ring R and the brain B.
 
-    B is the image above `brain_threshold`, eroded; R is M dilated `ring_px` times by a cross, less M, within
-    B; the edge dM is one such dilation less M, within B. mu and sigma (ddof 0) are taken over M within B, R
-    and B; grad is the Sobel magnitude, unscaled, with a reflecting border.
+    B is the eroded region where the image is above `brain_threshold`. R is M dilated `ring_px` times by a cross,
+    without M and within B. The edge dM is the same with one dilation. mu and sigma are mean and sd (ddof 0) over M
+    within B, R or B. grad is the unscaled Sobel magnitude with a reflecting border.
 
     - `delta` = mu_M - mu_R, in units of the image
     - `z_in` = (mu_M - mu_B) / sigma_B
@@ -40,30 +47,30 @@ def pair_features(
     - `edge_align` = mean grad on dM / mean grad on B
     - `frac_bright` = share of M above mu_B + sigma_B
 
-    A component without a ring is skipped, and so is one with a feature that is not finite (M outside the
-    brain, a brain of one value).
+    A component is skipped if it has no ring or if a feature is not finite (M outside the brain, or a brain of one
+    value).
 
     Args:
         images: (N, H, W) float, in [-1, 1].
-        masks: (N, H, W), see `masks.binarise`.
+        masks: (N, H, W), see `lesions.binarise`.
         tau: threshold of continuous masks.
         min_px: components with fewer pixels are left out.
         min_slice_px: slices with fewer lesion pixels are left out.
         ring_px: width of the ring, px, at least 1.
-        brain_threshold: in units of the image.
-        erode_px: erosion of the brain, px.
+        brain_threshold: intensity above which a pixel is brain, in units of the image.
+        erode_px: erosion of the brain, px, at least 0.
 
     Returns:
         (M, 5) float64, columns as `FEATURES`; and (M,) the slice of each component.
 
     Raises:
-        ValueError: images and masks of different shapes, or out of range; a ring of no width.
+        ValueError: images and masks differ in shape or are out of range, or `ring_px` or `erode_px` is too small.
     """
     images, binary = np.asarray(images), binarise(masks, tau)
     if images.shape != binary.shape:
-        raise ValueError(f"images {images.shape} and masks {binary.shape} differ in shape")
+        raise ValueError(f"expected images and masks of one shape, found {images.shape} and {binary.shape}")
     if ring_px < 1 or erode_px < 0:
-        raise ValueError(f"ring_px is {ring_px} and erode_px {erode_px}; at least 1 and 0 are wanted")
+        raise ValueError(f"expected ring_px >= 1 and erode_px >= 0, found {ring_px} and {erode_px}")
 
     def of_block(block: slice) -> tuple[np.ndarray, np.ndarray]:
         single, runs = store_precision(images[block]), runs_of(binary[block], min_px, min_slice_px)
@@ -79,12 +86,12 @@ def pair_features(
         return table[finite], used[places[runs.offsets]][finite] + block.start
 
     with ThreadPoolExecutor(THREADS) as pool:
-        tables, slices = zip(*pool.map(of_block, blocks(images.shape, BLOCK_PX)), strict=True)
+        tables, slices = zip(*pool.map(of_block, stack_blocks(images.shape, BLOCK_PX)), strict=True)
     return np.concatenate(tables), np.concatenate(slices)
 
 
 def _surroundings(shown: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of an (N, H, W) bool stack that hold all that is shown, with the pixel before and after."""
+    """Rows and columns of the bounding box of all true pixels of an (N, H, W) stack, with a margin of one pixel."""
     spans = []
     for axis, size in ((1, shown.shape[1]), (0, shown.shape[2])):
         at = np.flatnonzero(shown.any(axis=0).any(axis=axis))
@@ -94,12 +101,12 @@ def _surroundings(shown: np.ndarray) -> tuple[slice, slice]:
 
 @dataclass(frozen=True)
 class Brains:
-    """Slices with a margin around them, and what a component in them is compared to.
+    """Slices with a margin, and the statistics of the brain to which components are compared.
 
     Attributes:
         images, gradients: (N, H + 2 margin, W + 2 margin) float64, the slices and their Sobel magnitude.
-        brains: of the same shape, bool; none in the margin.
-        mean, sd, mean_gradient: (N,) over the brain; NaN where there is none.
+        brains: bool of the same shape, brain pixels; False in the margin.
+        mean, sd, mean_gradient: (N,) over the brain; NaN for a slice without brain.
     """
 
     images: np.ndarray
@@ -111,13 +118,13 @@ class Brains:
 
 
 def _brains(single: np.ndarray, threshold: float, erode_px: int, margin: int) -> Brains:
-    """What `pair_features` needs of (N, H, W) slices, with a margin of at least 1 px."""
+    """The `Brains` of (N, H, W) slices, with a margin of at least 1 px."""
     images = np.pad(single, ((0, 0), (margin, margin), (margin, margin)), mode="edge").astype(np.float64)
     gradients, brains = np.zeros_like(images), np.zeros(images.shape, bool)
     core = slice(margin, -margin)
     np.greater(images[:, core, core], threshold, out=brains[:, core, core])
     statistics = np.empty((3, len(images)))
-    for part in blocks(images.shape, CACHE_PX):
+    for part in stack_blocks(images.shape, CACHE_PX):
         for _ in range(erode_px):
             brains[part] = _with_neighbours(brains[part], np.logical_and)
         _sobel(images[part], gradients[part])
@@ -127,10 +134,10 @@ def _brains(single: np.ndarray, threshold: float, erode_px: int, margin: int) ->
 
 
 def _with_neighbours(stack: np.ndarray, join: np.ufunc) -> np.ndarray:
-    """Every pixel of a contiguous (N, H, W) bool stack joined with its four neighbours.
+    """Dilate (`logical_or`) or erode (`logical_and`) a contiguous (N, H, W) bool stack by a cross.
 
-    `logical_or` dilates and `logical_and` erodes. Rows are taken as one line, so the first and the last pixel of a
-    row count as neighbours: the border has to be background.
+    The stack is processed as one line, so the last pixel of a row and the first of the next count as neighbours. The
+    border must therefore be background.
     """
     line, width = stack.ravel(), stack.shape[2]
     joined = line.copy()
@@ -141,10 +148,10 @@ def _with_neighbours(stack: np.ndarray, join: np.ufunc) -> np.ndarray:
 
 
 def _sobel(images: np.ndarray, magnitude: np.ndarray) -> None:
-    """Write the Sobel magnitude of a contiguous (N, H, W) stack; its outermost pixels get no meaning.
+    """Write the Sobel magnitude of a contiguous (N, H, W) stack; the outermost pixels are not valid.
 
-    With b the sum of every 2 x 2 pixels and p, q its differences along the two diagonals, the two Sobel filters
-    are p + q and p - q, so that the magnitude is sqrt(2 (p^2 + q^2)).
+    Let b be the sum over every 2 x 2 pixels, and p, q the differences of b along the two diagonals. The two Sobel
+    filters are p + q and p - q, so the magnitude is sqrt(2 (p^2 + q^2)).
     """
     line, width = images.ravel(), images.shape[2]
     pairs = line[1:] + line[:-1]
@@ -159,7 +166,7 @@ def _sobel(images: np.ndarray, magnitude: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Weight:
-    """Pixels to average over: 1 in a region and 0 outside, (K, h, w) float64; and (K,) how many they are."""
+    """Regions to average over: (K, h, w) float64, 1 inside and 0 outside, and (K,) number of pixels inside."""
 
     inside: np.ndarray
     count: np.ndarray
@@ -171,13 +178,13 @@ class Weight:
 
 
 def _mean(values: np.ndarray, weight: Weight) -> np.ndarray:
-    """(K,) mean of values (K, h, w) over a region; NaN where it is empty."""
+    """(K,) mean of values (K, h, w) over each region; NaN for an empty region."""
     with np.errstate(invalid="ignore"):
         return np.vecdot(values, weight.inside).sum(axis=1) / weight.count
 
 
 def _mean_and_sd(values: np.ndarray, weight: Weight) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (ddof 0), as `_mean`."""
+    """(K,) mean and sd (ddof 0) over each region; NaN for an empty region."""
     mean = _mean(values, weight)
     away = values - mean[:, None, None]
     away *= away
@@ -185,7 +192,7 @@ def _mean_and_sd(values: np.ndarray, weight: Weight) -> tuple[np.ndarray, np.nda
 
 
 def _contrasts(brains: Brains, runs: Runs, ring_px: int) -> np.ndarray:
-    """(M, 5) features of the components; not all finite where they are not defined."""
+    """(M, 5) features of the components; undefined features are not finite."""
     box, of_component = boxes_of(runs), runs.slices[runs.offsets]
     table = np.empty((len(box), len(FEATURES)))
     n, height, width = brains.images.shape
@@ -194,14 +201,14 @@ def _contrasts(brains: Brains, runs: Runs, ring_px: int) -> np.ndarray:
     sides = -(-sides // WINDOW_STEP) * WINDOW_STEP
     for side in np.unique(sides):
         size = min(side, height), min(side, width)
-        # with the margin, a window at the first pixel of the box begins a ring's width before it
+        # Because of the margin, a window at the first pixel of the box starts one ring width before the box.
         corner = np.minimum(box[:, :2], np.subtract((height, width), size))
         views = [
             sliding_window_view(stack, size, axis=(1, 2))
             for stack in (labels, brains.images, brains.gradients, brains.brains)
         ]
         alike = np.flatnonzero(sides == side)
-        for part in blocks((len(alike), *size), CACHE_PX):
+        for part in stack_blocks((len(alike), *size), CACHE_PX):
             chosen = alike[part]
             place = of_component[chosen]
             label, *windows = (view[place, corner[chosen, 0], corner[chosen, 1]] for view in views)
@@ -219,7 +226,7 @@ def _contrast(
     of_brain: tuple[np.ndarray, np.ndarray, np.ndarray],
     ring_px: int,
 ) -> np.ndarray:
-    """(K, 5) features of components in windows (K, h, w), beside (K,) mean, sd and mean gradient of the brain."""
+    """(K, 5) features of components in windows (K, h, w), given (K,) mean, sd and mean gradient of the brain."""
     outside = brain & ~own
     grown = _with_neighbours(own, np.logical_or)
     edge = Weight.of(grown & outside)
@@ -247,5 +254,5 @@ def mmd_pl(real: np.ndarray, synthetic: np.ndarray, seed: int, subsets: int = 10
 
 
 def mean_frac_bright(table: np.ndarray) -> float:
-    """Mean `frac_bright` over the components of a table from `pair_features`; NaN where it is empty."""
+    """Mean `frac_bright` over the components of a table from `pair_features`; NaN for an empty table."""
     return float(table[:, FEATURES.index("frac_bright")].mean()) if len(table) else float("nan")

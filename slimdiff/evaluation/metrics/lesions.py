@@ -1,4 +1,4 @@
-"""The lesions of a set of slices in every form that mask metrics look at, and those metrics along the threshold."""
+"""Lesions of a set of slices: binary masks, shapes, areas and positions, and the metrics computed from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from skimage.measure import label
 
 from slimdiff.evaluation.metrics import mmd, robust_mmd
-from slimdiff.evaluation.metrics.components import FEATURES, Components, blocks, components_of
+from slimdiff.evaluation.metrics.components import FEATURES, Components, components_of, stack_blocks
 from slimdiff.evaluation.metrics.grey_levels import store_precision
 from slimdiff.evaluation.metrics.mmd import MmdEstimate, standardise, subset_mmd2
 from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
@@ -18,55 +18,61 @@ from slimdiff.evaluation.statistics.bootstrap import resampled_quantile
 
 
 def binarise(masks: np.ndarray, tau: float = 0.0) -> np.ndarray:
-    """Lesion where a continuous mask lies above tau; masks that are binary already are taken as they are.
+    """Binary masks: lesion is where a continuous mask is above tau; masks that are already binary are unchanged.
 
     Args:
         masks: (N, H, W); float in [-1, 1], or bool or integer {0, 1}.
         tau: threshold, in (-1, 1).
 
     Returns:
-        (N, H, W) bool; of bool masks and of integers of one byte not a copy.
+        (N, H, W) bool; not a copy if the masks are bool or one-byte integers.
 
     Raises:
         ValueError: integers other than 0 and 1, floats outside [-1, 1] or not finite, or floats that are all
-            0 or 1: a binary mask stored as float would be lesion everywhere for tau < 0.
+            0 or 1. A binary mask stored as float would be lesion everywhere for tau < 0.
     """
     masks = np.asarray(masks)
     if masks.ndim != 3:
-        raise ValueError(f"masks have shape {masks.shape}, (N, H, W) is wanted")
+        raise ValueError(f"expected masks of shape (N, H, W), found {masks.shape}")
     if masks.dtype == bool:
         return masks
     if not np.issubdtype(masks.dtype, np.floating):
         if masks.size and (masks.min() < 0 or masks.max() > 1):
             raise ValueError(
-                f"{masks.dtype} masks hold other values than 0 and 1, from {masks.min()} to {masks.max()}"
+                f"expected integer masks of 0 and 1, found {masks.dtype} values from {masks.min()} to {masks.max()}"
             )
         return masks.view(bool) if masks.dtype.itemsize == 1 else masks.astype(bool)
     binary = np.empty(masks.shape, bool)
     zero_or_one, zero = True, False
-    for block in blocks(masks.shape):
+    for block in stack_blocks(masks.shape):
         part = store_precision(masks[block])
         np.greater(part, np.float32(tau), out=binary[block])
         zero_or_one = zero_or_one and bool(((part == 0) | (part == 1)).all())
         zero = zero or (zero_or_one and bool((part == 0).any()))
     if zero_or_one and zero:
-        raise ValueError("masks hold 0 and 1 only but are floats; pass binary masks as bool or uint8")
+        raise ValueError(
+            "expected float masks in [-1, 1], found only 0 and 1; pass binary masks as bool or uint8"
+        )
     return binary
 
 
 def undecided_shares(masks: np.ndarray) -> np.ndarray:
-    """Share of each continuous mask's pixels in (-0.5, 0.5), where nothing was decided.
+    """Share of the pixels of each continuous mask in (-0.5, 0.5), where the model did not decide.
 
-    masks: (N, H, W) float, in [-1, 1]; returns (N,).
+    Args:
+        masks: (N, H, W) float, in [-1, 1].
+
+    Returns:
+        (N,) shares.
     """
     shares = [
-        (np.abs(store_precision(masks[block])) < 0.5).mean(axis=(1, 2)) for block in blocks(masks.shape)
+        (np.abs(store_precision(masks[block])) < 0.5).mean(axis=(1, 2)) for block in stack_blocks(masks.shape)
     ]
     return np.concatenate(shares) if shares else np.empty(0)
 
 
 def components(mask: np.ndarray, min_px: int = 5) -> list[np.ndarray]:
-    """4-connected components of an (H, W) bool mask with at least `min_px` pixels, as (H, W) bool each."""
+    """4-connected components of an (H, W) bool mask with at least `min_px` pixels, each as an (H, W) bool mask."""
     labels = label(mask, connectivity=1)
     sizes = np.bincount(labels.ravel())
     return [labels == i for i in range(1, len(sizes)) if sizes[i] >= min_px]
@@ -77,19 +83,17 @@ def component_features(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shape of every lesion component.
 
-    Perimeter is scikit-image's; circularity = 4 pi area / perimeter^2, at most 1, and 0 where the perimeter
-    is 0.
+    The perimeter is that of scikit-image. Circularity = 4 pi area / perimeter^2, at most 1; 0 if the perimeter is 0.
 
     Args:
         masks: (N, H, W), see `binarise`.
         tau: threshold of continuous masks.
         min_px: components with fewer pixels are left out.
-        min_slice_px: slices with fewer lesion pixels are left out; give the rule that filled the slice
-            store, so that real and synthetic slices pass the same one.
+        min_slice_px: slices with fewer lesion pixels are left out. Use the value of the slice store, so that the
+            same rule applies to real and synthetic slices.
 
     Returns:
-        (M, 9) float64, columns as `FEATURES`, lengths in px and areas in px^2; and (M,) the slice of each
-        component.
+        (M, 9) float64, columns as `FEATURES`, lengths in px and areas in px^2; and (M,) the slice of each component.
     """
     found = components_of(binarise(masks, tau), min_px, min_slice_px)
     return found.features, found.slices
@@ -97,7 +101,7 @@ def component_features(
 
 @dataclass(frozen=True)
 class FeatureDistance:
-    """How two tables of component features differ: the cubic MMD, and Wasserstein-1 by feature."""
+    """Distance between two tables of component features: the cubic MMD, and Wasserstein-1 of each feature."""
 
     mmd: MmdEstimate
     w1: dict[str, float]  # in real standard deviations
@@ -111,12 +115,12 @@ def feature_distance(
 
     Args:
         real, synthetic: (N, D) and (M, D) component features in their own units.
-        names: of the D features.
-        seed, subsets: see `kernels.subset_mmd2`.
+        names: names of the D features.
+        seed, subsets: see `mmd.subset_mmd2`.
 
     Returns:
-        The MMD is NaN below 10 components in either set; Wasserstein-1 where either has none. The order of rows
-        does not matter to a bit, though subsets are drawn by row.
+        The distances. The MMD is NaN with fewer than 10 components in either set, Wasserstein-1 if a set is empty.
+        The result does not depend on the order of rows, not even in its last bit.
     """
     real, synthetic = (table[np.lexsort(table.T)] for table in (real, synthetic))
     mmd = subset_mmd2(*standardise(real, synthetic), seed=seed, subsets=subsets)
@@ -131,17 +135,17 @@ def mmd_mf(real: np.ndarray, synthetic: np.ndarray, seed: int, subsets: int = 10
 
 @dataclass(frozen=True)
 class Lesions:
-    """Components with their shapes, and one vector a lesion slice."""
+    """Lesion components with their shapes, and one vector per lesion slice."""
 
     components: Components
     vectors: np.ndarray
-    """(L, 8), columns as `robust.COLUMNS`."""
+    """(L, 8), columns as `robust_mmd.COLUMNS`."""
     slices: np.ndarray
-    """(L,) which slice each vector describes."""
+    """(L,) slice of each vector."""
 
     @property
     def shapes(self) -> np.ndarray:
-        """(M, 9), columns as `morphology.FEATURES`."""
+        """(M, 9), columns as `components.FEATURES`."""
         return self.components.features
 
 
@@ -151,10 +155,10 @@ def lesions_of(
     """The lesions of slices at known heights.
 
     Args:
-        lesion_masks: (N, H, W), see `masks.binarise`.
-        z: (N,) height of each slice, see `robust.slice_vectors`.
+        lesion_masks: (N, H, W), see `binarise`.
+        z: (N,) height of each slice, see `robust_mmd.slice_vectors`.
         tau: threshold of continuous masks.
-        min_px, min_slice_px: see `masks.component_features`.
+        min_px, min_slice_px: see `component_features`.
     """
     found = components_of(binarise(lesion_masks, tau), min_px, min_slice_px)
     return Lesions(found, *robust_mmd.slice_vectors(found, z))
@@ -170,19 +174,19 @@ def tau_sweep(
     min_px: int = 5,
     min_slice_px: int = 0,
 ) -> list[dict[str, float]]:
-    """The mask metrics for every threshold of the synthetic masks; real ones are binary.
+    """The mask metrics for every threshold of the synthetic masks; real masks are binary.
 
     Args:
         real: lesions of held-out slices.
         synthetic_masks: (M, H, W) continuous, in [-1, 1].
-        z: (M,) their heights.
+        z: (M,) height of each synthetic slice.
         taus: thresholds.
-        seed, subsets: see `kernels.subset_mmd2`.
-        min_px, min_slice_px: see `masks.component_features`.
+        seed, subsets: see `mmd.subset_mmd2`.
+        min_px, min_slice_px: see `component_features`.
 
     Returns:
-        A row per tau: tau, n_slices and n_components (synthetic, with a lesion), mmd_mf, mmd_mf_w1 (geometric mean),
-        mmd_robust.
+        One row per tau: tau, n_slices and n_components (number of synthetic lesion slices and components), mmd_mf,
+        mmd_mf_w1 (geometric mean), mmd_robust.
     """
     rows = []
     for tau in taus:
@@ -206,15 +210,15 @@ def area_gap(
 ) -> float:
     """Mean over z-bins of log2 (median synthetic area / median real area).
 
-    z-bin by z-bin, because samples are drawn at other heights than lesions lie; z-bins without a lesion on either side
-    are left out.
+    Medians are compared per z-bin, because real and synthetic lesions have different distributions of height. Only
+    z-bins with lesions in both sets are used.
 
     Args:
-        real_areas, synthetic_areas: (N,) and (M,) lesion area of slices that have one, px.
-        real_bins, synthetic_bins: (N,) and (M,) their z-bins.
+        real_areas, synthetic_areas: (N,) and (M,) lesion area of each lesion slice, px.
+        real_bins, synthetic_bins: (N,) and (M,) z-bin of each lesion slice.
 
     Returns:
-        0 for equal sizes, 1 where synthetic lesions are twice as large; NaN without a common z-bin.
+        0 for equal sizes, 1 if synthetic lesions are twice as large; NaN without a common z-bin.
     """
     everybody = np.zeros(len(real_areas), np.int64)
     return float(
@@ -232,14 +236,14 @@ def resampled_area_gap(
     subjects: np.ndarray,
     counts: np.ndarray,
 ) -> np.ndarray:
-    """`area_gap` when subjects, with all their real slices, are drawn with replacement.
+    """`area_gap` for every resampling of the subjects, each with all its real slices.
 
     Args:
         subjects: (N,) index of each real slice's subject, 0 ... S-1.
         counts: (B, S) how often each resampling drew each subject.
 
     Returns:
-        (B,); a resampling leaves out z-bins of which it drew no lesion, and is NaN where it drew none.
+        (B,) gaps. A resampling uses only the z-bins in which it has a lesion; NaN if it has none.
     """
     counts = np.asarray(counts)
     gaps = []
@@ -257,39 +261,42 @@ def resampled_area_gap(
 
 @dataclass(frozen=True)
 class ClassFidelity:
-    """Shares of slices that obey their class; NaN where a class has no slice."""
+    """Shares of slices that agree with their class; NaN if a class has no slice."""
 
-    lesion_share: float  # of class-1 slices, those with a component
-    clean_share: float  # of class-0 slices, those without
+    lesion_share: float  # share of class-1 slices with a component
+    clean_share: float  # share of class-0 slices without a component
     n_lesion: int
     n_clean: int
 
 
 def has_lesion(masks: np.ndarray, tau: float = 0.0, min_px: int = 5) -> np.ndarray:
-    """(N,) bool: slices with a 4-connected component of at least `min_px`; masks as for `masks.binarise`."""
+    """(N,) bool: slices with a 4-connected component of at least `min_px`; masks as for `binarise`."""
     return lesion_area(masks, tau, min_px) > 0
 
 
 def class_fidelity(
     masks: np.ndarray, classes: np.ndarray, tau: float = 0.0, min_px: int = 5
 ) -> ClassFidelity:
-    """How often a mask agrees with the class it was asked for.
+    """How often a mask agrees with the requested class.
 
     Args:
-        masks: (N, H, W), see `masks.binarise`.
+        masks: (N, H, W), see `binarise`.
         classes: (N,) 0 = no lesion, 1 = lesion.
         tau: threshold of continuous masks.
         min_px: smallest component that counts as a lesion.
 
     Raises:
-        ValueError: other classes, or another number of them than slices.
+        ValueError: a class other than 0 and 1, or different numbers of classes and masks.
     """
     classes = np.asarray(classes)
     if len(classes) != len(masks) or not np.isin(classes, (0, 1)).all():
-        raise ValueError(f"{len(masks)} masks want {len(masks)} classes of 0 or 1, found {len(classes)}")
+        raise ValueError(
+            f"expected {len(masks)} classes of 0 or 1, one per mask, found {len(classes)} with values "
+            f"{np.unique(classes).tolist()}"
+        )
     lesion = has_lesion(masks, tau, min_px)
-    asked, clean = lesion[classes == 1], ~lesion[classes == 0]
-    return ClassFidelity(_mean(asked), _mean(clean), len(asked), len(clean))
+    lesion_class, clean = lesion[classes == 1], ~lesion[classes == 0]
+    return ClassFidelity(_mean(lesion_class), _mean(clean), len(lesion_class), len(clean))
 
 
 def _mean(values: np.ndarray) -> float:
@@ -297,9 +304,13 @@ def _mean(values: np.ndarray) -> float:
 
 
 def lesion_area(masks: np.ndarray, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0) -> np.ndarray:
-    """(N,) pixels in the components of at least `min_px` of every slice; 0 where it has fewer than `min_slice_px`.
+    """(N,) lesion area of every slice in px.
 
-    masks: as for `masks.binarise`; min_slice_px: the rule that filled the slice store.
+    Args:
+        masks: (N, H, W), see `binarise`.
+        tau: threshold of continuous masks.
+        min_px: components with fewer pixels do not count.
+        min_slice_px: the area is 0 in a slice with fewer lesion pixels, as in the slice store.
     """
     found = components_of(binarise(masks, tau), min_px, min_slice_px)
     area = found.features[:, FEATURES.index("area")]
@@ -307,11 +318,11 @@ def lesion_area(masks: np.ndarray, tau: float = 0.0, min_px: int = 5, min_slice_
 
 
 def brain_middles(images: np.ndarray, threshold: float = BRAIN_THRESHOLD) -> np.ndarray:
-    """Middle of the brain's bounding box in each slice; the image's own middle where there is no brain.
+    """Centre of the bounding box of the brain in each slice; the centre of the image if there is no brain.
 
     Args:
         images: (N, H, W) float, in [-1, 1]; rows from anterior to posterior, columns from left to right.
-        threshold: brain is what lies above, in units of the image.
+        threshold: pixels above it are brain, in units of the image.
 
     Returns:
         (N, 2) float64, row and column, px.
@@ -325,11 +336,11 @@ def brain_middles(images: np.ndarray, threshold: float = BRAIN_THRESHOLD) -> np.
 
 
 def positions(centroids: np.ndarray, slices: np.ndarray, images: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """Centroids from the middle of their slice's brain.
+    """Positions of centroids relative to the centre of the brain in their slice.
 
     Args:
-        centroids: (M, 2) row and column, px, from `morphology.components_of`.
-        slices: (M,) the slice of each.
+        centroids: (M, 2) row and column, px, from `components.components_of`.
+        slices: (M,) slice of each centroid.
         images: (N, H, W) the slices.
         spacing_mm: size of a pixel.
 
@@ -353,14 +364,14 @@ _SUMS = partial(mmd.group_sums, _minus_distance)
 def energy_distance(real: np.ndarray, synthetic: np.ndarray) -> float:
     """2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely & Rizzo 2013), unbiased: around 0 for equal distributions.
 
-    It is the squared MMD of the kernel -|x - y|, has no bandwidth to choose, and is 0 only where the distributions
-    are equal.
+    It is the squared MMD of the kernel -|x - y|. It needs no bandwidth, and its expectation is 0 only for equal
+    distributions.
 
     Args:
         real, synthetic: (N, 2) and (M, 2) positions, mm.
 
     Returns:
-        The distance in mm; NaN below 10 positions in either set.
+        The distance in mm; NaN with fewer than 10 positions in either set.
     """
     everybody = np.zeros(len(real), np.int64)
     return float(resampled_energy_distance(real, synthetic, everybody, np.ones((1, 1)))[0])
@@ -369,7 +380,7 @@ def energy_distance(real: np.ndarray, synthetic: np.ndarray) -> float:
 def resampled_energy_distance(
     real: np.ndarray, synthetic: np.ndarray, subjects: np.ndarray, counts: np.ndarray
 ) -> np.ndarray:
-    """The energy distance when subjects, with all their real positions, are drawn with replacement.
+    """The energy distance for every resampling of the subjects, each with all its real positions.
 
     Args:
         real, synthetic: (N, 2) and (M, 2) positions, mm.
@@ -377,13 +388,13 @@ def resampled_energy_distance(
         counts: (B, S) how often each resampling drew each subject.
 
     Returns:
-        (B,) mm; NaN below 10 positions in either set.
+        (B,) mm; NaN with fewer than 10 positions in either set.
     """
     return mmd.resampled_by_subject(_SUMS, *mmd.on_device("cpu", real, synthetic), subjects, counts)
 
 
 def left_share(positions_mm: np.ndarray) -> float:
-    """Share of lesions whose centroid lies left of the brain's middle; NaN without a lesion.
+    """Share of lesions whose centroid is left of the centre of the brain; NaN without a lesion.
 
     Args:
         positions_mm: (M, 2), from `positions`.

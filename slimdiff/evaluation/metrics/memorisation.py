@@ -1,6 +1,6 @@
-"""Whether samples copy training slices: nearest neighbours, judged by those of unseen subjects' slices.
+"""Memorisation: distances of samples to their nearest training slices, compared with those of held-out slices.
 
-Needs numpy and torch only, as the trainer's monitor does.
+Needs only numpy and torch.
 """
 
 from collections.abc import Sequence
@@ -22,55 +22,56 @@ QUANTILE = 0.01
 
 @dataclass(frozen=True)
 class Memorisation:
-    """Distances of samples to the training slices, judged by those of held-out slices.
+    """Distances of samples to the training slices, compared with those of held-out slices.
 
-    `ratio` R = median(synthetic to train) / median(test to train): below 1, samples are closer to the
-    training slices than unseen subjects are. `suspects` lie below `threshold`, the 1 % quantile of the test
-    distances of half of the held-out subjects; `check_share` is how much of the other half it flags, which
-    should be near 0.01. `suspects_ref` are closer than the closest test slice.
+    - `ratio` R = median(synthetic to train) / median(test to train). Below 1, samples are closer to the training
+      slices than unseen subjects are.
+    - `suspects` are below `threshold`, the 1 % quantile of the test distances of half of the held-out subjects.
+    - `check_share` is the share of slices of the other half below `threshold`; about 0.01 is expected.
+    - `suspects_ref` are closer than the closest test slice.
     """
 
     ratio: float
     threshold: float
     suspects: np.ndarray  # (N,) bool
-    suspect_share: float  # of the samples that have a training slice in their z-bin
+    suspect_share: float  # among samples that have a training slice in their z-bin
     check_share: float  # NaN with fewer than two held-out subjects
     suspects_ref: np.ndarray  # (N,) bool
-    ref_share: float  # as suspect_share
-    ref_floor: float  # share of the other half that is closer than the closest slice of the first
-    w1: float  # between the two distributions of distances
+    ref_share: float  # among the same samples as suspect_share
+    ref_floor: float  # share of slices of the second half closer than the closest slice of the first half
+    w1: float  # between the distances of samples and of test slices
     w1_floor: float  # between the distances of the two halves of the held-out subjects
-    calibrating: np.ndarray  # (M,) bool: test slices behind the threshold
-    checking: np.ndarray  # (M,) bool: those of the other half
-    n_unmatched: int  # samples without a training slice in their z-bin; no suspects
+    calibrating: np.ndarray  # (M,) bool: test slices that define the threshold
+    checking: np.ndarray  # (M,) bool: test slices of the other half
+    n_unmatched: int  # samples without a training slice in their z-bin; never suspects
 
     @property
     def n_calibration(self) -> int:
-        """Test slices behind the threshold; of fewer than 100 it is close to their minimum."""
+        """Number of test slices that define the threshold; below 100 it is close to their minimum."""
         return int(self.calibrating.sum())
 
 
 def memorisation(
     synthetic_distance: np.ndarray, test_distance: np.ndarray, test_subjects: Sequence, seed: int
 ) -> Memorisation:
-    """Judge nearest-neighbour distances of samples by those of held-out slices.
+    """Compare nearest-neighbour distances of samples with those of held-out slices.
 
     Args:
         synthetic_distance: (N,) from `nearest`, synthetic to train.
         test_distance: (M,) from `nearest`, test to train.
         test_subjects: (M,) subject of each test slice.
-        seed: of the split of the held-out subjects into calibration and check.
+        seed: seed of the split of the held-out subjects into two halves, for calibration and check.
 
     Returns:
-        See `Memorisation`; numbers are NaN, and nothing is suspect, where there is no distance to go by.
+        See `Memorisation`. Without distances the numbers are NaN and no sample is a suspect.
 
     Raises:
-        ValueError: another number of subjects than test slices.
+        ValueError: different numbers of subjects and test slices.
     """
     test_subjects = np.asarray(test_subjects)
     if len(test_subjects) != len(test_distance):
         raise ValueError(
-            f"{len(test_distance)} test slices want as many subjects, found {len(test_subjects)}"
+            f"expected {len(test_distance)} subjects, one per test slice, found {len(test_subjects)}"
         )
     matched = np.isfinite(test_distance)
     test = test_distance[matched]
@@ -101,7 +102,7 @@ def memorisation(
 
 
 def ratio(synthetic: np.ndarray, test: np.ndarray) -> float:
-    """R of finite distances: the median of the first by that of the second; NaN where there is none, or it is 0."""
+    """R of finite distances: ratio of the two medians; NaN if a set is empty or the second median is 0."""
     if not len(synthetic) or not len(test) or np.median(test) == 0:
         return float("nan")
     return float(np.median(synthetic) / np.median(test))
@@ -123,7 +124,7 @@ def by_training_subject(
     train_subjects: Sequence,
     train_bin: np.ndarray,
 ) -> list[dict]:
-    """How often each training subject is the nearest one, beside how often chance would have it so.
+    """How often each training subject is the nearest one, and how often this is expected by chance.
 
     Args:
         distance, index: (N,) from `nearest`, synthetic to train.
@@ -132,10 +133,12 @@ def by_training_subject(
         train_subjects, train_bin: (M,) subject and z-bin of each training slice.
 
     Returns:
-        A row per training subject, those with the most suspects first: participant, n_slices (its training
-        slices), n_nearest, expected_share (of the samples, if every training slice of a sample's z-bin were
-        equally likely to be its nearest; NaN where no sample has one), n_suspects, closest (the smallest
-        distance, NaN where it is never the nearest).
+        One row per training subject, those with the most suspects first:
+
+        - participant; n_slices, its number of training slices; n_nearest, the samples whose nearest slice it has;
+        - expected_share: expected share of the samples if every training slice of a sample's z-bin is equally likely
+          to be the nearest; NaN if no sample has a nearest slice;
+        - n_suspects; closest, the smallest distance, NaN if the subject is never the nearest.
     """
     names, owner = np.unique(np.asarray(train_subjects), return_inverse=True)
     owner = owner.reshape(-1)
@@ -162,19 +165,23 @@ def by_training_subject(
     return sorted(rows, key=lambda row: (-row["n_suspects"], -row["n_nearest"], row["participant"]))
 
 
-_DRAWS = 128  # held at once, each with a weight for every slice
+_DRAWS = 128  # resamplings in memory, each with a weight for every slice
 
 
 class HeldOut:
-    """Held-out distances under draws of their subjects.
+    """Intervals of the memorisation metrics, from resamplings of the held-out subjects.
 
-    The halves are drawn each for itself: the threshold is as uncertain as the share that it flags, and an interval
-    around a threshold that stood firm would cover the 1 % too seldom.
+    The two halves of the subjects are resampled independently, because the threshold is uncertain too. With a fixed
+    threshold the interval would contain the 1 % too rarely.
     """
 
     def __init__(self, found: Memorisation, distance: np.ndarray, subjects: Sequence, n_boot: int, seed: int):
-        """found: of `memorisation`, for these test slices' distances and subjects, both (M,); n_boot, seed: of the
-        draws."""
+        """
+        Args:
+            found: result of `memorisation` for the same test slices.
+            distance, subjects: (M,) distance and subject of each test slice.
+            n_boot, seed: number and seed of the resamplings.
+        """
         subjects = np.asarray(subjects)
         self._matched = found.calibrating | found.checking
         self._test = distance[self._matched]
@@ -187,10 +194,15 @@ class HeldOut:
         self.thresholds = resampled_quantile(
             distance[found.calibrating], calibrating.index, calibrating.counts, QUANTILE
         )
-        """(B,) the threshold of every draw; empty with fewer than 5 calibrating subjects."""
+        """(B,) the threshold of every resampling; empty with fewer than 5 calibrating subjects."""
 
     def ratio(self, synthetic: np.ndarray, rows: np.ndarray | None = None) -> Interval:
-        """Of R, for finite distances of samples; rows: (M,) bool, test slices that count (one z-bin's)."""
+        """Interval of R.
+
+        Args:
+            synthetic: finite distances of samples.
+            rows: (M,) bool, the test slices to use, e.g. those of one z-bin; None: all.
+        """
         own = np.ones(len(self._test), bool) if rows is None else rows[self._matched]
         index = self._everybody.index[own]
         medians = resampled_quantile(self._test[own], index, self._everybody.counts, 0.5)
@@ -199,7 +211,11 @@ class HeldOut:
         return percentile_interval(values, len(np.unique(index)))
 
     def suspect_share(self, synthetic: np.ndarray) -> Interval:
-        """Of the share of samples below the threshold, for their finite distances: the threshold is drawn again."""
+        """Interval of the share of samples below the threshold; the threshold is resampled.
+
+        Args:
+            synthetic: finite distances of samples.
+        """
         if self._n_calibrating < FEWEST_SUBJECTS:
             return _too_few(self._n_calibrating, "behind the threshold")
         if not len(synthetic):
@@ -208,7 +224,7 @@ class HeldOut:
         return percentile_interval(below / len(synthetic), self._n_calibrating)
 
     def check_share(self) -> Interval:
-        """Of the share of the other half's slices below the threshold: both halves are drawn again."""
+        """Interval of the share of slices of the other half below the threshold; both halves are resampled."""
         for n, which in (
             (self._n_calibrating, "behind the threshold"),
             (self._checking.n_subjects, "to check it"),
@@ -224,14 +240,19 @@ class HeldOut:
         return self._checking.percentile(shares)
 
     def w1(self, synthetic: np.ndarray) -> Interval:
-        """Of W1 between finite distances of samples and the test slices'; a basic interval, because every draw has
-        fewer distinct slices and so lies further away."""
+        """Interval of W1 between the distances of samples and those of test slices.
+
+        It is a basic interval, because a resampling has fewer distinct slices and therefore a larger W1.
+
+        Args:
+            synthetic: finite distances of samples.
+        """
         if not len(synthetic):
             return Interval(np.nan, np.nan, "no sample")
         if self._everybody.n_subjects < FEWEST_SUBJECTS:
             return self._everybody.percentile(np.empty(0))
         spread = self._test.std()
-        # Back into the unit of the distances, from standard deviations of the test slices'.
+        # Convert from standard deviations of the test distances to the unit of the distances.
         values = resampled_wasserstein(
             self._test[:, None], synthetic[:, None], self._everybody.index, self._everybody.counts
         )[:, 0] * (spread if spread > 0 else 1)

@@ -1,7 +1,7 @@
-"""The unbiased squared MMD of any kernel, from its sums over groups of vectors (Gretton et al. 2012).
+"""The unbiased squared MMD of any kernel, from sums of the kernel over groups of vectors (Gretton et al. 2012).
 
-Sums are taken block by block, so that memory does not grow with the square of the sets; on one machine the same vectors
-give the same bits. Needs torch and numpy only.
+Sums are computed in blocks, so memory does not grow with the square of the set size. On one machine the same vectors
+give bit-identical results. Needs only torch and numpy.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,17 +13,17 @@ import numpy as np
 import torch
 
 Kernel = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-MIN_VECTORS = 10  # below this many vectors in either set an MMD says nothing
-ROWS = 512  # kernel rows and columns held at once
+MIN_VECTORS = 10  # with fewer vectors in either set the MMD is NaN
+ROWS = 512  # kernel rows and columns in memory
 
 
 def unbiased_mmd2(within_real, within_synthetic, across, n_real, n_synthetic):
     """Squared MMD from kernel sums (Gretton et al. 2012, eq. 3).
 
     Args:
-        within_real, within_synthetic: sums over ordered pairs of different vectors of a set.
-        across: sum over all pairs of a real and a synthetic vector.
-        n_real, n_synthetic: vectors in each set.
+        within_real, within_synthetic: kernel sums over ordered pairs of different vectors within a set.
+        across: kernel sum over all pairs of a real and a synthetic vector.
+        n_real, n_synthetic: number of vectors in each set.
     """
     of_real = within_real / (n_real * (n_real - 1))
     of_synthetic = within_synthetic / (n_synthetic * (n_synthetic - 1))
@@ -38,14 +38,14 @@ def group_sums(
     in_y: np.ndarray | None = None,
     paired: bool = False,
 ) -> np.ndarray:
-    """Sums of a kernel over the pairs of vectors of two groups, every entry computed once for all groups.
+    """Sums of a kernel over the pairs of vectors of two groups; each kernel entry is computed once for all groups.
 
     Args:
-        kernel: symmetric; takes (n, D) and (m, D), gives (n, m).
-        x: (N, D).
+        kernel: symmetric function of (n, D) and (m, D) that returns (n, m).
+        x: (N, D) vectors.
         in_x: (A, N) 0/1, the members of each group.
-        y, in_y: (M, D) and (B, M); None: x and in_x themselves, and no vector is paired with itself.
-        paired: only each group of x with the group of y that has its number.
+        y, in_y: (M, D) vectors and (B, M) groups. None: x and in_x; then no vector is paired with itself.
+        paired: sum only over group i of x with group i of y.
 
     Returns:
         (A, B) float64, or (A,) if paired.
@@ -54,7 +54,7 @@ def group_sums(
     in_x = torch.from_numpy(in_x).to(x.device, torch.float64)
     y, in_y = (x, in_x) if within else (y, torch.from_numpy(in_y).to(x.device, torch.float64))
     total = torch.zeros(len(in_x) if paired else (len(in_x), len(in_y)), dtype=torch.float64, device=x.device)
-    for rows, columns in product(blocks(len(x)), blocks(len(y))):
+    for rows, columns in product(row_blocks(len(x)), row_blocks(len(y))):
         if within and columns.start < rows.start:
             continue
         entries = kernel(x[rows], y[columns]).double()
@@ -64,13 +64,13 @@ def group_sums(
         part = (part * in_y[:, columns]).sum(dim=1) if paired else part @ in_y[:, columns].T
         total += part
         if within and rows != columns:
-            # the block on the other side of the diagonal
+            # The mirrored block below the diagonal.
             total += part if paired else part.T
     return total.cpu().numpy()
 
 
-def blocks(n: int) -> Iterator[slice]:
-    """Rows 0 ... n - 1 in blocks."""
+def row_blocks(n: int) -> Iterator[slice]:
+    """Slices that cover rows 0 ... n - 1 in blocks."""
     for start in range(0, n, ROWS):
         yield slice(start, start + ROWS)
 
@@ -84,23 +84,24 @@ def resampled_by_subject(
 ) -> np.ndarray:
     """Unbiased squared MMD under any kernel for every resampling of the real subjects.
 
-    A subject drawn twice is two subjects that look alike: its vectors are paired within each copy, never
-    across the copies of itself, because the kernel of a vector with itself would lift every resampling above
-    the estimate. What is averaged over those pairs is k(x, x') - c(x) - c(x'), where c(x) is the mean kernel with the
-    synthetic vectors: without resampling that is the estimate itself, and with it the pairs that are left out weigh
-    the same in both terms. Otherwise their main effects do not cancel, and near 0 the spread is several times too wide.
+    A subject drawn twice counts as two similar subjects. Its vectors are paired within each copy, but not between
+    the copies: the kernel of a vector with itself would bias every resampling upwards.
+
+    The average over pairs is of k(x, x') - c(x) - c(x'), where c(x) is the mean kernel with the synthetic vectors.
+    Without resampling this is the usual estimate. With resampling, the excluded pairs have the same weight in all
+    terms. Otherwise their main effects do not cancel, and the spread near 0 is several times too wide.
 
     Args:
-        sums: the kernel's sums between groups, `group_sums` without its first argument.
+        sums: sums of the kernel between groups, `group_sums` without its first argument.
         x, y: (N, D) real and (M, D) synthetic vectors.
         subjects: (N,) index of each real vector's subject, 0 ... S-1.
         counts: (B, S) how often each resampling drew each subject.
 
     Returns:
-        (B,) float64; NaN where a set has fewer than 10 vectors, or a resampling has no pair.
+        (B,) float64; NaN if a set has fewer than 10 vectors or a resampling has no pair.
 
     Raises:
-        ValueError: subjects that do not fit.
+        ValueError: the subjects do not match the vectors or counts.
     """
     check_subjects(x, subjects, counts)
     counts, n = np.asarray(counts, np.float64), len(y)
@@ -108,11 +109,11 @@ def resampled_by_subject(
         return np.full(len(counts), np.nan)
     member, everything = np.eye(counts.shape[1])[:, subjects], np.ones((1, n))
     size = member.sum(axis=1)
-    # Per subject the sum of c(x); per two subjects that of k(x, x') - c(x) - c(x').
+    # across: sum of c(x) per subject; between: sum of k(x, x') - c(x) - c(x') per pair of subjects.
     across = sums(x, member, y, everything)[:, 0] / n
     between = sums(x, member) - np.outer(across, size) - np.outer(size, across)
     of_synthetic = sums(y, everything)[0, 0] / (n * (n - 1))
-    # Within a subject no vector is paired with itself, so c(x) counts once less for each.
+    # Within a subject no vector is paired with itself, so c(x) is subtracted once less for each vector.
     own, own_pairs = np.diag(between) + 2 * across, size * (size - 1)
     pairs = np.outer(size, size)
     np.fill_diagonal(between, 0)
@@ -124,25 +125,35 @@ def resampled_by_subject(
 
 
 def on_device(device: str | torch.device, *sets: np.ndarray) -> list[torch.Tensor]:
-    """Copies on the device, float32 where all are float32, else float64. Copies, because the last bits of a matrix
-    product depend on where in memory its factors begin, and torch's begin at round addresses."""
+    """Copies on the device, float32 if all sets are float32, else float64.
+
+    Copies are necessary: the last bits of a matrix product depend on the memory alignment of its factors, and torch
+    aligns its own memory.
+    """
     precision = torch.float32 if all(z.dtype == np.float32 for z in sets) else torch.float64
-    # Sums are taken in float64, which MPS does not have.
+    # Sums are computed in float64, which MPS does not support.
     device = "cpu" if torch.device(device).type == "mps" else device
     return [torch.tensor(z, dtype=precision, device=device) for z in sets]
 
 
 def check_subjects(real: np.ndarray | torch.Tensor, subjects: np.ndarray, counts: np.ndarray) -> None:
-    """Raises ValueError where there is not one subject index of the counts' S subjects for each real vector."""
+    """Check that every real vector has one valid subject index.
+
+    Raises:
+        ValueError: the number of indices differs from the number of vectors, or an index is not below S of counts.
+    """
     found, n_subjects = len(subjects), np.shape(counts)[1]
     if found != len(real) or (found and np.max(subjects) >= n_subjects):
-        raise ValueError(f"{found} subject indices below {n_subjects} do not fit {len(real)} vectors")
+        raise ValueError(
+            f"expected a subject index below {n_subjects} for each of {len(real)} vectors, "
+            f"found {found} indices up to {np.max(subjects, initial=0)}"
+        )
 
 
 LARGEST_SUBSET = 500
-# Features up to which the cubic kernel's own feature space (455 monomials) is the cheaper way.
+# Largest number of features for which the explicit feature space of the cubic kernel (455 monomials) is cheaper.
 _LARGEST_EXPLICIT = 12
-_RESAMPLINGS = 128  # distribution functions held at once
+_RESAMPLINGS = 128  # distribution functions in memory
 
 
 @dataclass(frozen=True)
@@ -150,14 +161,14 @@ class MmdEstimate:
     """A squared MMD as the mean over seeded subsets."""
 
     value: float
-    sd: float  # over subsets (ddof 0), the spread torch-fidelity prints; no interval over subjects
+    sd: float  # over subsets (ddof 0), as torch-fidelity reports it; not an interval over subjects
     n_real: int
     n_synthetic: int
     subset_size: int
 
 
 def polynomial_kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """k(x, y) = (x . y / D + 1)^3 for vectors x (N, D) and y (M, D); returns (N, M) in their precision."""
+    """k(x, y) = (x . y / D + 1)^3 for vectors x (N, D) and y (M, D); returns (N, M) in the same precision."""
     base = torch.addmm(x.new_ones(()), x, y.T, alpha=1 / x.shape[1])
     return (base * base).mul_(base)
 
@@ -172,22 +183,22 @@ def subset_mmd2(
 ) -> MmdEstimate:
     """Unbiased squared MMD, averaged over random subsets of equal size drawn without replacement.
 
-    The draws are torch-fidelity's, real first, so that its KID of the same float64 features and seed is equal. If all
-    features are float32, kernels are computed in float32 and summed in float64: of network features that moves the
-    result by under 1e-8 of the mean kernel, which is under 1e-5 of a KID that differs from 0.
+    The subsets are those of torch-fidelity (real set first), so the KID of the same float64 features and seed is
+    equal. If all features are float32, kernels are computed in float32 and summed in float64. For network features
+    this changes the result by less than 1e-8 of the mean kernel, which is less than 1e-5 of a KID that differs from 0.
 
     Args:
         real, synthetic: (N, D) and (M, D) features.
-        seed: of the draws.
-        subsets: how many.
-        subset_size: vectors drawn from each set; None: min(500, N, M).
+        seed: seed of the subsets.
+        subsets: number of subsets.
+        subset_size: vectors per set in a subset; None: min(500, N, M).
         device: where kernels are computed.
 
     Returns:
-        The mean and sd over subsets, both NaN where either set has fewer than 10 vectors.
+        The mean and sd over subsets; both NaN if either set has fewer than 10 vectors.
 
     Raises:
-        ValueError: shapes that do not fit, values that are not finite, or a subset larger than a set.
+        ValueError: mismatched shapes, values that are not finite, or a subset larger than a set.
     """
     _check(real, synthetic)
     n_real, n_synthetic = len(real), len(synthetic)
@@ -196,7 +207,8 @@ def subset_mmd2(
         return MmdEstimate(np.nan, np.nan, n_real, n_synthetic, size)
     if not 2 <= size <= min(n_real, n_synthetic):
         raise ValueError(
-            f"subsets of {size} cannot be drawn from {n_real} real and {n_synthetic} synthetic vectors"
+            f"expected subset_size from 2 to {min(n_real, n_synthetic)} ({n_real} real, {n_synthetic} synthetic "
+            f"vectors), found {size}"
         )
     generator = np.random.RandomState(seed)
     of_real, of_synthetic = np.empty((2, subsets, size), np.int64)
@@ -204,7 +216,7 @@ def subset_mmd2(
         of_real[subset] = generator.choice(n_real, size, replace=False)
         of_synthetic[subset] = generator.choice(n_synthetic, size, replace=False)
     x, y = on_device(device, real, synthetic)
-    # Either every kernel entry once, shared by the subsets, or subset by subset: whichever multiplies less.
+    # Compute the full kernel once for all subsets, or one kernel per subset, whichever needs fewer multiplications.
     dim, entries = x.shape[1], (n_real + n_synthetic) ** 2 / 2
     if dim <= _LARGEST_EXPLICIT or entries * (dim + subsets) < subsets * 2 * size**2 * dim:
         parts = [(x, _indicators(of_real, n_real), y, _indicators(of_synthetic, n_synthetic))]
@@ -223,7 +235,7 @@ def subset_mmd2(
 
 
 def _indicators(drawn: np.ndarray, n: int) -> np.ndarray:
-    """Rows of 0/1 (subsets, n) from the indices that each subset drew (subsets, size)."""
+    """0/1 membership (subsets, n) from the drawn indices (subsets, size)."""
     rows = np.zeros((len(drawn), n))
     np.put_along_axis(rows, drawn, 1, axis=1)
     return rows
@@ -247,10 +259,10 @@ def resampled_mmd2(
         device: where kernels are computed.
 
     Returns:
-        (B,) float64; NaN where a set has fewer than 10 vectors, or a resampling has no pair.
+        (B,) float64; NaN if a set has fewer than 10 vectors or a resampling has no pair.
 
     Raises:
-        ValueError: shapes that do not fit, or values that are not finite.
+        ValueError: mismatched shapes, or values that are not finite.
     """
     _check(real, synthetic)
     x, y = on_device(device, real, synthetic)
@@ -269,8 +281,11 @@ def _explicit_sums(
     in_y: np.ndarray | None = None,
     paired: bool = False,
 ) -> np.ndarray:
-    """The sums of few features by way of the feature space whose inner product the kernel is: there the sum over the
-    pairs of two groups is the inner product of the groups' sums."""
+    """Kernel sums for few features, computed in the explicit feature space of the kernel.
+
+    In this space the kernel is an inner product, so the sum over pairs of two groups is the inner product of the
+    sums of the groups.
+    """
     of_x = _monomial_sums(x, in_x)
     if y is not None:
         of_y = _monomial_sums(y, in_y)
@@ -282,15 +297,17 @@ def _explicit_sums(
 
 
 def _monomial_sums(x: torch.Tensor, in_x: np.ndarray) -> torch.Tensor:
-    """(A, P): per group of x (N, D) the sum of all P = (D + 3 choose 3) weighted monomials of degree up to 3, whose
-    inner product is the cubic kernel: with u = (1, x / sqrt D), (u . v)^3 is the sum over i <= j <= k of
-    c_ijk (u_i u_j u_k) (v_i v_j v_k), where c_ijk counts the orders of ijk."""
+    """(A, P) sum per group of x (N, D) of all P = (D + 3 choose 3) weighted monomials of degree up to 3.
+
+    The inner product of these monomials is the cubic kernel. With u = (1, x / sqrt D), (u . v)^3 is the sum over
+    i <= j <= k of c_ijk (u_i u_j u_k) (v_i v_j v_k), where c_ijk is the number of permutations of ijk.
+    """
     dim, in_x = x.shape[1], torch.from_numpy(in_x).to(x.device, torch.float64)
     ijk = torch.combinations(torch.arange(dim + 1), 3, with_replacement=True)
     distinct = 1 + (ijk.diff(dim=1) > 0).sum(dim=1)
     weights = torch.tensor([0, 1, 3, 6], dtype=torch.float64)[distinct].sqrt().to(x.device)
     total = torch.zeros(len(in_x), len(ijk), dtype=torch.float64, device=x.device)
-    for rows in blocks(len(x)):
+    for rows in row_blocks(len(x)):
         u = torch.nn.functional.pad(x[rows].double() / dim**0.5, (1, 0), value=1.0)
         i, j, k = ijk.to(x.device).T
         total += in_x[:, rows] @ (u[:, i] * u[:, j]).mul_(u[:, k]).mul_(weights)
@@ -300,14 +317,13 @@ def _monomial_sums(x: torch.Tensor, in_x: np.ndarray) -> torch.Tensor:
 def standardise(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """z-scores of both sets with the mean and sd (ddof 0) of all real vectors.
 
-    A feature that is constant in the real set is centred only. With no real vectors both come back as they
-    are.
+    A feature that is constant in the real set is only centred. Without real vectors both sets are returned unchanged.
     """
     real, synthetic = np.asarray(real, np.float64), np.asarray(synthetic, np.float64)
     if not len(real):
         return real, synthetic
     mean, sd = real.mean(axis=0), real.std(axis=0)
-    # the sd of equal numbers is rounding error, not always 0
+    # The computed sd of equal values may be a rounding error instead of 0.
     sd = np.where(sd > 1e-12 * np.maximum(np.abs(mean), 1), sd, 1.0)
     return (real - mean) / sd, (synthetic - mean) / sd
 
@@ -316,4 +332,4 @@ def _check(real: np.ndarray, synthetic: np.ndarray) -> None:
     if real.ndim != 2 or synthetic.ndim != 2 or real.shape[1] != synthetic.shape[1]:
         raise ValueError(f"expected features (N, D) and (M, D), found {real.shape} and {synthetic.shape}")
     if not (np.isfinite(real).all() and np.isfinite(synthetic).all()):
-        raise ValueError("features hold NaN or infinite values")
+        raise ValueError("expected finite features, found NaN or infinite values")

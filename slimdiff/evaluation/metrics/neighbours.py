@@ -1,7 +1,8 @@
-"""Nearest neighbours within a z-bin: blocked matrix products choose the candidates, exact distances the winner.
+"""Nearest neighbours within a z-bin.
 
-Needs torch and numpy only. A product of float32 vectors is off by about as much as near copies differ: it says which
-references can be the nearest, and those alone are compared again, in float64 and from the difference itself.
+Blocked float32 matrix products select the references that can be the nearest. Their rounding error is about as large as
+the difference between near copies, so the selected references are compared again by exact float64 distances.
+Needs only torch and numpy.
 """
 
 from collections.abc import Iterator
@@ -10,12 +11,12 @@ import numpy as np
 import torch
 
 METRICS = ("euclidean", "ncc")
-# Higham & Mary 2019 (10.1137/18M1226312): a product of D terms is off by more than 6 sqrt(D) u |q| |r|, u = 2^-24 in
-# float32, once in 10^7.
+# Higham & Mary 2019 (10.1137/18M1226312): the error of an inner product of D terms exceeds 6 sqrt(D) u |q| |r| with
+# probability 1e-7; u = 2^-24 in float32.
 _ROUNDING = 6 * 2.0**-24
-# Cards may round both factors to TensorFloat-32, each by 2^-11 at most.
+# GPUs may round both factors to TensorFloat-32, each by at most 2^-11.
 _OF_A_CARD = 2 * 2.0**-11
-# Numbers held at once: of a block of rows in float32, of its products, of rows compared in float64, of rows made ready.
+# Largest number of values in memory: rows of a block (float32), its products, rows compared in float64, rows converted.
 _ROWS, _PRODUCTS, _EXACT, _CACHED = 2**23, 2**22, 2**18, 2**18
 
 
@@ -33,28 +34,31 @@ def nearest(
     Args:
         query, reference: (N, ...) and (M, ...) features or images; axes after the first are flattened.
         query_bin, reference_bin: (N,) and (M,) z-bin.
-        metric: `euclidean` (for features), or `ncc`: 1 - normalised cross-correlation (for pixels; 1 where
-            either image is constant).
-        block: queries at a time, at most; fewer where rows are long, so that blocks take about 200 MB.
-        device: where the products are taken. It does not change the answer: exact distances are the CPU's.
+        metric: `euclidean` (for features), or `ncc`: 1 - normalised cross-correlation (for pixels; 1 if one of the
+            images is constant).
+        block: maximum number of queries per block; long rows reduce it, so that a block takes about 200 MB.
+        device: device of the matrix products. It does not change the result: exact distances are computed on the CPU.
 
     Returns:
-        distance (N,) float64 and index into the reference (N,) int64; NaN and -1 where the reference has no
-        slice of that z-bin. Ties go to the lowest index.
+        Distance (N,) float64 and index into the reference (N,) int64; NaN and -1 if the reference has no slice of
+        that z-bin. Ties go to the lowest index.
 
     Raises:
-        ValueError: unknown metric, shapes that do not fit, or values that are not finite.
+        ValueError: unknown metric, mismatched shapes, or values that are not finite.
     """
     if metric not in METRICS:
-        raise ValueError(f"metric is {metric!r}; {' or '.join(METRICS)} is wanted")
+        raise ValueError(f"expected metric {' or '.join(METRICS)}, found {metric!r}")
     query, reference = _flat(query), _flat(reference)
     if query.shape[1:] != reference.shape[1:]:
         raise ValueError(
-            f"queries of {query.shape[1]} numbers against references of {reference.shape[1]}; as many are wanted"
+            f"expected queries and references of one length, found {query.shape[1]} and {reference.shape[1]} values"
         )
     query_bin, reference_bin = np.asarray(query_bin), np.asarray(reference_bin)
     if len(query_bin) != len(query) or len(reference_bin) != len(reference):
-        raise ValueError("every query and every reference needs a z-bin")
+        raise ValueError(
+            f"expected a z-bin for each of {len(query)} queries and {len(reference)} references, "
+            f"found {len(query_bin)} and {len(reference_bin)}"
+        )
     distance, index = np.full(len(query), np.nan), np.full(len(query), -1, np.int64)
     for z_bin in np.unique(query_bin):
         candidates = np.flatnonzero(reference_bin == z_bin)
@@ -85,10 +89,10 @@ def _possible(
     metric: str,
     device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (place in rows, place in candidates) that rounding leaves in question; every nearest is among them."""
+    """Index pairs (into rows, into candidates) that can be nearest given the rounding error."""
     error = _ROUNDING * query.shape[1] ** 0.5 + (0.0 if device.type == "cpu" else _OF_A_CARD)
     step = max(1, _ROWS // max(1, query.shape[1]))
-    # Distances do not change with the origin, but products lose less of them near the cloud's middle.
+    # Centring leaves distances unchanged and reduces the rounding error of the products.
     centre = reference[candidates[:step]].mean(axis=0, dtype=np.float64) if metric == "euclidean" else None
     of_query, query_norm = _rows(query, rows, centre, device)
     lowest, highest = (torch.empty((len(rows), len(candidates)), device=device) for _ in range(2))
@@ -99,13 +103,13 @@ def _possible(
             score = -(of_query @ of_reference.T)
         slack = error * torch.ones_like(score)
         if metric == "euclidean":
-            # |q - r|^2 / 2 without |q|^2 / 2, which is the same for all references.
+            # |q - r|^2 / 2 without the term |q|^2 / 2, which is the same for all references.
             score += norm**2 / 2
             slack *= norm * (query_norm[:, None] + norm)
         lowest[:, part], highest[:, part] = score - slack, score + slack
     in_question = lowest <= highest.amin(dim=1, keepdim=True)
     if not in_question.any(dim=1).all():
-        raise ValueError("features or images hold values that are NaN or infinite; finite ones are wanted")
+        raise ValueError("expected finite features or images, found NaN or infinite values")
     first, second = in_question.nonzero(as_tuple=True)
     return first.cpu().numpy(), second.cpu().numpy()
 
@@ -113,13 +117,13 @@ def _possible(
 def _rows(
     values: np.ndarray, chosen: np.ndarray, centre: np.ndarray | None, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The chosen rows in float32, less `centre`, or without one each of mean 0 and length 1; and their lengths then."""
+    """The chosen rows in float32 minus `centre` (None: standardised to mean 0 and norm 1), and their norms."""
     result = np.empty((len(chosen), values.shape[1]), np.float32)
-    # numpy, because torch's threads wait for each other at every step of so little work.
+    # numpy is faster here: the steps are too small for torch's threads.
     for part in _blocks(len(chosen), max(1, _CACHED // max(1, values.shape[1]))):
         rows = values[chosen[part]]
         rows = rows.astype(np.promote_types(rows.dtype, np.float32))
-        # Of what is not finite the caller hears later.
+        # The caller raises an error for values that are not finite.
         with np.errstate(invalid="ignore"):
             result[part] = _standard(rows) if centre is None else rows - centre.astype(rows.dtype)
     norm = np.sqrt(np.einsum("ij,ij->i", result, result))
@@ -127,8 +131,8 @@ def _rows(
 
 
 def _standard(rows: np.ndarray) -> np.ndarray:
-    """Rows of mean 0 and length 1, in place; constant rows become 0."""
-    # Found by comparison, because the mean of equal pixels is off by rounding.
+    """Standardise rows in place to mean 0 and norm 1; constant rows become 0."""
+    # Constant rows are found by comparison, because the mean of equal pixels has a rounding error.
     constant = rows.max(axis=1) == rows.min(axis=1)
     rows -= rows.mean(axis=1, keepdims=True)
     rows[constant] = 0
@@ -144,14 +148,14 @@ def _winners(
     metric: str,
     possible: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact distance and index of the nearest of the pairs in question, for each of `rows`."""
+    """Exact distance and index of the nearest of the possible pairs, for each of `rows`."""
     first, second = possible
     exact = np.empty(len(first))
     for pairs in _blocks(len(first), max(1, _EXACT // max(1, query.shape[1]))):
         q, r = query[rows[first[pairs]]], reference[candidates[second[pairs]]]
         exact[pairs] = _distance(q.astype(np.float64), r.astype(np.float64), metric)
     if not np.isfinite(exact).all():
-        raise ValueError("features or images hold values that are NaN or infinite; finite ones are wanted")
+        raise ValueError("expected finite features or images, found NaN or infinite values")
     order = np.lexsort((second, exact, first))
     best = order[np.unique(first[order], return_index=True)[1]]
     return exact[best], candidates[second[best]]

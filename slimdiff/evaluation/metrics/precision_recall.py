@@ -1,4 +1,4 @@
-"""Precision and recall: how much of one set of features lies within the neighbourhoods of the other."""
+"""Precision and recall: the share of one set of features that lies within the manifold of the other."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ _ROWS = 1024
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Share of synthetic slices within the real manifold, of real ones within the synthetic, and both resampled."""
+    """Precision: share of synthetic slices in the real manifold. Recall: share of real slices in the synthetic one."""
 
     precision: float
     recall: float
     precision_resampled: np.ndarray
-    """(B,), one a resampling of the real subjects."""
+    """(B,) precision of every resampling of the real subjects."""
     recall_resampled: np.ndarray
-    """(B,)."""
+    """(B,) recall of every resampling."""
 
 
 def precision_recall(
@@ -32,9 +32,9 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Precision and recall of Kynkaanniemi et al. 2019, as torch-fidelity computes them.
 
-    A manifold is the union of balls, each reaching from a vector to its k-th nearest neighbour in its own set. In a
-    resampling a subject that was drawn twice does not become its own neighbour: precision looks at the subjects
-    that were drawn, recall weighs them.
+    A manifold is the union of balls around the vectors of a set; each radius is the distance to the k-th nearest
+    neighbour in the same set. In a resampling, a subject drawn twice is not its own neighbour: precision uses each
+    drawn subject once, and recall weights subjects by how often they were drawn.
 
     Args:
         real, synthetic: (N, D) and (M, D) features.
@@ -44,8 +44,7 @@ def precision_recall(
         device: where distances are computed, in float64.
 
     Returns:
-        Shares in [0, 1]; NaN below 10 slices in either set, or in a resampling with fewer real vectors than
-        neighbours.
+        Shares in [0, 1]; NaN with fewer than 10 slices in either set, or in a resampling with too few real vectors.
     """
     resamplings = 0 if counts is None else len(counts)
     if min(len(real), len(synthetic)) < max(MIN_VECTORS, neighbours + 1):
@@ -57,7 +56,7 @@ def precision_recall(
     found = (across <= synthetic_reach).any(dim=1).cpu().numpy()
     precision = _covered(across, _reach(among_real, neighbours))
     of_precision, of_recall = np.full((2, resamplings), np.nan)
-    # Rounding keeps the order of two numbers, so single precision only adds ties, and halves what is read.
+    # Rounding preserves order, so float32 can only add ties; it halves the memory traffic.
     across, among_real = across.float(), among_real.float()
     for b in range(resamplings):
         weight = counts[b][subjects]
@@ -74,11 +73,11 @@ def _covered(across: torch.Tensor, reach: torch.Tensor) -> float:
 
 
 def _reach(distances: torch.Tensor, neighbours: int) -> torch.Tensor:
-    """(rows,) distance to the k-th nearest other vector; the nearest of all is the vector itself."""
+    """(rows,) distance to the k-th nearest other vector; the nearest vector is the vector itself."""
     return distances.kthvalue(neighbours + 1, dim=1).values
 
 
 def _distances(x: torch.Tensor, y: torch.Tensor):
-    """Blocks of rows with their Euclidean distances to y: (first row, (rows, M))."""
+    """Yield blocks of Euclidean distances from x to y: (first row, distances (rows, M))."""
     for start in range(0, len(x), _ROWS):
         yield start, torch.cdist(x[start : start + _ROWS], y)

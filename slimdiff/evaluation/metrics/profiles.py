@@ -1,11 +1,11 @@
-"""How much of a slice's power lies at which spatial frequency: speckle and blur, which features see badly."""
+"""Radial power spectra and brain histograms: noise, blur and contrast, which network features detect poorly."""
 
 import numpy as np
 from scipy import fft
 
 from slimdiff.evaluation.metrics.grey_levels import store_precision
 
-# Variance of rounding [-1, 1] to 256 grey levels: power below it is no picture, and keeps empty slices finite.
+# Variance of rounding [-1, 1] to 256 grey levels. It is added to the power, so that empty slices have finite values.
 ROUNDING_POWER = (2 / 255) ** 2 / 12
 _SPECTRUM_BLOCK = 256
 
@@ -13,9 +13,9 @@ _SPECTRUM_BLOCK = 256
 def radial_spectra(images: np.ndarray) -> np.ndarray:
     """Power by spatial frequency, averaged over rings of the two-dimensional spectrum.
 
-    The background is set to 0, so that slices do not differ by how they are padded. The transform is orthonormal:
-    white noise of variance v has the power v at every frequency. The rings are centred at 1, 2, ... R steps of
-    0.5 / R cycles/px and one step wide: the mean intensity (frequency 0) is left out, and so are the corners.
+    The background is set to 0, so that padding has no effect. The transform is orthonormal: white noise of variance
+    v has power v at every frequency. The rings are centred at 1, 2, ... R steps of 0.5 / R cycles/px and are one step
+    wide. The mean intensity (frequency 0) and the corners are left out.
 
     Args:
         images: (N, H, W) float, in [-1, 1].
@@ -41,8 +41,8 @@ def _rings(height: int, width: int) -> np.ndarray:
     rows, columns = fft.fftfreq(height)[:, None], fft.rfftfreq(width)[None]
     count = min(height, width) // 2
     ring = np.rint(np.hypot(rows, columns) / 0.5 * count).astype(int)
-    # A real image's other half is the mirror image of this one; only the first and, if even, the last column are not
-    # there twice.
+    # The other half of the spectrum of a real image mirrors this one, so every column counts twice, except the first
+    # and, for an even width, the last.
     twice = np.ones((height, width // 2 + 1)) * 2
     twice[:, 0] = 1
     if width % 2 == 0:
@@ -52,32 +52,32 @@ def _rings(height: int, width: int) -> np.ndarray:
 
 
 def spectrum_distance(real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
-    """Mean over frequencies of the absolute difference of two mean spectra.
+    """Mean over frequencies of the absolute difference between two mean spectra.
 
     Args:
         real, synthetic: (..., R) mean spectra, in dB.
 
     Returns:
-        (...) in dB: 3 is a factor of two in power at a typical frequency.
+        (...) distance in dB; 3 dB is a factor of two in power.
     """
     return np.abs(np.asarray(real) - np.asarray(synthetic)).mean(axis=-1)
 
 
-BRAIN_THRESHOLD = -0.95  # as MMD-PL's brain
+BRAIN_THRESHOLD = -0.95  # same brain as in MMD-PL
 BINS = 128
 _HISTOGRAM_BLOCK = 256
 
 
 def brain_histograms(images: np.ndarray, threshold: float = BRAIN_THRESHOLD, bins: int = BINS) -> np.ndarray:
-    """Share of the brain's pixels in equal steps of intensity between `threshold` and 1; a brain is what lies above.
+    """Histogram of the intensities of brain pixels, in equal bins between `threshold` and 1.
 
     Args:
         images: (N, H, W) float, in [-1, 1].
-        threshold: in units of the image.
-        bins: steps.
+        threshold: pixels above it are brain, in units of the image.
+        bins: number of bins.
 
     Returns:
-        (N, bins) float64, each row sums to 1; a row of NaN where a slice has no brain.
+        (N, bins) float64, each row sums to 1; a row of NaN for a slice without brain.
 
     Raises:
         TypeError, ValueError: as `store_precision`.
@@ -101,10 +101,10 @@ def histogram_distance(
 
     Args:
         real, synthetic: (..., bins), each summing to 1.
-        threshold: with which they were made.
+        threshold: threshold of the histograms.
 
     Returns:
-        (...) in units of the image, [-1, 1]: by how much grey values would have to be moved on average.
+        (...) mean shift of the intensities from one histogram to the other, in units of the image.
     """
     difference = np.asarray(real) - np.asarray(synthetic)
     width = (1 - threshold) / difference.shape[-1]

@@ -1,7 +1,8 @@
-"""A distance between lesion slices that no single lesion can rule: an RBF MMD of one vector a slice, with a p-value.
+"""Robust MMD between lesion slices: RBF kernels on one vector per slice, with a permutation p-value.
 
-The cubic kernel of MMD-MF grows with the third power of a feature, so a few large lesions decide it; an RBF kernel is
-bounded by 1, and the area enters as its logarithm (Gretton et al. 2012: estimate, median heuristic, permutation test).
+The cubic kernel of MMD-MF grows with the third power of a feature, so a few large lesions dominate it. An RBF kernel
+is bounded by 1, and the area is used as its logarithm. Estimate, median heuristic and permutation test: Gretton et al.
+2012.
 """
 
 from dataclasses import dataclass
@@ -30,10 +31,8 @@ COLUMNS = (
     "z",
 )
 SHRINKAGE = 0.05
-LARGEST_PERMUTED = (
-    5000  # lesion slices of a set that are permuted; time grows with the square of their number
-)
-_LARGEST_MEDIAN = 4000  # slices between which distances are taken for their median
+LARGEST_PERMUTED = 5000  # maximum number of permuted lesion slices per set; time grows with its square
+_LARGEST_MEDIAN = 4000  # maximum number of slices for the median distance
 _PERMUTED_AT_ONCE = 500
 
 
@@ -43,27 +42,27 @@ class RobustMmd:
 
     value: float
     p: float  # NaN without permutations
-    bandwidth: float  # median distance of whitened vectors; the kernels take half of it, itself and twice
+    bandwidth: float  # median distance of whitened vectors; the kernels use 0.5, 1 and 2 times this value
     n_real: int
     n_synthetic: int
-    n_permuted: tuple[int, int]  # real and synthetic slices that p looked at
+    n_permuted: tuple[int, int]  # real and synthetic slices used for p
 
 
 def slice_vectors(components: Components, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One vector for every slice that has a lesion component.
 
     Args:
-        components: of N slices, from `morphology.components_of`.
-        z: (N,) height of each slice, in slices. Give the middle of its z-bin for real and synthetic slices alike: the
-            z-bin is all that a sample knows of its height, and one set on a finer grid would be told apart by that.
+        components: components of N slices, from `components.components_of`.
+        z: (N,) height of each slice, in slices. Use the centre of the z-bin for both real and synthetic slices. A
+            sample has only a z-bin, and a finer grid for real slices would make the two sets differ.
 
     Returns:
-        (L, 8), columns as `COLUMNS`: logarithm of the components' area (px^2), their number, four numbers of the
-        largest (of equally large ones the first; its centroid in px, x the column and y the row), and z; and (L,) the
-        slice of each vector, ascending.
+        (L, 8) vectors with columns as `COLUMNS`, and (L,) the slice of each vector, ascending. The columns are the
+        logarithm of the lesion area (px^2), the number of components, shape and centroid (x = column, y = row, px) of
+        the largest component (the first one if there are ties), and z.
     """
     area = components.features[:, FEATURES.index("area")]
-    # by slice, in it by falling area; the sort keeps the order of equals
+    # Sort by slice, then by decreasing area; the sort is stable.
     order = np.lexsort((-area, components.slices))
     slices, first, count = np.unique(components.slices[order], return_index=True, return_counts=True)
     largest = order[first]
@@ -89,26 +88,26 @@ def robust_mmd(
 ) -> RobustMmd:
     """Unbiased squared MMD of whitened vectors under the mean of three RBF kernels, and its permutation p-value.
 
-    k(x, y) = exp(-|x - y|^2 / 2 s^2) with s half the median distance, the median distance, and twice that, over the
-    pairs of both sets together. p = (1 + permutations whose MMD is at least the observed one) / (1 + permutations);
-    slices are permuted as if independent, so those of few subjects make it too small.
+    k(x, y) = exp(-|x - y|^2 / 2 s^2), with s equal to 0.5, 1 and 2 times the median distance between all vectors of
+    both sets. p = (1 + permutations whose MMD is at least the observed one) / (1 + permutations). Slices are permuted
+    as if they were independent, so p is too small if the slices are of few subjects.
 
-    Vectors are whitened by the covariance of both sets together. By the real set's own, which is estimated from fewer
-    slices, that set alone would come out spherical, and p of equal sets of 40 slices would fall under 0.05 in one of
-    seven (of 12 slices, in half). The correlations are shrunk by 0.05 towards none, so that a column which nearly
-    follows from the others is not blown up; a constant one is left as it is.
+    Vectors are whitened by the covariance of both sets together. The covariance of the real set alone would make only
+    this set spherical: for equal distributions, p would be below 0.05 in one of seven tests with 40 slices per set,
+    and in half of the tests with 12 slices. Correlations are shrunk by 0.05 towards 0, so that whitening does not
+    amplify a column that is nearly a combination of the others. A constant column is unchanged.
 
     Args:
         real, synthetic: (N, D) and (M, D), from `slice_vectors`.
-        permutations: how many; 0: no p.
-        seed: of the permutations. At most 5,000 slices of each set, drawn with it, enter them; the value is of all.
+        permutations: number of permutations; 0: no p.
+        seed: seed of the permutations. They use at most 5,000 random slices per set; the value uses all slices.
         device: where kernels are computed.
 
     Returns:
-        NaN for value and p where either set has fewer than 10 vectors.
+        The result; value and p are NaN if either set has fewer than 10 vectors.
 
     Raises:
-        ValueError: shapes that do not fit, or values that are not finite.
+        ValueError: mismatched shapes, or values that are not finite.
     """
     x, y = whitened(real, synthetic)
     n, m = len(x), len(y)
@@ -127,7 +126,7 @@ def robust_mmd(
     for start in range(0, permutations, _PERMUTED_AT_ONCE):
         here = min(_PERMUTED_AT_ONCE, permutations - start)
         shuffled = rng.permuted(np.tile(labels, (here, 1)), axis=1)
-        # labellings that are equally good differ by rounding
+        # The tolerance is for equal labellings that differ by rounding.
         at_least += int((_labelled_mmd2(kernel, pooled, shuffled, device) > observed - 1e-12).sum())
     p = (1 + at_least) / (1 + permutations)
     return RobustMmd(float(value), p, bandwidth, n, m, (len(x), len(y)))
@@ -142,7 +141,7 @@ def resampled_robust(
 ) -> np.ndarray:
     """The squared MMD of `robust_mmd` for every resampling of the real subjects.
 
-    Whitening and bandwidth are those of the sets as they are.
+    Whitening and bandwidth are computed once, from the full sets.
 
     Args:
         real, synthetic: (N, D) and (M, D), from `slice_vectors`; the synthetic ones are not resampled.
@@ -151,10 +150,10 @@ def resampled_robust(
         device: where kernels are computed.
 
     Returns:
-        (B,) float64; NaN where a set has fewer than 10 vectors, or a resampling has no pair.
+        (B,) float64; NaN if a set has fewer than 10 vectors or a resampling has no pair.
 
     Raises:
-        ValueError: shapes that do not fit, or values that are not finite.
+        ValueError: mismatched shapes, or values that are not finite.
     """
     x, y = whitened(real, synthetic)
     enough = min(len(x), len(y)) >= MIN_VECTORS
@@ -167,7 +166,7 @@ def resampled_robust(
 
 
 class MeanOfRbf:
-    """Mean of three RBF kernels, whose bandwidths are half of one, that one, and twice it."""
+    """Mean of three RBF kernels with 0.5, 1 and 2 times the given bandwidth."""
 
     def __init__(self, bandwidth: float):
         self.bandwidth = bandwidth
@@ -175,7 +174,7 @@ class MeanOfRbf:
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         squared_x, squared_y = x.square().sum(dim=1), y.square().sum(dim=1)
         squared = torch.addmm(squared_x[:, None] + squared_y, x, y.T, alpha=-2).clamp_min_(0)
-        # half the bandwidth is four times the exponent
+        # Half the bandwidth multiplies the exponent by 4.
         wide = squared.mul_(-1 / (8 * self.bandwidth**2)).exp_()
         middle = wide.square().square_()
         narrow = middle.square().square_()
@@ -183,28 +182,28 @@ class MeanOfRbf:
 
 
 def whitened(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets, (N, D) and (M, D), less the mean, scale and (but for the shrinkage) correlation of both together.
+    """Both sets, (N, D) and (M, D), centred, scaled and decorrelated (except for the shrinkage) by their pooled values.
 
     Raises:
-        ValueError: shapes that do not fit, or values that are not finite.
+        ValueError: mismatched shapes, or values that are not finite.
     """
     real, synthetic = np.asarray(real, np.float64), np.asarray(synthetic, np.float64)
     if real.ndim != 2 or synthetic.ndim != 2 or real.shape[1] != synthetic.shape[1]:
-        raise ValueError(f"vectors (N, D) and (M, D) are wanted, found {real.shape} and {synthetic.shape}")
+        raise ValueError(f"expected vectors (N, D) and (M, D), found {real.shape} and {synthetic.shape}")
     pooled = np.concatenate([real, synthetic])
     if not np.isfinite(pooled).all():
-        raise ValueError("vectors hold NaN or infinite values")
+        raise ValueError("expected finite vectors, found NaN or infinite values")
     if not len(pooled):
         return real, synthetic
     pooled, _ = standardise(pooled, pooled)
     correlation = (1 - SHRINKAGE) * (pooled.T @ pooled / len(pooled)) + SHRINKAGE * np.eye(pooled.shape[1])
-    # any root will do: an RBF kernel sees distances only
+    # Any matrix square root is correct, because an RBF kernel depends only on distances.
     white = np.linalg.solve(np.linalg.cholesky(correlation), pooled.T).T
     return white[: len(real)], white[len(real) :]
 
 
 def _median_distance(pooled: np.ndarray) -> float:
-    """Median distance between different vectors; 1 where most are equal, so that no kernel divides by 0."""
+    """Median distance between vectors; 1 if it is 0, so that no kernel divides by 0."""
     chosen = np.linspace(0, len(pooled) - 1, min(len(pooled), _LARGEST_MEDIAN)).round().astype(np.int64)
     median = float(np.median(torch.pdist(torch.from_numpy(pooled[chosen])).numpy()))
     return median if median > 0 else 1.0
@@ -213,8 +212,7 @@ def _median_distance(pooled: np.ndarray) -> float:
 def _labelled_mmd2(
     kernel: MeanOfRbf, pooled: np.ndarray, is_real: np.ndarray, device: str | torch.device
 ) -> np.ndarray:
-    """(P,) squared MMD of pooled vectors (N, D) under each labelling is_real (P, N) bool, with one pass over the
-    kernel."""
+    """(P,) squared MMD of pooled vectors (N, D) for each labelling is_real (P, N) bool; computes the kernel once."""
     labellings, n = len(is_real), int(is_real[0].sum())
     m = pooled.shape[0] - n
     everything = np.ones((1, n + m))

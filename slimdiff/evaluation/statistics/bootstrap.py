@@ -1,7 +1,7 @@
 """Intervals over subjects, and summaries over folds.
 
-Slices of one subject are not independent, and neither are samples of one trained model: subjects and folds
-are what is resampled and counted here.
+Slices of one subject are not independent, and neither are samples of one trained model. Therefore subjects are
+resampled, and folds are counted.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,30 +10,30 @@ from dataclasses import dataclass
 import numpy as np
 
 FEWEST_SUBJECTS = 5
-_DRAWS = 128  # held at once, each with a weight for every slice
+_DRAWS = 128  # resamplings in memory, each with a weight for every slice
 SUBJECTS = "held-out subjects"
 SAMPLES = "samples"
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A percentile interval, or why there is none."""
+    """An interval, or the reason why there is none."""
 
     low: float
     high: float
-    reason: str | None = None  # set where low and high are NaN, to be printed as n/a
+    reason: str | None = None  # set if low and high are NaN, which tables show as n/a
 
 
 def subject_indices(subjects: Sequence) -> tuple[np.ndarray, int]:
-    """Number the subjects of rows: (N,) index into the sorted subjects, and how many there are."""
+    """(N,) index of each row's subject in the sorted subjects, and the number of subjects."""
     names, index = np.unique(np.asarray(subjects), return_inverse=True)
     return index.reshape(-1), len(names)
 
 
 def resample_counts(n_subjects: int, n_boot: int, seed: int) -> np.ndarray:
-    """How often each of n_boot draws with replacement took each subject: (n_boot, n_subjects)."""
+    """(n_boot, n_subjects) how often each resampling with replacement drew each subject."""
     draws = np.random.default_rng(seed).integers(n_subjects, size=(n_boot, n_subjects))
-    # Draw by draw: samples are resampled too, and there may be ten thousand of them.
+    # One resampling at a time limits the memory: samples are resampled too, and there may be ten thousand.
     counts = [np.bincount(draw, minlength=n_subjects) for draw in draws]
     return np.array(counts, np.int64).reshape(n_boot, n_subjects)
 
@@ -44,10 +44,10 @@ def percentile_interval(
     """The central `level` of resampled values.
 
     Args:
-        values: (n_boot,) the statistic of every resampling; NaN where it could not be computed.
-        n_subjects: how many subjects were resampled; under 5 there is no interval.
+        values: (n_boot,) the statistic of every resampling; NaN if it could not be computed.
+        n_subjects: number of resampled subjects; with fewer than 5 there is no interval.
         level: in (0, 1).
-        unit: what was resampled, for the reason.
+        unit: plural noun for the resampled units, used in the reason.
     """
     if n_subjects < FEWEST_SUBJECTS:
         return Interval(np.nan, np.nan, f"{n_subjects} {unit}, at least {FEWEST_SUBJECTS} are required")
@@ -60,31 +60,39 @@ def percentile_interval(
 
 @dataclass(frozen=True)
 class Resampling:
-    """Draws of subjects, as how often each was taken."""
+    """Resamplings of subjects, as the number of times each subject is drawn."""
 
     index: np.ndarray
     """(N,) subject of each row, 0 ... S-1."""
     counts: np.ndarray
-    """(B, S); no draw at all with too few subjects for an interval."""
+    """(B, S) how often each resampling drew each subject; B = 0 with too few subjects for an interval."""
     scale: float = 1.0
-    """By how much the spread of these draws has to be multiplied to be that of sets of all subjects."""
+    """Factor from the spread of the resamplings to the spread of sets of all subjects."""
     unit: str = SUBJECTS
-    """What is drawn: subjects, or samples of one model."""
+    """Plural noun for the resampled units: subjects, or samples of one model."""
 
     @classmethod
     def of(cls, subjects: Sequence, n_boot: int, seed: int, unit: str = SUBJECTS) -> "Resampling":
-        """With replacement. subjects: (N,) of each row; n_boot: draws; seed: of the draws; unit: what they are."""
+        """Resample subjects with replacement.
+
+        Args:
+            subjects: (N,) subject of each row.
+            n_boot: number of resamplings.
+            seed: seed of the resamplings.
+            unit: plural noun for the resampled units.
+        """
         index, n_subjects = subject_indices(subjects)
         n_boot = n_boot if n_subjects >= FEWEST_SUBJECTS else 0
         return cls(index, resample_counts(n_subjects, n_boot, seed), unit=unit)
 
     @classmethod
     def halves(cls, subjects: Sequence, n_draws: int, seed: int) -> "Resampling":
-        """Half of the subjects without replacement: all draws have equally many distinct ones (Shao & Wu 1989).
+        """Draw half of the subjects without replacement, so that all draws have the same size (Shao & Wu 1989).
 
-        For numbers whose bias depends on how many slices there are: with replacement a draw has 56 to 72 % of the
-        subjects, and that alone would move it more than who they are. The variance of a half h of S about the whole
-        is that of the whole times (S - h) / h, which `scale` undoes.
+        For statistics whose bias depends on the number of slices. With replacement, a resampling contains 56 to 72 %
+        of the subjects, and this variation would exceed the variation between subjects. The variance of halves of
+        size h about the statistic of all S subjects is (S - h) / h times the variance of that statistic; `scale`
+        corrects for this factor.
         """
         index, n_subjects = subject_indices(subjects)
         half, generator = n_subjects // 2, np.random.default_rng(seed)
@@ -112,15 +120,15 @@ class Resampling:
 
 
 def distance_interval(value: float, values: np.ndarray, n_subjects: int) -> Interval:
-    """For distances that cannot be negative and that finite sets overestimate, draws of them even more.
+    """Interval of a distance that cannot be negative and is overestimated by finite sets, even more by resamplings.
 
-    The upper end is the spread of the draws laid around the value. The lower end mirrors the draws at the value,
-    2 value - quantile (Davison & Hinkley 1997, section 5.2), so that it reaches down to what endless sets would
-    give: 0 for equal ones. So the interval holds the value itself, which stands beside a floor with the same bias, and
-    the distance that it estimates.
+    The upper end is the value plus the upper spread of the resamplings about their mean. The lower end is
+    2 value - quantile, the basic bootstrap (Davison & Hinkley 1997, section 5.2), and extends to the large-sample
+    limit, which is 0 for equal distributions. The interval thus contains both the value, to be compared with a floor of
+    the same bias, and the distance that it estimates.
 
     Args:
-        value: the statistic of the whole set.
+        value: the statistic of the full set.
         values, n_subjects: see `percentile_interval`.
     """
     quantiles = percentile_interval(values, n_subjects)
@@ -138,16 +146,16 @@ def centred_interval(
     lowest: float = -np.inf,
     highest: float = np.inf,
 ) -> Interval:
-    """The spread of the draws about their mean, laid around the value.
+    """Interval from the spread of the resamplings about their mean, centred on the value.
 
-    For numbers whose bias depends on how many slices there are, and which are read beside a floor with the same bias
-    (FID, precision, recall): a draw, of fewer distinct slices, adds to the bias, and that part is taken out.
+    For statistics whose bias depends on the number of slices, and which are compared with a floor of the same bias
+    (FID, precision, recall). A resampling has fewer distinct slices and a larger bias; centring removes the difference.
 
     Args:
-        value: the statistic of the whole set.
+        value: the statistic of the full set.
         values, n_subjects: see `percentile_interval`.
-        scale: of the spread.
-        lowest, highest: where the interval is cut off.
+        scale: factor of the spread.
+        lowest, highest: limits to which the interval is clipped.
     """
     spread = percentile_interval(values, n_subjects)
     if spread.reason:
@@ -158,7 +166,7 @@ def centred_interval(
 
 
 def resampled_means(rows: np.ndarray, subjects: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean of rows when subjects, with all their rows, are drawn with replacement.
+    """Mean of rows for every resampling of the subjects, each with all its rows.
 
     Args:
         rows: (N, ...) finite numbers.
@@ -166,7 +174,7 @@ def resampled_means(rows: np.ndarray, subjects: np.ndarray, counts: np.ndarray) 
         counts: (B, S) how often each resampling drew each subject.
 
     Returns:
-        (B, ...) float64; NaN where a resampling has no row.
+        (B, ...) float64; NaN if a resampling has no row.
     """
     rows, counts = np.asarray(rows, np.float64), np.asarray(counts, np.float64)
     sums = np.zeros((counts.shape[1], *rows.shape[1:]))
@@ -180,23 +188,23 @@ def resampled_means(rows: np.ndarray, subjects: np.ndarray, counts: np.ndarray) 
 def resampled_quantile(
     values: np.ndarray, subjects: np.ndarray, counts: np.ndarray, quantile: float
 ) -> np.ndarray:
-    """Quantile of numbers when subjects, with all their numbers, are drawn with replacement.
+    """Quantile of numbers for every resampling of the subjects, each with all its numbers.
 
     Args:
         values: (N,) finite numbers.
         subjects: (N,) index of each number's subject, 0 ... S-1.
-        counts: (B, S) how often each draw took each subject.
-        quantile: in [0, 1]; interpolated between neighbours as `numpy.quantile` does.
+        counts: (B, S) how often each resampling drew each subject.
+        quantile: in [0, 1]; interpolated as in `numpy.quantile`.
 
     Returns:
-        (B,) float64; NaN where a draw has no number.
+        (B,) float64; NaN if a resampling has no number.
     """
     order = np.argsort(values, kind="stable")
     ordered, owner = np.asarray(values, np.float64)[order], np.asarray(subjects)[order]
     result = np.full(len(counts), np.nan)
     for start in range(0, len(counts), _DRAWS):
         draws = slice(start, start + _DRAWS)
-        # cumulated[b, i]: how many of a draw's numbers are among the i + 1 smallest.
+        # cumulated[b, i]: how many numbers of resampling b are among the i + 1 smallest.
         cumulated = np.cumsum(counts[draws][:, owner], axis=1)
         total = cumulated[:, -1] if len(ordered) else np.zeros(len(cumulated), np.int64)
         drawn = total > 0
@@ -213,11 +221,11 @@ def resampled_quantile(
 def share_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     """Wilson's interval of a share of independent trials (Wilson 1927).
 
-    For shares among samples of one trained model: it says how well the share of *this* model is known, and nothing
-    about models trained again.
+    For shares among samples of one trained model. It is the uncertainty of the share of *this* model and does not
+    include the variation between trainings.
 
     Args:
-        successes, n: counts; without trials there is no interval.
+        successes, n: number of successes and of trials; without trials there is no interval.
         level: in (0, 1).
     """
     if n < 1:
@@ -229,18 +237,18 @@ def share_interval(successes: int, n: int, level: float = 0.95) -> Interval:
 
 
 def sample_median_interval(values: np.ndarray, n_boot: int, seed: int) -> Interval:
-    """Bootstrap interval of the median of numbers of one trained model's samples.
+    """Bootstrap interval of the median over samples of one trained model.
 
-    Like `share_interval` it says how well the median of *this* model is known.
+    As for `share_interval`, it does not include the variation between trainings.
 
     Args:
-        values: (N,); under 5 there is no interval.
-        n_boot, seed: of the draws.
+        values: (N,) numbers; with fewer than 5 there is no interval.
+        n_boot, seed: number and seed of the resamplings.
     """
     if len(values) < FEWEST_SUBJECTS:
         return Interval(np.nan, np.nan, f"{len(values)} samples, at least {FEWEST_SUBJECTS} are required")
     generator = np.random.default_rng(seed)
-    # Draw by draw: (n_boot, N) indices of many lesions would be gigabytes.
+    # One resampling at a time: (n_boot, N) indices of many lesions would need gigabytes.
     medians = [np.median(values[generator.integers(len(values), size=len(values))]) for _ in range(n_boot)]
     return percentile_interval(np.array(medians), len(values))
 
@@ -252,20 +260,19 @@ def subject_bootstrap(
     seed: int,
     level: float = 0.95,
 ) -> Interval:
-    """Interval of a statistic when subjects, with all their rows, are drawn with replacement (Efron 1979).
+    """Percentile interval of a statistic over resamplings of the subjects, each with all its rows (Efron 1979).
 
-    For an MMD use `kernels.resampled_mmd2`: here a row that is drawn twice would be paired with itself.
+    For an MMD use `mmd.resampled_mmd2`: here a row drawn twice would be paired with itself.
 
     Args:
-        statistic: takes row indices (with repeats) and gives a number.
+        statistic: function of row indices (with repeats) that returns a number.
         groups: (N,) subject of each row.
         n_boot: number of resamplings.
-        seed: of the draws.
-        level: of the interval.
+        seed: seed of the resamplings.
+        level: level of the interval, in (0, 1).
 
     Returns:
-        The percentile interval; without numbers and with a reason under 5 subjects, where it is not computed
-        at all.
+        The interval; with fewer than 5 subjects it is not computed and has a reason instead.
     """
     index, n_subjects = subject_indices(groups)
     if n_subjects < FEWEST_SUBJECTS:
@@ -278,7 +285,7 @@ def subject_bootstrap(
 
 @dataclass(frozen=True)
 class FoldSummary:
-    """Mean and sd (ddof 1) over the folds that gave a number."""
+    """Mean and sd (ddof 1) over the folds with a value."""
 
     mean: float
     sd: float  # NaN for one fold
@@ -286,7 +293,7 @@ class FoldSummary:
 
 
 def fold_summary(values: Sequence[float]) -> FoldSummary:
-    """Summary of one number a fold; folds that are NaN are left out and show in n."""
+    """Summary of one value per fold; NaN is left out, and n counts the other folds."""
     finite = np.asarray(values, np.float64)
     finite = finite[np.isfinite(finite)]
     mean = float(finite.mean()) if len(finite) else float("nan")
@@ -299,9 +306,9 @@ def smallest_wilcoxon_p(n_folds: int) -> float:
 
 
 def sign_agreement(differences: Sequence[float]) -> tuple[int, int]:
-    """How many of n differences (one a fold) have the commoner sign, and n.
+    """Number of differences (one per fold) with the more frequent sign, and number of differences.
 
-    Zeros agree with neither sign; NaN is left out of both counts.
+    Zeros have neither sign; NaN is left out of both counts.
     """
     finite = np.asarray(differences, np.float64)
     finite = finite[np.isfinite(finite)]

@@ -1,1 +1,1 @@
-"""Whether samples help a segmenter."""
+"""Utility for segmentation: whether samples help to train a segmenter."""

@@ -1,6 +1,6 @@
-"""How well predicted masks agree with true ones: Dice, lesion-wise sensitivity and false positives of a subject.
+"""Agreement of predicted with true masks: Dice, lesion-wise sensitivity and false positives.
 
-Where there is no lesion there is no Dice: such slices and subjects are counted, never scored 0 or 1.
+Dice is undefined without a true lesion. Such slices and subjects are counted, but never scored 0 or 1.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from slimdiff.evaluation.metrics.lesions import components
 
 @dataclass(frozen=True)
 class Scores:
-    """Counts, one entry a slice, or a subject, or a set of slices; all (N,) int."""
+    """Counts, all (N,) int; an entry is a slice, a subject or a set of slices."""
 
     slices: np.ndarray
     empty_slices: np.ndarray
@@ -23,11 +23,11 @@ class Scores:
     predicted_px: np.ndarray
     overlap_px: np.ndarray
     lesions: np.ndarray
-    """True 4-connected components of at least the smallest size."""
+    """True 4-connected components of at least `min_px` pixels."""
     found: np.ndarray
-    """Those of them that share a pixel with a predicted component of at least that size."""
+    """Those of them that share a pixel with a predicted component of at least `min_px` pixels."""
     false_positives: np.ndarray
-    """Predicted components of at least the smallest size that share no pixel with any true lesion."""
+    """Predicted components of at least `min_px` pixels that share no pixel with a true lesion."""
 
     def __getitem__(self, rows: np.ndarray) -> "Scores":
         return Scores(*(getattr(self, field.name)[rows] for field in fields(self)))
@@ -36,7 +36,7 @@ class Scores:
         return len(self.slices)
 
     def grouped(self, groups: Sequence) -> tuple[np.ndarray, "Scores"]:
-        """Names of the groups (sorted), and the sums over the entries of each."""
+        """Names of the groups, sorted, and the counts summed within each group."""
         names, index = np.unique(np.asarray(groups), return_inverse=True)
         sums = []
         for field in fields(self):
@@ -51,22 +51,22 @@ class Scores:
 
     @property
     def dice(self) -> np.ndarray:
-        """2 |P and T| / (|P| + |T|) over all slices of an entry; NaN where it has no lesion."""
+        """2 |P and T| / (|P| + |T|) over all slices of an entry; NaN without a lesion."""
         return _share(2 * self.overlap_px, self.true_px + self.predicted_px, self.true_px > 0)
 
     @property
     def sensitivity(self) -> np.ndarray:
-        """Share of the lesions that were found; NaN where there is none."""
+        """Share of the lesions that are detected; NaN without a lesion."""
         return _share(self.found, self.lesions)
 
     @property
     def false_positives_per_slice(self) -> np.ndarray:
-        """False positive components a slice."""
+        """False-positive components per slice."""
         return _share(self.false_positives, self.slices)
 
     @property
     def false_positive_share_empty(self) -> np.ndarray:
-        """Share of the slices without lesion that got a false positive; NaN where there is none."""
+        """Share of lesion-free slices with a false positive; NaN without lesion-free slices."""
         return _share(self.empty_with_false_positive, self.empty_slices)
 
 
@@ -76,19 +76,19 @@ def _share(part: np.ndarray, whole: np.ndarray, defined: np.ndarray | None = Non
 
 
 def score_slices(truth: np.ndarray, prediction: np.ndarray, min_px: int) -> Scores:
-    """Scores of every slice by itself.
+    """Scores of every slice.
 
     Args:
         truth, prediction: (N, H, W) bool.
-        min_px: smallest 4-connected component that counts as a lesion, true or predicted; Dice counts all pixels.
+        min_px: smallest 4-connected component, true or predicted, that counts as a lesion. Dice uses all pixels.
 
     Raises:
-        ValueError: other types, or shapes that differ.
+        ValueError: masks that are not bool, or shapes that differ.
     """
     if truth.shape != prediction.shape or truth.dtype != bool or prediction.dtype != bool:
         raise ValueError(
-            f"truth {truth.shape} {truth.dtype} and prediction {prediction.shape} {prediction.dtype}; bool of one "
-            "shape are wanted"
+            f"expected bool masks of one shape, found truth {truth.shape} {truth.dtype} and prediction "
+            f"{prediction.shape} {prediction.dtype}"
         )
     rows = [_of_slice(*pair, min_px) for pair in zip(truth, prediction, strict=True)]
     return Scores(*np.array(rows, np.int64).reshape(-1, len(fields(Scores))).T)

@@ -1,7 +1,7 @@
-"""A small segmenter of lesions: a 2-D U-Net of the parts that the diffusion network is made of.
+"""A small lesion segmenter: a 2-D U-Net from the same blocks as the diffusion network.
 
-A segmenter is a few networks whose probabilities are averaged. Its file, `segmenter-{percent}.safetensors`, holds the
-weights; the metadata entry `segmenter` is the JSON of what the networks look like and of what they were trained on.
+A segmenter is one or more networks whose probabilities are averaged. Its file, `segmenter-{percent}.safetensors`,
+contains the weights. The metadata entry `segmenter` is a JSON description of the architecture and the training set.
 """
 
 import json
@@ -24,19 +24,19 @@ from slimdiff.model.trunk import Decoder, Encoder, Middle, TrunkSpec
 BACKGROUND = -1.0
 NORM_GROUPS = 8
 MEMBERS = 1
-"""Networks of a segmenter, whose probabilities are averaged."""
+"""Default number of networks of a segmenter, whose probabilities are averaged."""
 HEAD_CHANNELS = 16
-# What a pixel is worth before anything was learnt: few are lesion (Lin et al. 2017, section 3.3).
+# Lesion probability of a pixel before training (Lin et al. 2017, section 3.3).
 LESION_PRIOR = 0.02
 
 
 class SegmentationUNet(nn.Module):
-    """Logit of lesion of every pixel of an image.
+    """U-Net that predicts the lesion logit of every pixel of an image.
 
     Args:
-        channels: feature channels a level, finest first, multiples of 16.
-        patch: side of the squares, in px, that become channels before the first convolution and pixels again after
-            the last (1: none).
+        channels: feature channels per level, finest first, multiples of 16.
+        patch: side, in px, of the square patches that are unshuffled to channels before the first convolution and
+            shuffled back after the last; 1: no patches.
     """
 
     def __init__(self, channels: tuple[int, ...], patch: int = 1):
@@ -54,7 +54,7 @@ class SegmentationUNet(nn.Module):
         self.encoder = Encoder(shape, patch**2)
         self.middle = Middle(shape, channels[-1])
         self.decoder = Decoder(shape, self.encoder.skip_widths, patch**2)
-        # There is no time and no condition: of every block's embedding only its bias is left.
+        # Without time and condition, only the bias of the embedding layer in every block has an effect.
         self.register_buffer("embedding", torch.zeros(1, 1), persistent=False)
         nn.init.constant_(self.decoder.head.bias, float(np.log(LESION_PRIOR / (1 - LESION_PRIOR))))
 
@@ -71,11 +71,11 @@ class SegmentationUNet(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """Networks of one kind, trained on the same slices from different seeds.
+    """Networks of one architecture, trained on the same slices with different seeds.
 
     Args:
-        channels, patch: of every `SegmentationUNet`.
-        members: how many.
+        channels, patch: see `SegmentationUNet`.
+        members: number of networks.
     """
 
     def __init__(self, channels: tuple[int, ...], patch: int, members: int):
@@ -91,12 +91,12 @@ class Segmenter(nn.Module):
 
 @torch.no_grad()
 def predict(segmenter: Segmenter, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
-    """Where a lesion is more likely than not.
+    """Predict lesion masks at a threshold of 0.5.
 
     Args:
-        segmenter: on the device where the work is done.
+        segmenter: the segmenter; its device is used.
         images: (N, H, W) float in [-1, 1].
-        batch_size: slices at a time; no slice's answer depends on the others.
+        batch_size: slices per batch; it does not change the result.
 
     Returns:
         (N, H, W) bool.
@@ -111,7 +111,7 @@ def predict(segmenter: Segmenter, images: np.ndarray, batch_size: int = 32) -> n
 
 
 def save_segmenter(path: Path, segmenter: Segmenter, facts: dict) -> None:
-    """Write weights and facts (what JSON can hold) atomically."""
+    """Write weights and facts (serialisable to JSON) atomically."""
     shape = {
         "channels": segmenter.channels,
         "patch": segmenter.patch,
@@ -123,17 +123,21 @@ def save_segmenter(path: Path, segmenter: Segmenter, facts: dict) -> None:
 
 
 def load_segmenter(path: Path, device: torch.device) -> tuple[Segmenter, dict]:
-    """The segmenter of a file on the device, and its facts.
+    """Load a segmenter to the device, with its facts.
 
-    Raises FileNotFoundError where there is none, ValueError where the file is something else.
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file does not contain a segmenter.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such segmenter; run slimdiff-metrics segmenter first")
+        raise FileNotFoundError(f"{path}: expected a segmenter, found no file; run slimdiff-segmenter first")
     with safe_open(path, framework="pt") as archive:
         facts = json.loads((archive.metadata() or {}).get("segmenter", "null"))
         if facts is None:
-            raise ValueError(f"{path}: a safetensors file, but not of a segmenter")
+            raise ValueError(
+                f"{path}: expected a segmenter, found another safetensors file; run slimdiff-segmenter again"
+            )
         weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
     segmenter = Segmenter(**facts.pop("network"))
     segmenter.load_state_dict(weights)
@@ -160,8 +164,8 @@ class Pairs:
     def __post_init__(self):
         if self.images.shape != self.masks.shape or self.masks.dtype != bool:
             raise ValueError(
-                f"images {self.images.shape} and masks {self.masks.shape} {self.masks.dtype}; bool masks of the "
-                "images' shape are wanted"
+                f"expected bool masks of the shape of the images, {self.images.shape}, found {self.masks.dtype} "
+                f"masks of shape {self.masks.shape}"
             )
 
     @property
@@ -186,20 +190,22 @@ class Pairs:
 def train_segmenter(
     pairs: Pairs, config: UtilityConfig, spacing_mm: float, device: torch.device, members: int = MEMBERS
 ) -> Segmenter:
-    """A segmenter of one or more networks, trained on these pairs.
+    """Train a segmenter of one or more networks on these pairs.
 
     Args:
         pairs: the training set.
-        config: size, steps, rate and seed; same seed, device and set give the same weights.
-        spacing_mm: side of a pixel, which the shifts are measured by.
-        device: where it is trained, and where it stays.
-        members: networks whose probabilities are averaged.
+        config: size, steps, learning rate and seed. The same seed, device and training set give the same weights.
+        spacing_mm: side of a pixel, for the shifts of the augmentation.
+        device: device of the training and of the returned segmenter.
+        members: number of networks whose probabilities are averaged.
 
     Raises:
         ValueError: no slice has a lesion.
     """
     if not pairs.with_lesion.any():
-        raise ValueError(f"a segmenter wants slices with a lesion, none of {len(pairs)} has one")
+        raise ValueError(
+            f"expected training slices with a lesion, found none among {len(pairs)}; add subjects with lesions"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         segmenter = Segmenter(config.channels, config.patch, members)
@@ -224,9 +230,9 @@ def _train(
     optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=WEIGHT_DECAY)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_share(step, config.steps))
     for step in tqdm(range(config.steps), desc="segmenter", unit="step", mininterval=5):
-        chances = np.random.default_rng([config.seed, number, step])
-        rows = torch.from_numpy(choose(with_lesion, config.batch_size, chances)).to(images.device)
-        x, target = augment(images[rows].float(), masks[rows], spacing_mm, chances)
+        rng = np.random.default_rng([config.seed, number, step])
+        rows = torch.from_numpy(choose(with_lesion, config.batch_size, rng)).to(images.device)
+        x, target = augment(images[rows].float(), masks[rows], spacing_mm, rng)
         loss = segmentation_loss(network(x[:, None])[:, 0], target.float())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -236,26 +242,26 @@ def _train(
 
 
 def rate_share(step: int, steps: int) -> float:
-    """Share of the peak learning rate at a step: linear up over the first tenth, times a cosine down to 0."""
+    """Learning rate at a step relative to its peak: linear warm-up over the first tenth, times cosine decay to 0."""
     return min(1.0, (step + 1) / (WARM_UP * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def choose(with_lesion: np.ndarray, size: int, chances: np.random.Generator) -> np.ndarray:
-    """Rows (size,) with replacement, half of them with a lesion where both kinds are there.
+def choose(with_lesion: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw (size,) rows with replacement, half of them with a lesion if both kinds of slices exist.
 
     Args:
         with_lesion: (N,) bool.
-        size: of the batch; of an odd one chance decides the last slice.
-        chances: where the draws come from.
+        size: batch size; if it is odd, the kind of the last slice is random.
+        chances: random generator.
     """
     kinds = [np.flatnonzero(with_lesion), np.flatnonzero(~with_lesion)]
-    lesions = int(size * LESION_SHARE + chances.random())
+    lesions = int(size * LESION_SHARE + rng.random())
     if not len(kinds[1]):
         lesions = size
     counts = (lesions, size - lesions)
     return np.concatenate(
         [
-            rows[chances.integers(len(rows), size=count)]
+            rows[rng.integers(len(rows), size=count)]
             for rows, count in zip(kinds, counts, strict=True)
             if count
         ]
@@ -263,21 +269,21 @@ def choose(with_lesion: np.ndarray, size: int, chances: np.random.Generator) -> 
 
 
 def augment(
-    images: Tensor, masks: Tensor, spacing_mm: float, chances: np.random.Generator
+    images: Tensor, masks: Tensor, spacing_mm: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Exchange left and right of half of the slices, shift each by whole pixels, and change the images' gamma.
+    """Mirror half of the slices left to right, shift each by whole pixels, and change the gamma of the images.
 
     Args:
         images: (B, H, W) in [-1, 1].
-        masks: (B, H, W) bool, flipped and shifted alike.
-        spacing_mm: side of a pixel; shifts reach 6 mm along each axis. What comes in from outside is background.
-        chances: where the draws come from.
+        masks: (B, H, W) bool, mirrored and shifted with their images.
+        spacing_mm: side of a pixel. Shifts are at most 6 mm along each axis; new pixels are background.
+        chances: random generator.
     """
     count, height, width = images.shape
     device, reach = images.device, int(MAX_SHIFT_MM / spacing_mm)
-    flip = torch.from_numpy(chances.random(count) < 0.5).to(device)
-    shift = torch.from_numpy(chances.integers(-reach, reach + 1, size=(2, count, 1))).to(device)
-    gamma = torch.from_numpy(np.exp(chances.uniform(-MAX_LOG_GAMMA, MAX_LOG_GAMMA, count)).astype(np.float32))
+    flip = torch.from_numpy(rng.random(count) < 0.5).to(device)
+    shift = torch.from_numpy(rng.integers(-reach, reach + 1, size=(2, count, 1))).to(device)
+    gamma = torch.from_numpy(np.exp(rng.uniform(-MAX_LOG_GAMMA, MAX_LOG_GAMMA, count)).astype(np.float32))
     y = torch.arange(height, device=device) - shift[0]
     x = torch.arange(width, device=device) - shift[1]
     x = torch.where(flip[:, None], width - 1 - x, x)
@@ -291,10 +297,11 @@ def augment(
 def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross-entropy + 1 - soft Dice over all pixels of the batch (Milletari et al. 2016, linear denominator).
 
-    The Dice of single slices would be undefined where there is no lesion; of the batch it is not.
+    Dice is computed over the batch, because it is undefined for a single slice without a lesion.
 
     Args:
-        logits, target: (B, H, W), the target in {0, 1}.
+        logits: (B, H, W).
+        target: (B, H, W) in {0, 1}.
     """
     probability = logits.sigmoid()
     overlap = (probability * target).sum()

@@ -1,9 +1,9 @@
-"""Whether samples help a segmenter: trained on real slices, on both, and on samples alone, judged on held-out subjects.
+"""Utility for segmentation: segmenters trained on real slices, on samples, and on both, tested on held-out subjects.
 
-Real slices alone are the same for every variant of a fold and done once: `metrics/real/fold-{k}/` gets
-`segmenter-{percent}.safetensors` and `utility_subjects.tsv`. A variant's `metrics/{variant}/fold-{k}/` gets
-`utility.tsv` (rows as in metrics.tsv) and `utility_subjects.tsv` (its own conditions). Validation subjects take no
-part: the number of steps and the threshold are fixed beforehand.
+Segmenters of real slices are the same for every variant of a fold and are trained once. They are written to
+`metrics/real/fold-{k}/` as `segmenter-{percent}.safetensors`, with `utility_subjects.tsv`. The folder
+`metrics/{variant}/fold-{k}/` contains `utility.tsv` (columns as in metrics.tsv) and the variant's own
+`utility_subjects.tsv`. Validation subjects are not used: the number of steps and the threshold are fixed in advance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,9 +39,9 @@ SCORES = {
     "false_positives": "false_positives_per_slice",
     "false_positive_share": "false_positive_share_empty",
 }
-"""Name in a row, and which of `Scores` it is."""
-CAUTION = "samples also carry what their generator learnt of the other training subjects"
-PAIRED = "paired over subjects, which the interval is over; another training could differ too"
+"""Score in the metric name, and the attribute of `Scores`."""
+CAUTION = "the generator of the samples was trained on all training subjects"
+PAIRED = "difference paired over subjects; the interval does not include the variation between trainings"
 
 
 def utility_rows(
@@ -58,12 +58,12 @@ def utility_rows(
     Args:
         names: study, variant and fold.
         percents: shares of the training subjects, ascending.
-        subjects: condition to the scores of the held-out subjects, the same subjects in the same order; without
-            `synthetic` where no segmenter could be trained on samples.
-        trts: scores of every sample, and of held-out slices in the samples' share of lesion slices, by the segmenter of
-            real slices.
-        n_boot, seed: of the intervals.
-        without_samples: why there is no `synthetic`.
+        subjects: condition to the scores of the held-out subjects, always the same subjects in the same order. The
+            condition `synthetic` is missing if no segmenter could be trained on samples.
+        trts: scores, by the segmenter of real slices, of every sample, and of held-out slices with the samples'
+            share of lesion slices.
+        n_boot, seed: number and seed of the resamplings for intervals.
+        without_samples: why the condition `synthetic` is missing.
     """
     rows = []
 
@@ -103,7 +103,7 @@ def _row(names, metric, values, floor, note, missing, n_boot, seed) -> dict:
 
 
 def _trts_row(names, score, trts, held_out, percent, n_boot, seed) -> dict:
-    """Samples have no subjects: pooled over all of them, resampled sample by sample; beside the held-out slices'."""
+    """Row of the segmenter of real slices tested on samples; samples have no subjects, so they are pooled."""
 
     def pooled(scores: Scores) -> float:
         return float(getattr(scores.pooled(), SCORES[score])[0])
@@ -114,8 +114,8 @@ def _trts_row(names, score, trts, held_out, percent, n_boot, seed) -> dict:
         return _finished(names, metric, value, None, np.nan, 0, f"no sample {kind}; at least one is required")
     interval = bootstrap.subject_bootstrap(lambda rows: pooled(trts[rows]), range(len(trts)), n_boot, seed)
     note = (
-        f"trained on real slices, {percent} %; pooled over all samples, interval over samples; floor column: the same "
-        "pooled over held-out slices, as many of them with a lesion as of samples"
+        f"trained on real slices, {percent} %; pooled over all samples, interval over samples; floor column: pooled "
+        "over held-out slices with the samples' share of lesion slices"
     )
     return _finished(names, metric, value, interval, pooled(held_out), len(trts), note)
 
@@ -138,18 +138,18 @@ def _finished(names, metric, value, interval, floor, n, note) -> dict:
 
 
 def _counts(score: str, scores: Scores) -> str:
-    """What a score could not be taken of."""
+    """Note on subjects without a score, or on the number of lesion-free slices."""
     if score in ("dice", "sensitivity"):
         empty = int(np.isnan(getattr(scores, SCORES[score])).sum())
         return f"{empty} of {len(scores)} held-out subjects have no lesion and no score" if empty else ""
     if score == "false_positive_share":
         total, flagged = scores.empty_slices.sum(), scores.empty_with_false_positive.sum()
-        return f"{flagged} of {total} slices without lesion"
+        return f"false positives in {flagged} of {total} lesion-free slices"
     return ""
 
 
 def signed_rank(differences: np.ndarray) -> str:
-    """The two-sided signed rank test of paired differences in words, with the smallest p it could give."""
+    """The two-sided signed rank test of paired differences in words, with the smallest possible p."""
     test = wilcoxon_signed_rank(differences)
     if not test.n:
         return f"no difference in any of {test.zeros} subjects"
@@ -169,15 +169,15 @@ COUNTS = tuple(field.name for field in fields(Scores))
 SHOWN = ("dice", "sensitivity", "false_positives_per_slice", "false_positive_share_empty")
 SUBJECT_COLUMNS = ("study", "variant", "fold", "participant", "condition", "share", *COUNTS, *SHOWN)
 SETTINGS = {"channels", "patch", "steps", "batch_size", "learning_rate", "seed"}
-"""Keys of section `utility` that a segmenter comes from."""
+"""Keys of section `utility` that change a segmenter."""
 
 
 class HeldOutJudge:
-    """The held-out subjects of a fold, and the training sets that can be made of its training subjects.
+    """The held-out subjects of a fold, and training sets of its training subjects.
 
     Args:
-        study: its sections `utility` and `evaluation` count.
-        fold: which.
+        study: the study; its sections `utility` and `evaluation` are used.
+        fold: number of the fold.
     """
 
     def __init__(self, study: Study, fold: int):
@@ -198,7 +198,7 @@ class HeldOutJudge:
         )
 
     def real(self, percent: int) -> Pairs:
-        """Real slices of a share of the training subjects."""
+        """Real slices of this percentage of the training subjects."""
         return self._pairs(self.store.rows_of(self.chosen[percent / 100]))
 
     def _pairs(self, rows: np.ndarray) -> Pairs:
@@ -212,13 +212,13 @@ class HeldOutJudge:
         return score_slices(pairs.masks, predict(segmenter, pairs.images), self.min_px)
 
     def by_subject(self, segmenter: Segmenter) -> tuple[np.ndarray, Scores]:
-        """Names of the held-out subjects, sorted, and the scores of each over its slices."""
+        """Names of the held-out subjects, sorted, and the scores of each over all its slices."""
         return self.score(segmenter, self.held_out).grouped(self.subjects)
 
     def written(
         self, variant: str, condition: str, percent: int | None, subjects, scores: Scores
     ) -> list[dict]:
-        """The subjects' scores of a condition as rows of utility_subjects.tsv."""
+        """Scores of the subjects under one condition, as rows of utility_subjects.tsv."""
         names = {"study": self.study.study, "variant": variant, "fold": self.fold, "condition": condition}
         share = None if percent is None else percent / 100
         return [
@@ -236,13 +236,13 @@ class HeldOutJudge:
 def nested_shares(
     patients: Sequence[str], controls: Sequence[str], shares: Sequence[float], seed: int
 ) -> dict[float, list[str]]:
-    """Share to the training subjects that belong to it: a smaller share lies within a larger one.
+    """Training subjects of each share; a smaller share is a subset of a larger one.
 
     Args:
-        patients, controls: training subjects with and without a lesion; each share has its part of both, and one
-            patient at least.
+        patients, controls: training subjects with and without a lesion. Each share contains this share of both, and
+            at least one patient.
         shares: in (0, 1].
-        seed: of the order in which subjects join.
+        seed: seed of the order in which subjects are added.
     """
     rng = np.random.default_rng(seed)
     patients, controls = (rng.permutation(sorted(names)).tolist() for names in (patients, controls))
@@ -253,9 +253,9 @@ def nested_shares(
 
 
 def pairs_of_samples(samples: Samples, tau: float, min_slice_px: int) -> Pairs:
-    """Samples as training slices: lesion where the mask lies above tau.
+    """Samples as training slices: lesion is where the mask is above tau.
 
-    Slices with a lesion of fewer than `min_slice_px` are left out, as they are when real slices are stored.
+    Samples with a lesion smaller than `min_slice_px` are left out, as in the slice store.
     """
     masks = binarise(samples.masks, tau)
     area = masks.sum(axis=(1, 2))
@@ -264,15 +264,15 @@ def pairs_of_samples(samples: Samples, tau: float, min_slice_px: int) -> Pairs:
 
 
 def same_share(with_lesion: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
-    """Rows with lesions in the share that another set has: as many as there are, chosen by the seed.
+    """Choose as many rows as possible so that their share of lesion slices equals that of another set.
 
-    Dice pooled over slices falls with every false positive on a slice without lesion, so two sets are comparable in the
-    same mix only.
+    Pooled Dice decreases with every false positive on a lesion-free slice, so two sets are only comparable with the
+    same share of lesion slices.
 
     Args:
         with_lesion: (N,) bool, the slices to choose from.
-        wanted: (M,) bool, the set whose share of lesion slices is wanted.
-        seed: of the choice.
+        wanted: (M,) bool, lesion slices of the other set.
+        seed: seed of the random choice.
     """
     rng = np.random.default_rng(seed)
     rows = [rng.permutation(np.flatnonzero(with_lesion == lesion)) for lesion in (True, False)]
@@ -284,7 +284,7 @@ def same_share(with_lesion: np.ndarray, wanted: np.ndarray, seed: int) -> np.nda
 
 
 def limited(samples: Pairs, real: Pairs, per_real: float | None, seed: int) -> Pairs:
-    """At most `per_real` samples of each class a real slice of it, chosen by the seed; None: all of them."""
+    """Random choice of at most `per_real` samples per real slice of each class; None: all samples."""
     if per_real is None:
         return samples
     rng = np.random.default_rng(seed)
@@ -296,7 +296,7 @@ def limited(samples: Pairs, real: Pairs, per_real: float | None, seed: int) -> P
 
 
 def train_on_real(study: Study, fold: int) -> None:
-    """Train the segmenters of real slices of one fold, and write them and their subjects' scores."""
+    """Train the segmenters of one fold on real slices; write the segmenters and the scores of the subjects."""
     judge, rows = HeldOutJudge(study, fold), []
     for percent in judge.config.percents:
         segmenter = judge.train(judge.real(percent))
@@ -317,7 +317,7 @@ def _facts(judge: HeldOutJudge, percent: int) -> dict:
 
 
 def evaluate_utility(study: Study, variant: str, fold: int) -> None:
-    """Train the segmenters that see one variant's samples, and write its rows and its subjects' scores."""
+    """Train segmenters on the samples of one variant; write `utility.tsv` and the scores of the subjects."""
     judge, paths, config = HeldOutJudge(study, fold), study.paths, study.utility
     real = _read_real(judge)
     segmenter_of_real = _real_segmenter(judge, config.percents[-1])
@@ -340,7 +340,7 @@ def evaluate_utility(study: Study, variant: str, fold: int) -> None:
     if drawn.with_lesion.any():
         scores["synthetic"] = judged("synthetic", None, drawn)
     else:
-        missing = f"none of {len(samples.images)} samples has a lesion of {max(1, min_slice_px)} px or more"
+        missing = f"none of {len(samples.images)} samples has a lesion of at least {max(1, min_slice_px)} px"
     trts = judge.score(segmenter_of_real, drawn)
     held_out = judge.score(segmenter_of_real, judge.held_out)
     beside = held_out[same_share(judge.held_out.with_lesion, drawn.with_lesion, config.seed)]
@@ -358,17 +358,17 @@ def _real_segmenter(judge: HeldOutJudge, percent: int) -> Segmenter:
     segmenter, facts = load_segmenter(path, judge.device)
     if facts != _facts(judge, percent):
         raise ValueError(
-            f"{path}: trained on other slices, subjects or settings than this study's; "
-            "run slimdiff-metrics segmenter again"
+            f"{path}: expected a segmenter of this study, found one of other slices, subjects or settings; "
+            "run slimdiff-segmenter again"
         )
     return segmenter
 
 
 def _read_real(judge: HeldOutJudge) -> dict[int, Scores]:
-    """By percent the held-out subjects' scores that real slices alone gave, subjects sorted."""
+    """Percent to the scores of the held-out subjects by the segmenter of real slices, subjects sorted."""
     path = judge.study.paths.utility_subjects(REAL, judge.fold)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such table; run slimdiff-metrics segmenter first")
+        raise FileNotFoundError(f"{path}: expected a table, found no file; run slimdiff-segmenter first")
     subjects = np.unique(judge.subjects)
     table = read_table(path, ("participant", "share", *COUNTS))
     found = {}
@@ -380,8 +380,8 @@ def _read_real(judge: HeldOutJudge) -> dict[int, Scores]:
         }
         if sorted(own) != subjects.tolist():
             raise ValueError(
-                f"{path}: {len(own)} subjects with share {percent / 100:g}, the fold has {len(subjects)} held-out "
-                "ones with slices; run slimdiff-metrics segmenter again"
+                f"{path}: expected the {len(subjects)} held-out subjects of the fold with share "
+                f"{percent / 100:g}, found {len(own)} subjects; run slimdiff-segmenter again"
             )
         found[percent] = Scores(
             *(np.array([int(own[name][count]) for name in subjects], np.int64) for count in COUNTS)

@@ -66,7 +66,7 @@ def test_a_proxy_of_the_environment_is_used(place, monkeypatch):
     assert all(asked.target.startswith("http://data.invalid/pub/") for asked in place.site.asked)
 
 
-def test_a_certificate_is_trusted_when_the_environment_says_so_and_never_tried_twice(tmp_path, monkeypatch):
+def test_a_certificate_is_trusted_if_the_environment_says_so_and_tried_once(tmp_path, monkeypatch, constants):
     if not shutil.which("openssl"):
         pytest.skip("no openssl to make a certificate with")
     certificate = tmp_path / "both.pem"
@@ -89,9 +89,13 @@ def test_a_certificate_is_trusted_when_the_environment_says_so_and_never_tried_t
     with serving(certificate) as site:
         place = Place(site, tmp_path)
         begin = time.monotonic()
+        constants(WAIT_S=30)
         with pytest.raises(DataError, match="certificate verify failed.*SSL_CERT_FILE"):
-            place.fetch(wait_s=30)
+            place.fetch()
         assert time.monotonic() - begin < 10 and site.asked == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
+        with pytest.raises(DataError, match=r"certificate.*gone\.pem"):
+            place.fetch()
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
         place.fetch()
         assert not place.wrong()
@@ -113,7 +117,7 @@ def test_ds004199_by_its_command(tmp_path, shared_data):
         command = [sys.executable, "-m", "slimdiff", "fetch", "--config", str(study)]
         done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "255 of 428 files could not be fetched" in done.stderr
+    assert "255 of 428 files could not be downloaded" in done.stderr
     assert "HTTP 404" in done.stderr and "sub-00170_acq-" in done.stderr and "T1w" not in done.stderr
     assert (tmp_path / "data" / "participants.tsv").read_bytes() == (source / "participants.tsv").read_bytes()
     assert len(list((tmp_path / "data").glob("sub-*/anat/*_FLAIR.json"))) == 170

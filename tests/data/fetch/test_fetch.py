@@ -54,11 +54,11 @@ def test_a_wrong_file_stays_until_the_right_one_is_whole(place):
     assert not place.wrong()
 
 
-def test_the_t1w_images_come_only_when_they_are_wanted(place):
+def test_the_t1w_images_come_only_if_the_study_s_images_are_t1w(place):
     place.publish(**{T1W: b"t1w" * 100})
     place.fetch()
     assert place.wrong() == [T1W] and not place.asked(T1W)
     assert json.loads(place.record.read_text())["files"] == 4
-    place.fetch(t1w=True)
+    place.fetch(image_suffix="T1w")
     assert not place.wrong() and len(place.site.asked) == 5
     assert json.loads(place.record.read_text())["files"] == 5

@@ -61,7 +61,7 @@ def test_ids_without_the_prefix_are_understood_where_the_folder_exists(dataset):
 
 def test_a_participants_tsv_of_another_dataset_is_an_error(dataset):
     replace_text(dataset / "participants.tsv", "sub-", "sub-00")
-    with pytest.raises(DataError, match=r"participants\.tsv.*sub-001, sub-002, sub-003.*sub-1, sub-2, sub-3"):
+    with pytest.raises(DataError, match=r"participants\.tsv.*sub-1, sub-2, sub-3.*sub-001, sub-002, sub-003"):
         bids(dataset)
 
 
@@ -74,9 +74,9 @@ def test_suffixes_are_configurable(dataset, tree):
 
 
 def test_one_suffix_for_two_kinds_of_files_is_an_error(dataset):
-    with pytest.raises(DataError, match=r"data\.mask_suffix: FLAIR is data\.image_suffix too"):
+    with pytest.raises(DataError, match=r"data\.mask_suffix: .*data\.image_suffix, found FLAIR"):
         bids(dataset, mask_suffix="FLAIR")
-    with pytest.raises(DataError, match=r"data\.brain_suffix: FLAIR_roi"):
+    with pytest.raises(DataError, match=r"data\.brain_suffix: .*found FLAIR_roi"):
         bids(dataset, brain_suffix="FLAIR_roi")
 
 
@@ -235,7 +235,7 @@ def test_a_participant_described_twice_is_an_error_unless_the_splits_differ(data
     described.write_text(before + "sub-1\thc\ttest\tn/a\t99\n")
     one, *others = bids(dataset)
     assert flags(one) == ["two_splits"]
-    assert "splits train and test" in one.flags[0].reason
+    assert "found train and test" in one.flags[0].reason
     assert (one.group, one.split, one.further["age"]) == ("fcd", "train", "31"), "the first line stands"
     assert not any(row.flags for row in others)
 

@@ -45,12 +45,12 @@ def test_suffixes_are_configurable(tree):
     rows = brats(root, image_suffix="FLAIR", mask_suffix="lesion")
     assert [row.mask.name for row in rows] == [f"{case}_lesion.nii.gz" for case in CASES]
     assert brats(root, image_suffix="t1", mask_suffix="lesion")[0].image.name == f"{CASES[0]}_t1.nii.gz"
-    with pytest.raises(DataError, match=r"no case.*_T2\.nii\.gz.*data\.image_suffix"):
+    with pytest.raises(DataError, match=r"expected .*_T2\.nii\.gz.*data\.image_suffix"):
         brats(root, image_suffix="T2", mask_suffix="lesion")
-    with pytest.raises(DataError, match="no case"):
+    with pytest.raises(DataError, match="found none"):
         # A suffix is no pattern.
         brats(root, image_suffix="FLAI.", mask_suffix="lesion")
-    with pytest.raises(DataError, match=r"data\.mask_suffix: FLAIR"):
+    with pytest.raises(DataError, match=r"data\.mask_suffix: .*found FLAIR"):
         brats(root, image_suffix="FLAIR", mask_suffix="FLAIR")
 
 
@@ -111,7 +111,7 @@ def test_a_case_without_an_image_stays_with_its_reason(tree):
     assert rows["BraTS_empty"].excluded == "no flair image"
     # A patient, as its mask says: never left out without a word.
     (flag,) = rows[CASES[1]].flags
-    assert flag.name == "missing_file" and f"{CASES[1]}_flair.nii.gz: not there" in flag.reason
+    assert flag.name == "missing_file" and f"{CASES[1]}_flair.nii.gz: not found" in flag.reason
     assert rows[CASES[1]].mask.name == f"{CASES[1]}_seg.nii.gz" and rows[CASES[1]].included
 
 
@@ -123,7 +123,7 @@ def test_hidden_copies_are_nobody_s(tree):
 
 
 def test_without_cases_or_folder_is_an_error(tree, tmp_path):
-    with pytest.raises(DataError, match=r"no case, neither \{case\}_flair\.nii\.gz or \{case\}_t2f\.nii\.gz"):
+    with pytest.raises(DataError, match=r"expected \{case\}_flair\.nii\.gz or \{case\}_t2f\.nii\.gz"):
         brats(tree("notes.txt"))
-    with pytest.raises(DataError, match=r"data\.root: .*absent is no folder"):
+    with pytest.raises(DataError, match=r"data\.root: .*found no folder .*absent"):
         brats(tmp_path / "absent")

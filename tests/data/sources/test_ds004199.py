@@ -21,8 +21,8 @@ CHOICES = (
 )
 
 
-def fetched(root: Path, t1w: bool = False, **more) -> list:
-    fetch = FetchConfig(dataset="ds004199", t1w=t1w)
+def fetched(root: Path, **more) -> list:
+    fetch = FetchConfig(dataset="ds004199")
     return discover(DataConfig(source="bids", root=str(root), fetch=fetch, **more), Path("unused"))
 
 
@@ -92,15 +92,15 @@ def test_the_manifest_has_the_last_word_on_who_is_thick(tmp_path):
 
 
 def test_images_that_are_not_fetched_are_not_planned_with(tmp_path):
-    before = fetched(tmp_path, t1w=True, image_suffix="T1w")
+    before = fetched(tmp_path, image_suffix="T1w")
     assert len(before) == 170 and all(row.included for row in before)
     # The manifest has no facts about how these were acquired; a sidecar that comes later changes nothing.
     sidecar = before[0].image.with_name(before[0].image.name.replace(".nii.gz", ".json"))
     sidecar.parent.mkdir(parents=True)
     sidecar.write_text('{"MRAcquisitionType": "2D"}')
-    assert fetched(tmp_path, t1w=True, image_suffix="T1w") == before
-    with pytest.raises(DataError, match=r"_T1w\.nii\.gz; see data\.image_suffix"):
-        fetched(tmp_path, image_suffix="T1w")
+    assert fetched(tmp_path, image_suffix="T1w") == before
+    with pytest.raises(DataError, match=r"_T2w\.nii\.gz.*see data\.image_suffix"):
+        fetched(tmp_path, image_suffix="T2w")
 
 
 def test_files_that_were_not_asked_for_make_no_difference(tmp_path):

@@ -50,7 +50,7 @@ def test_cases_are_found_with_split_channel_and_label(cases, channel):
 def test_a_test_case_without_a_label_is_excluded_not_a_control(cases):
     rows = nnunet(cases)
     assert [row.included for row in rows] == [True, True, True, False]
-    assert rows[3].excluded == ("no label FCD_003.nii.gz in labelsTs: whether it has a lesion is not known")
+    assert rows[3].excluded == ("no label FCD_003.nii.gz in labelsTs: whether it has a lesion is unknown")
 
 
 def test_a_training_case_without_a_label_is_flagged(cases):
@@ -95,7 +95,7 @@ def test_without_images_or_labels_is_an_error(cases, part, emptied):
 def test_a_channel_that_dataset_json_does_not_have_is_an_error(cases, key):
     describe(cases, **{key: {"0": "FLAIR", "1": "T1w"}})
     assert nnunet(cases, channel=1)[0].image.name == "FCD_000_0001.nii.gz"
-    with pytest.raises(DataError, match=r"data\.channel: 2, .*dataset\.json.*0 \(FLAIR\), 1 \(T1w\)"):
+    with pytest.raises(DataError, match=r"data\.channel: .*dataset\.json.*0 \(FLAIR\), 1 \(T1w\); found 2"):
         nnunet(cases, channel=2)
 
 
@@ -122,10 +122,10 @@ def test_the_file_ending_is_that_of_dataset_json_or_any_of_nifti(cases):
     describe(cases, file_ending=".nii")
     assert nnunet(cases)[:3] == unpacked[:3]
     describe(cases, file_ending=".nii.gz")
-    with pytest.raises(DataError, match=r"imagesTr: no image; \{case\}_0000\.nii\.gz"):
+    with pytest.raises(DataError, match=r"imagesTr: expected \{case\}_0000\.nii\.gz, found no image"):
         nnunet(cases)
     describe(cases, file_ending=".png")
-    with pytest.raises(DataError, match=r"dataset\.json: file_ending '\.png'.*\.nii\.gz or \.nii"):
+    with pytest.raises(DataError, match=r"dataset\.json: expected file_ending \.nii\.gz or \.nii, found '\.png'"):
         nnunet(cases)
 
 

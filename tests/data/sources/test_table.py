@@ -62,7 +62,7 @@ def test_brain_masks_and_further_columns_are_carried_along(volumes):
     [
         ("a\tin/a.nii.gz\tin/a_mask.nii.gz\na\tin/b.nii.gz\tn/a", ("duplicate participant a",)),
         ("a/b\tin/a.nii.gz\tin/a_mask.nii.gz", ("line 2", "a/b")),
-        ("a\tn/a\tin/a_mask.nii.gz", ("line 2", "no image")),
+        ("a\tn/a\tin/a_mask.nii.gz", ("line 2", "column image")),
         ("a\tin/a.nii.gz", ("line 2", "found 2")),
         ("a\tin/a.nii.gz\tn/a", ("no subject with a lesion mask",)),
         ("a\tin/absent.nii.gz\tn/a", ("no subject with a lesion mask", "line 2", "absent.nii.gz")),
@@ -114,7 +114,7 @@ def test_a_participant_in_two_splits_is_one_with_a_flag(volumes):
     assert ["lost_mask" in a.flags[0].reason, "gone" in a.flags[1].reason] == [True, True], (
         "both lines are looked at"
     )
-    assert "splits train and test" in a.flags[2].reason
+    assert "found train and test" in a.flags[2].reason
     for splits in (("train", "train"), ("train", "n/a")):
         same = [line.rsplit("\t", 1)[0] + f"\t{split}" for line, split in zip(lines, splits, strict=True)]
         with pytest.raises(DataError, match="duplicate participant a"):

@@ -118,9 +118,9 @@ def _header(*fields):
 
 BY_QFORM = ((252, "<h", 1), (254, "<h", 0))
 FAULTS = {
-    "nothing there": (lambda p: None, "missing_file", "is not there"),
+    "nothing there": (lambda p: None, "missing_file", "not found"),
     "a link to nowhere": (_link, "missing_file", "gone.nii.gz"),
-    "below a file": (lambda p: p.parent.touch(), "missing_file", "not there", "f/v.nii.gz"),
+    "below a file": (lambda p: p.parent.touch(), "missing_file", "not found", "f/v.nii.gz"),
     "no bytes": (lambda p: p.touch(), "empty_file", "0 bytes"),
     "a folder": (lambda p: p.mkdir(), "unreadable", "folder"),
     "gzip that ends early": (lambda p: _cut(p, False), "truncated", "too early"),
@@ -140,7 +140,7 @@ FAULTS = {
     "named plain and gz": (
         lambda p: p.write_bytes(gzip.compress(_image(p.with_name("p.nii")).read_bytes())),
         "unreadable",
-        "gzipped and not named",
+        "gzipped but not named",
         "v.nii",
     ),
     "another ending": (lambda p: p.write_bytes(b"x"), "unreadable", ".nii or .nii.gz", "v.mgz"),
@@ -188,6 +188,23 @@ FAULTS = {
     "two axes": (lambda p: _image(p, head(1)[:, :, 9]), "not_3d", "(32, 32"),
     "one slice": (lambda p: _image(p, head(1)[:, :, 9:10]), "not_3d", "(32, 32, 1)"),
 }
+
+
+def test_a_qfac_of_zero_means_one(tmp_path):
+    """NIfTI-1 standard, method 2: "If pixdim[0] = 0, it is taken as 1"; nibabel refuses such a qform."""
+    plain = read_nifti(_header(*BY_QFORM)(tmp_path / "a.nii.gz"))
+    found = read_nifti(_header(*BY_QFORM, (76, "<f", 0))(tmp_path / "b.nii.gz"))
+    np.testing.assert_array_equal(found.affine, plain.affine)
+    mirrored = read_nifti(_header(*BY_QFORM, (76, "<f", -1))(tmp_path / "c.nii.gz"))
+    assert not np.array_equal(mirrored.affine, plain.affine)
+
+
+@pytest.mark.parametrize("excess", [1e-6, 5e-5])
+def test_a_quaternion_a_rounding_above_one_is_a_half_turn(tmp_path, excess):
+    b = np.float32(1 + excess)
+    found = read_nifti(_header(*BY_QFORM, (256, "<f", b), (260, "<f", 0), (264, "<f", 0))(tmp_path / "a.nii.gz"))
+    # Half a turn about x: y and z change their signs.
+    np.testing.assert_allclose(found.affine[:3, :3], np.diag([6, -6, -6]), atol=1e-2)
 
 
 @pytest.mark.parametrize("case", FAULTS)
@@ -264,7 +281,7 @@ ELSEWHERE = AFFINE + np.array([[0, 0, 0, 2.0], *[[0.0] * 4] * 3])
 FAR = AFFINE + np.array([[0, 0, 0, 1e4], *[[0.0] * 4] * 3])
 PAIRS = {
     "NaN in the image": ({"image": _changed(head(1), np.nan)}, "not_finite", "1 of 32768"),
-    "bytes in the wrong order": ({"image": head(1) * np.float32(1e20)}, "not_finite", "no intensities"),
+    "bytes in the wrong order": ({"image": head(1) * np.float32(1e20)}, "not_finite", "expected intensities"),
     "a constant image": ({"image": np.full((32, 32, 32), 7.0, np.float32)}, "constant", "7 everywhere"),
     "NaN in the mask": ({"mask": _changed(LESION, np.nan)}, "not_finite", "mask"),
     "another shape": ({"mask": LESION[:-1]}, "other_grid", "(31, 32, 32)"),
@@ -278,7 +295,7 @@ PAIRS = {
     "a mask beside the image": (
         {"mask_affine": FAR, "mask_grid": "resample"},
         "other_grid",
-        "nothing of the lesion",
+        "lies outside the image",
     ),
 }
 

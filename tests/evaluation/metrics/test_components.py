@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 from skimage.measure import label, regionprops
 
-from slimdiff.evaluation.metrics.components import FEATURES, blocks, components_of
+from slimdiff.evaluation.metrics.components import FEATURES, components_of, stack_blocks
 
 AREA, SOLIDITY = FEATURES.index("area"), FEATURES.index("solidity")
 ECCENTRICITY, MINOR = FEATURES.index("eccentricity"), FEATURES.index("minor_axis")
@@ -159,7 +159,7 @@ def test_slices_with_little_lesion_are_left_out_whole():
 
 def test_a_slice_does_not_depend_on_the_stack_it_is_in():
     masks = blobs(150, 160, 3, 0.03, seed=6)
-    assert len(list(blocks(masks.shape))) > 1
+    assert len(list(stack_blocks(masks.shape))) > 1
     whole = components_of(masks)
     each = [components_of(mask[None]) for mask in masks]
     assert np.array_equal(whole.features, np.concatenate([one.features for one in each]))
@@ -177,12 +177,12 @@ def test_no_lesion_is_no_component(shape):
 
 @pytest.mark.parametrize("masks", [np.zeros((4, 4), bool), np.zeros((1, 4, 4), np.uint8)])
 def test_other_masks_are_refused(masks):
-    with pytest.raises(ValueError, match=r"bool \(N, H, W\) is wanted"):
+    with pytest.raises(ValueError, match=r"expected bool masks of shape \(N, H, W\)"):
         components_of(masks)
 
 
 def test_blocks_cover_a_stack_once():
     for shape, pixels in (((10, 8, 8), 200), ((7, 8, 8), 1), ((3, 8, 8), 10**6)):
-        covered = np.concatenate([np.arange(shape[0])[block] for block in blocks(shape, pixels)])
+        covered = np.concatenate([np.arange(shape[0])[block] for block in stack_blocks(shape, pixels)])
         assert covered.tolist() == list(range(shape[0]))
-        assert all((block.stop - block.start) * 64 <= max(pixels, 64) for block in blocks(shape, pixels))
+        assert all((block.stop - block.start) * 64 <= max(pixels, 64) for block in stack_blocks(shape, pixels))

@@ -32,7 +32,7 @@ def test_every_grey_level_survives_the_way_back_and_forth():
         (np.zeros((1, 4, 4), np.int64), TypeError, "int64"),
         (np.full((1, 4, 4), 255.0), ValueError, "255"),
         (np.full((1, 4, 4), -1.01), ValueError, "-1.01"),
-        (np.array([[[0.0, np.nan]]]), ValueError, "1 values that are NaN"),
+        (np.array([[[0.0, np.nan]]]), ValueError, "found 1 that are NaN"),
         (np.array([[[0.0, np.inf]]]), ValueError, "NaN or infinite"),
         (np.zeros((4, 4)), ValueError, r"\(4, 4\)"),
     ],

@@ -229,7 +229,7 @@ def test_ring_and_erosion_are_parameters():
 @pytest.mark.parametrize("settings", [{"ring_px": 0}, {"erode_px": -1}])
 def test_rings_of_no_width_are_refused(settings, slice_pairs):
     images, masks = slice_pairs
-    with pytest.raises(ValueError, match="at least 1 and 0 are wanted"):
+    with pytest.raises(ValueError, match="expected ring_px >= 1 and erode_px >= 0"):
         pair_features(images[:1], masks[:1], **settings)
 
 
@@ -242,7 +242,7 @@ def test_an_image_out_of_range_is_refused_whatever_its_mask():
 
 def test_shapes_must_agree(slice_pairs):
     images, masks = slice_pairs
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(ValueError, match="expected images and masks of one shape"):
         pair_features(images[:3], masks[:2])
 
 

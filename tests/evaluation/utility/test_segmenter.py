@@ -117,7 +117,7 @@ def test_more_slices_do_not_mean_more_steps(monkeypatch):
 
 
 def test_a_set_without_lesion_is_refused():
-    with pytest.raises(ValueError, match="none of 3 has one"):
+    with pytest.raises(ValueError, match="found none among 3"):
         train_segmenter(blobs(6, seed=6)[np.array([0, 2, 4])], CONFIG, 2.0, CPU)
 
 
@@ -196,10 +196,10 @@ def test_a_file_gives_the_segmenter_back(learnt, tmp_path):
 
 
 def test_files_that_are_none_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent\.safetensors.*slimdiff-metrics segmenter"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.safetensors.*slimdiff-segmenter"):
         load_segmenter(tmp_path / "absent.safetensors", CPU)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"other\.safetensors.*not of a segmenter"):
+    with pytest.raises(ValueError, match=r"other\.safetensors.*expected a segmenter, found another"):
         load_segmenter(tmp_path / "other.safetensors", CPU)
 
 

@@ -184,7 +184,7 @@ def test_f11_the_same_stage_again_gives_the_same_bytes(study):
 @pytest.mark.parametrize(
     ("what", "section", "named"),
     [
-        ("utility", {"shares": [0.5]}, ("utility_subjects.tsv", "0 subjects with share 0.5")),
+        ("utility", {"shares": [0.5]}, ("utility_subjects.tsv", "share 0.5, found 0 subjects")),
         ("utility", {"steps": 61}, ("segmenter-100.safetensors", "other slices, subjects or settings")),
         ("utility", None, ("zbin-00",)),
         ("segmenter", {"device": "mps"}, ("device mps",)),
@@ -206,7 +206,7 @@ def test_segmenters_of_real_slices_come_first(study, tmp_path):
     shutil.copytree(study.paths.root, elsewhere.paths.root)
     path = elsewhere.paths.utility_subjects("real", 0)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{path}.*slimdiff-metrics segmenter"):
+    with pytest.raises(FileNotFoundError, match=f"{path}.*slimdiff-segmenter"):
         evaluate_utility(elsewhere, "helps", 0)
 
 

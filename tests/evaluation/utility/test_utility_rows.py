@@ -75,7 +75,7 @@ def test_few_subjects_give_no_interval_and_none_with_a_lesion_no_number():
 def test_what_the_generator_saw_is_told_where_less_than_all_subjects_were_used():
     rows = table(subjects([4] * 6), subjects([5] * 6), percents=(25, 100))
     for metric, row in rows.items():
-        told = "generator learnt of the other training subjects" in row["reason"]
+        told = "generator of the samples was trained on all training subjects" in row["reason"]
         assert told == (metric.endswith("_25") and "_real_25" not in metric), metric
 
 
@@ -103,7 +103,7 @@ def test_samples_without_any_lesion_leave_the_rows_of_samples_alone_with_a_reaso
         (NO_SAMPLES, NO_SAMPLES),
         10,
         0,
-        "none of 9 samples has a lesion of 5 px or more",
+        "none of 9 samples has a lesion of at least 5 px",
     )
     (row,) = [row for row in rows if row["metric"] == "utility_dice_synthetic"]
     assert math.isnan(row["value"]) and row["reason"].startswith("none of 9 samples")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from slimdiff.files import read_table
-from slimdiff.tables import read_frame, write_frame
+from slimdiff.dataframes import read_frame, write_frame
 
 ROWS = [
     {"a": 'x "q" y', "b": 1.5, "c": None, "d": 3},

@@ -1,0 +1,61 @@
+"""The stage cache where the study harmonises intensities, on the tiny study's volumes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from slimdiff import cli
+from slimdiff.config import Study
+from slimdiff.data.folds import read_folds
+from slimdiff.data.participants import read_participants, write_participants
+from slimdiff.data.store import SliceStore
+from slimdiff.report.participants import participants_body, read_records
+
+
+@pytest.fixture
+def harmonised(prepared, tmp_path) -> Study:
+    """The tiny study with `harmonise: histogram`, its volumes and folds made, its slices not."""
+    root = tmp_path / prepared.study
+    root.mkdir()
+    for name in ("participants.tsv", "folds.tsv", "volumes"):
+        (root / name).symlink_to(prepared.paths.root / name)
+    values = prepared.model_dump(mode="json") | {"results_dir": str(tmp_path)}
+    values["preprocess"]["harmonise"] = "histogram"
+    return Study.model_validate_json(json.dumps(values))
+
+
+def test_slices_are_harmonised_and_the_report_says_from_whom(harmonised, store, capsys):
+    assert cli.run_stage("cache", ["--config", harmonised.model_dump_json()]) == 0
+    assert "histogram landmarks: learned from 8 all included participants" in capsys.readouterr().err
+    found = SliceStore.open(harmonised.paths.store)
+    assert found.participant.tolist() == store.participant.tolist()
+    np.testing.assert_array_equal(found.masks, store.masks)
+    assert not np.array_equal(found.images, store.images)
+    # Subjects differ less in their mean intensity than before.
+    spread = [
+        np.std([of.images[of.participant == name].astype(np.float32).mean() for name in set(of.participant)])
+        for of in (found, store)
+    ]
+    assert spread[0] < spread[1]
+    people = read_participants(harmonised.paths.participants)
+    splits = [read_folds(harmonised.paths.folds, fold) for fold in range(harmonised.folds.k)]
+    records = read_records(
+        {row.participant_id: harmonised.paths.volume_json(row.participant_id) for row in people}
+    )
+    page = participants_body(people, records, splits, found)
+    assert "histogram landmarks, learned from" in page
+
+
+def test_landmarks_are_learned_without_the_test_subjects_of_a_split(harmonised, capsys):
+    table = read_participants(harmonised.paths.participants)
+    harmonised.paths.participants.unlink()
+    marked = [replace(row, split="test" if i == 0 else "train") for i, row in enumerate(table)]
+    write_participants(harmonised.paths.participants, marked)
+    values = harmonised.model_dump(mode="json")
+    values["folds"]["use_split"] = True
+    assert cli.run_stage("cache", ["--config", json.dumps(values)]) == 0
+    facts = SliceStore.open(harmonised.paths.store).facts["harmonise"]
+    assert facts["participants"] == [row.participant_id for row in table[1:]]
+    assert facts["learned_from"] == "training subjects of the split"
