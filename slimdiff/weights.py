@@ -163,7 +163,7 @@ def path(name: str, fetch: bool = True) -> Path:
         return found
     if weights.source.by_hand:
         raise WeightsUnavailable(
-            f"weights '{name}': not on this machine, and never downloaded. {_by_hand(weights)}"
+            f"weights '{name}': not on this machine; slimdiff does not download these weights. {_by_hand(weights)}"
         )
     if found and weights.member is None:
         _check_sha256(found, weights.source.sha256, name)

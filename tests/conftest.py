@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# The helpers' module: pytest's importlib mode puts no folder on the path.
+# For tests/helpers: in importlib mode pytest adds no folder to the path.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from helpers.synthetic import study_mapping, write_bids  # noqa: E402
@@ -36,7 +36,7 @@ def bids_root(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def study_values(bids_root, tmp_path) -> dict:
-    """A study of the tiny dataset as a mapping; its results lie in the test's own folder."""
+    """A study of the tiny dataset as a mapping; its results are in the folder of the test."""
     return study_mapping(bids_root, tmp_path / "results")
 
 
@@ -72,7 +72,7 @@ def store(prepared):
 
 @pytest.fixture(scope="session")
 def trained(prepared, store, tmp_path_factory) -> Path:
-    """model.safetensors of a few steps. The head starts at zero, so enough steps are taken to leave it."""
+    """model.safetensors of a few steps: enough for a non-zero output head, which starts at zero."""
     from slimdiff.data.folds import read_folds
     from slimdiff.training.trainer import Trainer
 

@@ -1,4 +1,4 @@
-"""The commands on the tiny study, one after the other, and what they say when something is wrong."""
+"""The commands on the tiny study, in order, and their error messages."""
 
 import json
 import os
@@ -88,8 +88,8 @@ def test_a_study_from_volumes_to_samples(study_file):
     assert not [name for name in written(paths.root) if Path(name).name.startswith(".")]
 
 
-def test_stages_run_from_their_own_part_of_the_study(study_file):
-    """As Snakemake calls them: inline JSON with the stage's sections only, one cell at a time."""
+def test_stages_run_from_their_own_sections_of_the_study(study_file):
+    """As called by Snakemake: inline JSON with the sections of the stage only, one variant and fold at a time."""
     study = load_study(study_file)
     for stage in ("participants", "preprocess", "kfold", "cache"):
         assert call(stage, config_of(stage, study)) == 0
@@ -100,7 +100,7 @@ def test_stages_run_from_their_own_part_of_the_study(study_file):
         f"base/fold-1/zbin-02.{ending}" for ending in ("npz", "tsv", "json")
     }
     assert not study.paths.model("base", 0).exists()
-    # One z-bin drawn alone is the same as within the whole.
+    # A z-bin drawn alone equals the same z-bin of a whole run.
     alone = np.load(study.paths.samples_stem("base", 1, 2).with_suffix(".npz"))["images"]
     assert call("generate", study_file, "--fold", "1") == 0
     again = np.load(study.paths.samples_stem("base", 1, 2).with_suffix(".npz"))["images"]
@@ -130,7 +130,7 @@ def test_auto_range_uses_the_folds(study_values, tmp_path):
     assert 21 < last < 31
 
 
-def test_samples_of_a_checkpoint_of_its_own(study_file, trained, tmp_path):
+def test_samples_of_a_given_checkpoint(study_file, trained, tmp_path):
     out = tmp_path / "mine"
     assert call("generate", study_file, "--ckpt", str(trained), "--out_dir", str(out), "--z_bins", "1") == 0
     assert written(out) == {"zbin-01.npz", "zbin-01.tsv", "zbin-01.json"}
@@ -157,7 +157,7 @@ def test_the_phantom_is_written_where_the_study_expects_it(tmp_path):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_bad_configuration_stops_every_command(command, study_values, tmp_path, capsys):
+def test_an_invalid_configuration_stops_every_command(command, study_values, tmp_path, capsys):
     study_values["training"]["stepps"] = 3
     path = tmp_path / "bad.yaml"
     path.write_text(json.dumps(study_values))
@@ -173,15 +173,15 @@ def test_a_bad_configuration_stops_every_command(command, study_values, tmp_path
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_takes_its_arguments_again(command):
-    """An entry point called twice in a process parses alike."""
+def test_every_command_can_be_called_twice(command):
+    """A second call in the same process parses its arguments as the first."""
     for _ in range(2):
         with pytest.raises(SystemExit) as caught:
             getattr(cli, command)(["--help"])
         assert caught.value.code == 0
 
 
-def test_metrics_takes_what_as_a_word_every_time(study_values, tmp_path, capsys):
+def test_metrics_takes_its_positional_argument_in_every_call(study_values, tmp_path, capsys):
     path = tmp_path / "bad.yaml"
     path.write_text("study: 3\n")
     for _ in range(2):
@@ -198,7 +198,7 @@ def test_a_stage_without_its_inputs_names_them(command, study_file, tmp_path, ca
     assert not (tmp_path / "results").exists()
 
 
-def test_errors_of_the_data_are_reported_and_nothing_is_left(study_values, tmp_path, capsys):
+def test_errors_in_the_data_are_reported_and_nothing_is_written(study_values, tmp_path, capsys):
     study_values["data"]["mask_suffix"] = "lesion"
     path = tmp_path / "bad.yaml"
     path.write_text(json.dumps(study_values))
@@ -219,7 +219,7 @@ def test_errors_of_the_data_are_reported_and_nothing_is_left(study_values, tmp_p
         (["--variant", "absent"], "absent"),
     ],
 )
-def test_generate_refuses_what_it_cannot_do(arguments, named, study_file, trained, tmp_path, capsys):
+def test_generate_refuses_invalid_arguments(arguments, named, study_file, trained, tmp_path, capsys):
     out = tmp_path / "out"
     filled = [text.format(trained=trained, out=out) for text in arguments]
     assert call("generate", study_file, *filled) == 2
@@ -228,7 +228,7 @@ def test_generate_refuses_what_it_cannot_do(arguments, named, study_file, traine
     assert not (tmp_path / "results").exists()
 
 
-def test_train_refuses_a_fold_that_is_not_there(study_file, capsys):
+def test_train_refuses_a_missing_fold(study_file, capsys):
     prepare(study_file)
     capsys.readouterr()
     assert call("train", study_file, "--fold", "5") == 2
@@ -237,7 +237,7 @@ def test_train_refuses_a_fold_that_is_not_there(study_file, capsys):
 
 
 @pytest.mark.parametrize("prior", ["concat", "cross_attention"])
-def test_f9_a_network_that_sees_priors_is_not_trained_without_them(study_values, tmp_path, capsys, prior):
+def test_f9_a_network_with_priors_is_not_trained_without_them(study_values, tmp_path, capsys, prior):
     study_values["model"] = {**study_values["model"], "prior": prior}
     config = tmp_path / "prior.json"
     config.write_text(json.dumps(study_values))
@@ -255,7 +255,7 @@ def test_f9_a_network_that_sees_priors_is_not_trained_without_them(study_values,
     assert call("generate", config, "--fold", "0", "--z_bins", "1") == 0
 
 
-def test_every_conditioning_at_once_trains_and_samples(study_values, tmp_path):
+def test_all_conditions_together_train_and_sample(study_values, tmp_path):
     """Null token, acquisition, augmentation, learned weights and the frequency term, with guidance when sampling."""
     root = tmp_path / "bids"
     shutil.copytree(study_values["data"]["root"], root)
@@ -282,7 +282,7 @@ def test_every_conditioning_at_once_trains_and_samples(study_values, tmp_path):
     assert {row["acquisition"] for row in manifest} <= {"T2sel", "tse"}
 
 
-def test_acquisition_labels_want_every_slice_s_and_two_at_least(study_values, tmp_path, capsys):
+def test_model_acquisition_requires_the_protocol_of_every_slice(study_values, tmp_path, capsys):
     study_values["model"] = {**study_values["model"], "acquisition": True}
     config = tmp_path / "acquisition.json"
     config.write_text(json.dumps(study_values))
@@ -292,8 +292,8 @@ def test_acquisition_labels_want_every_slice_s_and_two_at_least(study_values, tm
     assert "model.acquisition" in message and "n/a" in message
 
 
-def test_a_checkpoint_decides_what_it_can_be_asked(study_values, trained, tmp_path, capsys):
-    """The study's model section does not matter to a checkpoint of its own; the checkpoint's does."""
+def test_generation_settings_are_checked_against_the_checkpoint(study_values, trained, tmp_path, capsys):
+    """With --ckpt the model section of the checkpoint applies, not that of the study."""
     study_values["generation"] |= {"guidance": 2.0}
     config = tmp_path / "guided.json"
     config.write_text(json.dumps(study_values))
@@ -303,8 +303,8 @@ def test_a_checkpoint_decides_what_it_can_be_asked(study_values, trained, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_terminated_training_goes_on_where_it_stopped(study_values, tmp_path):
-    """F5, F13 with the real command in a process of its own: SIGTERM, exit 143, run again, same model."""
+def test_a_terminated_training_resumes_where_it_stopped(study_values, tmp_path):
+    """F5, F13 with the real command in a separate process: SIGTERM, exit 143, resume, identical model."""
     study_values["training"].update(steps=40, log_every=5, save_every=1000)
     path = tmp_path / "study.yaml"
     path.write_text(json.dumps(study_values))
@@ -312,16 +312,16 @@ def test_a_terminated_training_goes_on_where_it_stopped(study_values, tmp_path):
     prepare(path)
     assert call("train", path, "--fold", "0") == 0
     checkpoint = study.paths.model("base", 0) / "model.safetensors"
-    wanted = checkpoint.read_bytes()
+    expected = checkpoint.read_bytes()
     checkpoint.unlink()
     script = (
         "import sys, torch; torch.set_num_threads(1)\n"
         "from slimdiff.training.trainer import Trainer\n"
         "advance = Trainer.advance\n"
-        "def told(self):\n"
+        "def slow_advance(self):\n"
         "    if self.step == 10: print('ready', flush=True); import time; time.sleep(2)\n"
         "    return advance(self)\n"
-        "Trainer.advance = told\n"
+        "Trainer.advance = slow_advance\n"
         "from slimdiff.cli import train\n"
         "sys.exit(train(sys.argv[1:]))\n"
     )
@@ -332,10 +332,10 @@ def test_a_terminated_training_goes_on_where_it_stopped(study_values, tmp_path):
     ) as process:
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGTERM)
-        # The signal's handler returns into the sleep, which goes on; the step that follows ends the run.
+        # The sleep continues after the signal handler; the run ends after the next step.
         _, err = process.communicate(timeout=90)
     assert process.returncode == 143, err
     assert b"stopped at step 11" in err
     assert not checkpoint.exists()
     assert call("train", path, "--fold", "0") == 0
-    assert checkpoint.read_bytes() == wanted
+    assert checkpoint.read_bytes() == expected

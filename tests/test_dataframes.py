@@ -1,11 +1,11 @@
-"""Tables through pandas hold what the plain reader reads, and refuse what is broken."""
+"""Tables read through pandas equal those of the plain reader; broken tables are refused."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from slimdiff.files import read_table
 from slimdiff.dataframes import read_frame, write_frame
+from slimdiff.files import read_table
 
 ROWS = [
     {"a": 'x "q" y', "b": 1.5, "c": None, "d": 3},
@@ -21,7 +21,7 @@ def test_a_frame_is_written_without_quotes_and_read_back(tmp_path):
     frame = read_frame(path, required=("a", "d"), numbers=("b", "d"))
     np.testing.assert_allclose(frame["b"], [1.5, np.nan, 0.333333333])
     assert frame["d"].tolist() == [3.0, 4.0, 5.0]
-    # Text stays text: neither n/a nor NaN is lost.
+    # Text is kept: n/a and NaN are not converted.
     assert frame["c"].tolist() == ["n/a", "z", "NaN"]
 
 

@@ -1,4 +1,4 @@
-"""Which device a process takes, and the CPU as one: freed memory is kept."""
+"""Choice of the device, and reuse of freed memory on the CPU."""
 
 import ctypes
 import subprocess
@@ -13,7 +13,7 @@ SCRIPT = """
 import resource, torch
 from slimdiff.devices import pick_device
 pick_device("cpu")
-# An aligned block wants a little more than was freed, so the first few are new.
+# An aligned block needs slightly more than was freed, so the first few are new.
 for _ in range(10):
     torch.ones(8_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -24,14 +24,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
-def test_the_pages_of_a_freed_tensor_serve_the_next():
+def test_the_pages_of_a_freed_tensor_are_reused():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     # A tensor of 32 MB has 7813 pages.
     assert int(done.stdout) < 7813
 
 
 @pytest.fixture
-def two_cards(monkeypatch):
+def two_gpus(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -40,19 +40,19 @@ def two_cards(monkeypatch):
     return chosen
 
 
-@pytest.mark.parametrize("wanted", ["auto", "cuda"])
-def test_every_process_of_torchrun_takes_its_own_card(two_cards, monkeypatch, wanted):
-    assert pick_device(wanted) == torch.device("cuda", 0)
+@pytest.mark.parametrize("setting", ["auto", "cuda"])
+def test_every_process_of_torchrun_uses_its_own_gpu(two_gpus, monkeypatch, setting):
+    assert pick_device(setting) == torch.device("cuda", 0)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert pick_device(wanted) == torch.device("cuda", 1)
-    assert two_cards == [0, 1]
+    assert pick_device(setting) == torch.device("cuda", 1)
+    assert two_gpus == [0, 1]
     assert pick_device("cpu") == torch.device("cpu")
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(RuntimeError, match="process 3 has no GPU: this machine has 2; start 2 processes"):
-        pick_device(wanted)
+        pick_device(setting)
 
 
-def test_a_card_that_is_not_there_is_an_error_and_auto_does_without(monkeypatch):
+def test_a_missing_gpu_is_an_error_and_auto_uses_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert pick_device("auto") == torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Files are whole or not there; tables survive what spreadsheets do to them."""
+"""Files are complete or absent; tables edited in a spreadsheet can still be read."""
 
 import hashlib
 import math
@@ -10,7 +10,7 @@ from slimdiff.files import ArrayWriter, read_table, replacing, sha256, write_tab
 
 
 @pytest.mark.parametrize("where", ["writing", "renaming"])
-def test_a_failed_write_leaves_neither_half_a_file_nor_the_old_one_damaged(tmp_path, monkeypatch, where):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_partial_one(tmp_path, monkeypatch, where):
     target = tmp_path / "file"
     write_text(target, "old")
 
@@ -27,7 +27,7 @@ def test_a_failed_write_leaves_neither_half_a_file_nor_the_old_one_damaged(tmp_p
     assert target.read_text() == "old"
 
 
-def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
+def test_a_reader_sees_the_old_file_until_the_new_one_is_complete(tmp_path):
     target = tmp_path / "folder" / "file"
     write_text(target, "old")
     with replacing(target) as temporary:
@@ -38,7 +38,7 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
     assert target.stat().st_mode & 0o044 == 0o044
 
 
-def test_numbers_come_back_and_nothing_is_n_a(tmp_path):
+def test_numbers_round_trip_and_missing_values_are_n_a(tmp_path):
     path = tmp_path / "t.tsv"
     write_table(path, [{"a": 1 / 3, "b": None}, {"a": math.nan, "b": "", "c": "left out"}], ("a", "b"))
     first, second = read_table(path)
@@ -53,13 +53,13 @@ def test_a_byte_order_mark_and_commas_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [("", "empty"), ("a\tb\n1\n", "line 2: expected 2 cells, found 1"), ("a\n1\n", "no column b; found a")],
 )
-def test_a_broken_table_is_refused_by_name(tmp_path, text, says):
+def test_a_broken_table_is_refused_by_name(tmp_path, text, message):
     path = tmp_path / "t.tsv"
     path.write_text(text)
-    with pytest.raises(ValueError, match=says) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         read_table(path, ["b"])
     assert str(path) in str(caught.value)
 
@@ -70,7 +70,7 @@ def test_the_hash_is_sha256(tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 1, 12345])
-def test_arrays_written_one_by_one_are_the_file_that_numpy_writes(tmp_path, count):
+def test_arrays_appended_one_by_one_are_a_valid_npy_file(tmp_path, count):
     arrays = np.arange(count * 6, dtype=np.float16).reshape(count, 2, 3)
     with ArrayWriter(tmp_path / "grown.npy", (2, 3), np.float16) as writer:
         for array in arrays:

@@ -203,7 +203,9 @@ def test_the_conda_environments_have_the_same_dependencies_at_the_pinned_version
     # The environment runs a job; the engine and its report are outside.
     needed = distributions(PROJECT["dependencies"]) - {"snakemake", "pygments"}
     assert set(found) == needed
-    assert {name: pinned[name.replace("-", "_")] if name not in pinned else pinned[name] for name in found} == found
+    assert {
+        name: pinned[name.replace("-", "_")] if name not in pinned else pinned[name] for name in found
+    } == found
 
 
 # Stages ------------------------------------------------------------------------------------------------------------

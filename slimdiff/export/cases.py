@@ -224,7 +224,7 @@ def _read_bin(stem: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray
         shape = arrays[name].shape
         if shape != expected:
             raise DataError(
-                f"{stem}.npz: {name}: expected {expected}, as manifest and store have, found {shape}; "
+                f"{stem}.npz: {name}: expected {expected} (from the manifest and the slice store), found {shape}; "
                 "run the stage generate again"
             )
         if not np.isfinite(arrays[name]).all():

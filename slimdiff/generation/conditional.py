@@ -7,14 +7,15 @@ real slice without lesion), and a lesion is drawn inside it. Both keep the given
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from slimdiff.generation.folder import ForeignFile, draw_into, redraw_without_lesion
+from slimdiff.config.generation import GenerationConfig
+from slimdiff.generation.folder import redraw_without_lesion
 from slimdiff.generation.generator import FixedRegion, Generator
 from slimdiff.generation.requests import Request, stream_key
 from slimdiff.generation.samples import bin_name
+from slimdiff.model.checkpoint import ModelCard
 
 BACKGROUND = -1.0
 
@@ -55,20 +56,23 @@ def fixed_surroundings(image: np.ndarray, region: np.ndarray, z_bin: int, source
 
 
 def conditional_requests(
-    generator: Generator, inputs: Sequence[ConditioningInput], each: int, mode: str | None = None
+    card: ModelCard,
+    config: GenerationConfig,
+    inputs: Sequence[ConditioningInput],
+    each: int,
+    mode: str | None = None,
 ) -> tuple[list[Request], FixedRegion]:
     """`each` samples for every input, in its order; the replica of a sample is the number of its input.
 
     Raises ValueError naming an input that does not fit the checkpoint.
     """
-    card, config = generator.card, generator.config
     name = card.variant if config.variant_in_key else None
     requests, values, where = [], [], []
     for number, part in enumerate(inputs):
         if part.values.shape[1:] != card.store_size or not 0 <= part.z_bin < card.n_bins:
             raise ValueError(
                 f"{part.source}: {part.values.shape[1:]} px in z-bin {part.z_bin}; expected {card.store_size} px in "
-                f"z-bins 0 to {card.n_bins - 1}, as the checkpoint draws"
+                f"z-bins 0 to {card.n_bins - 1} (those of the checkpoint)"
             )
         for index in range(each):
             key = stream_key(config.seed, card.fold, part.z_bin, part.label, number, index, name)
@@ -76,6 +80,18 @@ def conditional_requests(
             values.append(part.values)
             where.append(part.where)
     return requests, (np.array(values, np.float16), np.array(where, bool))
+
+
+def conditional_requests_of_bins(
+    card: ModelCard, config: GenerationConfig, inputs: Sequence[ConditioningInput], each: int, mode: str
+) -> tuple[dict[str, list[Request]], dict[str, FixedRegion]]:
+    """`conditional_requests` of every z-bin by the name of its files; within it the replica is the input's number."""
+    requests, fixed = {}, {}
+    for number in sorted({part.z_bin for part in inputs}):
+        of_bin = [part for part in inputs if part.z_bin == number]
+        name = bin_name(number)
+        requests[name], fixed[name] = conditional_requests(card, config, of_bin, each, mode)
+    return requests, fixed
 
 
 def draw_until_lesion(
@@ -86,35 +102,7 @@ def draw_until_lesion(
     Returns the requests that the samples are of, the fixed part, images and masks. After the last attempt a sample
     stays as it is.
     """
-    requests, fixed = conditional_requests(generator, inputs, each)
+    requests, fixed = conditional_requests(generator.card, generator.config, inputs, each)
     images, masks = generator.draw(requests, progress, fixed)
     requests = redraw_without_lesion(generator, requests, fixed, images, masks, attempts)
     return requests, fixed, images, masks
-
-
-def draw_conditional(
-    generator: Generator,
-    inputs: Sequence[ConditioningInput],
-    each: int,
-    mode: str,
-    folder: Path,
-    attempts: int = 1,
-) -> int:
-    """Draw `each` samples for every input into a folder without samples; within a z-bin the replica is the number of
-    the input.
-
-    Returns how many of the samples that should have a lesion have none after the last attempt.
-    Raises ForeignFile where the folder has samples.
-    """
-    present = sorted(Path(folder).glob("zbin-*"))
-    if present:
-        raise ForeignFile(f"{present[0]}: the folder has samples already; choose another folder")
-    requests, fixed = {}, {}
-    # All inputs are checked before anything is drawn.
-    for number in sorted({part.z_bin for part in inputs}):
-        of_bin = [part for part in inputs if part.z_bin == number]
-        requests[bin_name(number)], fixed[bin_name(number)] = conditional_requests(
-            generator, of_bin, each, mode
-        )
-    rows = draw_into(folder, generator, requests, fixed, attempts)
-    return sum(row["class"] == 1 and row["lesion_px"] == 0 for row in rows)

@@ -156,7 +156,7 @@ def _slices(path: Path, grid: SliceGrid) -> list[np.ndarray]:
         slices = [axial(volume, z) for z in range(volume.shape[2])]
         if not np.allclose(zooms, spacing_mm, rtol=0.01):
             raise DataError(
-                f"{path}: expected pixels of {spacing_mm:g} mm, as the checkpoint draws, found {zooms[0]:g} x "
+                f"{path}: expected pixels of {spacing_mm:g} mm (those of the checkpoint), found {zooms[0]:g} x "
                 f"{zooms[1]:g} mm; bring the file onto the study's grid"
             )
     else:
@@ -164,7 +164,7 @@ def _slices(path: Path, grid: SliceGrid) -> list[np.ndarray]:
     height, width = slices[0].shape
     if (height, width) != size:
         raise DataError(
-            f"{path}: expected slices of {size[1]} x {size[0]} px, as the checkpoint draws, found {width} x {height} "
+            f"{path}: expected slices of {size[1]} x {size[0]} px (those of the checkpoint), found {width} x {height} "
             "px; bring the file onto the study's grid"
         )
     return slices

@@ -1,18 +1,12 @@
 """Optional steps after drawing: background outside the z-bin prior, binary masks. Recorded in the settings' file."""
 
-import hashlib
-
 import numpy as np
 
 from slimdiff.config.generation import GenerationConfig
+from slimdiff.data.priors import priors_hash
 from slimdiff.model.checkpoint import ModelCard
 
 BACKGROUND = -1.0
-
-
-def priors_hash(priors: np.ndarray) -> str:
-    """sha256 of the priors' values."""
-    return hashlib.sha256(np.ascontiguousarray(priors).tobytes()).hexdigest()
 
 
 class Finishing:
@@ -37,7 +31,7 @@ class Finishing:
                 raise ValueError("generation.background is prior, but no z-bin priors are given (--priors)")
             if priors.dtype != bool or priors.shape != expected:
                 raise ValueError(
-                    f"z-bin priors: expected bool {expected}, as the checkpoint draws, found {priors.dtype} "
+                    f"z-bin priors: expected bool {expected} (those of the checkpoint), found {priors.dtype} "
                     f"{priors.shape}"
                 )
             self.sha256 = priors_hash(priors)

@@ -12,20 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from slimdiff.config.generation import GenerationConfig
+from slimdiff.data.priors import read_priors
 from slimdiff.generation.generator import FixedRegion, Generator
 from slimdiff.generation.requests import Request
 from slimdiff.generation.samples import (
     ForeignFile,
     Run,
     SampleSettings,
-    bin_name,
     grouped,
     read_arrays,
     read_manifest,
     write_samples,
 )
-
-__all__ = ["ForeignFile", "check_other_bins", "draw_into", "plan_file"]
 
 REMEDY = "delete the file, or choose another folder"
 AMOUNTS = frozenset({"per_bin_and_class", "counts", "replicas"})
@@ -53,53 +51,68 @@ class PlannedFile:
         return [place for place, request in enumerate(self.requests) if request.id not in self.kept]
 
 
-def draw_into(
-    folder: Path,
-    generator: Generator,
-    requests: Mapping[str, Sequence[Request]],
-    fixed: Mapping[str, FixedRegion] | None = None,
-    attempts: int = 1,
-) -> list[dict]:
-    """Draw what a folder lacks of the requests, file by file; a complete file is not touched.
+@dataclass(frozen=True)
+class Job:
+    """Samples to draw: with which checkpoint and settings, which ones, and into which folder."""
 
-    Args:
-        folder: of the samples.
-        generator: draws them.
-        requests: by the name of their files, without ending (`bin_name`).
-        fixed: the fixed part of each request, by the same names.
-        attempts: how often a sample with the class lesion is drawn until it has one.
+    checkpoint: Path
+    config: GenerationConfig
+    folder: Path
+    requests: Mapping[str, Sequence[Request]]
+    """By the name of their files, without ending (`bin_name`)."""
+    priors: Path | None = None
+    """File of the z-bin priors, required where `config.background` is prior."""
+    fixed: Mapping[str, FixedRegion] | None = None
+    """The fixed part of each request, by the same names."""
+    attempts: int = 1
+    """How often a sample with the class lesion is drawn until it has one."""
+    same_folder: bool = False
+    """Whether all other files of the folder must have the same settings, too."""
 
-    Returns:
-        The manifest rows of all files that were written.
+    def generator(self) -> Generator:
+        """The checkpoint, ready to draw. Raises FileNotFoundError or ValueError where something does not fit."""
+        return Generator(self.checkpoint, self.config, read_priors(self.priors) if self.priors else None)
 
-    Raises:
-        ForeignFile: where a file in the folder is of another configuration; nothing is drawn then.
-    """
-    folder, written = Path(folder), []
-    bins = [plan_file(generator, list(of_file), folder / name) for name, of_file in requests.items()]
-    generator.compile_for(sum(len(part.missing) for part in bins))
-    for part in bins:
-        if part.complete:
-            continue
-        todo, name = part.missing, part.stem.name
-        chosen, region = [part.requests[place] for place in todo], None
-        if fixed is not None:
-            region = tuple(values[todo] for values in fixed[name])
-        images, masks = generator.draw(chosen, name, region)
-        if attempts > 1:
-            chosen = redraw_without_lesion(generator, chosen, region, images, masks, attempts)
-        for place, request in zip(todo, chosen, strict=True):
-            part.requests[place] = request
-        if part.kept:
-            images, masks = _with_kept(part, images, masks)
-        settings = sample_settings(generator, folder)
-        runs = part.runs | {request.id: settings.runs[0] for request in chosen}
-        if runs:
-            settings = replace(settings, runs=grouped(runs))
-        rows = _rows(generator, part.requests, masks)
-        write_samples(part.stem, images, masks, rows, settings, fixed and fixed[name])
-        written += rows
-    return written
+    def plans(self, generator: Generator) -> list[PlannedFile]:
+        """The files of this job compared with those in the folder. Raises ForeignFile where these do not fit."""
+        if self.same_folder:
+            check_other_bins(generator, self.folder, self.requests)
+        return [plan_file(generator, list(rows), self.folder / name) for name, rows in self.requests.items()]
+
+    def draw(self, generator: Generator | None = None) -> list[dict]:
+        """Draw what the folder lacks of the requests, file by file; a complete file is not touched.
+
+        generator: that of an earlier job with the same checkpoint and settings.
+
+        Returns the manifest rows of all files that were written.
+        Raises ForeignFile where a file in the folder is of another configuration; nothing is drawn then.
+        """
+        generator = generator or self.generator()
+        plans = self.plans(generator)
+        generator.compile_for(sum(len(part.missing) for part in plans))
+        written = []
+        for part in plans:
+            if part.complete:
+                continue
+            todo, name = part.missing, part.stem.name
+            chosen, region = [part.requests[place] for place in todo], None
+            if self.fixed is not None:
+                region = tuple(values[todo] for values in self.fixed[name])
+            images, masks = generator.draw(chosen, name, region)
+            if self.attempts > 1:
+                chosen = redraw_without_lesion(generator, chosen, region, images, masks, self.attempts)
+            for place, request in zip(todo, chosen, strict=True):
+                part.requests[place] = request
+            if part.kept:
+                images, masks = _with_kept(part, images, masks)
+            settings = sample_settings(generator, self.folder)
+            runs = part.runs | {request.id: settings.runs[0] for request in chosen}
+            if runs:
+                settings = replace(settings, runs=grouped(runs))
+            rows = _rows(generator, part.requests, masks)
+            write_samples(part.stem, images, masks, rows, settings, self.fixed and self.fixed[name])
+            written += rows
+        return written
 
 
 def plan_file(generator: Generator, requests: list[Request], stem: Path) -> PlannedFile:
@@ -173,13 +186,12 @@ def check_archive(stem: Path, count: int, size: tuple[int, int]) -> None:
     shapes = {arrays[name].shape for name in ("images", "masks")}
     if shapes != {(count, *size)}:
         raise ForeignFile(
-            f"{stem}.npz: expected {(count, *size)}, as its manifest has rows, found {sorted(shapes)}; delete both"
+            f"{stem}.npz: expected {(count, *size)} (the rows of its manifest), found {sorted(shapes)}; delete both"
         )
 
 
-def check_other_bins(generator: Generator, folder: Path, z_bins: Collection[int]) -> None:
-    """Raise ForeignFile where z-bins of the folder that are not requested are of another configuration."""
-    requested = {bin_name(z_bin) for z_bin in z_bins}
+def check_other_bins(generator: Generator, folder: Path, requested: Collection[str]) -> None:
+    """Raise ForeignFile where files of the folder that are not requested (by name) are of another configuration."""
     for manifest in sorted(Path(folder).glob("zbin-*.tsv")):
         stem = manifest.with_suffix("")
         if stem.name not in requested:

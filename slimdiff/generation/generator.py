@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from slimdiff.config.generation import GenerationConfig
+from slimdiff.data.priors import priors_hash, read_priors
 from slimdiff.devices import autocast, pick_device, pick_precision
 from slimdiff.diffusion import chain
 from slimdiff.diffusion.denoiser import Denoiser
@@ -202,6 +203,16 @@ def guide_path(checkpoint: Path, config: GenerationConfig) -> Path | None:
     if config.guide is None or config.guidance == 1:
         return None
     return checkpoint.with_name(f"snapshot-{config.guide}.safetensors")
+
+
+def input_hashes(checkpoint: Path, config: GenerationConfig, priors: Path | None) -> dict[str, str | None]:
+    """sha256 of the priors' values, and of the guide's and the checkpoint's file; None for what is not used."""
+    guide = guide_path(checkpoint, config)
+    return {
+        "priors": priors_hash(read_priors(priors)) if priors else None,
+        "guide": sha256(guide) if guide and guide.is_file() else None,
+        "checkpoint": sha256(checkpoint),
+    }
 
 
 def check_guide(path: Path, checkpoint: Path, card: ModelCard) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from slimdiff.data.priors import read_priors
-from slimdiff.files import MISSING, sha256
-from slimdiff.generation.folder import draw_into
-from slimdiff.generation.generator import FixedRegion, Generator
+from slimdiff.config.generation import GenerationConfig
+from slimdiff.files import MISSING
+from slimdiff.generation.folder import Job
+from slimdiff.generation.generator import FixedRegion, input_hashes
 from slimdiff.generation.requests import Request
 from slimdiff.generation.samples import (
     FIXED,
@@ -20,15 +20,15 @@ from slimdiff.generation.samples import (
 )
 
 
-def remake_samples(
+def remake_jobs(
     manifest: Path,
     ids: Sequence[str],
     folder: Path,
     checkpoint: Path | None = None,
     priors: Path | None = None,
     device: str | None = None,
-) -> dict[str, bool | None]:
-    """Draw samples of a manifest again, into `{folder}/{id}.npz`, `.tsv` and `.json`.
+) -> list[Job]:
+    """Jobs that draw samples of a manifest again, into `{folder}/{id}.npz`, `.tsv` and `.json`.
 
     Args:
         manifest: a `zbin-{zz}.tsv`, with its settings `zbin-{zz}.json` in the same folder.
@@ -38,11 +38,8 @@ def remake_samples(
         priors: required where the background is that of the priors.
         device: by default a CPU for a CPU's samples, which alone gives their bits, else what the machine has.
 
-    Returns:
-        For each id whether its bits are those of the manifest's archive; None without an archive.
-
     Raises:
-        FileNotFoundError, ValueError: naming what is missing or does not fit; nothing is written then.
+        FileNotFoundError, ValueError: naming what is missing or does not fit.
     """
     manifest, folder = Path(manifest), Path(folder)
     stem = manifest.with_suffix("")
@@ -67,21 +64,32 @@ def remake_samples(
         if rows[places[name]].get("mode", MISSING) != MISSING:
             if "known" not in stored:
                 raise FileNotFoundError(
-                    f"{stem}.npz: not found, or without the fixed part of {name}; put it back"
+                    f"{stem}.npz: not found, or it lacks the given part of {name}; restore the file"
                 )
             fixed[name] = tuple(stored[part][places[name] : places[name] + 1] for part in FIXED)
-    requests = {name: [_request(rows[places[name]])] for name in ids}
-    # Every file is checked before anything is drawn.
-    runs = settings.runs_of(ids)
-    generators = {
-        run: _generator(settings, run, stem, checkpoint, priors, device)
-        for run in dict.fromkeys(runs.values())
-    }
-    same = {}
-    for name in ids:
-        draw_into(folder, generators[runs[name]], {name: requests[name]}, fixed if name in fixed else None)
-        same[name] = _same(stored, places[name], read_arrays(folder / name)) if stored else None
-    return same
+    path = Path(checkpoint) if checkpoint else stem.resolve().parent / settings.checkpoint
+    _check_inputs(settings, stem, path, priors)
+    return [
+        Job(
+            path,
+            _config(settings, run, stem, device),
+            folder,
+            {name: [_request(rows[places[name]])]},
+            priors,
+            fixed if name in fixed else None,
+        )
+        for name, run in settings.runs_of(ids).items()
+    ]
+
+
+def same_bits(manifest: Path, ids: Sequence[str], folder: Path) -> dict[str, bool | None]:
+    """For each id whether the bits in `folder` are those of the manifest's archive; None without an archive."""
+    stem = Path(manifest).with_suffix("")
+    rows, _ = read_manifest(stem)
+    places = {row["id"]: place for place, row in enumerate(rows)}
+    stored = _stored(stem, len(rows))
+    drawn = {name: read_arrays(Path(folder) / name) for name in ids}
+    return {name: _same(stored, places[name], drawn[name]) if stored else None for name in ids}
 
 
 def _request(row: dict[str, str]) -> Request:
@@ -101,43 +109,41 @@ def _stored(stem: Path, count: int) -> dict[str, np.ndarray]:
     lengths = {len(array) for array in stored.values()}
     if lengths != {count}:
         raise ForeignFile(
-            f"{stem}.npz: expected {count} samples, as its manifest has rows, found {sorted(lengths)}"
+            f"{stem}.npz: expected {count} samples (the rows of its manifest), found {sorted(lengths)}"
         )
     return stored
 
 
-def _generator(
-    settings: SampleSettings,
-    run: Run,
-    stem: Path,
-    checkpoint: Path | None,
-    priors: Path | None,
-    device: str | None,
-) -> Generator:
-    path = Path(checkpoint) if checkpoint else stem.resolve().parent / settings.checkpoint
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: the checkpoint of the samples is not found; give its path (--ckpt)")
-    if sha256(path) != settings.checkpoint_sha256:
-        raise ValueError(f"{path}: not the checkpoint that drew the samples: its sha256 differs")
-    try:
-        config = settings.config(
-            device=device or ("cpu" if run.device == "cpu" else "auto"),
-            precision=run.precision,
-            compile=run.compiled,
+def _check_inputs(settings: SampleSettings, stem: Path, checkpoint: Path, priors: Path | None) -> None:
+    """Raise where checkpoint, guide or priors are not the files that drew the samples."""
+    if not checkpoint.is_file():
+        raise FileNotFoundError(
+            f"{checkpoint}: the checkpoint of the samples is not found; give its path (--ckpt)"
         )
-    except ValueError as error:
-        raise ForeignFile(f"{stem}: not settings that can be drawn: {error}") from None
+    config = _config(settings, settings.runs[0], stem, None)
     if config.background == "prior" and priors is None:
         raise ValueError(f"{stem}: its background is that of the z-bin priors; give their path (--priors)")
     if config.background != "prior" and priors:
         raise ValueError(
             f"{stem}: its background is not that of z-bin priors; --priors has no effect, remove it"
         )
-    generator = Generator(path, config, read_priors(priors) if priors else None)
-    for what, found in (("guide", generator.sha256["guide"]), ("priors", generator.finishing.sha256)):
-        if found != getattr(settings, f"{what}_sha256"):
-            raise ValueError(f"{stem}: the {what} of its samples had another sha256 than the present file")
-    return generator
+    for what, found in input_hashes(checkpoint, config, priors).items():
+        if found == getattr(settings, f"{what}_sha256"):
+            continue
+        if what == "checkpoint":
+            raise ValueError(f"{checkpoint}: not the checkpoint that drew the samples: its sha256 differs")
+        raise ValueError(f"{stem}: the {what} of its samples had another sha256 than the present file")
+
+
+def _config(settings: SampleSettings, run: Run, stem: Path, device: str | None) -> GenerationConfig:
+    try:
+        return settings.config(
+            device=device or ("cpu" if run.device == "cpu" else "auto"),
+            precision=run.precision,
+            compile=run.compiled,
+        )
+    except ValueError as error:
+        raise ForeignFile(f"{stem}: not settings that can be drawn: {error}") from None
 
 
 def _same(stored: dict[str, np.ndarray], place: int, drawn: dict[str, np.ndarray]) -> bool:

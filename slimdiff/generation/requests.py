@@ -124,9 +124,7 @@ def parse_bins(text: str, n_bins: int) -> list[int]:
                 f"z_bins {text!r}: expected a number or a rising range such as 3-5, found {part!r}"
             )
         if last >= n_bins:
-            raise ValueError(
-                f"z_bins {text!r}: expected z-bins 0 to {n_bins - 1}, as the checkpoint has, found {last}"
-            )
+            raise ValueError(f"z_bins {text!r}: the checkpoint has z-bins 0 to {n_bins - 1}, found {last}")
         duplicate = sorted(set(chosen) & set(range(first, last + 1)))
         if duplicate:
             raise ValueError(f"z_bins {text!r}: duplicate {duplicate[0]}; remove one")

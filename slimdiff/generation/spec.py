@@ -28,9 +28,9 @@ from slimdiff.devices import pick_device
 from slimdiff.diffusion.chain import sigmas_for
 from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import write_text
-from slimdiff.generation.folder import plan_file
-from slimdiff.generation.generator import Generator, check_guide, check_settings, guide_path
-from slimdiff.generation.requests import Request, requests_of_bins
+from slimdiff.generation.folder import Job
+from slimdiff.generation.generator import check_guide, check_settings, guide_path
+from slimdiff.generation.requests import requests_of_bins
 from slimdiff.generation.samples import bin_name
 from slimdiff.model.checkpoint import ModelCard, read_card
 from slimdiff.model.prior import check_priors
@@ -261,15 +261,11 @@ class Plan:
         """Samples in all."""
         return sum(self.counts.values()) * self.generation.replicas
 
-    def requests(self) -> dict[str, list[Request]]:
-        """The samples by the name of their files."""
+    def job(self) -> Job:
+        """The samples, ready to draw."""
         z_bins = sorted({z_bin for z_bin, _ in self.counts})
-        return requests_of_bins(self.generation, self.card.fold, self.card.variant, z_bins, self.counts)
-
-    def generator(self) -> Generator:
-        """The checkpoint, ready to draw."""
-        priors = read_priors(self.priors) if self.priors else None
-        return Generator(self.checkpoint, self.generation, priors)
+        requests = requests_of_bins(self.generation, self.card.fold, self.card.variant, z_bins, self.counts)
+        return Job(self.checkpoint, self.generation, self.output_dir, requests, self.priors)
 
     def describe(self, verbose: bool = False) -> str:
         """The plan as text: a line a z-bin, then totals; with `verbose` first the checkpoint and the settings."""
@@ -423,9 +419,8 @@ def _check_folder(folder: Path, whole: Plan | None) -> None:
         raise ValueError(f"{folder}: expected no other files than samples of this specification, {found}")
     if whole and matches:
         # The same comparison as before drawing.
-        generator = whole.generator()
-        for name, requests in whole.requests().items():
-            plan_file(generator, requests, folder / name)
+        job = whole.job()
+        job.plans(job.generator())
 
 
 def spec_schema() -> dict:

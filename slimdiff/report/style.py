@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
-import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
@@ -59,6 +58,8 @@ RC = {
 @contextmanager
 def figure_style():
     """The theme of the figures that are made inside; all other figures keep theirs."""
+    import seaborn as sns  # here: a page without figures needs the colours only
+
     with matplotlib.rc_context():
         sns.set_theme(style="ticks", palette=COLOURS, font=RC["font.family"], rc=RC)
         yield

@@ -62,9 +62,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(study, options) -> None:
     """Raises ConfigError where the options do not fit together."""
+    check_options(study, options)
+    if options.from_manifest:
+        jobs = _jobs_of_manifest(options)
+    elif options.ckpt:
+        jobs = [_job_of_checkpoint(study, options)]
+    else:
+        jobs = [_job_of_study(study, options, variant, fold) for variant, fold in options.runs]
+    rows = []
+    for job in jobs:
+        rows += job.draw()
+    if options.from_manifest:
+        _report_bits(options)
+    elif without := sum(
+        row["mode"] is not None and row["class"] == 1 and row["lesion_px"] == 0 for row in rows
+    ):
+        print(f"{without} samples have no lesion after {jobs[0].attempts} attempts each", file=sys.stderr)
+
+
+def check_options(study, options) -> None:
+    """Raise ConfigError where an option has no effect, or needs another one."""
     given = {name for name, value in vars(options).items() if value is not None}
     if options.from_manifest:
-        _again(options, given)
+        for name in (*OWN_FOLDER_ONLY, "z_bins", "config", "variant", "fold"):
+            if name in given:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} has no effect with --from-manifest, which records the settings; "
+                    "remove it"
+                )
+        if not options.out_dir:
+            raise ConfigError("--from-manifest: expected --out-dir, the folder to write to")
         return
     if options.id:
         raise ConfigError("--id names samples of a manifest; give --from-manifest, too")
@@ -72,79 +99,78 @@ def run(study, options) -> None:
         raise ConfigError("expected --config (a study) or --from-manifest")
     if (options.ckpt is None) != (options.out_dir is None):
         raise ConfigError("--ckpt and --out-dir need each other; give both or neither")
-    if options.ckpt:
-        _own_folder(study, options)
+    if not options.ckpt:
+        for name in OWN_FOLDER_ONLY:
+            if name in given:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} would draw other samples than the study's; give --ckpt and --out-dir, "
+                    "too"
+                )
         return
-    for name in OWN_FOLDER_ONLY:
-        if name in given:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} would draw other samples than the study's; give --ckpt and --out-dir, too"
-            )
-    from slimdiff.data.priors import read_priors
-    from slimdiff.generation.folder import draw_into
-    from slimdiff.generation.generator import Generator
-    from slimdiff.generation.requests import counts_of, parse_bins, requests_of_bins
-
-    for variant, fold in options.runs:
-        config = study.variant(variant).generation
-        if options.device:
-            config = GenerationConfig.model_validate({**config.model_dump(), "device": options.device})
-        priors = Path(options.priors or study.paths.prior(fold))
-        values = read_priors(priors) if config.background == "prior" else None
-        generator = Generator(study.paths.model(variant, fold) / "model.safetensors", config, values)
-        n_bins = generator.card.n_bins
-        requests = requests_of_bins(
-            config,
-            generator.card.fold,
-            generator.card.variant,
-            parse_bins(options.z_bins or "all", n_bins),
-            counts_of(config, n_bins),
-        )
-        draw_into(study.paths.samples(variant, fold), generator, requests)
-
-
-def _own_folder(study, options) -> None:
-    from slimdiff.data.priors import read_priors
-    from slimdiff.generation.folder import check_other_bins, draw_into
-    from slimdiff.generation.generator import Generator
-    from slimdiff.generation.requests import CLASSES, counts_of, parse_bins, requests_of_bins
-
     if options.fold is not None:
         raise ConfigError("--fold has no effect with --ckpt, whose fold is fixed; remove it")
-    out_dir = Path(options.out_dir)
-    if out_dir.exists() and not out_dir.is_dir():
-        raise ConfigError(f"--out-dir {out_dir}: expected a folder, found a file")
-    conditional = bool(options.mask or options.image or options.region)
+    if Path(options.out_dir).exists() and not Path(options.out_dir).is_dir():
+        raise ConfigError(f"--out-dir {options.out_dir}: expected a folder, found a file")
+    if options.mask and (options.image or options.region):
+        raise ConfigError(
+            "--mask draws images for masks, --image with --region draws lesions: give one of the two"
+        )
+    if bool(options.image) != bool(options.region):
+        raise ConfigError("--image and --region need each other; give both")
+    if (options.mask or options.image) and options.classes is not None:
+        raise ConfigError("--classes: the class follows from the mask or the region; remove it")
+
+
+def _job_of_study(study, options, variant: str, fold: int):
+    """The samples of one variant and fold."""
+    from slimdiff.generation.folder import Job
+    from slimdiff.generation.requests import counts_of, parse_bins, requests_of_bins
+    from slimdiff.model.checkpoint import read_card
+
+    config = study.variant(variant).generation
+    if options.device:
+        config = GenerationConfig.model_validate({**config.model_dump(), "device": options.device})
+    checkpoint = study.paths.model(variant, fold) / "model.safetensors"
+    card = read_card(checkpoint)
+    z_bins = parse_bins(options.z_bins or "all", card.n_bins)
+    requests = requests_of_bins(config, card.fold, card.variant, z_bins, counts_of(config, card.n_bins))
+    priors = Path(options.priors or study.paths.prior(fold)) if config.background == "prior" else None
+    return Job(checkpoint, config, study.paths.samples(variant, fold), requests, priors)
+
+
+def _job_of_checkpoint(study, options):
+    """The samples that the options ask for, in a folder of their own."""
+    from slimdiff.generation.folder import ForeignFile, Job
+    from slimdiff.generation.requests import CLASSES, counts_of, parse_bins, requests_of_bins
+    from slimdiff.model.checkpoint import read_card
+
+    conditional = bool(options.mask or options.image)
     section = (study.variant(options.variant) if options.variant else study).generation
     config = _with_cli_overrides(
         section, options.seed, options.device, conditional, options.n_per_condition is not None
     )
     if options.priors and config.background != "prior":
         raise ConfigError(f"--priors has no effect: generation.background is {config.background}")
-    generator = Generator(
-        Path(options.ckpt), config, read_priors(Path(options.priors)) if options.priors else None
-    )
+    checkpoint, folder = Path(options.ckpt), Path(options.out_dir)
+    priors = Path(options.priors) if options.priors else None
+    card = read_card(checkpoint)
     if conditional:
-        if options.classes is not None:
-            raise ConfigError("--classes: the class follows from the mask or the region; remove it")
-        each = config.replicas * (options.n_per_condition or 1)
-        _conditional(generator, options.mask, options.image, options.region, options.z_bins, each, out_dir)
-        return
-    n_bins = generator.card.n_bins
-    z_bins, classes = (
-        parse_bins(options.z_bins or "all", n_bins),
-        _classes(options.classes or "control,lesion"),
-    )
+        requests, fixed = _conditional_requests(card, config, options)
+        if present := sorted(folder.glob("zbin-*")):
+            raise ForeignFile(f"{present[0]}: the folder has samples already; choose another folder")
+        attempts = 1 if options.mask else ATTEMPTS
+        return Job(checkpoint, config, folder, requests, priors, fixed, attempts)
+    z_bins = parse_bins(options.z_bins or "all", card.n_bins)
+    classes = _classes(options.classes or "control,lesion")
     if options.n_per_condition is None:
-        counts = counts_of(config, n_bins)
+        counts = counts_of(config, card.n_bins)
     else:
         counts = {(z_bin, label): options.n_per_condition for z_bin in z_bins for label in CLASSES}
     counts = {key: number for key, number in counts.items() if key[0] in z_bins and key[1] in classes}
     if not any(counts.values()):
         raise ConfigError("no sample to draw; see --z-bins, --classes and --n-per-condition")
-    check_other_bins(generator, out_dir, z_bins)
-    card = generator.card
-    draw_into(out_dir, generator, requests_of_bins(config, card.fold, card.variant, z_bins, counts))
+    requests = requests_of_bins(config, card.fold, card.variant, z_bins, counts)
+    return Job(checkpoint, config, folder, requests, priors, same_folder=True)
 
 
 def _with_cli_overrides(
@@ -165,34 +191,27 @@ def _with_cli_overrides(
     return GenerationConfig.model_validate(values)
 
 
-def _conditional(generator, masks, image, region, z_bins, each: int, out_dir: Path) -> None:
-    from slimdiff.generation.conditional import draw_conditional
+def _conditional_requests(card, config: GenerationConfig, options):
+    """Requests and fixed parts for --mask, or for --image and --region."""
+    from slimdiff.generation.conditional import conditional_requests_of_bins
     from slimdiff.generation.conditioning_inputs import SliceGrid, read_masks, read_surroundings
     from slimdiff.generation.requests import parse_bins
 
-    if masks and (image or region):
-        raise ConfigError(
-            "--mask draws images for masks, --image with --region draws lesions: give one of the two"
-        )
-    if bool(image) != bool(region):
-        raise ConfigError("--image and --region need each other; give both")
-    mode, attempts = ("mask_to_image", 1) if masks else ("inpaint", ATTEMPTS)
-    card, own_bin = generator.card, None
-    if z_bins:
-        named = parse_bins(z_bins, card.n_bins)
+    own_bin = None
+    if options.z_bins:
+        named = parse_bins(options.z_bins, card.n_bins)
         if len(named) > 1:
             raise ConfigError(
-                f"--z-bins {z_bins}: expected one z-bin, that of the given slice, found {len(named)}"
+                f"--z-bins {options.z_bins}: expected one z-bin, that of the given slice, found {len(named)}"
             )
         own_bin = named[0]
     grid = SliceGrid(card.store_size, card.spacing_mm, card.z_range, card.n_bins)
-    if masks:
-        inputs = read_masks([Path(path) for path in masks], grid, own_bin)
+    if options.mask:
+        inputs, mode = read_masks([Path(path) for path in options.mask], grid, own_bin), "mask_to_image"
     else:
-        inputs = read_surroundings(Path(image), Path(region), grid, own_bin)
-    without = draw_conditional(generator, inputs, each, mode, out_dir, attempts)
-    if without:
-        print(f"{without} samples have no lesion after {attempts} attempts each", file=sys.stderr)
+        inputs, mode = read_surroundings(Path(options.image), Path(options.region), grid, own_bin), "inpaint"
+    each = config.replicas * (options.n_per_condition or 1)
+    return conditional_requests_of_bins(card, config, inputs, each, mode)
 
 
 def _classes(text: str) -> list[int]:
@@ -204,26 +223,30 @@ def _classes(text: str) -> list[int]:
     return chosen
 
 
-def _again(options, given: set[str]) -> None:
-    from slimdiff.generation.remake import remake_samples
+def _jobs_of_manifest(options):
+    from slimdiff.generation.remake import remake_jobs
 
-    for name in (*OWN_FOLDER_ONLY, "z_bins", "config", "variant", "fold"):
-        if name in given:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} has no effect with --from-manifest, which records the settings; remove it"
-            )
-    if not options.out_dir:
-        raise ConfigError("--from-manifest: expected --out-dir, the folder to write to")
-    out_dir = Path(options.out_dir)
-    same = remake_samples(
-        Path(options.from_manifest), options.id or [], out_dir, options.ckpt, options.priors, options.device
+    return remake_jobs(
+        Path(options.from_manifest),
+        options.id or [],
+        Path(options.out_dir),
+        options.ckpt and Path(options.ckpt),
+        options.priors and Path(options.priors),
+        options.device,
     )
+
+
+def _report_bits(options) -> None:
+    """Say of every sample drawn again whether it has the bits of the archive; raises RuntimeError where it has not."""
+    from slimdiff.generation.remake import same_bits
+
+    same = same_bits(Path(options.from_manifest), options.id, Path(options.out_dir))
     words = {
         True: "the same bits as in the archive",
         False: "OTHER BITS than in the archive",
         None: "no archive",
     }
     for name, found in same.items():
-        print(f"{out_dir / name}.npz: {words[found]}")
+        print(f"{Path(options.out_dir) / name}.npz: {words[found]}")
     if False in same.values():
         raise RuntimeError("other bits than in the archive: another processor, device or version of torch")

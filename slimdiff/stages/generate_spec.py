@@ -26,7 +26,6 @@ def run_spec(path: Path, validate_only: bool = False, dry_run: bool = False, ver
     With `validate_only` it is only checked, with `dry_run` the plan is shown, with `verbose` the checkpoint and the
     settings, too. Raises ConfigError with one line per problem; nothing is written then.
     """
-    from slimdiff.generation.folder import draw_into
     from slimdiff.generation.spec import load_spec, plan
 
     whole = plan(load_spec(path), Path(path))
@@ -35,5 +34,5 @@ def run_spec(path: Path, validate_only: bool = False, dry_run: bool = False, ver
     if validate_only:
         print(f"{path}: valid, {whole.total} samples")
     elif not dry_run:
-        draw_into(whole.output_dir, whole.generator(), whole.requests())
+        whole.job().draw()
         print(f"{whole.output_dir}: {whole.total} samples")

@@ -65,7 +65,7 @@ def run(study, options) -> None:
                 identity={"study": study.study, "variant": variant, "fold": fold},
                 priors=_priors(own, fold),
                 perceptual=_perceptual(own),
-                watched=parts["val"],
+                val_participants=parts["val"],
                 judge=_monitor(own, store, parts) if processes.first else None,
                 processes=processes,
             )

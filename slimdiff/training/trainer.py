@@ -27,11 +27,12 @@ from slimdiff.model.checkpoint import DataSpec, build_network, put_priors
 from slimdiff.training.checkpoint import Ema, Interrupted, learnt, load_state, out_of_memory, save_state
 from slimdiff.training.data import TrainingSet
 from slimdiff.training.distributed import STOP_SIGNALS, Processes
+from slimdiff.training.early_stopping import reason_to_stop
 from slimdiff.training.logs import History
 from slimdiff.training.objective import Objective, Perceptual
 from slimdiff.training.outputs import Outputs
 from slimdiff.training.step import Loss, Preparation, learning_rate
-from slimdiff.training.validation import Judge, PreviewSampler, Validation, reason_to_stop
+from slimdiff.training.validation import Judge, PreviewSampler, Validation
 
 WEIGHT_DECAY = 1e-4
 """Weight decay of AdamW for the network (paper: 1e-4)."""
@@ -50,7 +51,7 @@ class Trainer:
         identity: study, variant and fold.
         priors: z-bin priors of the fold, bool (n_bins, H, W); required if `model.prior` is on.
         perceptual: distance for `diffusion.loss.perceptual`; required if its weight is not 0.
-        watched: validation participants of the fold; if empty, there is no validation.
+        val_participants: validation participants of the fold; if empty, there is no validation.
         judge: computes metrics of the samples of a validation round; None: losses only.
         processes: the processes that train together; default: this one alone.
     """
@@ -66,7 +67,7 @@ class Trainer:
         identity: dict,
         priors: np.ndarray | None = None,
         perceptual: Perceptual | None = None,
-        watched: Sequence[str] = (),
+        val_participants: Sequence[str] = (),
         judge: Judge | None = None,
         processes: Processes | None = None,
     ):
@@ -117,12 +118,12 @@ class Trainer:
         self.history = History(self.objective, self.prepare.slices, self.processes.sum)
         self.preview_sampler = PreviewSampler(self.network, diffusion, store.size, training.seed)
         self.validation: Validation | None = None
-        if self.processes.first and watched and training.validation.every and training.steps:
+        if self.processes.first and val_participants and training.validation.every and training.steps:
             acquisitions = self.data_spec.acquisitions
             self.validation = Validation(
                 training,
                 store,
-                list(watched),
+                list(val_participants),
                 self.objective,
                 self.preview_sampler,
                 self.device,

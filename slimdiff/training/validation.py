@@ -5,7 +5,6 @@ round, so that equal weights give equal numbers. KID and memorisation ratio R ar
 losses do not detect memorisation; R does.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from slimdiff.config.diffusion import DiffusionConfig
-from slimdiff.config.training import TrainingConfig, ValidationConfig
+from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import autocast
 from slimdiff.diffusion import chain
@@ -26,6 +25,7 @@ from slimdiff.model.checkpoint import DataSpec
 from slimdiff.model.conditioning import Condition
 from slimdiff.png import pair_sheet
 from slimdiff.training.data import Batch, TrainingSet
+from slimdiff.training.early_stopping import lowest_kid
 from slimdiff.training.objective import NOISE_BINS, NOISE_COLUMNS, NoiseDraw, Objective, losses_by_noise
 
 EVALUATIONS = 15
@@ -273,32 +273,3 @@ def _with_acquisition(held_out: TrainingSet, acquisitions: list[str]) -> np.ndar
             "training.validation.every: 0"
         )
     return rows
-
-
-def lowest_kid(rows: list[dict], settings: ValidationConfig) -> dict | None:
-    """The row with the lowest KID among those with R not below `lowest_ratio`; None if there is none."""
-    fit = [row for row in rows if math.isfinite(row.get("kid", math.nan))]
-    fit = [row for row in fit if not row["memorisation_ratio"] < settings.lowest_ratio]
-    return min(fit, key=lambda row: row["kid"], default=None)
-
-
-def reason_to_stop(rows: list[dict], settings: ValidationConfig) -> str | None:
-    """The reason to stop early after these rounds, or None.
-
-    Training stops after `patience` consecutive rounds without a lower KID, or after two consecutive rounds in which R
-    of every moving average is below `lowest_ratio`.
-    """
-    steps = list(dict.fromkeys(row["step"] for row in rows))
-    rounds = [[row for row in rows if row["step"] == step] for step in steps]
-    if settings.lowest_ratio and len(rounds) >= 2:
-        ratios = [[row.get("memorisation_ratio", math.nan) for row in of_round] for of_round in rounds[-2:]]
-        if all(ratio < settings.lowest_ratio for of_round in ratios for ratio in of_round):
-            listed = ", ".join(f"{max(of_round):.3g}" for of_round in ratios)
-            return f"memorisation ratio {listed} in two consecutive rounds, below {settings.lowest_ratio:g}"
-    if settings.patience and len(rounds) > settings.patience:
-        best = [lowest_kid(of_round, settings) for of_round in rounds]
-        kids = [math.inf if row is None else row["kid"] for row in best]
-        earlier, late = min(kids[: -settings.patience]), min(kids[-settings.patience :])
-        if math.isfinite(earlier) and not late < earlier:
-            return f"no KID below {earlier:.4g} in {settings.patience} consecutive rounds"
-    return None

@@ -1,4 +1,4 @@
-"""Every key has a use: a shipped study sets it, or KEPT says what it is for. Old keys name what replaces them."""
+"""Every key has a use: a shipped study sets it, or KEPT gives its purpose. Old keys name their replacement."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ KEPT = {
     "measured: docs/sampling.md (benchmarks/quality/sampler_sweep.py, autoguidance.py)": [
         *("generation.spacing", "generation.guidance", "generation.guidance_interval", "generation.guide"),
     ],
-    "settings of the published code's networks and loss modes, which are read or repeated": [
+    "settings of the published code's networks and loss modes, which are imported or reproduced": [
         # slimdiff/importing; slimdiff.key_reference.MODES and tests/training/test_published_loss_modes.py.
         *("diffusion.timesteps", "diffusion.schedule", "model.null_token", "training.condition_dropout"),
         *("diffusion.loss.space", "diffusion.loss.lesion_weight_image", "diffusion.loss.uncertainty"),
@@ -110,22 +110,22 @@ def nested(key: str, value) -> dict:
 
 
 @pytest.mark.parametrize("key", OLD_KEYS)
-def test_an_old_key_is_refused_with_what_replaces_it(key):
+def test_an_old_key_is_refused_with_its_replacement(key):
     assert key not in keys_of(Study)
     with pytest.raises(ConfigError) as caught:
         study_from_mapping(nested(key, 1))
     assert str(caught.value) == f"config: {key}: this key no longer exists: {OLD_KEYS[key]}"
 
 
-def test_an_old_key_of_a_variant_is_refused_likewise():
+def test_an_old_key_of_a_variant_is_refused():
     with pytest.raises(
         ConfigError, match=r"variants\.b\.training\.weight_decay: this key no longer exists: .*1e-4"
     ):
         study_from_mapping({"variants": {"b": {"training": {"weight_decay": 0}}}})
 
 
-def test_the_constants_are_what_the_messages_of_old_keys_say():
-    """A message must not promise another value than the code has."""
+def test_messages_of_old_keys_give_the_constants_of_the_code():
+    """A message must give the value that the code has."""
     from slimdiff.data.fetch import dataset, download
     from slimdiff.data.slices import BACKGROUND_LEVEL
     from slimdiff.data.volumes import bias_field, brain, registration

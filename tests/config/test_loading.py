@@ -1,4 +1,4 @@
-"""A study's file is read as it is meant, or the error names it."""
+"""The file of a study is read correctly, or the error names it."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from slimdiff.config import ConfigError, load_study
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", "0.0001"])
-def test_yaml_1_1_numbers_that_arrive_as_text_are_numbers(text, tmp_path):
+def test_yaml_1_1_numbers_that_are_parsed_as_text_are_converted(text, tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(f"training: {{learning_rate: {text}}}\n")
     assert load_study(path).training.learning_rate == 1e-4

@@ -34,7 +34,7 @@ def setting(path: str, key: str, value) -> dict:
 
 
 @pytest.mark.parametrize(("path", "key", "value"), EVERY)
-def test_a_section_follows_the_study_unless_it_has_a_value_of_its_own(path, key, value):
+def test_a_section_has_the_value_of_the_study_unless_it_sets_its_own(path, key, value):
     default = getattr(section_of(study_from_mapping(FITTING), path), key)
     assert default == {"seed": 0, "device": "auto", "tau": 0.0}[key]
     assert getattr(section_of(study_from_mapping(FITTING | {key: value}), path), key) == value
@@ -46,7 +46,7 @@ def test_a_section_follows_the_study_unless_it_has_a_value_of_its_own(path, key,
     assert (
         getattr(section_of(study_from_mapping(setting(path, key, other) | {key: value}), path), key) == other
     )
-    # The default, if given, is a value too.
+    # An explicit default counts as a value.
     assert (
         getattr(section_of(study_from_mapping(setting(path, key, default) | {key: value}), path), key)
         == default
@@ -58,7 +58,7 @@ def test_metrics_stay_on_the_cpu_unless_their_own_device_is_set():
 
 
 @pytest.mark.parametrize("section", [GenerationConfig, TrainingConfig, ExportConfig, FoldsConfig])
-def test_a_section_without_a_study_has_values_too(section):
+def test_a_section_without_a_study_has_the_defaults(section):
     for made in (
         section(),
         section.model_validate(
@@ -72,26 +72,28 @@ def test_a_section_without_a_study_has_values_too(section):
     assert section() == section()
 
 
-def test_a_variant_overrides_or_follows_and_leaves_the_rest_unset():
+def test_a_variant_overrides_or_inherits_and_leaves_the_rest_unset():
     values = {"seed": 5, "tau": 0.1, "training": {"seed": 1}, "generation": {"eta": 0.0}}
     values["variants"] = {
         "base": {},
         "other": {"training": {"seed": 2}, "generation": {"tau": 0.3}},
-        "follows": {"training": {"seed": None}},
+        "inherits": {"training": {"seed": None}},
     }
     study = study_from_mapping(FITTING | values)
-    base, other, follows = (study.variant(name) for name in values["variants"])
+    base, other, inherits = (study.variant(name) for name in values["variants"])
     assert base == study
-    assert (base.training.seed, other.training.seed, follows.training.seed) == (1, 2, 5)
+    assert (base.training.seed, other.training.seed, inherits.training.seed) == (1, 2, 5)
     assert (base.generation.tau, other.generation.tau) == (0.1, 0.3)
-    assert {part.generation.seed for part in (base, other, follows)} == {5}
-    # What the study does not name is not named by its variants: `--mask` chooses a sampler then.
+    assert {part.generation.seed for part in (base, other, inherits)} == {5}
+    # Keys that the study does not set stay unset in its variants, so that `--mask` can choose a sampler.
     assert base.generation.model_fields_set == {"eta"}
     assert other.generation.model_fields_set == {"eta", "tau"}
 
 
-@pytest.mark.parametrize("stage", [name for name in stages.names() if stages.module_of(name).NEEDS is not None])
-def test_a_stage_gets_the_values_of_the_study_not_its_null(stage):
+@pytest.mark.parametrize(
+    "stage", [name for name in stages.names() if stages.module_of(name).NEEDS is not None]
+)
+def test_a_stage_gets_the_value_of_the_study_instead_of_null(stage):
     values = {"seed": 5, "tau": 0.1, "device": "cpu", "folds": {"seed": 6}}
     study = study_from_mapping(FITTING | values)
     needs = stages.needs(stage, study)
@@ -102,7 +104,7 @@ def test_a_stage_gets_the_values_of_the_study_not_its_null(stage):
             assert getattr(section_of(again, path), key) == getattr(section_of(study, path), key), dotted
 
 
-def test_a_report_is_headed_by_the_study_unless_it_has_a_title():
+def test_the_title_of_a_report_defaults_to_the_study():
     assert study_from_mapping({"study": "fcd-2024"}).report.title == "fcd-2024"
     assert (
         study_from_mapping({"study": "fcd", "report": {"title": "Our cohort"}}).report.title == "Our cohort"

@@ -34,7 +34,7 @@ def refusal(values: dict) -> str:
     return str(caught.value)
 
 
-def test_defaults_are_the_paper():
+def test_defaults_are_those_of_the_paper():
     study = study_from_mapping({})
     assert study.preprocess.spacing_mm == 1.25
     assert study.slices.z_range == (34, 115)
@@ -91,7 +91,7 @@ def test_wrong_types_are_refused_with_key_and_value(place, value, key):
     ],
 )
 @pytest.mark.parametrize("value", [True, False])
-def test_booleans_are_no_numbers(place, value):
+def test_booleans_are_refused_as_numbers(place, value):
     assert f"{place}:" in refusal(changed(FITTING, place, value))
 
 
@@ -121,7 +121,7 @@ def test_values_outside_their_range_are_refused(place, value):
 @pytest.mark.parametrize(
     "place", ["training.learning_rate", "preprocess.spacing_mm", "slices.min_lesion_mm2"]
 )
-def test_numbers_are_finite(place, value):
+def test_numbers_that_are_not_finite_are_refused(place, value):
     assert f"{place}:" in refusal(changed(FITTING, place, value))
 
 
@@ -226,13 +226,13 @@ def test_impossible_combinations_are_refused(values, expected):
         assert part in message
 
 
-def test_every_problem_is_named_at_once():
+def test_all_problems_are_named_in_one_error():
     message = refusal(changed(changed(FITTING, "training.stepps", 3), "model.patch", 5))
     assert "training.stepps" in message
     assert "model.patch" in message
 
 
-def test_variants_override_only_what_they_name():
+def test_variants_override_only_the_keys_that_they_set():
     values = changed(FITTING, "variants", {"base": {}, "p2": {"diffusion": {"loss": {"p_image": 2.0}}}})
     values = changed(values, "diffusion", {"prediction": "v", "loss": {"p_mask": 3.0}})
     study = study_from_mapping(values)
@@ -258,7 +258,7 @@ def _all_sections(model=Study, seen=None):
 
 
 @pytest.mark.parametrize("section", _all_sections(), ids=lambda section: section.__name__)
-def test_every_field_says_what_it_is(section):
+def test_every_field_has_a_description(section):
     assert section.__doc__
     for name, field in section.model_fields.items():
         nested = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
@@ -275,12 +275,12 @@ SHIPPED = sorted((Path(__file__).resolve().parents[2] / "config").glob("*.yaml")
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_the_studies_that_are_shipped_are_valid(path):
+def test_shipped_studies_are_valid(path):
     assert load_study(path).variants
 
 
 @pytest.mark.parametrize("transform", ["rigid", "affine"])
-def test_registered_brains_are_kept_to_the_top_unless_a_range_is_given(transform):
+def test_registered_brains_have_an_automatic_z_range_unless_one_is_set(transform):
     registered = {"preprocess": {"registration": {"transform": transform}}}
     assert study_from_mapping(registered).slices.z_range == "auto"
     assert study_from_mapping(registered | {"slices": {"n_bins": 20}}).slices.z_range == "auto"
@@ -288,7 +288,7 @@ def test_registered_brains_are_kept_to_the_top_unless_a_range_is_given(transform
     assert study_from_mapping({}).slices.z_range == (34, 115)
 
 
-def test_a_coupling_alone_brings_its_own_widths():
+def test_a_coupling_has_its_own_default_widths():
     study = study_from_mapping(
         changed(FITTING, "variants", {"a": {}, "b": {"model": {"coupling": "independent"}}})
     )

@@ -145,7 +145,7 @@ def test_ddpm_matches_the_paper_s_algorithm_2():
 
 
 def test_dpmpp_2m_sde_matches_the_paper_s_update():
-    """The same chain in the paper's own coordinates x_t, alpha, lambda (Lu et al. 2022, appendix B), with uneven steps."""
+    """The same chain in the paper's own coordinates x_t, alpha, lambda (Lu et al. 2022, appendix B), uneven steps."""
     alpha_bar = [0.001, 0.05, 0.1, 0.7, 0.8, 0.99]
     alpha = [math.sqrt(a) for a in alpha_bar]
     sigma = [math.sqrt(1 - a) for a in alpha_bar]

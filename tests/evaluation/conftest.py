@@ -1,4 +1,4 @@
-"""Slices and masks that look enough like the real thing, and the pretrained weights where they can be had."""
+"""Slices and masks that resemble real ones, and the pretrained weights if they are available."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ def require(name: str) -> str:
     try:
         weights.path(name)
     except weights.WeightsUnavailable as error:
-        pytest.skip(f"the pretrained weights '{name}' cannot be had here: {error}")
+        pytest.skip(f"the pretrained weights '{name}' are not available here: {error}")
     return name
 
 

@@ -1,4 +1,4 @@
-"""The comparison of variants: directions, folds that lack a number, what counts as a unit, and what can be decided."""
+"""The comparison of variants: directions, folds with missing values, the unit of analysis, and significance."""
 
 import json
 
@@ -61,14 +61,14 @@ def test_a_pair_by_hand(paths):
     assert (row["study"], row["extractor"], row["unit"], row["n"]) == ("tiny", "alexnet", "folds", "3")
     assert (row["better"], row["compared"], row["favours"]) == ("lower", "value", "a")
     assert (row["a_better"], row["b_better"], row["sign_agreement"]) == ("3", "0", "3/3")
-    # Three differences of one sign: 2 / 2^3, three times over for three pairs.
+    # Three differences of one sign: p = 2 / 2^3, times 3 for three pairs.
     assert (row["wilcoxon_p"], row["smallest_p"], row["p_holm"]) == ("0.25", "0.25", "0.75")
-    # Of 9 combinations 1 lies above, 7 below, and one is level.
+    # Of 9 combinations 1 is higher, 7 are lower and 1 is tied.
     assert float(row["cliffs_delta"]) == pytest.approx(-6 / 9)
     assert row["size"] == "large"
 
 
-def test_all_variants_together_come_first_and_nemenyi_stands_with_the_pairs(paths):
+def test_the_row_of_all_variants_comes_first_and_nemenyi_is_given_for_pairs(paths):
     write_kid(paths)
     rows = compared(paths, "abc", 3)
     assert rows[0] == find(rows, "all")
@@ -80,7 +80,7 @@ def test_all_variants_together_come_first_and_nemenyi_stands_with_the_pairs(path
     assert float(find(rows, "a", "b")["nemenyi_p"]) > 0.3
 
 
-def test_two_variants_have_no_row_together(paths):
+def test_two_variants_have_no_row_of_all_variants(paths):
     write_kid(paths, {name: KID[name] for name in "ab"})
     (row,) = compared(paths, "ab", 3)
     assert row["nemenyi_p"] == "n/a"
@@ -111,7 +111,7 @@ def test_which_is_better_depends_on_the_metric(paths, name, a, b, favours):
 
 
 def test_pseudo_replicates_change_nothing(paths):
-    """More samples, z-bins and replicas of the same trainings are no further evidence."""
+    """More samples, z-bins and replicas of the same trainings add no evidence."""
     write_kid(paths)
     plain = compared(paths, "abc", 3)
 
@@ -129,7 +129,7 @@ def test_pseudo_replicates_change_nothing(paths):
     assert compared(paths, "abc", 3) == plain
 
 
-def test_a_number_that_stands_twice_is_refused(paths):
+def test_a_duplicate_row_is_refused(paths):
     write_kid(paths, extra=lambda value: [metric("kid", value, extractor="alexnet")])
     with pytest.raises(
         ValueError, match=r"a/fold-0/metrics\.tsv: expected one row of kid \(alexnet\).*found a duplicate"
@@ -137,7 +137,7 @@ def test_a_number_that_stands_twice_is_refused(paths):
         compare(paths, ["a", "b", "c"], 3)
 
 
-def test_folds_without_a_number_are_left_out_of_their_pairs_and_named(paths):
+def test_folds_with_missing_values_are_left_out_and_named(paths):
     write_kid(paths, KID | {"b": (0.02, np.nan, 0.06)})
     rows = compared(paths, "abc", 3)
     assert (find(rows, "a", "b")["n"], find(rows, "a", "c")["n"], find(rows, "all")["n"]) == ("2", "3", "2")
@@ -149,7 +149,7 @@ def test_folds_without_a_number_are_left_out_of_their_pairs_and_named(paths):
     assert float(find(rows, "all")["smallest_p"]) == pytest.approx(1 / 6)
 
 
-def test_a_floor_that_is_missing_is_a_number_that_is_missing(paths):
+def test_a_missing_floor_counts_as_a_missing_value(paths):
     for variant in "ab":
         for fold in range(2):
             write(paths, variant, fold, [metric("lpips", 0.3 + fold, 0.2 if fold else None)])
@@ -158,7 +158,7 @@ def test_a_floor_that_is_missing_is_a_number_that_is_missing(paths):
     assert "fold 0 left out, no number of a, b" in row["note"]
 
 
-def test_a_variant_without_any_number_does_not_take_the_others_test(paths):
+def test_a_variant_without_values_does_not_prevent_the_test_of_the_others(paths):
     write_kid(paths, KID | {"d": (np.nan,) * 3})
     rows = compared(paths, "abcd", 3)
     assert float(find(rows, "all")["friedman_exact_p"]) == pytest.approx(1 / 36)
@@ -169,7 +169,7 @@ def test_a_variant_without_any_number_does_not_take_the_others_test(paths):
     assert find(rows, "a", "b")["p_holm"] == "0.75"
 
 
-def test_one_fold_shows_means_and_says_why_nothing_is_tested(paths):
+def test_one_fold_gives_means_and_a_reason_for_no_test(paths):
     write_kid(paths, {name: values[:1] for name, values in KID.items()})
     for row in compared(paths, "abc", 1):
         tested = ("wilcoxon_p", "smallest_p", "p_holm", "nemenyi_p", "cliffs_delta", "friedman_exact_p")
@@ -178,19 +178,19 @@ def test_one_fold_shows_means_and_says_why_nothing_is_tested(paths):
     assert float(find(compared(paths, "abc", 1), "a", "b")["mean_difference"]) == pytest.approx(-0.01)
 
 
-def test_one_variant_is_a_header(paths):
+def test_one_variant_gives_only_a_header(paths):
     write_kid(paths, {"a": KID["a"]})
     assert compared(paths, "a", 3) == []
 
 
-def test_folds_that_share_their_test_subjects_say_so(paths):
+def test_folds_with_the_same_test_subjects_have_a_note(paths):
     write_kid(paths)
     for row in compared(paths, "abc", 3, same_test=True):
         assert "same test subjects" in row["note"]
     assert all("same test subjects" not in row["note"] for row in compared(paths, "abc", 3))
 
 
-def test_extractors_are_compared_apart(paths):
+def test_extractors_are_compared_separately(paths):
     for variant, value in (("a", 1.0), ("b", 2.0)):
         rows = [metric("kid", value, extractor="alexnet"), metric("kid", 9 - value, extractor="vgg16")]
         for fold in range(2):
@@ -255,7 +255,7 @@ def test_a_subject_of_several_folds_counts_once(paths):
     assert "trained on all training subjects" in row["note"]
 
 
-def test_utility_rows_are_compared_like_metrics_and_holm_goes_over_variants(paths):
+def test_utility_rows_are_compared_like_metrics_and_holm_corrects_for_variants(paths):
     write_kid(paths, {name: KID[name] for name in "ab"})
     scores = {f"s{number}": 0.3 + 0.05 * number for number in range(6)}
     for fold in range(3):
@@ -276,7 +276,7 @@ def test_utility_rows_are_compared_like_metrics_and_holm_goes_over_variants(path
         assert (row["n"], float(row["p_holm"])) == ("18", pytest.approx(2 * float(row["wilcoxon_p"])))
 
 
-def test_a_table_that_lacks_a_column_is_named(paths):
+def test_a_missing_column_or_table_is_named(paths):
     write_kid(paths)
     write_table(paths.metrics("b", 1) / "metrics.tsv", [{"metric": "kid"}], ("metric", "value"))
     with pytest.raises(ValueError, match=r"b/fold-1/metrics\.tsv: no column"):

@@ -1,4 +1,4 @@
-"""The evaluation stage as a whole: known sample sets give known answers, twice the same."""
+"""The whole evaluation stage: known sample sets give known values, and a repeated run gives the same values."""
 
 import dataclasses
 import math
@@ -53,7 +53,7 @@ def value(cell: FoldEvaluation, metric: str, extractor: str | None = None, colum
     return found[0][column]
 
 
-def test_replayed_training_slices_are_caught(cell_of):
+def test_replayed_training_slices_are_detected(cell_of):
     cell = cell_of("train", noise=0.01)
     assert value(cell, "memorisation_ratio", "pixels") < 0.5
     assert value(cell, "suspect_share", "pixels") > 0.9
@@ -62,10 +62,10 @@ def test_replayed_training_slices_are_caught(cell_of):
     assert own == len(closest)
 
 
-def test_held_out_slices_as_samples_are_the_best_there_is(cell_of):
+def test_held_out_slices_as_samples_score_better_than_the_floor(cell_of):
     cell = cell_of("test")
     assert value(cell, "kid") < value(cell, "kid", column="floor") + 1e-6
-    # As many samples as the floor has training slices: not all of the held-out slices themselves.
+    # FID uses as many samples as the floor uses training slices, so only a part of the held-out slices.
     assert value(cell, "fid") < value(cell, "fid", column="floor")
     assert value(cell, "memorisation_ratio", "pixels") == pytest.approx(1)
     assert value(cell, "lesion_share_class1") == 1 and value(cell, "lesion_share_class0") == 0
@@ -83,7 +83,7 @@ def test_f11_the_same_input_gives_the_same_bits(cell_of):
             assert same, (a, b)
 
 
-def test_every_number_has_a_floor_an_interval_or_a_reason(cell_of):
+def test_every_value_has_a_floor_and_an_interval_or_a_reason(cell_of):
     cell = cell_of("train", noise=0.1)
     for row in cell.rows:
         if math.isnan(row["value"]):
@@ -97,11 +97,11 @@ def test_every_number_has_a_floor_an_interval_or_a_reason(cell_of):
     assert few and kid["interval_reason"] and math.isnan(kid["ci_low"])
 
 
-def test_with_enough_subjects_every_number_has_an_interval(cell_of, store):
-    """The same slices, but as if of eight people."""
+def test_with_enough_subjects_every_value_has_an_interval(cell_of, store):
+    """The same slices, with every participant split into eight subjects."""
     plain = cell_of("train", noise=0.1)
-    people = np.array([f"{name}-{row % 8}" for row, name in enumerate(store.participant)])
-    many = dataclasses.replace(store, participant=people)
+    subjects = np.array([f"{name}-{row % 8}" for row, name in enumerate(store.participant)])
+    many = dataclasses.replace(store, participant=subjects)
     cell = evaluate(
         FoldEvaluation(many, plain.test, plain.train, plain.samples, plain.config, plain.cache, plain.names)
     )
@@ -112,25 +112,27 @@ def test_with_enough_subjects_every_number_has_an_interval(cell_of, store):
     for row in cell.rows:
         if math.isfinite(row["ci_low"]):
             assert row["ci_low"] <= row["ci_high"], row
-    # Who the slices belong to changes no value that does not look at subjects.
+    # Metrics that do not use subjects keep their value.
     for metric in ("kid", "fid", "spectrum", "mmd_mf", "mmd_pl", "lesion_area_gap", "centroid_distance"):
         assert value(cell, metric) == pytest.approx(value(plain, metric), nan_ok=True), metric
 
 
-def test_the_reference_s_procedures_stand_beside_ours_on_request(cell_of, vgg16, monkeypatch):
+def test_the_published_procedures_are_added_on_request(cell_of, vgg16, monkeypatch):
     monkeypatch.setattr(as_published, "PAIRS", 8)
     cell = cell_of("train", noise=0.1)
     assert not any(row["metric"].endswith(("kid_ref", "lpips_ref")) for row in cell.rows)
-    asked = dataclasses.replace(
+    with_reference = dataclasses.replace(
         cell, config=cell.config.model_copy(update={"reference": True}), rows=[], tau_sweep=[], lesions=[]
     )
-    evaluate(asked, ("image",))
+    evaluate(with_reference, ("image",))
     for metric in ("kid_ref", "lpips_ref"):
-        assert math.isfinite(value(asked, metric)) and math.isfinite(value(asked, metric, column="floor"))
+        assert math.isfinite(value(with_reference, metric)) and math.isfinite(
+            value(with_reference, metric, column="floor")
+        )
 
 
-def test_larger_masks_are_found_in_the_area_and_along_tau(cell_of):
-    """Masks that only reach their lesion's true size at a higher threshold."""
+def test_larger_masks_show_in_the_area_gap_and_in_the_tau_sweep(cell_of):
+    """Masks that have the true lesion size only at a higher threshold."""
     cell = cell_of("test")
     soft = np.stack([ndimage.gaussian_filter(mask.astype(np.float32), 1.0) for mask in cell.samples.masks])
     larger = np.clip(soft + 0.6, -1, 1).astype(np.float16)

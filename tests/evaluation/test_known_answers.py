@@ -1,4 +1,4 @@
-"""Metrics on real slices of two patients, where it is known which way a number must go."""
+"""Metrics on real slices of two patients, for changes whose effect is known."""
 
 from functools import cache, partial
 
@@ -27,8 +27,8 @@ from slimdiff.evaluation.metrics.profiles import (
 from slimdiff.evaluation.statistics.bootstrap import Resampling, resampled_means
 
 HEIGHTS = range(60, 110)
-# Whose slices are damaged, by how much, and which metrics must see it. Two patients differ before any damage: a little
-# noise makes patient 19's slices more like 07's, a little blur 07's more like 19's, a brighter brain both, to a KID.
+# Damage: patient, levels, and the metrics that must increase. The patients differ before any damage: for KID, slight
+# noise makes patient 19's slices more like 07's, slight blur makes 07's more like 19's, and a brighter brain does both.
 DAMAGES = {
     "noise": ("07", (0, 0.05, 0.1, 0.2), ("kid", "fid", "lpips", "spectrum")),
     "blur": ("19", (0, 0.5, 1.0, 2.0), ("kid", "fid", "lpips", "spectrum", "brain_histogram")),
@@ -64,7 +64,7 @@ def to_slices(flair, lesion, config) -> tuple[np.ndarray, np.ndarray]:
 
 
 def changed(images: np.ndarray, how: str, level: float) -> np.ndarray:
-    """Noise in the brain of this sd, a blur or a shift of so many px, or a brain brighter by so much."""
+    """Noise of sd `level` in the brain, a blur or shift of `level` px, or a brain brighter by `level`."""
     images = images.astype(np.float32)
     if how == "noise":
         noise = np.random.default_rng(5).normal(0, level, images.shape)
@@ -119,7 +119,7 @@ def test_damage_is_far_above_the_difference_of_interleaved_halves(patient, alexn
         assert IMAGE_METRICS[name](own[::2], changed(own[1::2], how, levels[-1])) > 1.2 * halves, name
 
 
-def test_spectrum_and_histogram_do_not_know_where_things_are(patient):
+def test_spectrum_and_histogram_hardly_depend_on_position(patient):
     own = patient("19")[0]
     for name in ("spectrum", "brain_histogram"):
         metric = IMAGE_METRICS[name]
@@ -128,7 +128,7 @@ def test_spectrum_and_histogram_do_not_know_where_things_are(patient):
 
 @pytest.mark.parametrize("number", ["07", "19"])
 def test_interleaved_halves_of_one_patient_are_equal_within_the_interval(patient, alexnet, number):
-    """Blocks of neighbouring slices stand for subjects: one patient has no other independent parts."""
+    """Blocks of neighbouring slices are used as subjects: one patient has no other independent parts."""
     images, lesions = patient(number)
     first, second = images[::2], images[1::2]
     blocks = np.arange(len(first)) // 3
@@ -139,7 +139,7 @@ def test_interleaved_halves_of_one_patient_are_equal_within_the_interval(patient
         mmd.resampled_mmd2(of_first, of_second, resampling.index, resampling.counts)
     )
     assert interval.low <= 0 <= interval.high
-    # FID is far from 0 for 25 slices; what equal sets of that size score is the FID of random halves.
+    # FID is far from 0 for 25 slices, so it is compared with the FID of random halves.
     both, generator = np.concatenate([of_first, of_second]), np.random.default_rng(0)
     equal = [fid(*np.split(both[generator.permutation(len(both))], 2)) for _ in range(40)]
     assert fid(of_first, of_second) < np.quantile(equal, 0.9)
@@ -162,8 +162,8 @@ def test_interleaved_halves_of_one_patient_are_equal_within_the_interval(patient
         assert interval.low <= 0 <= interval.high
 
 
-def test_masks_of_another_patient_do_not_sit_on_lesions(patient):
-    """MMD-PL sees that masks were moved, MMD-MF cannot."""
+def test_shifted_masks_do_not_match_the_lesions(patient):
+    """MMD-PL detects that masks were shifted; MMD-MF cannot."""
     images, lesions = patient("19")
     moved = np.roll(lesions, 25, axis=2)
     shapes = [component_features(part)[0] for part in (lesions, moved)]
@@ -184,7 +184,7 @@ def test_batch_size_and_order_do_not_matter(patient, alexnet):
         other = extract(grey[shuffled], "alexnet", batch_size=batch_size, progress=False)
         assert np.abs(other - plain[shuffled]).max() < 1e-4
         assert fid(reference, other) == pytest.approx(fid(reference, plain), rel=1e-4)
-        # Subsets that leave most of the slices out.
+        # Subsets that leave out most of the slices.
         values = [kid(reference, found, seed=0, subsets=10, subset_size=8).value for found in (plain, other)]
         assert values[1] == pytest.approx(values[0], rel=1e-4)
     for profile in (radial_spectra, brain_histograms):

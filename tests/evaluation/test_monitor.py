@@ -1,4 +1,4 @@
-"""What a training's own samples are judged by: validation subjects and training slices, never test subjects."""
+"""Samples drawn during training are compared with validation subjects and training slices, never with test subjects."""
 
 import json
 
@@ -39,7 +39,7 @@ def alexnet_weights():
     try:
         weights.path("alexnet")
     except weights.WeightsUnavailable as error:
-        pytest.skip(f"the pretrained weights 'alexnet' cannot be had here: {error}")
+        pytest.skip(f"the pretrained weights 'alexnet' are not available here: {error}")
 
 
 def slices(store, names):
@@ -47,7 +47,7 @@ def slices(store, names):
     return np.asarray(store.images[rows], np.float32), store.z_bin[rows]
 
 
-def test_kid_is_that_of_the_samples_against_the_validation_slices(monitor, store, parts):
+def test_kid_compares_samples_with_validation_slices(monitor, store, parts):
     images, bins = slices(store, parts["test"])
     found = monitor(images, bins)
     real, _ = slices(store, parts["val"])
@@ -56,7 +56,7 @@ def test_kid_is_that_of_the_samples_against_the_validation_slices(monitor, store
     assert monitor(images, bins) == found
 
 
-def test_the_ratio_is_that_of_nearest_distances_in_the_same_bin(monitor, store, parts):
+def test_the_ratio_uses_nearest_distances_in_the_same_bin(monitor, store, parts):
     images, bins = slices(store, parts["test"])
     train, train_bins = slices(store, parts["train"])
     val, val_bins = slices(store, parts["val"])
@@ -72,8 +72,8 @@ def test_the_ratio_is_that_of_nearest_distances_in_the_same_bin(monitor, store, 
             ]
         )
 
-    wanted = median_of_nearest(vectors[0], bins) / median_of_nearest(vectors[2], val_bins)
-    assert monitor(images, bins)["memorisation_ratio"] == pytest.approx(wanted, rel=1e-4)
+    expected = median_of_nearest(vectors[0], bins) / median_of_nearest(vectors[2], val_bins)
+    assert monitor(images, bins)["memorisation_ratio"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_copies_of_training_slices_have_a_ratio_near_zero_and_noise_a_high_kid(monitor, store, parts):
@@ -101,7 +101,7 @@ def study_on_disk(prepared, tmp_path):
     return write
 
 
-def test_the_command_watches_with_it(alexnet_weights, study_on_disk, tmp_path):
+def test_the_training_command_validates_with_the_monitor(alexnet_weights, study_on_disk, tmp_path):
     path = study_on_disk(select="kid")
     assert cli.train(["--config", str(path), "--fold", "0"]) == 0
     study = load_study(path)
@@ -112,19 +112,21 @@ def test_the_command_watches_with_it(alexnet_weights, study_on_disk, tmp_path):
     best = min(rows, key=lambda row: float(row["kid"]))
     network, card = load_model(folder / "model.safetensors", CPU)
     assert card.step == int(best["step"])
-    # The number can be had again from the model that was written: samples drawn and judged anew.
+    # The saved model gives the same values again, with newly drawn samples.
     parts, store = read_folds(study.paths.folds, 0), SliceStore.open(study.paths.store)
     part = study.variant("base")
     judge = Monitor(store, parts["train"], parts["val"], "alexnet", CPU, tmp_path / "features", 0)
-    sketch = PreviewSampler(network, part.diffusion, store.size, part.training.seed)
+    preview = PreviewSampler(network, part.diffusion, store.size, part.training.seed)
     objective = Objective(part.diffusion, part.training.self_conditioning)
-    again = Validation(part.training, store, parts["val"], objective, sketch, CPU, [], judge)
+    again = Validation(part.training, store, parts["val"], objective, preview, CPU, [], judge)
     row = again.round(card.step, network, {0.9: dict(network.named_parameters())}, torch.float32)[0]
     for name in ("kid", "memorisation_ratio", "loss_image"):
         assert row[name] == pytest.approx(float(best[name]), rel=1e-5)
 
 
-def test_without_weights_it_is_off_and_says_so_unless_it_decides(study_on_disk, monkeypatch, capsys):
+def test_without_weights_the_monitor_is_off_with_a_message_unless_early_stopping_needs_it(
+    study_on_disk, monkeypatch, capsys
+):
     def unavailable(name):
         raise weights.WeightsUnavailable("put alexnet.safetensors there")
 

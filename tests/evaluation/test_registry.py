@@ -1,4 +1,4 @@
-"""The registry has a row for every metric that a stage writes, and nothing else decides how a metric is read."""
+"""The registry has a row for every metric that a stage writes, and alone defines how a metric is read."""
 
 import random
 import subprocess
@@ -26,7 +26,7 @@ PERCENTS = (25, 50, 100)
 
 @pytest.fixture(scope="module")
 def rows():
-    """What the stage utility writes for three shares and no subject."""
+    """The rows that the stage utility writes for three shares and no subjects."""
     nothing = score_slices(np.zeros((0, 4, 4), bool), np.zeros((0, 4, 4), bool), 1)
     conditions = [f"{kind}_{p}" for kind in ("real", "real_synthetic") for p in PERCENTS]
     names = {"study": "s", "variant": "base", "fold": 0}
@@ -50,7 +50,7 @@ def test_metrics_of_one_axis_are_one_block_in_the_order_of_the_axes():
     assert axes == sorted(axes, key=list(AXES).index)
 
 
-def test_every_row_of_utility_has_a_row_here(rows):
+def test_every_utility_metric_is_in_the_registry(rows):
     assert set(SCORES) == set(UTILITY_SCORES)
     assert len(rows) == len(SCORES) * (3 * len(PERCENTS) + 2)
     assert all(describe(row["metric"]).axis == "utility" for row in rows)
@@ -88,7 +88,7 @@ def test_which_direction_is_better():
 @pytest.mark.parametrize(
     "name", ["unheard_of", "utility_other_real_25", "utility_dice_real_101", "mmd_mf_w1_"]
 )
-def test_a_name_without_a_row_is_an_error_that_names_it(name):
+def test_an_unknown_metric_is_an_error_that_names_it(name):
     for function in (describe, better, heading, order):
         with pytest.raises(ValueError, match=f"metric {name}: .*registry.py"):
             function(name)

@@ -9,7 +9,7 @@ DOCS = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="u
 
 
 def missing_from(text: str, names) -> list[str]:
-    """Names without a term in backticks; `{feature}`, `{score}` and `{percent}` stand for terms of their own."""
+    """Names without a term in backticks; `{feature}`, `{score}` and `{percent}` are placeholders for other terms."""
     terms = set(re.findall(r"`([^`\n]+)`", text))
     patterns = {
         "{feature}": "|".join(terms & {*SHAPE_FEATURES, *CONTRAST_FEATURES}),
@@ -29,7 +29,7 @@ def test_every_metric_is_named():
     assert missing_from(DOCS, METRICS) == []
 
 
-def test_a_metric_that_is_not_named_is_found():
+def test_a_missing_metric_is_detected():
     assert missing_from(DOCS, ["kid", "kid_unheard_of", "mmd_mf_w1_colour", "utility_accuracy_trts"]) == [
         "kid_unheard_of",
         "mmd_mf_w1_colour",

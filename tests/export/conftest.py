@@ -1,4 +1,4 @@
-"""A tiny study with everything that the export reads: oblique volumes, a store cut from them, folds and samples."""
+"""A tiny study with all inputs of the export: oblique volumes, a slice store, folds and samples."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ SPACING_MM = 2.0
 Z_RANGE = (2, 7)
 N_BINS = 3
 PER_BIN_AND_CLASS = 2
-# Fold 1 has no validation subject.
+# Fold 1 has no validation subjects.
 FOLDS = (
     {"sub-1": "train", "sub-2": "train", "sub-3": "val", "sub-4": "test"},
     {"sub-1": "test", "sub-2": "test", "sub-3": "train", "sub-4": "train"},
@@ -30,7 +30,7 @@ CHECKPOINT = "ab" * 32
 
 
 def oblique(number: int) -> np.ndarray:
-    """A rigid affine with 2 mm voxels, tilted differently for everyone."""
+    """A rigid affine with 2 mm voxels, with a different tilt for each subject."""
     a, b = 0.1 + 0.05 * number, 0.2 - 0.07 * number
     about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
@@ -41,7 +41,7 @@ def oblique(number: int) -> np.ndarray:
 
 
 def write_volumes(paths) -> None:
-    """Everyone's volumes: noise, and a lesion that no symmetry maps onto itself; sub-4 has none."""
+    """Volumes of all subjects: noise and a lesion without any symmetry; sub-4 has no lesion."""
     for number, name in enumerate(FOLDS[0]):
         rng = np.random.default_rng(number)
         volume = rng.uniform(-0.8, 1, GRID).astype(np.float16).astype(np.float32)
@@ -56,7 +56,7 @@ def write_volumes(paths) -> None:
 
 
 def write_cell_samples(paths, store_size, variant: str, fold: int) -> None:
-    """Noise; the masks of class 1 hold values on both sides of 0 and of 0.3."""
+    """Noise images; masks of class 1 have values below and above 0 and 0.3."""
     for z_bin in range(N_BINS):
         rng = np.random.default_rng((fold, z_bin))
         rows = []
@@ -130,7 +130,7 @@ def _finished(tmp_path_factory):
 
 @pytest.fixture
 def study(_finished, tmp_path):
-    """The tiny study in the test's own folder."""
+    """A copy of the tiny study in the folder of the test."""
     shutil.copytree(_finished.results_dir, tmp_path / "results")
     return _finished.model_copy(update={"results_dir": str(tmp_path / "results")})
 

@@ -22,7 +22,7 @@ def test_every_sample_is_a_subject_with_image_and_mask(cell):
         anat = folder / subject / "anat"
         image = nibabel.load(anat / f"{subject}_desc-synth_FLAIR.nii.gz")
         mask = nibabel.load(anat / f"{subject}_label-lesion_desc-synth_mask.nii.gz")
-        # Rows run to the back: the slice's first row is the volume's last along the second axis.
+        # Rows run from anterior to posterior: the first row of the slice is the last index of the second axis.
         assert image.shape == mask.shape == (10, 12, 1)
         assert (image.get_data_dtype(), mask.get_data_dtype()) == (np.float32, np.uint8)
         assert np.array_equal(np.asarray(image.dataobj)[:, ::-1, 0].T, case.image)
@@ -34,14 +34,14 @@ def test_every_sample_is_a_subject_with_image_and_mask(cell):
         assert (int(row["z_bin"]), int(row["class"])) == (case.z_bin, case.label)
 
 
-def test_no_participant_is_in_it(cell):
+def test_no_participant_id_is_in_the_dataset(cell):
     folder = bids.write(cell)
     texts = [path for path in folder.rglob("*") if path.is_file() and path.suffix in (".json", ".tsv", "")]
     everything = "".join(path.read_text() for path in texts)
     assert not any(name in everything for part in cell.parts.values() for name in part)
 
 
-def test_the_description_says_what_made_it(cell):
+def test_the_description_records_model_data_and_source(cell):
     content = json.loads((bids.write(cell) / "dataset_description.json").read_text())
     assert content["DatasetType"] == "derivative"
     assert content["GeneratedBy"][0]["Name"] == "slimdiff"
@@ -50,7 +50,7 @@ def test_the_description_says_what_made_it(cell):
     assert content["SourceDatasets"] == [{"DOI": "doi:10.18112/openneuro.ds004199.v1.0.6"}]
 
 
-def test_skull_stripped_is_what_the_sources_say_or_the_configuration(study, opened, configured):
+def test_skull_stripped_follows_the_sources_or_the_configuration(study, opened, configured):
     def written(study) -> bool:
         return json.loads(next(bids.write(opened(study, 0)).rglob("*_FLAIR.json")).read_text())[
             "SkullStripped"
@@ -59,7 +59,7 @@ def test_skull_stripped_is_what_the_sources_say_or_the_configuration(study, open
     assert written(study) is True
     assert written(configured(study, skull_stripped=False)) is False
     next((study.paths.root.parent / "source").rglob("sub-2_FLAIR.json")).unlink()
-    # The fixture's table names the images of the session's folder.
+    # The table lists images in the folder of the session fixture.
     table = study.paths.participants
     root = read_table(table)[0]["image"].split("/source/")[0]
     table.write_text(table.read_text().replace(root, str(study.paths.root.parent)))
@@ -78,7 +78,7 @@ def test_two_samples_with_one_label_are_refused(study, opened):
 
 
 def test_the_public_validator_finds_no_error(cell):
-    """It covers names, NIfTI headers, sidecars, tables and dataset_description.json, not the voxels."""
+    """It checks names, NIfTI headers, sidecars, tables and dataset_description.json, not the voxels."""
     validator = shutil.which("bids-validator-deno")
     if validator is None:
         pytest.skip("bids-validator-deno is not installed (PyPI bids-validator-deno)")
@@ -87,6 +87,6 @@ def test_the_public_validator_finds_no_error(cell):
     )
     found = json.loads(done.stdout)
     problems = {(issue["severity"], issue["code"]) for issue in found["issues"]["issues"]}
-    # Who wrote it, only the user knows.
+    # Only the user knows the authors.
     assert problems <= {("warning", "TOO_FEW_AUTHORS")}
     assert len(found["summary"]["subjects"]) == 12 and done.returncode == 0

@@ -9,7 +9,7 @@ def names(cases) -> list[str]:
     return [case.name for case in cases]
 
 
-def test_real_slices_are_those_of_the_split_and_lie_over_their_volume(cell):
+def test_real_slices_are_those_of_the_split_and_aligned_with_their_volume(cell):
     import nibabel
 
     for split, participants in cell.parts.items():
@@ -18,7 +18,7 @@ def test_real_slices_are_those_of_the_split_and_lie_over_their_volume(cell):
         for case in cases:
             z = int(case.name.rsplit("_z")[-1])
             volume = nibabel.load(cell.study.paths.volume(case.participant, "FLAIR"))
-            # An anterior left pixel: first row, first column.
+            # The first row and column are the anterior left corner.
             assert case.image[0, 0] == volume.dataobj[0, -1, z]
             assert case.affine @ (0, 11, 0, 1) == pytest.approx(volume.affine @ (0, 11, z, 1))
             assert case.space == "scanner"
@@ -32,13 +32,13 @@ def test_synthetic_slices_are_the_samples_of_the_fold(cell):
         assert np.array_equal(case.image, samples.images[number]) and case.image.dtype == np.float16
         assert np.array_equal(case.mask, samples.masks[number] > 0)
         assert (case.z_bin, case.label) == (samples.z_bin[number], samples.label[number])
-    # z-bin 0 holds the slices 2 and 3 of 9: their middle is 1.5 voxels of 2 mm below the grid's.
+    # z-bin 0 has slices 2 and 3 of 9: their centre is 1.5 voxels of 2 mm below that of the grid.
     heights = [(case.affine @ (0, 0, 0, 1))[2] for case in cases]
     assert [heights[0], heights[4], heights[8]] == pytest.approx([-3, 1, 5])
 
 
 def test_the_threshold_is_not_rounded_to_half_precision(study, opened, configured):
-    """The masks hold float16(0.3) = 0.300049, which is above 0.3."""
+    """The masks have values of float16(0.3) = 0.300049, which is above 0.3."""
     for tau, expected in ((0.3, True), (0.3001, False)):
         case = list(opened(configured(study, tau=tau), 0).synthetic())[2]
         assert case.mask[2, 1] and case.mask[3, 1] == expected
@@ -46,11 +46,11 @@ def test_the_threshold_is_not_rounded_to_half_precision(study, opened, configure
 
 def test_suspects_of_any_space_are_left_out_on_request(study, opened, configured):
     flagged = {"alexnet": "zbin-00_class-0_replica-0_00000", "pixels": "zbin-01_class-1_replica-0_00001"}
-    asked = opened(configured(study, without_suspects=True), 0)
+    filtered = opened(configured(study, without_suspects=True), 0)
     with pytest.raises(
         FileNotFoundError, match=r"nearest.tsv: not found, but export.without_suspects is true"
     ):
-        list(asked.synthetic())
+        list(filtered.synthetic())
     rows = [
         {"id": case.sample["id"], "flagged": int(case.sample["id"] == name), "space": space}
         for space, name in flagged.items()
@@ -62,7 +62,7 @@ def test_suspects_of_any_space_are_left_out_on_request(study, opened, configured
     assert everything - set(left) == {f"synth-{name}" for name in flagged.values()}
 
 
-def test_a_slice_without_its_volume_is_placed_about_the_origin_and_named(study, opened, capsys):
+def test_a_slice_without_its_volume_is_centred_at_the_origin_with_a_warning(study, opened, capsys):
     study.paths.volume("sub-3", "FLAIR").unlink()
     cases = list(opened(study, 0).real("val"))
     assert {case.space for case in cases} == {"aligned"}
@@ -86,13 +86,13 @@ def edit_manifest(study, number: int, values: dict) -> None:
         ({"z_bin": 2}, "expected z-bin 1 of the file's name, found 2"),
     ],
 )
-def test_a_sample_that_does_not_belong_there_is_refused(study, opened, values, words):
+def test_a_sample_of_another_fold_or_z_bin_is_refused(study, opened, values, words):
     edit_manifest(study, 1, values)
     with pytest.raises(ValueError, match=words):
         list(opened(study, 0).synthetic())
 
 
-def test_samples_that_do_not_fit_are_refused_by_name(study, opened):
+def test_invalid_archives_are_refused_by_name(study, opened):
     stem = study.paths.samples_stem("base", 0, 1)
     with np.load(stem.with_suffix(".npz")) as archive:
         images, masks = archive["images"], archive["masks"]
@@ -110,7 +110,7 @@ def test_samples_that_do_not_fit_are_refused_by_name(study, opened):
         list(opened(study, 0).synthetic())
 
 
-def test_a_grid_that_is_not_the_stores_is_refused(study, opened):
+def test_a_grid_other_than_that_of_the_store_is_refused(study, opened):
     other = study.preprocess.model_copy(update={"grid": (12, 12, 9)})
     with pytest.raises(ValueError, match=r"slices of 10 x 12 px, but preprocess.grid is \[12, 12, 9\]"):
         opened(study.model_copy(update={"preprocess": other}), 0)

@@ -4,9 +4,9 @@ import pytest
 from helpers.workflow_runs import ROOT, job_counts, snakemake
 
 from slimdiff.config import load_study, study_from_mapping
-from slimdiff.stages.export import export_study
 from slimdiff.export.folder import folder_of, index_file
-from slimdiff.stages import config_of, load
+from slimdiff.stages import config_of, module_of
+from slimdiff.stages.export import export_study
 
 FORMATS = ("bids", "nnunet", "monai", "png")
 
@@ -16,7 +16,7 @@ def contents(study, variant: str = "base") -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_every_form_of_every_fold_is_written_and_a_second_time_the_same(study):
+def test_every_format_of_every_fold_is_written_and_a_second_run_is_identical(study):
     export_study(study, ["base"], [0, 1])
     assert all(index_file(study, form, "base", fold).is_file() for form in FORMATS for fold in (0, 1))
     first = contents(study)
@@ -24,7 +24,7 @@ def test_every_form_of_every_fold_is_written_and_a_second_time_the_same(study):
     assert contents(study) == first
 
 
-def test_only_what_is_asked_for_is_written(study, configured):
+def test_only_requested_formats_are_written(study, configured):
     export_study(configured(study, formats=("png",)), ["base"], [1])
     assert {name.split("/")[0] for name in contents(study)} == {"png"}
     export_study(study, ["base"], [1], ["monai"])
@@ -50,7 +50,7 @@ def test_a_variant_without_samples_is_named(study):
     assert not (study.paths.root / "export" / "png" / "other" / "fold-0").exists()
 
 
-def test_real_slices_lie_exactly_over_their_volume(study):
+def test_real_slices_are_exactly_aligned_with_their_volume(study):
     export_study(study, ["base"], [0], ["nnunet"])
     folder = folder_of(study, "nnunet", "base", 0)
     checked = 0
@@ -68,7 +68,7 @@ def test_real_slices_lie_exactly_over_their_volume(study):
                 assert where[:3] == pytest.approx([i, j, int(z)], abs=1e-4)
                 assert found.dataobj[i, j, 0] == volume.dataobj[tuple(where[:3].round().astype(int))]
         checked += 1
-    # Six slices of everyone.
+    # Six slices per subject.
     assert checked == 24
 
 
@@ -85,8 +85,8 @@ def test_torchio_reads_a_pair_as_one_subject(study):
     assert set(subject["mask"].numpy().ravel()) == {0, 1}
 
 
-def test_the_rule_gives_the_command_all_it_needs(study):
-    again = load_study(config_of("export", study)).only(load("export").NEEDS, "export")
+def test_the_settings_passed_by_the_rule_suffice(study):
+    again = load_study(config_of("export", study)).only(module_of("export").NEEDS, "export")
     export_study(again, ["base"], [1], ["monai"])
     assert (study.paths.export("monai", "base", 1) / "datalist.json").is_file()
 
@@ -95,12 +95,12 @@ def test_the_rule_gives_the_command_all_it_needs(study):
     ("formats", "words"),
     [([], "at least 1 item"), (["dicom"], "dicom"), (["png", "png"], "duplicate format")],
 )
-def test_impossible_formats_stop_with_the_study(formats, words):
+def test_invalid_formats_are_a_configuration_error(formats, words):
     with pytest.raises(ValueError, match=words):
         study_from_mapping({"export": {"formats": formats}})
 
 
-def test_the_export_is_a_target_of_its_own(tmp_path):
+def test_the_export_is_a_separate_target(tmp_path):
     demo = str(ROOT / "config" / "demo.yaml")
     done = snakemake("export", "--dry-run", "--configfile", demo, folder=tmp_path)
     assert done.returncode == 0, done.stderr

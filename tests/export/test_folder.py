@@ -23,7 +23,7 @@ def test_a_second_export_replaces_the_first(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_file_of_somebody_else_is_named_and_nothing_is_touched(tmp_path):
+def test_a_foreign_file_is_named_and_nothing_is_changed(tmp_path):
     make(tmp_path / "x", "a/1")
     (tmp_path / "x" / "a" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"found . others, first a/notes.txt; move them away"):
@@ -31,7 +31,7 @@ def test_a_file_of_somebody_else_is_named_and_nothing_is_touched(tmp_path):
     assert files(tmp_path / "x") == {"a/1", "a/notes.txt"}
 
 
-def test_a_folder_that_no_export_wrote_is_refused(tmp_path):
+def test_a_folder_not_written_by_an_export_is_refused(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "index").write_text("mine")
     with pytest.raises(FileExistsError, match="earlier export only, found . others"):
@@ -41,8 +41,8 @@ def test_a_folder_that_no_export_wrote_is_refused(tmp_path):
         make(tmp_path / "y", "index")
 
 
-def test_empty_folders_and_a_deleted_index_are_no_obstacle(tmp_path):
-    """An engine makes the folders of its outputs beforehand, and deletes the outputs themselves."""
+def test_empty_folders_and_a_deleted_index_are_accepted(tmp_path):
+    """Snakemake creates the folders of its outputs in advance and deletes old outputs."""
     (tmp_path / "x" / "a").mkdir(parents=True)
     make(tmp_path / "x", "a/1", "index")
     (tmp_path / "x" / "index").unlink()
@@ -50,7 +50,7 @@ def test_empty_folders_and_a_deleted_index_are_no_obstacle(tmp_path):
     assert files(tmp_path / "x") == {"index"}
 
 
-def test_a_failure_leaves_the_earlier_export_whole(tmp_path):
+def test_a_failure_keeps_the_earlier_export(tmp_path):
     make(tmp_path / "x", "a/1")
     with pytest.raises(RuntimeError), replacing_folder(tmp_path / "x") as draft:
         (draft / "half").write_text("")
@@ -58,7 +58,7 @@ def test_a_failure_leaves_the_earlier_export_whole(tmp_path):
     assert files(tmp_path) == {"x/a/1", "x/.slimdiff-export.json"}
 
 
-def test_what_a_killed_export_left_is_removed(tmp_path):
+def test_leftovers_of_a_killed_export_are_removed(tmp_path):
     (tmp_path / ".x.partial" / "a").mkdir(parents=True)
     (tmp_path / ".x.partial" / "a" / "half").write_text("")
     make(tmp_path / "x", "1")

@@ -8,7 +8,7 @@ from slimdiff.export import monai
 PARTS = {"training": "train", "validation": "val", "test": "test"}
 
 
-def test_monai_reads_the_pairs_back(cell):
+def test_monai_loads_the_pairs(cell):
     data = pytest.importorskip("monai.data", reason="monai is not installed")
     transforms = pytest.importorskip("monai.transforms")
     folder = monai.write(cell)
@@ -26,7 +26,7 @@ def test_monai_reads_the_pairs_back(cell):
 
 
 @pytest.mark.parametrize("fold", [0, 1])
-def test_synthetic_slices_are_for_training_and_subjects_keep_their_part(study, opened, fold):
+def test_synthetic_slices_are_training_data_and_subjects_keep_their_split(study, opened, fold):
     cell = opened(study, fold)
     content = json.loads((monai.write(cell) / "datalist.json").read_text())
     for part, split in PARTS.items():

@@ -23,7 +23,7 @@ def stems(folder) -> set[str]:
     return {path.name.removesuffix(".nii.gz").removesuffix("_0000") for path in folder.iterdir()}
 
 
-def test_synthetic_cases_stand_in_train_only_and_test_subjects_nowhere(cell):
+def test_synthetic_cases_are_in_train_only_and_test_subjects_in_neither_split(cell):
     folder = nnunet.write(cell)
     split = read_split(cell.study, 0)
     assert shown(split["train"]) == {"sub-1", "sub-2"} and shown(split["val"]) == {"sub-3"}
@@ -36,7 +36,7 @@ def test_synthetic_cases_stand_in_train_only_and_test_subjects_nowhere(cell):
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == len(stems(folder / "imagesTr"))
 
 
-def test_a_fold_without_validation_subjects_repeats_the_real_training_slices(study, opened):
+def test_a_fold_without_validation_subjects_validates_on_the_real_training_slices(study, opened):
     folder = nnunet.write(opened(study, 1))
     split = read_split(study, 1)
     real = {name for name in split["train"] if not name.startswith("synth-")}
@@ -45,7 +45,7 @@ def test_a_fold_without_validation_subjects_repeats_the_real_training_slices(stu
     assert shown(stems(folder / "imagesTs")) == {"sub-1", "sub-2"}
 
 
-def test_every_case_is_its_slice(cell):
+def test_every_case_equals_its_slice(cell):
     folder = nnunet.write(cell)
     for case in [*cell.real("train"), *cell.synthetic()]:
         image = nibabel.load(folder / "imagesTr" / f"{case.name}_0000.nii.gz")
@@ -55,19 +55,19 @@ def test_every_case_is_its_slice(cell):
         assert image.affine == pytest.approx(case.affine, abs=1e-5)
 
 
-def test_numbers_count_over_the_whole_study(study):
+def test_dataset_ids_are_consecutive_over_the_study(study):
     found = [nnunet_id(study, variant, fold) for variant in ("base", "other") for fold in (0, 1)]
     assert found == [501, 502, 503, 504]
 
 
-def test_numbers_above_999_are_refused_with_the_study():
+def test_dataset_ids_above_999_are_a_configuration_error():
     with pytest.raises(
         ConfigError, match=r"export.nnunet_first_id: 3 datasets from 998 on .* set it to 997 or less"
     ):
         study_from_mapping({"export": {"nnunet_first_id": 998}})
 
 
-def test_what_nnunet_made_beside_it_stays(cell):
+def test_files_of_nnunet_are_kept(cell):
     nnunet.write(cell)
     plans = split_file(cell.study, "base", 0).with_name("nnUNetPlans.json")
     plans.write_text("{}")
@@ -75,7 +75,7 @@ def test_what_nnunet_made_beside_it_stays(cell):
     assert plans.read_text() == "{}"
 
 
-def test_a_split_of_somebody_else_is_not_overwritten(cell):
+def test_a_foreign_split_is_not_overwritten(cell):
     path = split_file(cell.study, "base", 0)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
@@ -86,7 +86,7 @@ def test_a_split_of_somebody_else_is_not_overwritten(cell):
     assert "slimdiff" not in path.read_text()
 
 
-def test_nnunet_finds_no_fault(cell):
+def test_nnunet_accepts_the_dataset(cell):
     pytest.importorskip("nnunetv2", reason="nnunetv2 is not installed")
     from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 

@@ -1,4 +1,4 @@
-"""The filtered export: exactly the flagged samples are missing, in every form."""
+"""The filtered export: exactly the flagged samples are left out, in every format."""
 
 import json
 
@@ -10,7 +10,7 @@ from slimdiff.export.folder import folder_of, split_file
 from slimdiff.files import read_table, write_table
 
 COLUMNS = ("id", "flagged", "space")
-# Each in one of the two spaces only, and one in both.
+# One sample flagged in each of the two spaces, and one in both.
 FLAGGED = {
     "zbin-00_class-0_replica-0_00000": ("alexnet",),
     "zbin-01_class-1_replica-0_00001": ("pixels",),
@@ -74,7 +74,7 @@ WRITERS = {"bids": bids.write, "nnunet": nnunet.write, "monai": monai.write, "pn
 
 
 @pytest.mark.parametrize("form", WRITERS)
-def test_exactly_the_flagged_samples_are_missing(study, opened, configured, form):
+def test_exactly_the_flagged_samples_are_left_out(study, opened, configured, form):
     everything = judge(study)
     WRITERS[form](opened(study, 0))
     assert READ[form](study) == everything
@@ -82,7 +82,7 @@ def test_exactly_the_flagged_samples_are_missing(study, opened, configured, form
     assert everything - READ[form](study) == set(FLAGGED)
 
 
-def test_real_slices_stay(study, opened, configured):
+def test_real_slices_are_kept(study, opened, configured):
     judge(study)
     WRITERS["monai"](opened(configured(study, without_suspects=True), 0))
     folder = folder_of(study, "monai", "base", 0)
@@ -94,7 +94,7 @@ def test_real_slices_stay(study, opened, configured):
 @pytest.mark.parametrize(
     ("form", "file"), [("bids", "README"), ("nnunet", "README.md"), ("monai", "datalist.json")]
 )
-def test_the_export_says_whether_suspects_were_left_out(study, opened, configured, form, file):
+def test_the_export_states_whether_suspects_were_left_out(study, opened, configured, form, file):
     judge(study)
     WRITERS[form](opened(study, 0))
     path = folder_of(study, form, "base", 0) / file
@@ -104,7 +104,7 @@ def test_the_export_says_whether_suspects_were_left_out(study, opened, configure
     assert "{" not in path.read_text() or file.endswith(".json")
 
 
-def test_a_sample_that_was_never_judged_is_not_taken_for_a_clear_one(study, opened, configured):
+def test_a_sample_without_a_verdict_is_an_error(study, opened, configured):
     judge(study, leave_out=("zbin-01_class-0_replica-0_00001",))
     with pytest.raises(ValueError, match=r"nearest.tsv: no row for sample 'zbin-01_class-0_replica-0_00001'"):
         WRITERS["bids"](opened(configured(study, without_suspects=True), 0))

@@ -1,4 +1,4 @@
-"""A folder with a checkpoint, and studies in it, for specifications to name."""
+"""A folder with a checkpoint and studies for sample specifications."""
 
 import json
 from dataclasses import replace
@@ -13,14 +13,14 @@ from slimdiff.model.checkpoint import ModelCard, build_network, save_model
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """The current folder, in which the specification's paths are looked for."""
+    """The current folder; paths of a specification are relative to it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def save_checkpoint(here):
-    """Write a model of three z-bins of 8 x 8 px, never trained, with `changes` of its data."""
+    """Write an untrained model of three z-bins of 8 x 8 px, with `changes` of its data."""
 
     def save(**changes) -> Path:
         torch.manual_seed(0)

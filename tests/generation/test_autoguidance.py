@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.tiny_sampling import CONFIG, assert_equal, fill, mixed_requests, settings_in
+from helpers.tiny_sampling import CONFIG, assert_equal, fill, mixed_requests, remake_samples, settings_in
 
 from slimdiff.files import read_table, sha256
 from slimdiff.generation.generator import Generator
-from slimdiff.generation.remake import remake_samples
 from slimdiff.model.checkpoint import load_model, read_card, save_model
 
 
@@ -29,7 +28,7 @@ def guided(checkpoint, scale, **changes):
     return Generator(checkpoint, CONFIG.model_copy(update={"guidance": scale, "guide": 7, **changes}))
 
 
-def test_strength_0_is_the_guide_itself(pair):
+def test_scale_0_samples_from_the_guide(pair):
     requests = mixed_requests(count=4)
     found = guided(pair[0], 0.0).draw(requests)
     assert_equal(found, Generator(pair[1], CONFIG).draw(requests))
@@ -42,7 +41,7 @@ def test_a_guide_with_the_same_weights_changes_nothing(pair):
     assert_equal(guided(checkpoint, 3.0).draw(requests), Generator(checkpoint, CONFIG).draw(requests))
 
 
-def test_beyond_1_the_estimate_moves_away_from_the_guide(pair):
+def test_a_scale_above_1_moves_the_estimate_away_from_the_guide(pair):
     """The last estimate of x0 is D_guide + w (D - D_guide), of two networks at the same x, time and class."""
     scale = 1.7
     generator = guided(pair[0], scale, evaluations=2)
@@ -58,13 +57,13 @@ def test_beyond_1_the_estimate_moves_away_from_the_guide(pair):
     for one, other in zip(given[:2], other_given[:2], strict=True):
         assert torch.equal(one, other)
     assert torch.equal(given[3], other_given[3])
-    # Both have the same condition: this is no classifier-free guidance.
+    # Both have the same condition, unlike in classifier-free guidance.
     assert given[2].null is None and other_given[2].null is None
     expected = (guides + scale * (own - guides)).clamp(-1, 1)[0, 0].numpy().astype(images.dtype)
     assert (expected == images[0]).all()
 
 
-def test_the_settings_name_the_guide_and_a_sample_can_be_made_again(pair, tmp_path):
+def test_the_settings_name_the_guide_and_a_sample_can_be_remade(pair, tmp_path):
     fill(guided(pair[0], 2.0, guidance_interval=(0.1, 50.0)), None, tmp_path / "samples")
     manifest = tmp_path / "samples" / "zbin-01.tsv"
     row, settings = read_table(manifest)[2], settings_in(manifest)
@@ -77,7 +76,7 @@ def test_the_settings_name_the_guide_and_a_sample_can_be_made_again(pair, tmp_pa
         remake_samples(manifest, [row["id"]], tmp_path / "other", device="cpu")
 
 
-def test_a_guide_that_is_missing_or_of_another_network_is_refused(pair):
+def test_a_missing_guide_or_one_of_another_network_is_refused(pair):
     checkpoint, snapshot = pair
     card = read_card(snapshot)
     network, _ = load_model(snapshot, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Options of sampling: guidance, an acquisition, the chain of the published code, an orientation."""
+"""Sampling options: guidance, acquisition, the chain of the published code, orientation."""
 
 import math
 from dataclasses import replace
@@ -13,6 +13,7 @@ from helpers.tiny_sampling import (
     generator_of,
     make_old,
     mixed_requests,
+    remake_samples,
     settings_in,
 )
 from helpers.tiny_training import MODEL, PARTICIPANTS, tiny_store
@@ -20,7 +21,6 @@ from helpers.tiny_training import MODEL, PARTICIPANTS, tiny_store
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.files import read_table
-from slimdiff.generation.remake import remake_samples
 from slimdiff.generation.requests import Request, requests_of_bin
 from slimdiff.generation.samples import COLUMNS, read_samples
 from slimdiff.training.trainer import Trainer
@@ -28,7 +28,7 @@ from slimdiff.training.trainer import Trainer
 
 @pytest.fixture(scope="module")
 def conditioned(tmp_path_factory):
-    """A checkpoint that knows two acquisitions and a withheld condition, and the store it was trained on."""
+    """A checkpoint with two acquisitions and a null token, and the store it was trained on."""
     folder = tmp_path_factory.mktemp("conditioned")
     store = tiny_store(folder)
     training = TrainingConfig(
@@ -48,7 +48,7 @@ def conditioned(tmp_path_factory):
 
 
 def nulls_of(generator, requests):
-    """Samples, and for every evaluation of the network whether its condition was withheld."""
+    """Samples, and for every network evaluation whether it had the null token."""
     seen = []
     hook = generator.network.register_forward_pre_hook(
         lambda module, inputs: seen.append(inputs[2].null is not None)
@@ -68,15 +68,15 @@ def test_guidance_0_draws_the_unconditional_samples(conditioned, options):
     guided = generator_of(conditioned[0], guidance=0.0, **options).draw(requests)
     plain = generator_of(conditioned[0], **options)
     assert distance(plain.draw(requests), guided) > 0.01
-    # The same chain with every condition withheld from the start.
+    # The same chain with the null token in every condition.
     given = plain._condition
     plain._condition = lambda requests: given(requests).unconditional()
     assert_equal(plain.draw(requests), guided)
 
 
-def test_guidance_0_does_not_look_at_position_and_class(conditioned):
+def test_guidance_0_ignores_position_and_class(conditioned):
     requests = mixed_requests()
-    # The acquisition of `mix` goes with the class.
+    # The acquisition is fixed, because `mix` draws it per class.
     generator = generator_of(conditioned[0], guidance=0.0, acquisition="T2sel")
     moved = [
         Request(**{**vars(request), "z_bin": (request.z_bin + 1) % 3, "label": 1 - request.label})
@@ -85,7 +85,7 @@ def test_guidance_0_does_not_look_at_position_and_class(conditioned):
     assert_equal(generator.draw(moved), generator.draw(requests))
 
 
-def test_guidance_1_is_the_conditional_chain_and_costs_no_more(conditioned):
+def test_guidance_1_is_the_conditional_chain_at_no_extra_cost(conditioned):
     requests = mixed_requests(count=3)
     plain, seen = nulls_of(generator_of(conditioned[0], guidance=1.0), requests)
     assert seen == [False] * 3 * CONFIG.evaluations
@@ -95,7 +95,7 @@ def test_guidance_1_is_the_conditional_chain_and_costs_no_more(conditioned):
     assert distance(generator_of(conditioned[0], guidance=3.0).draw(requests), plain) > 0.01
 
 
-def test_an_interval_outside_every_noise_level_is_no_guidance(conditioned):
+def test_an_interval_outside_all_noise_levels_disables_guidance(conditioned):
     requests = mixed_requests(count=4)
     plain = generator_of(conditioned[0]).draw(requests)
     for interval in ((0.0, 1e-6), (1e4, 1e5)):
@@ -103,24 +103,24 @@ def test_an_interval_outside_every_noise_level_is_no_guidance(conditioned):
             generator_of(conditioned[0], guidance=4.0, guidance_interval=interval), requests
         )
         assert_equal(drawn, plain)
-        # And it is not paid for.
+        # No unconditional evaluations are made.
         assert not any(seen)
 
 
-def test_an_interval_around_every_noise_level_is_guidance_everywhere(conditioned):
+def test_an_interval_around_all_noise_levels_is_guidance_everywhere(conditioned):
     requests = mixed_requests(count=4)
     whole = generator_of(conditioned[0], guidance=4.0).draw(requests)
     drawn = generator_of(conditioned[0], guidance=4.0, guidance_interval=(1e-6, 1e5)).draw(requests)
     assert_equal(drawn, whole)
 
 
-def test_guidance_acts_above_the_low_end_up_to_the_high_one(conditioned):
+def test_guidance_acts_above_low_up_to_and_including_high(conditioned):
     generator = generator_of(conditioned[0])
     sigmas = generator.sigmas
     interval = (float(sigmas[2]), float(sigmas[1]))
     guided = generator_of(conditioned[0], guidance=4.0, guidance_interval=interval)
     drawn, seen = nulls_of(guided, mixed_requests(count=1))
-    # Level 1 of 0 ... 3 alone is evaluated twice.
+    # Of the levels 0 to 3 only level 1 is evaluated twice.
     assert seen == [False, False, True, False, False]
     assert distance(drawn, generator.draw(mixed_requests(count=1))) > 1e-3
 
@@ -134,7 +134,7 @@ def test_f4_a_guided_sample_does_not_depend_on_its_batch(conditioned, scale):
     assert_equal([part[np.argsort(order)] for part in shuffled], whole)
 
 
-def test_guidance_wants_a_null_token(trained):
+def test_guidance_requires_a_null_token(trained):
     with pytest.raises(ValueError, match=r"generation\.guidance is 2\.0.*model\.null_token"):
         generator_of(trained, guidance=2.0)
 
@@ -157,11 +157,11 @@ def test_mix_follows_the_training_shares_of_each_class(conditioned):
         error = math.sqrt(share * (1 - share) / len(own))
         assert np.mean(np.array(own) == "T2sel") == pytest.approx(share, abs=4 * error)
         shares.append((share, error))
-    # The classes differ by more than chance, so that shares of all slices together would be noticed.
+    # The classes differ by more than chance, so shares over both classes together would be detected.
     assert abs(shares[0][0] - shares[1][0]) > 10 * max(error for _, error in shares)
 
 
-def test_f4_an_acquisition_belongs_to_its_sample(conditioned):
+def test_f4_the_acquisition_of_a_sample_does_not_depend_on_its_batch(conditioned):
     requests = many_requests(50)
     whole = generator_of(conditioned[0]).acquisitions(requests)
     order = np.random.default_rng(0).permutation(len(requests))
@@ -170,7 +170,7 @@ def test_f4_an_acquisition_belongs_to_its_sample(conditioned):
     assert [generator_of(conditioned[0]).acquisitions([request])[0] for request in requests[:5]] == whole[:5]
 
 
-def test_a_named_acquisition_is_that_of_all_samples(conditioned):
+def test_a_named_acquisition_applies_to_all_samples(conditioned):
     requests = mixed_requests()
     drawn = {}
     for name in ("T2sel", "tse3dvfl"):
@@ -178,13 +178,13 @@ def test_a_named_acquisition_is_that_of_all_samples(conditioned):
         assert generator.acquisitions(requests) == [name] * len(requests)
         drawn[name] = generator.draw(requests)
     assert distance(drawn["T2sel"], drawn["tse3dvfl"]) > 0.001
-    # `mix` is, sample for sample, the one or the other.
+    # Every sample of `mix` equals that of one of the two.
     mixed = generator_of(conditioned[0])
     for i, (name, *pair) in enumerate(zip(mixed.acquisitions(requests), *mixed.draw(requests), strict=True)):
         assert_equal(pair, [part[i] for part in drawn[name]])
 
 
-def test_an_unknown_acquisition_is_refused_with_those_that_are_known(conditioned, trained):
+def test_an_unknown_acquisition_is_refused_with_the_known_ones(conditioned, trained):
     with pytest.raises(
         ValueError, match=r"generation\.acquisition: expected mix, T2sel, tse3dvfl, .* found 'FLAIR'"
     ):
@@ -204,15 +204,15 @@ def leading_sigmas(timesteps, evaluations):
     return np.array([*(math.sqrt((1 - alpha_bar[t]) / alpha_bar[t]) for t in times), 0.0])
 
 
-def test_ddim_ref_has_the_published_code_s_leading_levels(trained):
+def test_ddim_ref_has_the_leading_levels_of_the_published_code(trained):
     sigmas = generator_of(trained, sampler="ddim_ref", evaluations=300, eta=0.2).sigmas
     np.testing.assert_allclose(sigmas, leading_sigmas(1000, 300), rtol=1e-6)
-    # It starts at time 897, where the data still shows: sqrt(alpha_bar) 0.16.
+    # It starts at time 897, with signal left: sqrt(alpha_bar) is 0.16.
     assert 1 / math.sqrt(1 + sigmas[0] ** 2) == pytest.approx(0.158, abs=0.003)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.2])
-def test_ddim_ref_asks_the_network_at_its_own_times_and_is_ddim_otherwise(trained, eta):
+def test_ddim_ref_is_ddim_at_leading_times(trained, eta):
     generator = generator_of(trained, sampler="ddim_ref", eta=eta, evaluations=4)
     seen = []
     hook = generator.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1].item()))
@@ -226,7 +226,7 @@ def test_ddim_ref_asks_the_network_at_its_own_times_and_is_ddim_otherwise(traine
     assert distance(plain.draw(requests), drawn) < 2e-3
 
 
-def test_the_files_name_acquisition_and_guidance(conditioned, tmp_path):
+def test_the_files_record_acquisition_and_guidance(conditioned, tmp_path):
     generator = generator_of(conditioned[0], sampler="ddim_ref", eta=0.2, guidance=2.5, per_bin_and_class=8)
     requests = requests_of_bin(generator.config, 0, "base", 1)
     fill(generator, None, tmp_path, [1])
@@ -235,7 +235,7 @@ def test_the_files_name_acquisition_and_guidance(conditioned, tmp_path):
     assert (settings["sampler"], settings["eta"], settings["guidance"]) == ("ddim_ref", 0.2, 2.5)
     written = [row["acquisition"] for row in rows]
     assert set(written) == {"T2sel", "tse3dvfl"}
-    # What is written is what the sample was drawn with.
+    # The recorded acquisition is that of the sample.
     for name in set(written):
         named = generator_of(conditioned[0], sampler="ddim_ref", eta=0.2, guidance=2.5, acquisition=name)
         of_name = [i for i, found in enumerate(written) if found == name]
@@ -246,7 +246,7 @@ def test_the_files_name_acquisition_and_guidance(conditioned, tmp_path):
 
 @pytest.mark.parametrize("acquisition", ["mix", "T2sel"])
 @pytest.mark.parametrize("old", [False, True], ids=["", "old form"])
-def test_a_sample_of_an_acquisition_is_made_again(conditioned, tmp_path, acquisition, old):
+def test_a_sample_with_an_acquisition_is_remade(conditioned, tmp_path, acquisition, old):
     guided = {"guidance": 2.5, "guidance_interval": (0.1, 50.0), "per_bin_and_class": 4}
     fill(generator_of(conditioned[0], acquisition=acquisition, **guided), None, tmp_path / "samples", [1])
     if old:
@@ -265,8 +265,8 @@ def test_a_network_without_acquisitions_has_no_acquisition_in_the_manifest(train
     assert (settings["guidance"], settings["spacing"]) == (1.0, "log_snr")
 
 
-def test_a_network_that_sees_turned_slices_gives_upright_ones(trained, tmp_path):
-    """An imported network's slices lie a quarter turn from the store's."""
+def test_a_network_trained_on_rotated_slices_gives_upright_samples(trained, tmp_path):
+    """The slices of an imported network are rotated by 90 degrees relative to the store."""
     plain = generator_of(trained)
     requests = mixed_requests(count=2)
     images, masks = plain.draw(requests)
@@ -274,6 +274,6 @@ def test_a_network_that_sees_turned_slices_gives_upright_ones(trained, tmp_path)
     turned.card = replace(turned.card, data=replace(turned.card.data, quarter_turns=1))
     again = turned.draw(requests)
     for found, expected in zip(again, (images, masks), strict=True):
-        # Counter-clockwise: what was the right edge is the top.
+        # Rotated counter-clockwise: the right edge becomes the top.
         assert (found == expected.transpose(0, 2, 1)[:, ::-1]).all()
     assert not (images == images.transpose(0, 2, 1)[:, ::-1]).all()

@@ -1,13 +1,20 @@
-"""Optional steps after drawing: off by default, exact, in the settings' file."""
+"""Optional steps after drawing: off by default, exact, recorded in the settings."""
 
 import numpy as np
 import pytest
-from helpers.tiny_sampling import CONFIG, assert_equal, fill, generator_of, mixed_requests, settings_in
+from helpers.tiny_sampling import (
+    CONFIG,
+    assert_equal,
+    fill,
+    generator_of,
+    mixed_requests,
+    remake_samples,
+    settings_in,
+)
 
 from slimdiff.data.priors import read_priors
 from slimdiff.files import read_table
 from slimdiff.generation.generator import Generator
-from slimdiff.generation.remake import remake_samples
 from slimdiff.generation.samples import read_samples
 
 
@@ -39,10 +46,10 @@ def test_outside_the_prior_of_its_z_bin_a_sample_is_background(trained, priors):
     assert found.dtype == np.float16
 
 
-def test_masks_are_cut_at_tau_and_images_are_not(trained):
+def test_masks_are_thresholded_at_tau_and_images_are_not(trained):
     requests = mixed_requests()
     images, masks = generator_of(trained).draw(requests)
-    # A threshold between the values that there are.
+    # A threshold between two values of the masks.
     tau = float(np.median(masks.astype(np.float64))) + 1e-4
     cut_images, cut = finished(trained, binary=True, tau=tau).draw(requests)
     assert_equal((cut_images,), (images,))
@@ -50,7 +57,7 @@ def test_masks_are_cut_at_tau_and_images_are_not(trained):
     assert set(np.unique(cut)) == {-1, 1}
 
 
-def test_the_settings_name_them_and_the_sample_can_be_made_again(trained, priors, tmp_path):
+def test_the_settings_record_finishing_and_the_sample_can_be_remade(trained, priors, tmp_path):
     np.savez(tmp_path / "priors.npz", priors=priors)
     fill(finished(trained, priors, background="prior", binary=True, tau=-0.2), None, tmp_path / "samples")
     row = read_table(tmp_path / "samples" / "zbin-01.tsv")[0]
@@ -75,7 +82,7 @@ def test_the_settings_name_them_and_the_sample_can_be_made_again(trained, priors
     assert same == {row["id"]: True}
 
 
-def test_priors_that_are_missing_or_do_not_fit_are_refused(trained, priors, tmp_path):
+def test_missing_or_mismatching_priors_are_refused(trained, priors, tmp_path):
     with pytest.raises(ValueError, match="no z-bin priors are given"):
         finished(trained, background="prior")
     with pytest.raises(ValueError, match=r"\(2, 32, 32\)"):

@@ -1,4 +1,4 @@
-"""Folders of samples: resumed where they fit, refused where they do not, each sample drawn again from its row."""
+"""Sample folders: resumed if they match, refused otherwise; every sample can be remade from its manifest row."""
 
 import json
 import shutil
@@ -15,6 +15,7 @@ from helpers.tiny_sampling import (
     fill,
     generator_of,
     make_old,
+    remake_samples,
     settings_in,
 )
 
@@ -22,9 +23,8 @@ from slimdiff.config.generation import GenerationConfig
 from slimdiff.files import read_table, write_table
 from slimdiff.generation import generator as generator_module
 from slimdiff.generation import samples as samples_module
-from slimdiff.generation.folder import ForeignFile, draw_into
+from slimdiff.generation.folder import ForeignFile, Job
 from slimdiff.generation.generator import Generator
-from slimdiff.generation.remake import remake_samples
 from slimdiff.generation.requests import counts_of, parse_bins, read_counts, requests_of_bins
 from slimdiff.generation.samples import COLUMNS, OLD_COLUMNS, Run, read_manifest, read_samples
 
@@ -33,46 +33,46 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-class Counting:
-    """Which samples a generator draws."""
+class DrawRecorder:
+    """Records which samples a generator draws."""
 
     def __init__(self, generator, monkeypatch):
         self.drawn = []
         draw = generator.draw
 
-        def watched(requests, *rest, **more):
+        def recorded_draw(requests, *rest, **more):
             self.drawn += [request.id for request in requests]
             return draw(requests, *rest, **more)
 
-        monkeypatch.setattr(generator, "draw", watched)
+        monkeypatch.setattr(generator, "draw", recorded_draw)
 
 
-def test_samples_that_fit_are_kept(trained, tmp_path, monkeypatch):
+def test_matching_samples_are_kept(trained, tmp_path, monkeypatch):
     fill(generator_of(trained), None, tmp_path)
     before = contents(tmp_path)
     again = generator_of(trained)
-    counting = Counting(again, monkeypatch)
+    recorder = DrawRecorder(again, monkeypatch)
     fill(again, None, tmp_path)
     assert contents(tmp_path) == before
-    assert counting.drawn == []
+    assert recorder.drawn == []
     (tmp_path / "zbin-01.tsv").unlink()
     (tmp_path / "zbin-01.npz").write_bytes(b"half an archi")
     (tmp_path / "zbin-02.npz").unlink()
     (tmp_path / "zbin-02.tsv").unlink()
     fill(again, None, tmp_path)
     assert contents(tmp_path) == before
-    assert {name[:7] for name in counting.drawn} == {"zbin-01", "zbin-02"}
+    assert {name[:7] for name in recorder.drawn} == {"zbin-01", "zbin-02"}
 
 
-def test_more_of_each_are_added_to_the_present_ones(trained, tmp_path, monkeypatch):
+def test_further_samples_are_added_to_the_existing_ones(trained, tmp_path, monkeypatch):
     fill(generator_of(trained), None, tmp_path / "grown")
     first = read_samples(tmp_path / "grown")
     more = {"per_bin_and_class": 3, "replicas": 2}
     growing = generator_of(trained, **more)
-    counting = Counting(growing, monkeypatch)
+    recorder = DrawRecorder(growing, monkeypatch)
     fill(growing, None, tmp_path / "grown")
-    assert not set(counting.drawn) & set(first.id)
-    assert len(counting.drawn) == 36 - len(first.id)
+    assert not set(recorder.drawn) & set(first.id)
+    assert len(recorder.drawn) == 36 - len(first.id)
     fill(generator_of(trained, **more), None, tmp_path / "at_once")
     assert contents(tmp_path / "grown") == contents(tmp_path / "at_once")
 
@@ -91,11 +91,9 @@ def test_more_of_each_are_added_to_the_present_ones(trained, tmp_path, monkeypat
         ({"precision": "bfloat16"}, "zbin-02.json: precision: expected bfloat16, found float32"),
     ],
 )
-def test_a_file_of_another_configuration_is_an_error_before_anything_is_drawn(
-    trained, tmp_path, change, named
-):
+def test_a_file_of_another_configuration_is_an_error_before_drawing(trained, tmp_path, change, named):
     generator = generator_of(trained)
-    # Only the last z-bin is there: nothing of the others may be drawn before it is found out.
+    # Only the last z-bin exists; the others must not be drawn before its mismatch is found.
     fill(generator, None, tmp_path, [2])
     before = contents(tmp_path)
     with pytest.raises(ForeignFile, match=r"zbin-02\.(tsv, line \d+|json)") as error:
@@ -106,8 +104,8 @@ def test_a_file_of_another_configuration_is_an_error_before_anything_is_drawn(
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["", "old form"])
-def test_kept_samples_keep_the_device_that_drew_them(trained, tmp_path, old):
-    """A sample that a GPU drew does not become a CPU's when a CPU adds more."""
+def test_kept_samples_keep_their_device_in_the_settings(trained, tmp_path, old):
+    """A sample drawn on a GPU is still recorded as such after a CPU adds more."""
     fill(generator_of(trained), None, tmp_path, [0])
     stem = tmp_path / "zbin-00"
     first = [row["id"] for row in read_table(tmp_path / "zbin-00.tsv")]
@@ -122,12 +120,12 @@ def test_kept_samples_keep_the_device_that_drew_them(trained, tmp_path, old):
     assert [run["device"] for run in settings_in(stem)["runs"]] == ["cuda", "cpu"]
 
 
-def test_samples_of_one_kind_have_one_run_without_names(trained, tmp_path):
+def test_samples_of_one_run_are_recorded_without_their_ids(trained, tmp_path):
     fill(generator_of(trained, per_bin_and_class=3), None, tmp_path, [0])
     assert read_manifest(tmp_path / "zbin-00")[1].runs == [Run("cpu", "float32", False)]
 
 
-def test_a_kill_between_archive_and_manifest_costs_the_drawing_only(trained, tmp_path, monkeypatch):
+def test_a_kill_between_archive_and_manifest_is_recovered_by_drawing_again(trained, tmp_path, monkeypatch):
     fill(generator_of(trained), None, tmp_path, [0])
     monkeypatch.setattr(samples_module, "write_table", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -137,14 +135,14 @@ def test_a_kill_between_archive_and_manifest_costs_the_drawing_only(trained, tmp
     assert len(read_samples(tmp_path).id) == 6
 
 
-def test_another_checkpoint_is_another_configuration(trained, tmp_path):
+def test_samples_of_another_checkpoint_are_an_error(trained, tmp_path):
     fill(generator_of(trained), None, tmp_path / "samples", [0])
     change_settings(tmp_path / "samples" / "zbin-00", checkpoint_sha256="0" * 64)
     with pytest.raises(ForeignFile, match=r"zbin-00\.json: checkpoint_sha256: expected .*, found 0000"):
         fill(generator_of(trained), None, tmp_path / "samples", [0])
 
 
-def test_settings_that_cannot_be_read_are_refused(trained, tmp_path):
+def test_unreadable_or_missing_settings_are_refused(trained, tmp_path):
     fill(generator_of(trained), None, tmp_path, [0])
     whole = settings_in(tmp_path / "zbin-00")
     for text, named in (
@@ -164,7 +162,7 @@ def test_settings_that_cannot_be_read_are_refused(trained, tmp_path):
         fill(generator_of(trained), None, tmp_path, [0])
 
 
-def test_an_archive_that_is_not_its_manifest_s_is_an_error(trained, tmp_path):
+def test_an_archive_that_does_not_match_its_manifest_is_an_error(trained, tmp_path):
     fill(generator_of(trained), None, tmp_path)
     shutil.copy(tmp_path / "zbin-00.npz", tmp_path / "kept")
     (tmp_path / "zbin-00.npz").write_bytes((tmp_path / "kept").read_bytes()[:200])
@@ -173,12 +171,12 @@ def test_an_archive_that_is_not_its_manifest_s_is_an_error(trained, tmp_path):
     with (tmp_path / "zbin-00.npz").open("wb") as stream:
         np.savez(stream, images=np.zeros((3, 32, 32), np.float16), masks=np.zeros((3, 32, 32), np.float16))
     with pytest.raises(
-        ForeignFile, match=r"expected \(4, 32, 32\), as its manifest has rows, found \[\(3, 32, 32\)\]"
+        ForeignFile, match=r"expected \(4, 32, 32\) \(the rows of its manifest\), found \[\(3, 32, 32\)\]"
     ):
         fill(generator_of(trained), None, tmp_path)
 
 
-def test_a_table_of_real_counts_is_matched(trained, tmp_path):
+def test_samples_match_a_table_of_counts(trained, tmp_path):
     rows = [
         {"z_bin": 0, "class": 0, "n": 3},
         {"z_bin": 0, "class": 1, "n": 1},
@@ -193,7 +191,7 @@ def test_a_table_of_real_counts_is_matched(trained, tmp_path):
         (b, c): int(((samples.z_bin == b) & (samples.label == c)).sum()) for b in range(3) for c in (0, 1)
     }
     assert found == {(0, 0): 6, (0, 1): 2, (1, 0): 0, (1, 1): 0, (2, 0): 0, (2, 1): 4}
-    # A replica has its own noise, and a sample is the one of the uniform set.
+    # Replicas have different noise; each sample equals that of the uniform set.
     uniform = generator_of(trained)
     fill(uniform, None, tmp_path / "uniform", [2])
     same = read_samples(tmp_path / "uniform")
@@ -204,7 +202,7 @@ def test_a_table_of_real_counts_is_matched(trained, tmp_path):
     assert len(np.unique(samples.images.reshape(len(samples.images), -1), axis=0)) == 12
 
 
-def test_a_table_with_one_row_a_slice_is_counted(tmp_path):
+def test_a_table_with_one_row_per_slice_is_counted(tmp_path):
     rows = [{"participant": "a", "z_bin": b, "class": c} for b, c in ((0, 0), (0, 0), (1, 1))]
     write_table(tmp_path / "slices.tsv", rows, ("participant", "z_bin", "class"))
     assert read_counts(tmp_path / "slices.tsv", 2) == {(0, 0): 2, (1, 1): 1}
@@ -226,7 +224,7 @@ def test_a_table_with_one_row_a_slice_is_counted(tmp_path):
         ("", "empty"),
     ],
 )
-def test_tables_of_counts_that_cannot_be_are_refused(tmp_path, text, named):
+def test_invalid_tables_of_counts_are_refused(tmp_path, text, named):
     (tmp_path / "counts.tsv").write_text(text)
     with pytest.raises(ValueError, match=r"counts\.tsv") as error:
         read_counts(tmp_path / "counts.tsv", 3)
@@ -235,7 +233,7 @@ def test_tables_of_counts_that_cannot_be_are_refused(tmp_path, text, named):
         read_counts(tmp_path / "absent.tsv", 3)
 
 
-def test_bins_are_numbers_and_rising_ranges():
+def test_z_bins_are_numbers_and_rising_ranges():
     assert parse_bins("all", 3) == [0, 1, 2]
     assert parse_bins("07", 30) == [7]
     assert parse_bins("4,0, 10-12", 30) == [4, 0, 10, 11, 12]
@@ -258,8 +256,8 @@ AWKWARD = {"eta": 1 / 3, "sampler": "ddim", "tau": 0.1, "binary": True}
 @pytest.mark.parametrize(
     "options", [*EVERY_SAMPLER, AWKWARD], ids=["2m", "ddim-0.2", "ddim-0", "sde", "unipc", "ddpm", "awkward"]
 )
-def test_any_sample_is_made_again_from_its_manifest_row(trained, tmp_path, options):
-    """Bit for bit, in a process that knows the manifest only."""
+def test_any_sample_is_remade_from_its_manifest_row(trained, tmp_path, options):
+    """Bit for bit, from the manifest only."""
     fill(generator_of(trained, replicas=2, **options), None, tmp_path / "samples")
     stored = read_samples(tmp_path / "samples")
     ids = ["zbin-01_class-1_replica-0_00001", "zbin-01_class-0_replica-1_00000"]
@@ -277,7 +275,7 @@ def test_any_sample_is_made_again_from_its_manifest_row(trained, tmp_path, optio
         )
         assert one == other
         found, first = settings_in(tmp_path / "again" / name), settings_in(tmp_path / "samples" / "zbin-01")
-        # From the new folder the path to the checkpoint is the same here: the two folders are siblings.
+        # The two folders are siblings, so the relative path to the checkpoint is the same.
         assert {key: found[key] for key in found if key != "generation"} == {
             key: first[key] for key in first if key != "generation"
         }
@@ -285,11 +283,11 @@ def test_any_sample_is_made_again_from_its_manifest_row(trained, tmp_path, optio
         assert changed <= {"compile"}
 
 
-def test_what_stops_a_sample_from_being_made_again_is_named(trained, tmp_path):
+def test_remaking_a_sample_reports_what_is_missing_or_wrong(trained, tmp_path):
     fill(generator_of(trained), None, tmp_path / "samples", [0])
     manifest, name = tmp_path / "samples" / "zbin-00.tsv", "zbin-00_class-0_replica-0_00000"
     for arguments, named in (
-        ((manifest, ["nobody"], tmp_path / "out"), "expected ids (--id) of its 4 samples, such as zbin-00_"),
+        ((manifest, ["unknown"], tmp_path / "out"), "expected ids (--id) of its 4 samples, such as zbin-00_"),
         ((manifest, [], tmp_path / "out"), "found none"),
         ((tmp_path / "absent.tsv", [name], tmp_path / "out"), "absent.tsv: not found"),
         ((manifest, [name], tmp_path / "out", tmp_path / "absent.safetensors"), "absent.safetensors"),
@@ -313,12 +311,12 @@ def test_what_stops_a_sample_from_being_made_again_is_named(trained, tmp_path):
     manifest.with_suffix(".json").write_text(json.dumps(whole))
     write_table(manifest, rows[:1], COLUMNS)
     with pytest.raises(
-        ForeignFile, match=r"zbin-00\.npz: expected 1 samples, as its manifest has rows, found \[4\]"
+        ForeignFile, match=r"zbin-00\.npz: expected 1 samples \(the rows of its manifest\), found \[4\]"
     ):
         remake_samples(manifest, [name], tmp_path / "other", device="cpu")
     assert not (tmp_path / "other").exists()
     write_table(manifest, rows, COLUMNS)
-    # Without the archive there is nothing to compare with.
+    # Without the archive the remade sample cannot be compared.
     manifest.with_suffix(".npz").unlink()
     assert remake_samples(manifest, [name], tmp_path / "other", device="cpu") == {name: None}
 
@@ -332,8 +330,8 @@ OLD_OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OLD_OPTIONS, ids=["plain", "ddim", "ddim_ref", "ddpm"])
-def test_samples_of_the_old_form_are_read_resumed_and_made_again(trained, tmp_path, options, monkeypatch):
-    """It has all settings in each manifest row, and no JSON file."""
+def test_samples_of_the_old_form_are_read_resumed_and_remade(trained, tmp_path, options, monkeypatch):
+    """The old form has all settings in each manifest row, and no JSON file."""
     fill(generator_of(trained, **options), None, tmp_path / "new")
     shutil.copytree(tmp_path / "new", tmp_path / "old")
     make_old(tmp_path / "old")
@@ -344,13 +342,13 @@ def test_samples_of_the_old_form_are_read_resumed_and_made_again(trained, tmp_pa
     name = "zbin-01_class-1_replica-0_00001"
     manifest = tmp_path / "old" / "zbin-01.tsv"
     assert remake_samples(manifest, [name], tmp_path / "again", device="cpu") == {name: True}
-    # What is complete becomes the new form without a sample drawn; others' settings are refused.
+    # Complete files are converted to the new form without drawing; other settings are refused.
     with pytest.raises(ForeignFile, match=r"zbin-00\.tsv: generation\.evaluations: expected 9"):
         fill(generator_of(trained, **options | {"evaluations": 9}), None, tmp_path / "old")
     resumed = generator_of(trained, **options)
-    counting = Counting(resumed, monkeypatch)
+    recorder = DrawRecorder(resumed, monkeypatch)
     fill(resumed, None, tmp_path / "old")
-    assert counting.drawn == []
+    assert recorder.drawn == []
     assert contents(tmp_path / "old") == contents(tmp_path / "new")
 
 
@@ -366,7 +364,7 @@ def test_rows_of_the_old_form_with_several_settings_are_refused(trained, tmp_pat
         read_manifest(tmp_path / "zbin-00")
 
 
-def test_the_settings_give_back_the_configuration(trained, tmp_path):
+def test_the_settings_restore_the_configuration(trained, tmp_path):
     config = CONFIG.model_copy(update={"sampler": "ddim", "eta": 0.7, "spacing": "log_snr", "tau": -0.05})
     fill(Generator(trained, config), None, tmp_path, [0])
     assert read_manifest(tmp_path / "zbin-00")[1].config() == config
@@ -375,16 +373,17 @@ def test_the_settings_give_back_the_configuration(trained, tmp_path):
 def test_a_folder_is_drawn_from_counts(trained, tmp_path):
     config = GenerationConfig(evaluations=4, device="cpu")
     requests = requests_of_bins(config, 0, "base", [1, 2], {(1, 0): 2, (2, 1): 1, (0, 0): 9})
-    rows = draw_into(tmp_path / "out", Generator(trained, config), requests)
+    job = Job(trained, config, tmp_path / "out", requests)
+    rows = job.draw()
     assert [(row["z_bin"], row["class"]) for row in rows] == [(1, 0), (1, 0), (2, 1)]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         f"zbin-{z_bin:02d}.{ending}" for z_bin in (1, 2) for ending in ("json", "npz", "tsv")
     ]
-    assert draw_into(tmp_path / "out", Generator(trained, config), requests) == []
+    assert job.draw() == []
 
 
 def our_frames() -> list[str]:
-    """Names of the package's functions on the stack, the outermost first."""
+    """Names of the functions of the package on the stack, outermost first."""
     names, frame = [], sys._getframe()
     while frame is not None:
         if Path(frame.f_code.co_filename).is_relative_to(Path(generator_module.__file__).parents[1]):
@@ -393,19 +392,19 @@ def our_frames() -> list[str]:
     return names
 
 
-def test_from_the_command_to_the_network_are_nine_frames_of_the_package(trained, monkeypatch, tmp_path):
-    """Those of the pool's thread, and those above the pool; before them the command's `run_stage` and `run`."""
+def test_the_call_depth_from_command_to_network_is_nine_functions(trained, monkeypatch, tmp_path):
+    """`run_stage` and `run` of the command, the functions above the thread pool, and those within a thread."""
     above, within = [], []
     progress = generator_module.tqdm
 
-    def watched(**options):
+    def recorded_progress(**options):
         above.append(our_frames())
         return progress(**options)
 
-    monkeypatch.setattr(generator_module, "tqdm", watched)
+    monkeypatch.setattr(generator_module, "tqdm", recorded_progress)
     generator = generator_of(trained)
     generator.network.register_forward_pre_hook(lambda module, inputs: within.append(our_frames()))
     fill(generator, None, tmp_path, [0])
-    assert above == [["draw_into", "draw"]]
+    assert above == [["draw", "draw"]]
     assert all(names == ["draw", "dpmpp_2m", "_two_estimates", "__call__"] for names in within)
     assert len(["run_stage", "run", *above[0], *within[0], "forward"]) == 9

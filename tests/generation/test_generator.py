@@ -1,4 +1,4 @@
-"""Samples belong to themselves, not to their batch (docs/method.md, F4); their files say what they are."""
+"""Samples do not depend on their batch (docs/method.md, F4); their files record how they were made."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from slimdiff.model.checkpoint import read_card, save_model
 
 @pytest.mark.parametrize("options", EVERY_SAMPLER, ids=["2m", "ddim-0.2", "ddim-0", "sde", "unipc", "ddpm"])
 def test_f4_a_sample_does_not_depend_on_its_batch(trained, options):
-    """On a CPU `batch_size` is no batch: what may differ is which samples are drawn together and in which order."""
+    """A CPU draws sample by sample whatever `batch_size`; only the selection and order of samples can differ."""
     requests = mixed_requests()
     whole = generator_of(trained, batch_size=4, **options).draw(requests)
     assert np.unique(whole[0].reshape(9, -1), axis=0).shape[0] == 9
@@ -72,7 +72,7 @@ def test_eta_and_seed_and_conditions_change_the_sample(trained):
     other = requests_of_bin(CONFIG.model_copy(update={"seed": 1}), 0, "base", 0)[:2]
     assert (generator_of(trained, sampler="ddim").draw(other)[0] != plain).any()
     for change in ({"z_bin": 2}, {"label": 1}):
-        # The same noise under another condition.
+        # The same noise with another condition.
         moved = [Request(**{**vars(request), **change}) for request in requests]
         assert (generator_of(trained, sampler="ddim").draw(moved)[0] != plain).any()
 
@@ -99,29 +99,29 @@ def test_the_chain_starts_from_the_sample_s_own_noise(trained):
     generator.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     requests = mixed_requests(count=1)
     generator.draw(requests)
-    # In the network's coordinates x_T is standard normal: the draw itself.
+    # In the coordinates of the network x_T equals the draw, which is standard normal.
     expected = normal([request.key for request in requests], 0, (2, 32, 32))
     torch.testing.assert_close(seen[0], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_every_step_of_a_sample_has_a_draw_of_its_own(trained, monkeypatch):
+def test_every_step_of_a_sample_has_its_own_draw(trained, monkeypatch):
     from slimdiff.generation import generator
 
-    asked = []
+    draw_numbers = []
 
-    def watched(keys, draw, shape, device):
-        asked.append(draw)
+    def recorded_normal(keys, draw, shape, device):
+        draw_numbers.append(draw)
         return normal(keys, draw, shape, device)
 
-    monkeypatch.setattr(generator, "normal", watched)
+    monkeypatch.setattr(generator, "normal", recorded_normal)
     generator_of(trained, sampler="ddim", eta=0.5).draw(mixed_requests(count=1))
-    # The start, and one for each step but the last, which goes to sigma 0.
-    assert len(asked) == len(set(asked)) == CONFIG.evaluations
+    # One for the start and one for each step except the last, which goes to sigma 0.
+    assert len(draw_numbers) == len(set(draw_numbers)) == CONFIG.evaluations
 
 
 @pytest.mark.parametrize("given", [False, True])
-def test_batches_as_on_a_card_give_the_same_samples_up_to_rounding(trained, given):
-    """Nine samples in batches of four: the last batch is filled up and cut again."""
+def test_batches_as_on_a_gpu_give_the_same_samples_up_to_rounding(trained, given):
+    """Nine samples in batches of four: the last batch is padded and cropped."""
     generator, requests, fixed = generator_of(trained), mixed_requests(), None
     if given:
         rng = np.random.default_rng(0)
@@ -142,7 +142,7 @@ def test_samples_are_float16_in_range(trained):
         assert part.min() >= -1 and part.max() <= 1
 
 
-def test_bfloat16_samples_stay_near_float32_ones(trained):
+def test_bfloat16_samples_are_close_to_float32_ones(trained):
     requests = mixed_requests(count=4)
     exact = generator_of(trained).draw(requests)
     near = generator_of(trained, precision="bfloat16").draw(requests)
@@ -150,7 +150,7 @@ def test_bfloat16_samples_stay_near_float32_ones(trained):
         assert np.abs(a.astype(float) - b.astype(float)).mean() < 0.02
 
 
-def test_requests_are_replicas_times_classes_times_count():
+def test_there_are_replicas_times_classes_times_count_requests():
     config = CONFIG.model_copy(update={"replicas": 3, "per_bin_and_class": 5})
     requests = requests_of_bin(config, 1, "base", 2)
     assert len(requests) == 30
@@ -161,13 +161,13 @@ def test_requests_are_replicas_times_classes_times_count():
     assert len({r.id for r in requests}) == 30
 
 
-def test_more_samples_leave_the_first_ones_as_they_were():
+def test_more_samples_do_not_change_the_first_ones():
     few = requests_of_bin(CONFIG, 0, "base", 1)
     many = requests_of_bin(CONFIG.model_copy(update={"per_bin_and_class": 50, "replicas": 4}), 0, "base", 1)
     assert {r.id: r.key for r in few}.items() <= {r.id: r.key for r in many}.items()
 
 
-def test_keys_are_unique_over_everything_a_sample_is():
+def test_keys_are_unique_over_all_fields_of_a_request():
     keys = [
         stream_key(seed, fold, z_bin, label, replica, index, variant)
         for seed in (0, 1, 11)
@@ -181,7 +181,7 @@ def test_keys_are_unique_over_everything_a_sample_is():
     assert len(set(keys)) == len(keys)
 
 
-def test_variants_share_their_noise_unless_the_key_has_the_variant():
+def test_variants_share_noise_unless_the_key_includes_the_variant():
     one, two = (requests_of_bin(CONFIG, 0, name, 1) for name in ("a", "b"))
     assert [r.key for r in one] == [r.key for r in two]
     own = CONFIG.model_copy(update={"variant_in_key": True})
@@ -189,7 +189,7 @@ def test_variants_share_their_noise_unless_the_key_has_the_variant():
     assert not {r.key for r in one} & {r.key for r in two}
 
 
-def test_files_round_trip_and_say_how_the_samples_were_made(trained, tmp_path):
+def test_files_round_trip_and_record_how_the_samples_were_made(trained, tmp_path):
     generator = generator_of(trained, sampler="ddim", eta=0.2, tau=0.1, replicas=2)
     drawn = {}
     for z_bin in (0, 1, 2):
@@ -222,12 +222,12 @@ def test_files_round_trip_and_say_how_the_samples_were_made(trained, tmp_path):
     with np.load(tmp_path / "zbin-00.npz", allow_pickle=False) as archive:
         assert sorted(archive) == ["images", "masks"]
         assert archive["images"].dtype == archive["masks"].dtype == np.float16
-    # The request alone draws its sample again.
+    # A sample is drawn again from its request alone.
     again = generator.draw([requests[5]])
     assert_equal(again, (samples.images[5:6], samples.masks[5:6]))
 
 
-def test_sample_folders_that_do_not_fit_are_refused(tmp_path):
+def test_inconsistent_sample_folders_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="zbin"):
         read_samples(tmp_path)
     array = np.zeros((2, 4, 4), np.float16)
@@ -236,8 +236,8 @@ def test_sample_folders_that_do_not_fit_are_refused(tmp_path):
         read_samples(tmp_path)
 
 
-def test_f6_the_network_that_samples_has_the_checkpoint_s_weights(trained, tmp_path):
-    """And the checkpoint's are the EMA's (tests/training): changing them changes the samples."""
+def test_f6_sampling_uses_the_weights_of_the_checkpoint(trained, tmp_path):
+    """Changing the weights of the checkpoint, which are the EMA weights (tests/training), changes the samples."""
     generator = generator_of(trained)
     weights = {name: value.detach() for name, value in generator.network.named_parameters()}
     shifted = {name: value + 0.05 for name, value in weights.items()}

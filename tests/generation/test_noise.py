@@ -1,4 +1,4 @@
-"""Noise streams: normal, independent, the same bits in any order and batch, and on a device as on the host."""
+"""Noise streams: standard normal, independent, identical in any order and batch and on any device."""
 
 import math
 
@@ -32,10 +32,10 @@ def test_noise_of_keys_draws_and_pixels_is_independent():
     n = streams.shape[1]
     correlation = np.corrcoef(streams)
     off = correlation[~np.eye(len(correlation), dtype=bool)]
-    # The largest of m normal values of spread 1 / sqrt(n) stays under about sqrt(2 log m) of them.
+    # The largest of m normal values of SD 1 / sqrt(n) is about sqrt(2 log m) SDs.
     assert np.abs(off).max() < 1.3 * math.sqrt(2 * math.log(off.size) / n)
     assert off.std() == pytest.approx(1 / math.sqrt(n), rel=0.05)
-    # Neither shifted copies nor repeated values.
+    # No repeated values and no correlation of neighbours.
     assert len(np.unique(streams)) > 0.99 * streams.size
     neighbours = (streams[:, 1:] * streams[:, :-1]).mean()
     assert abs(neighbours) < 4 / math.sqrt(streams.size)
@@ -53,8 +53,8 @@ def test_noise_is_the_same_in_any_order_and_batch(shape):
 
 
 @pytest.mark.parametrize("draw", [0, 3, 999])
-def test_tensor_operations_give_numpy_s_philox(draw):
-    """NumPy's own generator is the independent twin, word for word."""
+def test_philox_matches_numpy(draw):
+    """Word for word equal to the generator of NumPy."""
     keys = [streams._words(key) for key in KEYS[:6]]
     found = philox(keys, draw, 50, torch.device("cpu")).numpy()
     for row, key in zip(found, keys, strict=True):
@@ -62,7 +62,7 @@ def test_tensor_operations_give_numpy_s_philox(draw):
         np.testing.assert_array_equal(row, words.view("<u4").astype(np.int64))
 
 
-def test_products_of_unsigned_words_do_not_lose_their_sign_bit():
+def test_products_of_unsigned_words_keep_their_highest_bit():
     rng = np.random.default_rng(0)
     words = np.concatenate(
         [rng.integers(0, 2**64, 200, np.uint64), np.array([0, 1, 2**63, 2**64 - 1], np.uint64)]
@@ -76,32 +76,32 @@ def test_products_of_unsigned_words_do_not_lose_their_sign_bit():
 
 
 def of_device(keys, draw, shape, device):
-    """The path of a device that is no CPU, on any device."""
+    """The code path of non-CPU devices, on any device."""
     count = math.prod(shape)
     words = philox([streams._words(key) for key in keys], draw, -(-count // 8), device)
     return streams._box_muller(words.float(), torch)[:, :count].reshape(-1, *shape)
 
 
-def test_a_device_draws_what_the_host_draws():
+def test_the_device_code_draws_the_same_as_the_cpu():
     found = of_device(KEYS, 4, (2, 24, 24), torch.device("cpu"))
     torch.testing.assert_close(found, normal(KEYS, 4, (2, 24, 24)), rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.gpu
-def test_a_card_draws_what_the_host_draws():
+def test_a_gpu_draws_the_same_as_the_cpu():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     found = normal(KEYS, 4, (2, 24, 24), torch.device("cuda")).cpu()
     torch.testing.assert_close(found, normal(KEYS, 4, (2, 24, 24)), rtol=1e-4, atol=1e-5)
 
 
-def test_the_logarithm_never_meets_zero():
+def test_the_logarithm_of_zero_never_occurs():
     for word in (0, 2**32 - 1):
         words = np.full((1, 8), word, np.float32)
         assert np.isfinite(streams._box_muller(words, np)).all()
 
 
-def test_uniform_numbers_are_uniform_and_apart_from_the_normal_ones():
+def test_uniform_numbers_are_uniform_and_independent_of_the_normal_ones():
     found = uniform([f"{key}/{i}" for key in KEYS for i in range(20)])
     assert stats.kstest(found, "uniform").pvalue > 1e-3
     assert found[:3].tolist() == uniform([f"{KEYS[0]}/{i}" for i in range(3)]).tolist()

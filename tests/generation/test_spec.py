@@ -1,4 +1,4 @@
-"""F7: a specification of samples is valid, or refused with the place of every problem and nothing written."""
+"""F7: a sample specification is valid, or refused with the place of every problem and without writing."""
 
 import itertools
 import json
@@ -35,7 +35,7 @@ COMPACT = {
     "defaults": {"control": 2, "lesion": 1, "zbins": "0-2"},
     "overrides": [{"zbin": 1, "control": 0, "lesion": 4}],
 }
-# The two forms as the reference documents them in its README, section "Generate Samples".
+# The two forms from the README of the reference, section "Generate Samples".
 SHARED = {
     "checkpoint_path": "/model.ckpt",
     "config_path": "src/jsddpm.yaml",
@@ -104,7 +104,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 
 def refused(spec, folder: Path, **options) -> list[str]:
-    """The lines of the refusal, without the file; nothing in the folder has changed."""
+    """The lines of the error message, without the file name; the folder must not change."""
     path = write(folder, spec)
     before = tree(folder)
     with pytest.raises(ConfigError) as found:
@@ -135,7 +135,7 @@ OBJECT = "expected a mapping of keys"
 NO_COUNT = "expected at least one count above 0, found none"
 FORM = 'expected "detailed" or "compact", found '
 
-# Specification, place, part of the message; apart by whether the schema alone refuses it, too.
+# Specification, place, part of the message. These are also refused by the schema alone.
 BAD = {
     "no checkpoint": (without(DETAILED, "checkpoint_path"), "checkpoint_path", REQUIRED),
     "no output": (without(COMPACT, "output_dir"), "output_dir", REQUIRED),
@@ -212,7 +212,7 @@ BAD = {
     "too many replicas": (detailed(replicas=1001), "replicas", "at most 1000, found 1001"),
     "schema of a number": (detailed(**{"$schema": 1}), "$schema", "expected text, found 1"),
 }
-# For a schema 2.0 is a whole number, and it compares no entries.
+# Accepted by the schema: for a schema 2.0 is a whole number, and it does not compare entries.
 BEYOND_THE_SCHEMA = {
     "whole number as a fraction": (first(control=2.0), "samples[0].control", f"{WHOLE}, found 2.0"),
     "exponent": (first(lesion=1e3), "samples[0].lesion", "found 1000.0"),
@@ -263,7 +263,7 @@ def test_f7_every_rule_names_its_place(name, here):
 
 
 def test_f7_all_problems_are_reported_at_once(here):
-    """2.5 samples, an unknown key and a z-bin that is named twice (docs/method.md, F7), and some more."""
+    """2.5 samples, an unknown key and a duplicate z-bin (docs/method.md, F7), and further problems."""
     spec = samples(
         {"zbin": 0, "control": 2.5, "lesion": 1},
         {"zbin": 0, "control": "1", "lesion": -1, "extra": 0},
@@ -279,20 +279,20 @@ def test_f7_all_problems_are_reported_at_once(here):
         "samples[1].zbin",
         "samples[2]",
     ]
-    # A wrong format hides nothing either.
+    # A wrong format does not hide the other problems.
     lines = refused({**first(control=2.5), "format": "full", "sed": 1}, here)
     assert sorted(places(lines)) == ["format", "samples[0].control", "sed"]
 
 
 def test_schema_and_reading_agree_on_z_bins():
-    """What the schema takes, the reader takes too, but for duplicates and falling ranges."""
+    """The reader accepts what the schema accepts, except duplicates and falling ranges."""
     rng = random.Random(0)
     odd = ["all", "0-3", "3-0", "2-2", "4-", "-4", "", "00-01", "12345-12346", "１-２", "0-9\n"]
     odd += [0, 7, -1, 10**5, None, True, {}, []]
     schema, taken = jsonschema.Draft202012Validator(spec_schema()), 0
     for _ in range(600):
         value = rng.choice(odd) if rng.random() < 0.3 else rng.choices(odd, k=rng.randint(0, 3))
-        # Python's regular expressions, which jsonschema uses, take a line break before the end; ECMA's do not.
+        # In Python, which jsonschema uses, `$` matches before a final line break; in ECMA it does not.
         valid = schema.is_valid(zbins(value)) and "0-9\n" not in (
             value if isinstance(value, list) else [value]
         )
@@ -306,7 +306,7 @@ def test_schema_and_reading_agree_on_z_bins():
 
 
 @pytest.mark.parametrize("spec", [*REFERENCE, DETAILED, COMPACT], ids=str)
-def test_good_specifications_fit_reader_and_schema(spec, here):
+def test_valid_specifications_are_accepted_by_reader_and_schema(spec, here):
     assert load_spec(write(here, spec)).format == spec["format"]
     jsonschema.Draft202012Validator.check_schema(spec_schema())
     jsonschema.Draft202012Validator(spec_schema()).validate(spec)
@@ -325,13 +325,13 @@ def test_comments_are_allowed_at_any_level(spec, here):
     assert load_spec(write(here, text)) == spec_from_values(spec)
 
 
-def test_a_byte_order_mark_and_an_editor_s_key_are_no_problem(here):
+def test_a_byte_order_mark_and_a_schema_key_are_accepted(here):
     spec = detailed(**{"$schema": "generation_spec.schema.json"})
     marked = load_spec(write(here, json.dumps(spec).encode("utf-8-sig")))
     assert marked.counts(3) == spec_from_values(DETAILED).counts(3)
 
 
-def test_the_published_schema_has_not_drifted_and_every_key_has_a_meaning():
+def test_the_published_schema_is_current_and_describes_every_key():
     published = json.loads((ROOT / SCHEMA).read_text(encoding="utf-8"))
     assert published == spec_schema(), "run python -m slimdiff.generation.spec"
     for kind in published["$defs"].values():
@@ -339,7 +339,7 @@ def test_the_published_schema_has_not_drifted_and_every_key_has_a_meaning():
         assert all(field["description"] for field in kind["properties"].values())
 
 
-def test_counts_are_those_of_a_slow_twin():
+def test_counts_match_a_loop():
     spec = spec_from_values(overrides(0, 5, zbins=["0-1", 5, "7-9"]))
     expected = {}
     for z_bin, label in itertools.product(range(30), (0, 1)):
@@ -355,7 +355,7 @@ def test_counts_are_those_of_a_slow_twin():
 
 
 def test_the_example_is_a_specification():
-    """config/generation_spec.json, for the demo's checkpoint."""
+    """config/generation_spec.json, for the checkpoint of the demo."""
     path = ROOT / "config" / "generation_spec.json"
     jsonschema.validate(json.loads(path.read_text(encoding="utf-8")), spec_schema())
     assert load_spec(path).counts(6)
@@ -407,12 +407,12 @@ def test_f7_duplicate_keys_are_refused(here):
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_f7_numbers_that_json_does_not_have_are_refused(number, here):
+def test_f7_numbers_that_are_not_json_are_refused(number, here):
     (line,) = refused(json.dumps(DETAILED).replace('"lesion": 3', f'"lesion": {number}'), here)
     assert line.startswith("samples[1].lesion: expected ")
 
 
-def test_a_plan_has_the_config_s_settings_with_the_specification_s_over_them(checkpoint, study):
+def test_the_specification_overrides_the_settings_of_the_study(checkpoint, study):
     config_path = study(generation={"seed": 3, "tau": 0.25, "replicas": 5, "device": "auto"})
     whole = planned(compact(config_path=config_path, seed=11, device="cpu", replicas=2))
     assert whole.generation == GenerationConfig(seed=11, device="cpu", replicas=2, tau=0.25, evaluations=4)
@@ -424,7 +424,7 @@ def test_a_plan_has_the_config_s_settings_with_the_specification_s_over_them(che
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(checkpoint, study, here, capsys, monkeypatch):
-    monkeypatch.setattr("slimdiff.generation.folder.draw_into", None)
+    monkeypatch.setattr("slimdiff.generation.folder.Job.draw", None)
     path = write(here, compact(config_path=study(), replicas=2))
     before = tree(here)
     run_spec(path, validate_only=True)
@@ -448,7 +448,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(checkpoint, study, here, ca
     assert tree(here) == before
 
 
-def test_f7_the_checkpoint_and_its_z_bins(checkpoint, here):
+def test_f7_a_missing_checkpoint_and_z_bins_outside_it_are_refused(checkpoint, here):
     assert problem(detailed(checkpoint_path="no.safetensors"), here) == (
         "checkpoint_path",
         "no.safetensors: checkpoint not found",
@@ -485,23 +485,25 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("name", MISFITS)
-def test_f7_a_study_that_does_not_fit_the_checkpoint(name, checkpoint, study, here):
+def test_f7_a_study_that_does_not_match_the_checkpoint_is_refused(name, checkpoint, study, here):
     values, text = MISFITS[name]
     place, found = problem(compact(config_path=study(**values)), here)
     assert place == "config_path"
     assert text in found
 
 
-def test_what_fits_the_checkpoint_is_taken(checkpoint, study):
-    """n_bins, grid and spacing that a study leaves to their defaults are the paper's, not this checkpoint's."""
+def test_a_study_that_matches_the_checkpoint_is_accepted(checkpoint, study):
+    """Default n_bins, grid and spacing of a study (those of the paper) are not compared with the checkpoint."""
     own = {"slices": {"n_bins": 3, "z_range": "auto"}, "preprocess": {"grid": [8, 8, 40], "spacing_mm": 6.0}}
     for values in ({}, own, {"generation": {"sampler": "ddim_ref", "evaluations": 1000}}):
         planned(compact(config_path=study(**values)))
 
 
-def test_a_network_of_turned_slices_is_compared_in_the_store_s_orientation(save_checkpoint, study, here):
+def test_the_grid_of_a_rotated_network_is_compared_in_the_orientation_of_the_store(
+    save_checkpoint, study, here
+):
     save_checkpoint(size=(8, 16), quarter_turns=1)
-    # 16 rows of 8 px: the grid is named by width first.
+    # 16 rows of 8 px: the grid has its width first.
     planned(compact(config_path=study(preprocess={"grid": [8, 16, 40]})))
     place, text = problem(compact(config_path=study(preprocess={"grid": [16, 8, 40]})), here)
     assert (place, "expected [8, 16]" in text, "found [16, 8]" in text) == ("config_path", True, True)
@@ -512,7 +514,7 @@ def test_f7_a_missing_study_is_refused(path, checkpoint, here):
     assert problem(compact(config_path=path), here)[0] == "config_path"
 
 
-def test_variants_and_numbers_of_a_study_have_no_effect_and_a_note_says_so(checkpoint, study):
+def test_variants_and_counts_of_a_study_are_ignored_with_a_note(checkpoint, study):
     variants = {"base": {"generation": {"evaluations": 50}}}
     whole = planned(compact(config_path=study(generation={"counts": "absent.tsv"}, variants=variants)))
     assert (whole.generation.counts, whole.generation.evaluations) == (None, 4)
@@ -532,7 +534,7 @@ WRONG_PRIORS = {
 
 
 @pytest.mark.parametrize("name", WRONG_PRIORS)
-def test_f7_priors_that_do_not_fit(name, checkpoint, study, here):
+def test_f7_priors_that_do_not_match_are_refused(name, checkpoint, study, here):
     maps, key, text = WRONG_PRIORS[name]
     np.savez(here / "priors.npz", **{key: maps})
     spec = compact(config_path=study(generation={"background": "prior"}), priors_path="priors.npz")
@@ -541,12 +543,12 @@ def test_f7_priors_that_do_not_fit(name, checkpoint, study, here):
     assert text in found
 
 
-def test_f7_priors_are_given_where_they_are_read_and_only_there(checkpoint, study, here):
-    asked, not_asked = study("a.json", {"background": "prior"}), study("b.json")
+def test_f7_priors_are_required_if_used_and_refused_otherwise(checkpoint, study, here):
+    with_background, without_background = study("a.json", {"background": "prior"}), study("b.json")
     np.savez(here / "priors.npz", priors=FILLED)
-    spec = compact(config_path=asked, priors_path="priors.npz")
+    spec = compact(config_path=with_background, priors_path="priors.npz")
     assert planned(spec).priors == Path("priors.npz")
-    assert problem({**spec, "config_path": not_asked}, here) == (
+    assert problem({**spec, "config_path": without_background}, here) == (
         "priors_path",
         "priors.npz: no effect with generation.background drawn; remove it",
     )
@@ -588,9 +590,7 @@ def test_f7_problems_of_several_files_are_reported_at_once(checkpoint, study, he
 
 
 @pytest.mark.parametrize("option", [{}, {"validate_only": True}, {"dry_run": True}])
-def test_a_device_that_the_machine_lacks_is_found_before_drawing(
-    checkpoint, study, here, monkeypatch, option
-):
+def test_a_missing_device_is_an_error_before_drawing(checkpoint, study, here, monkeypatch, option):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (line,) = refused(detailed(device="cuda"), here, **option)
     assert line.startswith("device: device cuda: not found on this machine")
@@ -620,13 +620,13 @@ def test_f7_the_command_reports_on_standard_error_and_exits_2(checkpoint, here, 
 
 @pytest.fixture
 def drawn(checkpoint, study, here):
-    """The samples of DETAILED, with a config of four evaluations."""
+    """The samples of DETAILED, with a study of four evaluations."""
     spec = detailed(config_path=study(), seed=5)
     run_spec(write(here, spec))
     return spec
 
 
-def test_samples_are_those_of_the_generate_stage(drawn, here):
+def test_samples_equal_those_of_the_generate_stage(drawn, here):
     config = GenerationConfig(evaluations=4, seed=5)
     counts = {(0, 0): 1, (0, 1): 2, (2, 1): 3}
     expected = [request for z_bin in (0, 2) for request in requests_of_bin(config, 1, "base", z_bin, counts)]
@@ -649,7 +649,7 @@ def test_a_specification_resumes_its_own_folder(drawn, here):
     run_spec("spec.json")
     again = tree(here / "drawn")
     assert {path: again[path] for path in whole} == whole
-    # More of the same: the first samples stay.
+    # With higher counts the first samples are kept.
     (here / "drawn" / ".zbin-02.tsv.abc.tsv").unlink()
     before = read_samples(here / "drawn")
     run_spec(write(here, {**drawn, "samples": [{"zbin": z, "control": 2, "lesion": 3} for z in range(3)]}))
@@ -659,7 +659,7 @@ def test_a_specification_resumes_its_own_folder(drawn, here):
     np.testing.assert_array_equal(after.images[kept], before.images)
 
 
-# What another specification changes, part of the message.
+# {name: (change of the specification, part of the message)}
 OTHERS = {
     "seed": ({"seed": 6}, "generation.seed: expected 6, found 5"),
     "fewer": ({"samples": [{"zbin": 0, **COUNTS}, {"zbin": 2, **COUNTS}]}, "is none of the 2"),

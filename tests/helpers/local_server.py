@@ -18,7 +18,7 @@ class Asked:
     path: str
     """Unquoted, as in `LocalServer.contents`."""
     target: str
-    """The Range header of the request."""
+    """The path as sent, still quoted."""
     range: str | None
     sent: int
     """Bytes of the file's content in the answer."""

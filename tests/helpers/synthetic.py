@@ -110,7 +110,7 @@ def ds004199_two_dimensional() -> list[str]:
 def write_ds004199(root: Path) -> Path:
     """ds004199's tree by its manifest, as after a fetch, with empty images and invented metadata: 28 patients in
     split test, all other subjects in train, seven sidecars of thick slices, a byte-order mark."""
-    files, patients = read_file_manifest("ds004199").wanted(), ds004199_patients()
+    files, patients = read_file_manifest("ds004199").files_for(), ds004199_patients()
     kinds = {file.path.name.removesuffix(".nii.gz"): file.acquisition_type for file in files}
     for file in files:
         path = root / file.path

@@ -8,8 +8,9 @@ import numpy as np
 
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.files import read_table, write_table
-from slimdiff.generation.folder import draw_into
+from slimdiff.generation.folder import Job
 from slimdiff.generation.generator import Generator
+from slimdiff.generation.remake import remake_jobs, same_bits
 from slimdiff.generation.requests import Request, requests_of_bin, requests_of_bins
 from slimdiff.generation.samples import OLD_COLUMNS, read_manifest
 
@@ -31,7 +32,15 @@ def mixed_requests(config=CONFIG, count=9) -> list[Request]:
 def fill(generator: Generator, counts, folder: Path, z_bins=None) -> None:
     """Draw the samples of a study's configuration into a folder; counts None: the same number of each class."""
     z_bins = range(generator.card.n_bins) if z_bins is None else z_bins
-    draw_into(folder, generator, requests_of_bins(generator.config, 0, "base", z_bins, counts))
+    requests = requests_of_bins(generator.config, 0, "base", z_bins, counts)
+    Job(generator.checkpoint, generator.config, folder, requests).draw(generator)
+
+
+def remake_samples(manifest: Path, ids, folder: Path, *arguments, **options) -> dict[str, bool | None]:
+    """Draw samples of a manifest again, as `slimdiff-generate --from-manifest`; whether each has the same bits."""
+    for job in remake_jobs(manifest, ids, folder, *arguments, **options):
+        job.draw()
+    return same_bits(manifest, ids, folder)
 
 
 def settings_in(stem: Path) -> dict:

@@ -64,7 +64,7 @@ def tiny_store(tmp_path, count=24, side=8) -> SliceStore:
     return SliceStore(tmp_path, images, masks, names, bins.copy(), bins, label, acquisition, facts)
 
 
-def trainer_in(folder, diffusion=None, processes=None, watched=(), judge=None, **changes):
+def trainer_in(folder, diffusion=None, processes=None, val_participants=(), judge=None, **changes):
     return Trainer(
         MODEL,
         diffusion or DiffusionConfig(),
@@ -74,7 +74,7 @@ def trainer_in(folder, diffusion=None, processes=None, watched=(), judge=None, *
         folder,
         {"study": "tiny", "variant": "base", "fold": 0},
         processes=processes,
-        watched=watched,
+        val_participants=val_participants,
         judge=judge,
     )
 

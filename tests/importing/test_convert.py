@@ -1,6 +1,6 @@
-"""Checkpoints of the reference: sampled here as there, and nothing in them is executed.
+"""Imported checkpoints of the reference: the same outputs, and no code in them is executed.
 
-Its embedding and its prior encoder come from its own wheel, its U-Net from MONAI.
+The embedding and the prior encoder come from the wheel of the reference, the U-Net from MONAI.
 """
 
 import importlib.util
@@ -37,14 +37,14 @@ KINDS = {
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory):
-    """The reference's own embedding and prior encoder, as modules."""
+    """The embedding and the prior encoder of the reference, as modules."""
     folder = tmp_path_factory.mktemp("slim_diff")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     done = subprocess.run([*command, "slim-diff==1.0.0", "-d", str(folder)], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"slim-diff 1.0.0 cannot be fetched: {done.stderr.strip()[-200:]}")
     archive = next(folder.glob("*.whl"))
-    # Its code is about to run here.
+    # The code of the wheel is executed in this test.
     assert sha256(archive) == "de6dfe1ab3d6056ca0d35daa82d787a8612e1b7344470f33728cf61bbc5704ad"
     with zipfile.ZipFile(archive) as wheel:
         wheel.extractall(folder)
@@ -90,7 +90,7 @@ def configuration(self_conditioning=True, null_token=False, prior="none", predic
 
 
 class Reference(nn.Module):
-    """Its network as its own sampler calls it."""
+    """The network of the reference, as called by its sampler."""
 
     def __init__(self, modules, self_conditioning=True, null_token=False, prior="none"):
         super().__init__()
@@ -130,7 +130,7 @@ class Reference(nn.Module):
 
 
 def lightning(path, network, config, averaged="ema_state_dict", **more):
-    """A checkpoint as Lightning and the reference's EMA callback write it; its last weights are not the averaged."""
+    """A checkpoint as written by Lightning and the EMA callback of the reference; raw and averaged weights differ."""
     state = {name: value.clone() for name, value in network.state_dict().items()}
     average = {name.removeprefix("model."): v for name, v in state.items() if name.startswith("model.")}
     for name in average:
@@ -157,14 +157,14 @@ def lightning(path, network, config, averaged="ema_state_dict", **more):
 @pytest.mark.network
 @pytest.mark.parametrize("averaged", ["ema_state_dict", "callback"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_imported_network_answers_as_the_reference(reference, tmp_path, kind, averaged):
+def test_an_imported_network_has_the_outputs_of_the_reference(reference, tmp_path, kind, averaged):
     options = KINDS[kind]
     network = Reference(reference, **options).eval()
     checkpoint = lightning(tmp_path / "x0.ckpt", network, configuration(**options), averaged)
     arguments = ["--ckpt", str(checkpoint), "--out", str(tmp_path / "model.safetensors")]
     maps = np.random.default_rng(0).random((N_BINS, SIZE, SIZE)) > 0.5
     if "prior" in options:
-        # Ours stand upright, theirs a quarter turn clockwise from it.
+        # Our slices are upright, those of the reference rotated clockwise by 90 degrees.
         np.savez(tmp_path / "priors.npz", priors=np.rot90(maps, 1, axes=(1, 2)))
         arguments += ["--priors", str(tmp_path / "priors.npz")]
     assert import_(arguments) == 0
@@ -181,17 +181,17 @@ def test_an_imported_network_answers_as_the_reference(reference, tmp_path, kind,
     if null is not None:
         tokens = torch.where(null, 2 * N_BINS, tokens)
     prior = torch.from_numpy(maps).float()[z_bin, None] * 2 - 1
-    told = previous if options.get("self_conditioning", True) else None
+    fed = previous if options.get("self_conditioning", True) else None
     with torch.no_grad():
-        wanted = network(x, time, tokens, told, prior)
-        found = ours(x, time.float(), Condition(z_bin, label, null=null), told)
-    assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+        expected = network(x, time, tokens, fed, prior)
+        found = ours(x, time.float(), Condition(z_bin, label, null=null), fed)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
     assert (card.step, card.n_bins, card.z_range) == (1234, N_BINS, Z_RANGE)
     assert card.diffusion["loss"]["p_image"] == 1.5
 
 
 def refused(capsys, checkpoint, *arguments) -> str:
-    """The message; nothing is written."""
+    """The error message of a refused import, which must write nothing."""
     out = checkpoint.parent / "written" / "model.safetensors"
     assert import_(["--ckpt", str(checkpoint), "--out", str(out), *arguments]) == 2
     assert not out.parent.exists()
@@ -199,7 +199,7 @@ def refused(capsys, checkpoint, *arguments) -> str:
 
 
 class Embedding(nn.Module):
-    """Weights under the names of the reference's embedding, for tests that need no wheel."""
+    """Weights with the names of the embedding of the reference, for tests without the wheel."""
 
     def __init__(self, width=64):
         super().__init__()
@@ -213,13 +213,13 @@ class Embedding(nn.Module):
 
 @pytest.fixture
 def network():
-    class Stand:
+    class StandIn:
         ConditionalEmbeddingWithSinusoidal = staticmethod(lambda *arguments, **options: Embedding())
 
-    return Reference({"zpos": Stand})
+    return Reference({"zpos": StandIn})
 
 
-def test_averaged_weights_are_taken_and_their_absence_is_an_error(network, tmp_path, capsys):
+def test_averaged_weights_are_imported_and_required_without_raw(network, tmp_path, capsys):
     checkpoint = lightning(tmp_path / "a.ckpt", network, configuration(), averaged="")
     assert "no averaged" in refused(capsys, checkpoint)
     outputs = []
@@ -259,20 +259,20 @@ def test_nothing_in_a_checkpoint_is_executed(network, tmp_path, capsys):
         ("model", "resblock_updown", True),
     ],
 )
-def test_what_has_no_counterpart_is_refused_by_its_key(network, tmp_path, capsys, section, key, value):
+def test_unsupported_settings_are_refused_by_their_key(network, tmp_path, capsys, section, key, value):
     config = configuration()
     config[section][key] = value
     message = refused(capsys, lightning(tmp_path / "a.ckpt", network, config))
     assert f"{section}.{key}" in message and str(value) in message
 
 
-def test_another_size_than_the_configuration_says_is_refused(network, tmp_path, capsys):
+def test_weights_that_do_not_match_the_configuration_are_refused(network, tmp_path, capsys):
     config = configuration()
     config["model"]["channels"] = [16, 48]
     assert "weights do not match" in refused(capsys, lightning(tmp_path / "a.ckpt", network, config))
 
 
-def test_a_missing_configuration_can_be_given(network, tmp_path, capsys):
+def test_a_missing_configuration_can_be_passed(network, tmp_path, capsys):
     checkpoint = lightning(tmp_path / "a.ckpt", network, configuration(), hyper_parameters=None)
     assert "--config" in refused(capsys, checkpoint)
     config = tmp_path / "reference.yaml"
@@ -282,7 +282,7 @@ def test_a_missing_configuration_can_be_given(network, tmp_path, capsys):
     assert load_model(out, torch.device("cpu"))[1].diffusion["prediction"] == "v"
 
 
-def test_f9_a_network_that_sees_priors_is_not_imported_without_them(network, tmp_path, capsys):
+def test_f9_a_network_with_priors_is_not_imported_without_them(network, tmp_path, capsys):
     checkpoint = lightning(tmp_path / "a.ckpt", network, configuration(prior="concat"))
     assert "prior" in refused(capsys, checkpoint)
 

@@ -40,7 +40,9 @@ def test_only_marked_samples_have_the_null_token():
     found = network(x, time, replace(condition, null=marked))
     given, withheld = network(x, time, condition), network(x, time, condition.unconditional())
     torch.testing.assert_close(found, torch.where(marked.view(-1, 1, 1, 1), withheld, given))
-    torch.testing.assert_close(network(x, time, replace(condition, null=torch.zeros(3, dtype=torch.bool))), given)
+    torch.testing.assert_close(
+        network(x, time, replace(condition, null=torch.zeros(3, dtype=torch.bool))), given
+    )
 
 
 def test_an_unconditional_pass_requires_a_null_token():
@@ -83,17 +85,23 @@ def test_zero_augmentation_labels_equal_missing_ones():
 
 
 @torch.no_grad()
-def test_the_condition_s_vector_is_the_formula():
+def test_the_condition_vector_matches_the_formula():
     torch.manual_seed(0)
     module = Conditioning(3, [12.6, 16.0, 19.3], 8, null_token=True, acquisitions=2, augmentations=4)
     labels = torch.randn(3, 4)
     null = torch.tensor([False, True, False])
-    condition = Condition(torch.tensor([2, 0, 0]), torch.tensor([1, 0, 1]), torch.tensor([0, 1, 1]), labels, null)
+    condition = Condition(
+        torch.tensor([2, 0, 0]), torch.tensor([1, 0, 1]), torch.tensor([0, 1, 1]), labels, null
+    )
     for row, found in enumerate(module(condition)):
         z_bin, label = condition.z_bin[row], condition.label[row]
         angles = [[12.0, 16.0, 19.0][z_bin] / 10_000 ** (k / 4) for k in range(4)]
         sinusoid = torch.tensor([*map(math.cos, angles), *map(math.sin, angles)])
         z = module.position(torch.cat([module.bins.weight[z_bin], sinusoid]))
         c = module.null if null[row] else module.merge(torch.cat([module.classes.weight[label], z]))
-        c = c + module.acquisitions.weight[condition.acquisition[row]] + module.augmentations.weight @ labels[row]
+        c = (
+            c
+            + module.acquisitions.weight[condition.acquisition[row]]
+            + module.augmentations.weight @ labels[row]
+        )
         torch.testing.assert_close(found, c, rtol=1e-4, atol=1e-5)

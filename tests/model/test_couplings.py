@@ -119,7 +119,10 @@ def test_decoupled_merges_both_paths():
         torch.einsum("oc,bchw->bohw", weight[:, 16 * i : 16 * (i + 1)], half) for i, half in enumerate(halves)
     )
     torch.testing.assert_close(
-        middle(hidden, embedding, None), expected + middle.merge.bias[None, :, None, None], rtol=1e-4, atol=1e-5
+        middle(hidden, embedding, None),
+        expected + middle.merge.bias[None, :, None, None],
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 

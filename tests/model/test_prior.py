@@ -69,7 +69,8 @@ def test_samples_of_a_batch_are_independent_in_every_coupling(coupling, prior, p
     together = network(x, time, condition, previous)
     assert together.shape == x.shape
     alone = [
-        network(x[i : i + 1], time[i : i + 1], condition[i : i + 1], previous[i : i + 1]) for i in range(len(x))
+        network(x[i : i + 1], time[i : i + 1], condition[i : i + 1], previous[i : i + 1])
+        for i in range(len(x))
     ]
     torch.testing.assert_close(torch.cat(alone), together)
 

@@ -117,7 +117,7 @@ def test_patch_stem_keeps_pixel_positions(patch):
     torch.testing.assert_close(network(x, *rest), x)
 
 
-def test_sinusoid_is_the_formula():
+def test_sinusoids_match_the_formula():
     found = sinusoid(torch.tensor([0.0, 3.0, 750.5]), 8)
     for row, position in zip(found.tolist(), (0.0, 3.0, 750.5), strict=True):
         angles = torch.tensor([position / 10_000 ** (k / 4) for k in range(4)], dtype=torch.float64)

@@ -1,7 +1,7 @@
 """World coordinates through reorientation and resampling: images whose intensities are their own coordinates.
 
-An image that is x, y or z in mm everywhere is the same after linear interpolation, so each voxel of the grid says where
-in the world it came from, whatever the affine beside it claims.
+Linear interpolation reproduces an image whose values are x, y or z in mm, so each voxel of the grid gives the world
+coordinates that it came from, independently of the affine.
 """
 
 import itertools
@@ -72,13 +72,13 @@ def places(draw) -> Place:
     affine = np.eye(4)
     affine[:3, :3] = draw(tilts(30)) @ axes @ np.diag([draw(st.floats(0.4, 5)) for _ in range(3)])
     affine[:3, 3] = [draw(st.floats(-150, 150)) for _ in range(3)]
-    # What a file can hold, so that no rounding is blamed on the code.
+    # Rounded to float32 as in a file, so that its rounding is not attributed to the code.
     return Place(tuple(draw(st.integers(8, 24)) for _ in range(3)), affine.astype(np.float32).astype(float))
 
 
 @st.composite
 def grids(draw, source: Place) -> PreprocessConfig:
-    """Two voxels and more across the source; the whole range of intensities is kept, and nothing called background."""
+    """At least two voxels across the source; the whole intensity range is kept, without a background."""
     thinnest_mm = min(np.linalg.norm(source.affine[:3, :3], axis=0) * source.shape)
     return PreprocessConfig(
         spacing_mm=draw(st.floats(0.5, min(4.0, thinnest_mm / 2))),
@@ -91,12 +91,16 @@ def grids(draw, source: Place) -> PreprocessConfig:
 @st.composite
 def sources_and_grids(draw) -> tuple[Place, PreprocessConfig]:
     source = draw(places())
-    return source, draw(grids(source))
+    config = draw(grids(source))
+    # Preprocessing refuses a grid with less than 1 % of head.
+    source_mm3 = abs(np.linalg.det(source.affine[:3, :3])) * np.prod(source.shape)
+    assume(source_mm3 > 0.03 * config.spacing_mm**3 * np.prod(config.grid))
+    return source, config
 
 
 @dataclass(frozen=True)
 class Made:
-    """What the stage wrote."""
+    """The output of the stage."""
 
     intensity: np.ndarray
     """(X, Y, Z), in the units of the source."""
@@ -112,7 +116,7 @@ class Made:
 def made(
     folder: Path, source: Place, values: np.ndarray, lesion: np.ndarray, config: PreprocessConfig
 ) -> Made:
-    """Through the files and the stage, as a user's volumes go."""
+    """Preprocess through files and the stage, like the volumes of a user."""
     paths = {kind: folder / f"{kind}.nii.gz" for kind in ("source", "roi", "image", "mask")}
     for kind, array in (("source", values.astype(np.float64)), ("roi", lesion.astype(np.uint8))):
         nibabel.save(nibabel.Nifti1Image(array, source.affine), paths[kind])
@@ -136,7 +140,7 @@ def within(source: Place, world: np.ndarray, margin: float = 0.0) -> np.ndarray:
 @SOME
 def test_every_voxel_of_the_grid_lies_where_its_affine_says(tmp_path_factory, drawn):
     source, config = drawn
-    # Most of it is lesion, so that some of it is left on any grid.
+    # Lesion everywhere, so that some of it is left on any grid.
     lesion = np.ones(source.shape, bool)
     coordinates = source.world()
     outcomes = [
@@ -149,7 +153,7 @@ def test_every_voxel_of_the_grid_lies_where_its_affine_says(tmp_path_factory, dr
     assert inside.any(), "the grid lies about the source's centre"
     came_from = np.stack([outcome.intensity.ravel() - LIFT for outcome in outcomes])
     assert np.abs(came_from - claimed)[:, inside].max() < TOLERANCE_MM
-    # Axes run to right, anterior, superior as nearly as whole axes can, and voxels are cubes of the wanted size.
+    # The axes are closest to right, anterior, superior, and voxels are cubes of the configured size.
     axes = place.affine[:3, :3] / config.spacing_mm
     np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-3)
     assert nibabel.aff2axcodes(place.affine) == ("R", "A", "S")
@@ -157,23 +161,23 @@ def test_every_voxel_of_the_grid_lies_where_its_affine_says(tmp_path_factory, dr
 
 @given(sources_and_grids(), st.integers(0, 2**32 - 1))
 @SOME
-def test_a_voxel_of_the_mask_is_the_source_s_nearest_one(tmp_path_factory, drawn, seed):
+def test_a_mask_voxel_has_the_value_of_the_nearest_source_voxel(tmp_path_factory, drawn, seed):
     source, config = drawn
     lesion = np.random.default_rng(seed).random(source.shape) < 0.6
     outcome = made(tmp_path_factory.mktemp("made"), source, source.world()[0] + LIFT, lesion, config)
     places_in_source = source.voxels_at(outcome.place.world().reshape(3, -1))
     nearest = np.rint(places_in_source).astype(int)
     there = ((nearest >= 0) & (nearest < np.array(source.shape)[:, None])).all(axis=0)
-    wanted = np.zeros(there.size, bool)
-    wanted[there] = lesion[tuple(nearest[:, there])]
-    # Half way between two voxels either is nearest.
+    expected = np.zeros(there.size, bool)
+    expected[there] = lesion[tuple(nearest[:, there])]
+    # Points half way between two voxels are left out: either voxel is nearest.
     clear = (np.abs(places_in_source - np.floor(places_in_source) - 0.5) > 1e-2).all(axis=0)
-    np.testing.assert_array_equal(outcome.lesion.ravel()[clear], wanted[clear])
+    np.testing.assert_array_equal(outcome.lesion.ravel()[clear], expected[clear])
 
 
 @given(sources_and_grids())
 @SOME
-def test_the_record_leads_from_the_source_to_the_grid_and_back(tmp_path_factory, drawn):
+def test_the_record_maps_from_the_source_to_the_grid_and_back(tmp_path_factory, drawn):
     source, config = drawn
     lesion = np.ones(source.shape, bool)
     outcome = made(tmp_path_factory.mktemp("made"), source, source.world()[1] + LIFT, lesion, config)
@@ -181,7 +185,7 @@ def test_the_record_leads_from_the_source_to_the_grid_and_back(tmp_path_factory,
     corners = np.vstack([source.world().reshape(3, -1), np.ones(lesion.size)])
     moved = to_grid_mm(outcome.record) @ corners
     assert np.abs(moved - corners)[:3].max() < TOLERANCE_MM
-    # What the grid shows of the world, seen again from the source's own voxels.
+    # World coordinates on the grid, resampled back to the voxels of the source.
     for axis, coordinate in enumerate(outcome.place.world()):
         returned = back_to_source(coordinate.astype(np.float32), outcome.record, 1)
         assert returned.shape == source.shape
@@ -193,16 +197,16 @@ def test_the_record_leads_from_the_source_to_the_grid_and_back(tmp_path_factory,
 
 @given(places(), places(), tilts(180), st.tuples(*[st.floats(-2, 2)] * 3))
 @settings(SOME, max_examples=100)
-def test_a_transform_between_two_worlds_is_followed(source, target, turned, moved_mm):
+def test_a_transform_between_two_worlds_is_applied(source, target, turned, moved_mm):
     to_source = np.eye(4)
     to_source[:3, :3] = turned
     middle = {
         name: place.world().reshape(3, -1).mean(axis=1) for name, place in (("s", source), ("t", target))
     }
-    # About both middles, so that the volumes overlap.
+    # Rotated about both centres, so that the volumes overlap.
     to_source[:3, 3] = middle["s"] - turned @ middle["t"] + np.array(moved_mm)
-    wanted = turned @ target.world().reshape(3, -1) + to_source[:3, 3:]
-    inside = within(source, wanted)
+    expected = turned @ target.world().reshape(3, -1) + to_source[:3, 3:]
+    inside = within(source, expected)
     # Coarse voxels of the target may all lie outside a thin source.
     assume(inside.any())
     for axis, coordinate in enumerate(source.world()):
@@ -210,11 +214,11 @@ def test_a_transform_between_two_worlds_is_followed(source, target, turned, move
             coordinate.astype(np.float32), source.affine, Grid(target.shape, target.affine), to_source
         )
         assert found.shape == target.shape
-        assert np.abs(found.ravel() - wanted[axis])[inside].max() < TOLERANCE_MM
+        assert np.abs(found.ravel() - expected[axis])[inside].max() < TOLERANCE_MM
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180])
-def test_the_twin_s_own_rotation_is_a_rotation(degrees):
+def test_rotation_returns_a_rotation_matrix(degrees):
     turn = rotation(np.array([0, 0, 1.0]), degrees)
     np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
     angle = np.deg2rad(degrees)

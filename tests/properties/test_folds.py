@@ -1,4 +1,4 @@
-"""Folds of drawn cohorts: nobody in two parts, everybody tested once, and refusals only where there is no way."""
+"""Folds of random cohorts: one part per participant, each tested once, and refused only if impossible."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,7 +18,7 @@ NOWHERE = Path("nowhere")
 
 @st.composite
 def cohorts(draw, splits=("n/a",)) -> tuple[list[Participant], dict[str, float]]:
-    """Participants in any order, some of them excluded, and everybody's lesion volume in ml."""
+    """Participants in any order, some of them excluded, and the lesion volume of each in ml."""
     names = draw(
         st.lists(
             st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,3}", fullmatch=True),
@@ -27,7 +27,7 @@ def cohorts(draw, splits=("n/a",)) -> tuple[list[Participant], dict[str, float]]
             unique=True,
         )
     )
-    # Few volumes and many alike, so that terciles meet ties.
+    # Few distinct volumes, so that terciles have ties.
     ml = st.one_of(st.sampled_from([0.1, 0.5, 2.0]), st.floats(1e-3, 200))
     rows, volumes = [], {}
     for name in names:
@@ -60,7 +60,7 @@ def configs(draw, own_split: bool) -> FoldsConfig:
 
 
 def made(rows, volumes, config) -> list[dict] | None:
-    """The folds, or None where they are refused."""
+    """The folds, or None if they are refused."""
     try:
         return make_folds(rows, volumes, config)
     except (ConfigError, DataError) as error:
@@ -76,55 +76,53 @@ def parts_of(folds: list[dict], k: int) -> list[dict[str, set[str]]]:
     return parts
 
 
-def of(rows: list[Participant]) -> tuple[set[str], set[str]]:
-    """Who takes part, and who of them has a lesion."""
-    taking_part = [row for row in rows if row.excluded == "n/a"]
-    return {row.participant_id for row in taking_part}, {
-        row.participant_id for row in taking_part if row.mask
-    }
+def included_and_patients(rows: list[Participant]) -> tuple[set[str], set[str]]:
+    """IDs of the included participants, and of those with a lesion."""
+    included = [row for row in rows if row.excluded == "n/a"]
+    return {row.participant_id for row in included}, {row.participant_id for row in included if row.mask}
 
 
-def check_parts(parts: list[dict[str, set[str]]], everybody: set[str], patients: set[str]) -> None:
+def check_parts(parts: list[dict[str, set[str]]], included: set[str], patients: set[str]) -> None:
     for part in parts:
-        assert Counter(name for names in part.values() for name in names) == Counter(everybody)
+        assert Counter(name for names in part.values() for name in names) == Counter(included)
         assert part["test"] & patients
         assert part["train"] & patients
 
 
 @given(cohorts(), configs(own_split=False))
 @MANY
-def test_nobody_is_in_two_parts_and_everybody_is_tested_in_one_fold(cohort, config):
+def test_each_participant_is_in_one_part_per_fold_and_tested_in_one_fold(cohort, config):
     rows, volumes = cohort
-    everybody, patients = of(rows)
+    included, patients = included_and_patients(rows)
     folds = made(rows, volumes, config)
-    assert (folds is None) == (config.k > len(patients) or len(everybody) < 2)
+    assert (folds is None) == (config.k > len(patients) or len(included) < 2)
     if folds is None:
         return
     parts = parts_of(folds, config.k)
-    check_parts(parts, everybody, patients)
-    assert Counter(name for part in parts for name in part["test"]) == Counter(everybody)
+    check_parts(parts, included, patients)
+    assert Counter(name for part in parts for name in part["test"]) == Counter(included)
     for part in parts:
         assert bool(part["val"]) == (config.val_fraction > 0 and len(part["train"] | part["val"]) >= 4)
-    for among in (everybody, patients):
+    for among in (included, patients):
         sizes = [len(part["test"] & among) for part in parts]
         assert max(sizes) - min(sizes) <= 1
 
 
 @given(cohorts(splits=("train", "train", "test", "Test", "n/a")), configs(own_split=True))
 @MANY
-def test_the_dataset_s_own_test_part_is_every_fold_s_and_nobody_of_it_is_trained_on(cohort, config):
+def test_the_test_split_of_the_dataset_is_tested_in_every_fold_and_never_trained_on(cohort, config):
     rows, volumes = cohort
-    everybody, patients = of(rows)
-    own_test = {row.participant_id for row in rows if row.split in ("test", "Test")} & everybody
-    rest = everybody - own_test
-    # A fold of several validates on its share of the rest; with one patient there, that fold would train on none.
+    included, patients = included_and_patients(rows)
+    own_test = {row.participant_id for row in rows if row.split in ("test", "Test")} & included
+    rest = included - own_test
+    # With k > 1 a fold validates on its share of the rest; with a single patient, one fold would train on none.
     too_few = len(rest & patients) < (2 if config.k > 1 else 1)
     folds = made(rows, volumes, config)
     assert (folds is None) == (not own_test & patients or too_few or config.k > len(rest))
     if folds is None:
         return
     parts = parts_of(folds, config.k)
-    check_parts(parts, everybody, patients)
+    check_parts(parts, included, patients)
     assert all(part["test"] == own_test for part in parts)
     if config.k > 1:
         assert Counter(name for part in parts for name in part["val"]) == Counter(rest)
@@ -147,7 +145,7 @@ def test_the_order_of_the_participants_changes_nothing(cohort, config, random):
 
 @given(cohorts(), configs(own_split=False))
 @MANY
-def test_whoever_is_excluded_leaves_no_trace(cohort, config):
+def test_excluded_participants_do_not_affect_the_folds(cohort, config):
     rows, volumes = cohort
     without = [row for row in rows if row.excluded == "n/a"]
     assert made(rows, volumes, config) == made(without, volumes, config)
@@ -155,13 +153,13 @@ def test_whoever_is_excluded_leaves_no_trace(cohort, config):
 
 @given(cohorts(), configs(own_split=False))
 @MANY
-def test_the_strata_that_held_are_spread_evenly_and_mix_nobody(cohort, config):
+def test_the_strata_used_are_spread_evenly_and_not_mixed(cohort, config):
     rows, volumes = cohort
     folds = made(rows, volumes, config)
     if folds is None:
         return
-    held = folds[0]["stratified_by"]
-    keys = [] if held == "none" else held.split(",")
+    used = folds[0]["stratified_by"]
+    keys = [] if used == "none" else used.split(",")
     assert keys == [key for key in config.stratify_by if key in keys]
     facts = {
         row.participant_id: {
@@ -173,7 +171,7 @@ def test_the_strata_that_held_are_spread_evenly_and_mix_nobody(cohort, config):
     }
     members: dict[str, set[str]] = {}
     for row in folds:
-        assert row["stratified_by"] == held
+        assert row["stratified_by"] == used
         members.setdefault(row["stratum"], set()).add(row["participant"])
     for names in members.values():
         assert len(names) >= config.k or not keys
@@ -187,7 +185,7 @@ def test_the_strata_that_held_are_spread_evenly_and_mix_nobody(cohort, config):
 
 @given(cohorts(), configs(own_split=False))
 @settings(MANY, max_examples=40)
-def test_the_table_says_what_was_made(tmp_path_factory, cohort, config):
+def test_the_table_contains_the_folds(tmp_path_factory, cohort, config):
     rows, volumes = cohort
     folds = made(rows, volumes, config)
     if folds is None:

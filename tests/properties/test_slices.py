@@ -1,4 +1,4 @@
-"""Slices of drawn volumes, cut by the command, against a cut made voxel by voxel."""
+"""Slices of random volumes, extracted by the command, against an extraction voxel by voxel."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ class Subject:
 
 @st.composite
 def cohorts(draw) -> dict[str, Subject]:
-    """Volumes of one small grid with bare slices and lesions of all sizes; all but the first may be excluded."""
+    """Volumes of one small grid with empty slices and lesions of all sizes; all but the first may be excluded."""
     shape = (draw(st.integers(2, 6)), draw(st.integers(2, 6)), draw(st.integers(4, 12)))
     names = draw(
         st.lists(st.from_regex(r"[a-z][a-z0-9-]{0,3}", fullmatch=True), min_size=1, max_size=4, unique=True)
@@ -54,14 +54,15 @@ def settings_of_slices(draw, depth: int) -> dict:
     return {
         "z_range": draw(st.sampled_from(["auto", [first, last]])),
         "n_bins": draw(st.integers(1, min(3, last - first + 1))),
-        # Two decimals, so that shares that are exactly the wanted one are met.
+        # Two decimals, so that some slices have exactly the required share.
         "min_tissue": draw(st.sampled_from([0.0, 0.05, 0.1, 0.25, 0.5])),
         "min_lesion_mm2": float(draw(st.sampled_from([0, 0, 4, 12]))),
     }
 
 
-def wanted_slices(subjects: dict[str, Subject], config: dict, extent: tuple[int, int], spacing_mm: float):
-    """(participant, z, image, mask) of every kept slice, and how many are dropped for which reason, by name."""
+def expected_slices(subjects: dict[str, Subject], config: dict, extent: tuple[int, int], spacing_mm: float):
+    """(participant, z, image, mask) of every kept slice; counts of slices dropped for little tissue and,
+    by participant, for a small lesion."""
     smallest = max(1, round(config["min_lesion_mm2"] / spacing_mm**2))
     kept, bare, small = [], 0, dict.fromkeys(subjects, 0)
     for name, subject in subjects.items():
@@ -83,7 +84,9 @@ def wanted_slices(subjects: dict[str, Subject], config: dict, extent: tuple[int,
     return kept, bare, small
 
 
-def wanted_extent(subjects: dict[str, Subject], training: list[str], config: dict) -> tuple[int, int] | None:
+def expected_extent(
+    subjects: dict[str, Subject], training: list[str], config: dict
+) -> tuple[int, int] | None:
     """The configured slices, or the first and last in which a training subject has enough tissue."""
     if config["z_range"] != "auto":
         return tuple(config["z_range"])
@@ -98,7 +101,7 @@ def wanted_extent(subjects: dict[str, Subject], training: list[str], config: dic
 
 
 def cut(folder, subjects: dict[str, Subject], config: dict, training: list[str], spacing_mm: float):
-    """Exit status and message of `slimdiff-cache` on these volumes, and where the store would be."""
+    """Exit status and message of `slimdiff-cache` on these volumes, and the folder of the store."""
     values = {"study": "drawn", "results_dir": str(folder), "slices": config}
     paths = StudyPaths.of(str(folder), "drawn")
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1])
@@ -112,14 +115,14 @@ def cut(folder, subjects: dict[str, Subject], config: dict, training: list[str],
     split = {name: "train" if name in training else "test" for name in subjects}
     folds = [{"participant": name, "fold": 0, "split": part} for name, part in split.items()]
     write_table(paths.folds, folds, ("participant", "fold", "split", "stratified_by", "stratum"))
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
         status = cli.cache(["--config", json.dumps(values)])
-    return status, said.getvalue(), paths.store
+    return status, stderr.getvalue(), paths.store
 
 
 @given(st.data())
 @SOME
-def test_the_store_holds_exactly_the_slices_of_an_independent_cut(tmp_path_factory, data):
+def test_the_store_holds_exactly_the_slices_of_an_independent_extraction(tmp_path_factory, data):
     subjects = data.draw(cohorts())
     config = data.draw(settings_of_slices(next(iter(subjects.values())).image.shape[2]))
     spacing_mm = data.draw(st.sampled_from([1.0, 1.25, 2.0]))
@@ -128,8 +131,8 @@ def test_the_store_holds_exactly_the_slices_of_an_independent_cut(tmp_path_facto
     folder = tmp_path_factory.mktemp("drawn")
     status, message, store_folder = cut(folder, subjects, config, training, spacing_mm)
 
-    extent = wanted_extent(included, training, config)
-    kept, bare, small = wanted_slices(included, config, extent, spacing_mm) if extent else ([], 0, {})
+    extent = expected_extent(included, training, config)
+    kept, bare, small = expected_slices(included, config, extent, spacing_mm) if extent else ([], 0, {})
     count, bins = (extent[1] - extent[0] + 1 if extent else 0), config["n_bins"]
     in_bin = [floor(Fraction(z - extent[0], count) * bins) for _, z, *_ in kept]
     lesion_px = [sum(map(sum, mask)) for *_, mask in kept]
@@ -156,7 +159,7 @@ def test_the_store_holds_exactly_the_slices_of_an_independent_cut(tmp_path_facto
     assert len(store) + bare + sum(small.values()) == len(included) * count
 
 
-def test_a_study_whose_participants_are_all_left_out_is_told_so(tmp_path):
+def test_a_study_without_included_participants_is_an_error(tmp_path):
     volume = np.linspace(-1, 1, 64, dtype=np.float32).reshape(4, 4, 4)
     subjects = {"a": Subject(volume, volume > 0, "motion")}
     config = {"z_range": [0, 3], "n_bins": 2, "min_lesion_mm2": 0.0}

@@ -1,4 +1,4 @@
-"""z-bins of any range: every slice in one bin, bins of even size, by exact fractions."""
+"""z-bins of any range, against exact fractions: every slice in one bin, bins of nearly equal size."""
 
 import math
 from collections import Counter
@@ -24,16 +24,16 @@ def ranges(draw) -> tuple[int, int, int]:
 
 @given(ranges())
 @MANY
-def test_every_slice_is_in_the_bin_that_exact_fractions_say(drawn):
+def test_every_slice_is_in_the_bin_given_by_exact_fractions(drawn):
     first, last, n_bins = drawn
     slices = np.arange(first, last + 1)
-    wanted = [math.floor(Fraction(z - first, last - first + 1) * n_bins) for z in range(first, last + 1)]
-    assert z_bin(slices, first, last, n_bins).tolist() == wanted
+    expected = [math.floor(Fraction(z - first, last - first + 1) * n_bins) for z in range(first, last + 1)]
+    assert z_bin(slices, first, last, n_bins).tolist() == expected
 
 
 @given(ranges())
 @MANY
-def test_bins_follow_each_other_without_gap_and_hold_the_same_number_of_slices_give_or_take_one(drawn):
+def test_bins_are_contiguous_and_their_sizes_differ_by_at_most_one_slice(drawn):
     first, last, n_bins = drawn
     bins = z_bin(np.arange(first, last + 1), first, last, n_bins).tolist()
     assert bins[0] == 0
@@ -47,7 +47,7 @@ def test_bins_follow_each_other_without_gap_and_hold_the_same_number_of_slices_g
 
 @given(ranges(), st.integers(0, 2**32 - 1))
 @MANY
-def test_a_slice_s_bin_does_not_depend_on_its_company(drawn, seed):
+def test_the_bin_of_a_slice_does_not_depend_on_other_slices(drawn, seed):
     first, last, n_bins = drawn
     slices = np.random.default_rng(seed).integers(first, last + 1, 20)
     alone = [int(z_bin(z, first, last, n_bins)) for z in slices]
@@ -56,7 +56,7 @@ def test_a_slice_s_bin_does_not_depend_on_its_company(drawn, seed):
 
 @given(ranges())
 @MANY
-def test_the_same_range_elsewhere_has_the_same_bins(drawn):
+def test_a_shifted_range_has_the_same_bins(drawn):
     first, last, n_bins = drawn
     here = z_bin(np.arange(first, last + 1), first, last, n_bins)
     at_zero = z_bin(np.arange(last - first + 1), 0, last - first, n_bins)
@@ -65,7 +65,7 @@ def test_the_same_range_elsewhere_has_the_same_bins(drawn):
 
 @given(ranges())
 @MANY
-def test_centres_lie_in_the_middle_of_their_bins_and_are_told_apart_as_whole_slices(drawn):
+def test_centres_are_in_the_middle_of_their_bins_and_differ_as_whole_slices(drawn):
     first, last, n_bins = drawn
     centres = bin_centres(first, last, n_bins)
     assert centres.shape == (n_bins,)
@@ -74,6 +74,6 @@ def test_centres_lie_in_the_middle_of_their_bins_and_are_told_apart_as_whole_sli
         begin, end = (first + Fraction(edge * count, n_bins) for edge in (number, number + 1))
         assert begin < centre < end
         assert abs(Fraction(centre) - (begin + end) / 2) < Fraction(1, 10**9)
-    # The network's sinusoid sees the floor of a centre: two bins with one floor would be one place to it.
+    # The network embeds the floor of a centre: two bins with the same floor would have the same embedding.
     floors = [math.floor(centre) for centre in centres]
     assert all(before < after for before, after in pairwise(floors))

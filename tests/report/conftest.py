@@ -1,4 +1,4 @@
-"""A finished study with two variants, written by hand: what the other stages would have left."""
+"""A finished study with two variants: the outputs of the other stages, with invented values."""
 
 import json
 import shutil
@@ -109,7 +109,7 @@ def lesion_rows() -> list[dict]:
 
 @pytest.fixture(scope="session")
 def finished(prepared, trained, tmp_path_factory):
-    """The tiny study with models, samples and metrics of two variants in two folds. Read only, but for its outputs."""
+    """The tiny study with models, samples and metrics of two variants in two folds. Only the report writes to it."""
     study = prepared.model_copy(
         update={
             "results_dir": str(tmp_path_factory.mktemp("finished")),

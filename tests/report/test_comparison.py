@@ -1,4 +1,4 @@
-"""The comparison in words: no more than the numbers support, and nothing hidden."""
+"""The comparison in words: it states what the values support, and no more."""
 
 import math
 
@@ -23,7 +23,7 @@ def as_read(row: dict):
 
 
 def pair(a, b, way="lower", unit="fold", **changes):
-    """The row of numbers a of variant A against b of B, as read from the file."""
+    """The row that compares values a of variant A with values b of variant B, as read from the file."""
     row = pair_row(np.array(a, float), np.array(b, float), way, unit)
     row |= {"metric": "kid", "better": way, "unit": f"{unit}s", "variant_a": "A", "variant_b": "B"}
     row |= {
@@ -40,7 +40,7 @@ def test_three_folds_of_one_sign_cannot_decide():
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "way", "said"),
+    ("a", "b", "way", "expected"),
     [
         ([1, 2, 3], [2, 4, 6], "higher", "B higher in 3 of 3 folds;"),
         ([1, 2, 3], [2, 4, 6], "floor", "A closer to the floor in 3 of 3 folds;"),
@@ -52,14 +52,14 @@ def test_three_folds_of_one_sign_cannot_decide():
         ([1, 2], [2, 4], "none", "no score, neither direction is better;"),
     ],
 )
-def test_which_is_better_in_how_many_folds(a, b, way, said):
+def test_verdict_counts_the_folds_in_which_a_variant_is_better(a, b, way, expected):
     text = verdict(pair(a, b, way), 1)
-    assert text.startswith(said)
-    if "no difference" in said:
-        assert text == said
+    assert text.startswith(expected)
+    if "no difference" in expected:
+        assert text == expected
 
 
-def test_a_test_that_could_decide_but_not_after_correction_says_so():
+def test_a_test_that_cannot_decide_after_correction_is_reported():
     row = pair(range(6), range(1, 12, 2))
     assert row.smallest_p == 0.03125
     alone = verdict(row, 1)
@@ -67,39 +67,39 @@ def test_a_test_that_could_decide_but_not_after_correction_says_so():
     assert "corrected for 3 pairs none below 0.094 is reachable with 6 folds" in verdict(row, 3)
 
 
-def test_a_large_p_is_no_sign_of_equality():
+def test_a_large_p_is_not_reported_as_equality():
     text = verdict(pair([1, 2, 3, 4, 5, 6, 7], [2, 1, 4, 3, 6, 5, 7.5], p_holm=1.0), 2)
     assert text.endswith("corrected 1: no difference shown")
     assert "A lower in 4 of 7 folds" in text
 
 
-def test_a_corrected_p_decides():
+def test_the_corrected_p_decides():
     row = pair(range(10), range(1, 20, 2), unit="subject", p_holm=0.004)
     assert verdict(row, 2) == "A lower in 10 of 10 subjects; p = 0.002, corrected 0.004: a difference"
     assert verdict(row._replace(p_holm=0.06), 2).endswith("corrected 0.06: no difference shown")
 
 
-def test_one_fold_has_no_test_and_no_number_no_words():
+def test_one_fold_has_no_test_and_a_missing_value_no_verdict():
     assert verdict(pair([1], [2]), 0) == "A lower in 1 of 1 fold"
     assert verdict(pair([math.nan], [2]), 0) == ""
 
 
-def together(**numbers):
+def all_variants(**numbers):
     row = {"metric": "kid", "unit": "folds", "variant_a": "all", "n": 3, "better": "lower"} | numbers
     return as_read(row)
 
 
 def test_friedman_in_words():
     found = {"friedman": 6.0, "friedman_p": 0.0498, "friedman_exact_p": 1 / 36, "smallest_p": 1 / 36}
-    text = verdict(together(**found), 3)
+    text = verdict(all_variants(**found), 3)
     assert text == (
         "Friedman over 3 folds: χ² = 6 (p = 0.05), exact p = 0.028, smallest reachable 0.028: "
         "the variants' order recurs over folds"
     )
-    assert verdict(together(**(found | {"friedman_exact_p": 0.5})), 3).endswith("no common order shown")
+    assert verdict(all_variants(**(found | {"friedman_exact_p": 0.5})), 3).endswith("no common order shown")
     found |= {"friedman_exact_p": 1 / 6, "smallest_p": 1 / 6}
-    assert "none below 0.17 is reachable: this test cannot decide" in verdict(together(**found), 3)
-    assert verdict(together(), 0) == ""
+    assert "none below 0.17 is reachable: this test cannot decide" in verdict(all_variants(**found), 3)
+    assert verdict(all_variants(), 0) == ""
 
 
 def test_small_numbers_keep_two_digits():
@@ -157,7 +157,7 @@ def test_the_tsv_has_the_numbers_and_the_words(made):
     assert kid["says"].startswith("base lower in 2 of 2 folds")
 
 
-def test_one_variant_says_why_there_is_nothing(tmp_path):
+def test_one_variant_gives_a_reason_for_no_comparison(tmp_path):
     write_table(tmp_path / "comparison.tsv", [], COLUMNS)
     body = comparison_body(comparison.read_comparison(tmp_path / "comparison.tsv"), 1)
     assert "one variant" in body

@@ -39,20 +39,20 @@ def test_a_participant_is_shown_by_the_slice_with_the_largest_lesion(finished, s
             assert areas[row] == max(areas.values())
         else:
             assert sorted(store.z[own])[len(own) // 2] == store.z[row]
-    assert slices.shown_slice(store, "nobody") is None
+    assert slices.shown_slice(store, "absent") is None
 
 
 def test_the_cohort_shows_all_participants_and_the_reason_of_an_exclusion(finished, store):
     people = read_participants(finished.paths.participants)
-    gone = Participant("sub-99", "fcd", people[0].image, people[0].mask, excluded="moved a lot")
-    lost = Participant("sub-98", "fcd", people[0].image, people[0].mask)
+    excluded_one = Participant("sub-99", "fcd", people[0].image, people[0].mask, excluded="moved a lot")
+    without_slices = Participant("sub-98", "fcd", people[0].image, people[0].mask)
     with figure_style():
-        said = words(slices.cohort(store, [*people, gone, lost], DPI))
-    assert {person.participant_id for person in people} <= set(said)
-    assert any("sub-99, moved a lot" in text for text in said)
-    assert "no slice\nin the store" in said
+        texts = words(slices.cohort(store, [*people, excluded_one, without_slices], DPI))
+    assert {person.participant_id for person in people} <= set(texts)
+    assert any("sub-99, moved a lot" in text for text in texts)
+    assert "no slice\nin the store" in texts
     patients = sum(person.is_patient for person in people) + 1
-    assert said[0].startswith(f"{len(people) + 1} participants: {patients} with a lesion mask")
+    assert texts[0].startswith(f"{len(people) + 1} participants: {patients} with a lesion mask")
 
 
 def test_bins_are_spread_from_the_lowest_to_the_highest():
@@ -90,11 +90,11 @@ def test_synthetic_masks_are_outlined_above_tau_and_only_held_out_subjects_are_s
     assert shown <= set(held_out)
 
 
-def test_a_bin_without_real_slices_says_so(finished, store):
+def test_a_bin_without_real_slices_is_labelled(finished, store):
     samples = read_samples(finished.paths.samples("base", 0))
     with figure_style():
-        said = words(slices.real_and_synthetic(store, [], samples, 1, DPI))
-    assert said.count("no such\nslice") == 2 * store.n_bins
+        texts = words(slices.real_and_synthetic(store, [], samples, 1, DPI))
+    assert texts.count("no such\nslice") == 2 * store.n_bins
 
 
 def test_the_closest_pairs_come_first_over_all_folds(finished, store):
@@ -104,13 +104,13 @@ def test_the_closest_pairs_come_first_over_all_folds(finished, store):
     assert pairs["fold"].tolist() == [0, 1, 0, 1]
     samples = {fold: read_samples(finished.paths.samples("base", fold)) for fold in range(2)}
     with figure_style():
-        said = words(nearest.nearest_sheet(store, samples, neighbours, *others(finished), 6, DPI))
+        texts = words(nearest.nearest_sheet(store, samples, neighbours, *others(finished), 6, DPI))
     # Two of six distances are below the threshold in each fold, in two spaces; six samples are shown in each space.
-    assert said.count("flagged") == 2 * 4
-    assert said.count("not flagged") == 2 * 2
+    assert texts.count("flagged") == 2 * 4
+    assert texts.count("not flagged") == 2 * 2
     count = len(samples[0].images)
-    assert said.count(f"fold 1: 2 of {count} flagged") == 2
-    assert said.count(pairs["train_participant"].iloc[0]) >= 2
+    assert texts.count(f"fold 1: 2 of {count} flagged") == 2
+    assert texts.count(pairs["train_participant"].iloc[0]) >= 2
 
 
 def others(finished):
@@ -121,8 +121,8 @@ def others(finished):
 def test_without_a_neighbour_the_sheet_says_why_it_is_empty(finished, store):
     nothing = read_neighbours(finished.paths, "base", 2).head(0)
     with figure_style():
-        said = words(nearest.nearest_sheet(store, {}, nothing, *others(finished), 6, DPI))
-    assert "n/a: no sample has a training slice in its z-bin" in said
+        texts = words(nearest.nearest_sheet(store, {}, nothing, *others(finished), 6, DPI))
+    assert "n/a: no sample has a training slice in its z-bin" in texts
 
 
 def test_metrics_by_variant_show_value_interval_floor_and_reason(finished):
@@ -134,14 +134,14 @@ def test_metrics_by_variant_show_value_interval_floor_and_reason(finished):
     assert not any("blurred" in title for title in panels)
     kid = panels["KID ↓ (alexnet)"]
     drawn = {tuple(np.round(line.get_xdata(), 6)) for line in kid.lines}
-    # Of one fold: the floors of both variants, and their values.
+    # In one fold: the floors of both variants, and their values.
     assert {(0.0041, 0.0041), (0.0213, 0.0413)} <= drawn
     bars = [path.vertices for lines in kid.collections for path in lines.get_paths()]
     first = next(bar for bar in bars if bar[:, 0] == pytest.approx([0.0163, 0.0253]))
     assert all(kid.get_xlim()[1] > bar[:, 0].max() for bar in bars)
     values = next(line for line in kid.lines if line.get_xdata()[0] == pytest.approx(0.0213))
     assert first[:, 1] == pytest.approx([values.get_ydata()[0]] * 2)
-    # The anchor is far beyond the values: named at the edge, and the values keep their scale.
+    # The anchor is far beyond the values: it is labelled at the edge, and the scale fits the values.
     assert panels["KID ↓ (alexnet)"].get_xlabel() == "held-out slices, blurred: 0.9 →"
     assert panels["KID ↓ (alexnet)"].get_xlim()[1] < 0.2
     reasons = [text.get_text() for text in panels["MMD-PL ↓"].texts]
@@ -150,9 +150,9 @@ def test_metrics_by_variant_show_value_interval_floor_and_reason(finished):
 
 
 @pytest.mark.parametrize("variant", ["base", "a_variant_with_a_long_name"])
-def test_no_panel_title_runs_into_its_neighbour(finished, variant):
+def test_panel_titles_do_not_overlap(finished, variant):
     measured = all_metrics(finished.paths, ["base"], 1)
-    # Of utility's 100 shares those that a study has by default.
+    # Of the 100 possible shares of utility, only the default ones.
     left_out = {f"utility_dice_gain_{percent}" for percent in range(1, 101) if percent not in (25, 50, 100)}
     headlines = [name for name, entry in METRICS.items() if entry.headline and name not in left_out]
     rows = pd.concat(
@@ -161,8 +161,8 @@ def test_no_panel_title_runs_into_its_neighbour(finished, variant):
     with figure_style():
         figure = curves.by_variant(rows, [variant], 1, "a title")
         figure.draw_without_rendering()
-    said = {axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()} - {""}
-    titles = [text for text in figure.findobj(Text) if text.get_text() in said]
+    texts = {axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()} - {""}
+    titles = [text for text in figure.findobj(Text) if text.get_text() in texts]
     boxes = [title.get_window_extent() for title in titles]
     assert len(boxes) == len(headlines)
     for index, box in enumerate(boxes):
@@ -171,7 +171,7 @@ def test_no_panel_title_runs_into_its_neighbour(finished, variant):
             assert not box.padded(2).overlaps(other), titles[index].get_text()
 
 
-def test_metrics_along_z_leave_a_gap_with_its_reason(finished):
+def test_metrics_by_z_bin_have_a_gap_with_its_reason(finished):
     rows = all_metrics(finished.paths, ["base"], 2)
     with figure_style():
         figure = curves.by_z_bin(rows, "base", 2, "a title")
@@ -197,14 +197,14 @@ def test_training_shows_both_losses_and_the_validation(finished):
     ]
     trained = figure.axes[0].lines
     assert [line.get_ydata()[-1] for line in trained] == pytest.approx([1 / 6, 1 / 6])
-    # Of the two averages the first, in both folds.
+    # The first of the two averages, in both folds.
     (validated,) = figure.axes[0].collections
     np.testing.assert_allclose(validated.get_offsets()[:, 1], [0.3, 0.15] * 2)
     kid = next(axes for axes in figure.axes if axes.get_title(loc="left") == "KID, validation")
     assert list(kid.lines[0].get_xdata()) == [3, 6] and list(kid.lines[0].get_ydata()) == [1, 0.5]
 
 
-def test_an_untrained_model_is_reported_and_no_validation_is_no_error(finished):
+def test_an_untrained_model_is_reported_and_missing_validation_is_no_error(finished):
     history = read_history(finished.paths, ["base"], 1)
     nothing = read_validation(finished.paths, ["base"], 1).head(0)
     with figure_style():
@@ -225,7 +225,7 @@ def test_every_figure_is_written_with_the_notice(finished, monkeypatch):
     names = {path.name for path in folder.iterdir()}
     listed = stages.module_of("figures").outputs(finished.paths, ["base", "other"])
     assert names == {path.name for paths in listed.values() for path in paths}
-    assert all(any("invented numbers, no patients" in text for text in said) for said in seen)
+    assert all(any("invented numbers, no patients" in text for text in texts) for texts in seen)
     for path in folder.iterdir():
         if path.suffix == ".png":
             picture = matplotlib.image.imread(path)

@@ -45,7 +45,7 @@ def test_maps_are_the_share_of_lesion_slices_on_one_scale(sheet, finished, store
     assert held_out.get_clim() == drawn.get_clim() == (0, 1)
 
 
-def test_sizes_are_medians_and_quartiles_a_z_bin(sheet):
+def test_sizes_are_medians_and_quartiles_per_z_bin(sheet):
     axes = panel(sheet, "Area by z-bin")
     found = {}
     for line in axes.lines:
@@ -53,7 +53,7 @@ def test_sizes_are_medians_and_quartiles_a_z_bin(sheet):
         points = np.column_stack([line.get_xdata(), line.get_ydata()]).astype(float)
         for x, y in points[np.isfinite(points).all(axis=1)]:
             found.setdefault((name, round(x)), []).append(y)
-    # Median, then both ends of the bar of quartiles; a single lesion has no bar.
+    # Median, then both quartiles; a single lesion has no quartile bar.
     assert found["held-out", 0] == [10]
     assert found["held-out", 2] == [35, 32.5, 37.5]
     assert found["synthetic", 1] == [75, 52.5, 97.5]
@@ -79,15 +79,15 @@ def test_the_sweep_shows_every_fold_and_its_floor(sheet):
     assert floors == [0.05, 0.05]
 
 
-def test_no_two_lines_of_the_legend_have_one_colour_without_a_marker(sheet):
+def test_lines_of_the_legend_differ_in_colour_style_or_marker(sheet):
     (legend,) = sheet.legends
-    looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in legend.get_lines()]
-    assert len(set(looks)) == len(looks)
+    styles = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in legend.get_lines()]
+    assert len(set(styles)) == len(styles)
     swept = {line.get_color() for line in panel(sheet, "MMD-MF ↓").lines if len(line.get_xdata()) == 3}
     assert swept == {SETS["synthetic"]}
 
 
-def test_no_lesion_at_all_is_said(finished, store):
+def test_samples_without_lesions_are_labelled(finished, store):
     paths = finished.paths
     samples = read_samples(paths.samples("base", 0))
     empty = Samples(samples.images, np.full_like(samples.masks, -1), samples.z_bin, samples.label, samples.id)

@@ -22,7 +22,7 @@ def axes():
         yield Figure(figsize=(4, 3)).add_subplot()
 
 
-def test_subjects_are_read_with_the_count_that_chance_would_give(finished):
+def test_subjects_are_read_with_the_count_expected_by_chance(finished):
     found = read_training_subjects(finished.paths, "base", 2)
     neighbours = read_neighbours(finished.paths, "base", 2)
     for fold in (0, 1):
@@ -51,7 +51,7 @@ def test_bars_are_summed_over_folds_with_suspects_first(axes):
     assert [path.vertices[:, 0].tolist() for path in marks.get_paths()] == [[5, 5], [3, 3], [7.5, 7.5]]
 
 
-def test_subjects_that_do_not_fit_are_counted(axes):
+def test_subjects_that_are_not_shown_are_counted(axes):
     rows = subjects(*((0, f"sub-{i:02d}", 30 - i, 3.0, 0) for i in range(20)))
     nearest.subject_bars(axes, rows, 0.15)
     assert [label.get_text() for label in axes.get_yticklabels()] == [f"sub-{i:02d}" for i in range(12)]
@@ -83,11 +83,11 @@ def test_the_ratio_is_drawn_at_its_bin_with_a_line_at_one(axes):
     assert [1.1, 1.4] in spans and [0.6, 0.9] in spans
 
 
-def test_panels_without_numbers_say_why(axes):
+def test_panels_without_values_give_a_reason(axes):
     nearest.ratio_by_bin(axes, ratios((0, 0, None, None, None, "no held-out slice")), 0.15)
     nearest.subject_bars(axes, subjects(), 0.15)
-    said = [text.get_text() for text in axes.texts]
-    assert said == ["n/a: no held-out slice", "n/a: no training subject"]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["n/a: no held-out slice", "n/a: no training subject"]
 
 
 def test_each_space_has_its_own_panels(finished, store):

@@ -83,7 +83,7 @@ def checkout(tmp_path):
     return package, git
 
 
-def test_git_state_knows_commit_and_changes(checkout):
+def test_git_state_gives_commit_and_changes(checkout):
     package, git = checkout
     assert provenance.git_state(package) is None
     git("add", ".")
@@ -95,7 +95,7 @@ def test_git_state_knows_commit_and_changes(checkout):
     assert provenance.git_state(package)["changed"]
 
 
-def test_a_package_below_a_foreign_checkout_has_no_commit(checkout):
+def test_a_package_inside_the_checkout_of_another_project_has_no_commit(checkout):
     package, git = checkout
     git("commit", "--allow-empty", "-m", "another project's")
     assert provenance.git_state(package) is None

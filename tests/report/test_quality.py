@@ -47,7 +47,7 @@ def person(name: str, verdict: str, reasons=()) -> Person:
     return Person(name, "fcd", verdict, reasons, ["1 x 1 x 1 mm, RAS"], [plane()] * 3, [plane(30)] * 3)
 
 
-def test_those_who_are_left_out_stand_first_then_the_doubtful():
+def test_excluded_participants_come_first_then_flagged_ones():
     people = [
         person("sub-1", "ok"),
         person("sub-2", "shown", ["flip_suspected: <left> & right"]),
@@ -62,7 +62,7 @@ def test_those_who_are_left_out_stand_first_then_the_doubtful():
     assert html.count(", excluded</span>") == 1
 
 
-def test_pictures_are_inside_the_page_and_are_what_was_given():
+def test_pictures_are_embedded_in_the_page_and_show_the_given_planes():
     html = quality_body([person("sub-1", "ok")], {})
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
     assert len(pictures) == 6 and "http" not in html
@@ -121,8 +121,8 @@ def test_the_sheet_of_a_study_shows_all_participants_with_the_mask_on_the_lesion
         "thick_slices: 4 mm",
         "moved",
     ]
-    for said in ("truncated: b.nii.gz", "moved", "1 x 1 x 4 mm, LPS", "1.68 ml on the grid, 25 % outside"):
-        assert said in html
+    for text in ("truncated: b.nii.gz", "moved", "1 x 1 x 4 mm, LPS", "1.68 ml on the grid, 25 % outside"):
+        assert text in html
     pictures = re.findall(r'alt="(\w+), (\w+)" title="[^"]+" src="data:image/jpeg;base64,([^"]+)"', html)
     assert [entry[:2] for entry in pictures] == [
         (name, of) for of in ("source", "grid") for name in ("axial", "coronal", "sagittal")

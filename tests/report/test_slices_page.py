@@ -50,7 +50,7 @@ def tile_dots(tmp_path, mask):
     return drawn[top : top + size[0] * dots, left : left + size[1] * dots], dots, image
 
 
-def test_every_slice_pixel_is_the_same_square_of_dots_on_a_fixed_window(tmp_path):
+def test_every_slice_pixel_is_a_square_of_equal_dots_with_a_fixed_grey_scale(tmp_path):
     drawn, dots, image = tile_dots(tmp_path, None)
     blocks = drawn[:, :, 0].reshape(24, dots, 20, dots)
     assert dots > 2
@@ -58,7 +58,7 @@ def test_every_slice_pixel_is_the_same_square_of_dots_on_a_fixed_window(tmp_path
     np.testing.assert_allclose(blocks[:, 0, :, 0], (image + 1) / 2 * 255, atol=2)  # 256 colours
 
 
-def test_colour_lies_on_the_border_of_the_mask_only_and_leaves_the_lesion_to_be_seen(tmp_path):
+def test_only_the_border_of_the_mask_is_coloured_and_the_lesion_stays_visible(tmp_path):
     mask = np.zeros((24, 20), bool)
     mask[8:15, 5:12] = True
     drawn, dots, _ = tile_dots(tmp_path, mask)

@@ -31,7 +31,7 @@ ROW = {
 
 
 def frame(*rows: dict) -> pd.DataFrame:
-    """Metrics as they are read: rows that differ from ROW."""
+    """Metrics as read from a file: copies of ROW with changes."""
     return pd.DataFrame([ROW | row for row in rows])
 
 
@@ -49,7 +49,7 @@ def test_digits_follow_the_middle_value_and_small_floors_stay_visible():
     assert Format.of([])(np.nan) == "n/a"
 
 
-def test_a_cell_has_value_and_interval_or_the_reason_why_not():
+def test_a_cell_has_value_and_interval_or_a_reason():
     notes, style = Notes(), Format(2)
     assert cell(result(0.5, ci_low=0.4, ci_high=0.61), style, notes) == "0.50 [0.40, 0.61]"
     assert cell(result(0.5), style, notes) == "0.50"
@@ -72,7 +72,7 @@ def test_footnote_letters_continue_after_z():
     assert [letters(number) for number in (0, 25, 26, 27, 52)] == ["a", "z", "aa", "ab", "ba"]
 
 
-def test_mean_and_sd_over_folds_are_the_sample_ones():
+def test_sd_over_folds_is_the_sample_sd():
     rows = [{"value": value, "fold": fold, "floor": 0.1 * fold} for fold, value in enumerate((1.0, 2.0, 4.0))]
     (line,) = lines(frame(*rows), ["base"], 3)
     assert line.summary.mean == pytest.approx(7 / 3)
@@ -92,9 +92,9 @@ def test_extractors_are_never_pooled():
 
 def test_the_smallest_wilcoxon_p_is_given_only_where_variants_are_compared():
     assert not any("Wilcoxon" in text for text in reading_remarks(["base"], 2))
-    (said,) = [text for text in reading_remarks(["base", "other"], 3) if "Wilcoxon" in text]
-    assert "0.25" in said
-    assert "can reach 0.05" in said
+    (remark,) = [text for text in reading_remarks(["base", "other"], 3) if "Wilcoxon" in text]
+    assert "0.25" in remark
+    assert "can reach 0.05" in remark
     (enough,) = [text for text in reading_remarks(["base", "other"], 8) if "Wilcoxon" in text]
     assert "can reach 0.05" not in enough
 
@@ -167,7 +167,7 @@ def test_latex_escapes_and_a_long_table_breaks_over_pages():
     assert r"\begin{table}" not in long
 
 
-def test_html_is_escaped_and_marks_are_raised():
+def test_html_is_escaped_and_footnote_marks_are_superscripts():
     assert html_page.text("<b> & n/a^{a}") == "&lt;b&gt; &amp; n/a<sup>a</sup>"
 
 
@@ -197,7 +197,7 @@ PATIENT = Participant("sub-01", "fcd", None, "mask.nii.gz")
         ({"foreground_ml": 300.0}, 20, 4, True, ["unusual foreground, 300 ml"]),
     ],
 )
-def test_flags_name_what_to_look_at(changes, slices, lesioned, odd, expected):
+def test_flags_name_the_problem(changes, slices, lesioned, odd, expected):
     assert participants.flags(PATIENT, qc(**changes), slices, lesioned, odd) == expected
 
 
@@ -216,7 +216,7 @@ def test_an_odd_foreground_is_far_from_the_median():
 def test_the_participants_page_has_splits_volumes_and_exclusions(finished):
     store = SliceStore.open(finished.paths.store)
     people = read_participants(finished.paths.participants)
-    gone = Participant("sub-99", "fcd", people[0].image, people[0].mask, excluded="moved <much>")
+    excluded = Participant("sub-99", "fcd", people[0].image, people[0].mask, excluded="moved <much>")
     records = participants.read_records(
         {p.participant_id: finished.paths.volume_json(p.participant_id) for p in people}
     )
@@ -224,7 +224,7 @@ def test_the_participants_page_has_splits_volumes_and_exclusions(finished):
         {"train": ["sub-01", "sub-02"], "val": [], "test": ["sub-03"]},
         {"train": ["sub-03"], "val": [], "test": ["sub-01"]},
     ]
-    page = Rows(participants.participants_body([*people, gone], records, splits, store))
+    page = Rows(participants.participants_body([*people, excluded], records, splits, store))
     found = {row[0]: row for row in page.rows}
     assert found["sub-01"][5:7] == ["train", "test"]
     assert found["sub-02"][5:7] == ["train", "–"]
@@ -239,7 +239,7 @@ def test_the_participants_page_has_splits_volumes_and_exclusions(finished):
     )
 
 
-def test_utility_is_read_where_there_is_any(tmp_path):
+def test_utility_is_read_if_present(tmp_path):
     paths = StudyPaths(tmp_path)
     columns = tuple(dict.fromkeys((*COLUMNS, "reason", "interval_reason")))
     row = dict.fromkeys(columns) | {"study": "s", "fold": 0, "z_bin": "all", "metric": "kid", "value": 1.0}

@@ -1,4 +1,4 @@
-"""slimdiff-generate beyond a study's own samples: from a checkpoint, around something given, and again."""
+"""slimdiff-generate beyond a study's own samples: from a checkpoint, with a fixed mask or region, and regenerated."""
 
 import json
 
@@ -22,7 +22,7 @@ GRID = np.diag([6.0, 6.0, 6.0, 1.0])
 
 @pytest.fixture
 def drawing(study_file, trained, tmp_path):
-    """Call the command with this checkpoint and an output folder; status and the folder."""
+    """A function that runs the command with a checkpoint and returns the exit status and the output folder."""
 
     def call(*arguments, out="out", config=study_file):
         fixed = ["--config", str(config), "--ckpt", str(trained), "--out_dir", str(tmp_path / out)]
@@ -34,19 +34,19 @@ def drawing(study_file, trained, tmp_path):
 @pytest.fixture
 def mask():
     drawn = np.zeros((32, 32), bool)
-    # Towards the front and the right: neither turned nor mirrored it is the same.
+    # In the right anterior part, so that rotation or mirroring changes it.
     drawn[6:10, 20:27] = True
     return drawn
 
 
-def test_z_bins_classes_and_numbers_are_chosen(drawing):
+def test_z_bins_classes_and_counts_can_be_chosen(drawing):
     status, out = drawing("--z_bins", "0,2", "--classes", "lesion", "--n_per_condition", 3, "--seed", 9)
     assert status == 0
     samples = read_samples(out)
     assert samples.z_bin.tolist() == [0, 0, 0, 2, 2, 2]
     assert samples.label.tolist() == [1] * 6
     assert {row["key"].split("/")[0] for row in read_table(out / "zbin-00.tsv")} == {"seed=9"}
-    # The same samples, whatever else is asked for with them.
+    # A sample does not depend on the other samples of the request.
     _, whole = drawing("--n_per_condition", 4, "--seed", 9, out="whole")
     every = read_samples(whole)
     place = {name: i for i, name in enumerate(every.id)}
@@ -55,7 +55,7 @@ def test_z_bins_classes_and_numbers_are_chosen(drawing):
     assert len(every.id) == 24
 
 
-def test_it_goes_on_with_a_folder_and_refuses_a_foreign_one(drawing, capsys):
+def test_it_resumes_a_folder_and_refuses_one_of_another_configuration(drawing, capsys):
     assert drawing("--n_per_condition", 1)[0] == 0
     status, out = drawing("--n_per_condition", 2)
     assert status == 0
@@ -83,14 +83,14 @@ def test_it_goes_on_with_a_folder_and_refuses_a_foreign_one(drawing, capsys):
         (["--image", "{mask}", "--z_bins", "1"], "--image and --region need each other"),
         (
             ["--mask", "{small}", "--z_bins", "1"],
-            "expected slices of 32 x 32 px, as the checkpoint draws, found 16 x 32 px",
+            "expected slices of 32 x 32 px (those of the checkpoint), found 16 x 32 px",
         ),
         (["--mask", "{text}", "--z_bins", "1"], "expected .png, .nii or .nii.gz"),
         (["--mask", "{broken}", "--z_bins", "1"], "not readable as NIfTI"),
         (["--mask", "{empty}"], "expected values above 0, the lesion; found none"),
         (["--mask", "{volume}", "--z_bins", "1"], "remove --z-bins"),
         (["--mask", "{high}"], "expected a lesion in slices 11 to 20, found it in 36 to 36"),
-        (["--mask", "{fine}"], "expected pixels of 6 mm, as the checkpoint draws, found 1 x 1 mm"),
+        (["--mask", "{fine}"], "expected pixels of 6 mm (those of the checkpoint), found 1 x 1 mm"),
         (["--mask", "{red}", "--z_bins", "1"], "found mode RGB"),
         (["--mask", "{deep}", "--z_bins", "1"], "found mode I;16"),
         (["--mask", "{ones}", "--z_bins", "1"], "expected values above 127, the lesion; found none"),
@@ -105,7 +105,7 @@ def test_it_goes_on_with_a_folder_and_refuses_a_foreign_one(drawing, capsys):
         (["--priors", "absent.npz"], "generation.background is drawn"),
     ],
 )
-def test_what_cannot_be_drawn_is_named_and_nothing_is_written(
+def test_an_invalid_request_is_named_and_nothing_is_written(
     drawing, mask, tmp_path, arguments, named, capsys
 ):
     files = {name: tmp_path / name for name in ("mask.png", "small.png", "text.txt", "broken.nii")}
@@ -137,8 +137,8 @@ def test_what_cannot_be_drawn_is_named_and_nothing_is_written(
     assert not out.exists()
 
 
-def test_a_mask_from_a_picture_is_drawn_to(drawing, mask, tmp_path):
-    # Grey at the border, as a drawing program smooths it.
+def test_an_image_is_generated_for_a_mask_from_a_picture(drawing, mask, tmp_path):
+    # Grey at the border, as smoothed by a drawing program.
     picture = mask.astype(np.uint8) * 255
     picture[5, 20:27] = 90
     write_png(tmp_path / "mine.png", picture)
@@ -150,12 +150,17 @@ def test_a_mask_from_a_picture_is_drawn_to(drawing, mask, tmp_path):
     assert {(row["mode"], row["source"], row["class"]) for row in rows} == {
         ("mask_to_image", str(tmp_path / "mine.png"), "1")
     }
-    # A stochastic sampler unless the study says which.
+    # A stochastic sampler unless the study sets one.
     settings = settings_in(out / "zbin-02")["generation"]
     assert (settings["sampler"], settings["evaluations"]) == ("dpmpp_2m_sde", 40)
+    # Samples with a fixed part never mix with those of an earlier run.
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    status, _ = drawing("--mask", tmp_path / "mine.png", "--z_bins", 1)
+    assert status == 2
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_other_ways_to_store_black_and_white_are_read(drawing, mask, tmp_path):
+def test_bilevel_and_rgb_pictures_of_a_mask_are_read(drawing, mask, tmp_path):
     Image.fromarray(mask).save(tmp_path / "bits.png")
     write_png(tmp_path / "rgb.png", np.repeat(mask[..., None] * 255, 3, -1).astype(np.uint8))
     status, out = drawing("--mask", tmp_path / "bits.png", tmp_path / "rgb.png", "--z_bins", 2)
@@ -163,7 +168,7 @@ def test_other_ways_to_store_black_and_white_are_read(drawing, mask, tmp_path):
     np.testing.assert_array_equal(read_samples(out).masks, [np.where(mask, 1, -1)] * 2)
 
 
-def test_samples_around_something_given_are_not_taken_for_a_folder_s_own(drawing, mask, tmp_path, capsys):
+def test_samples_with_a_fixed_mask_are_not_mixed_with_others_in_a_folder(drawing, mask, tmp_path, capsys):
     write_png(tmp_path / "mine.png", mask.astype(np.uint8) * 255)
     status, out = drawing("--mask", tmp_path / "mine.png", "--z_bins", 2)
     assert status == 0
@@ -174,14 +179,14 @@ def test_samples_around_something_given_are_not_taken_for_a_folder_s_own(drawing
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_other_z_bins_of_a_folder_have_to_be_of_the_same_configuration(drawing, capsys):
+def test_all_z_bins_of_a_folder_must_have_the_same_configuration(drawing, capsys):
     assert drawing("--z_bins", 0, "--n_per_condition", 1)[0] == 0
     assert drawing("--z_bins", 1, "--n_per_condition", 1, "--seed", 5)[0] == 2
     assert "zbin-00.json: generation.seed: expected 5, found 0" in capsys.readouterr().err
     assert drawing("--z_bins", 1, "--n_per_condition", 3)[0] == 0
 
 
-def test_a_folder_behind_a_link_leads_back_to_its_checkpoint(drawing, tmp_path):
+def test_a_linked_folder_finds_its_checkpoint(drawing, tmp_path):
     (tmp_path / "real" / "deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
     status, out = drawing("--z_bins", 0, "--n_per_condition", 1, out="link/samples")
@@ -196,7 +201,7 @@ def test_a_folder_behind_a_link_leads_back_to_its_checkpoint(drawing, tmp_path):
         assert cli.generate([*arguments, "--out_dir", str(tmp_path / f"again-{number}")]) == 0
 
 
-def test_the_study_s_own_sampler_is_kept(drawing, study_values, mask, tmp_path):
+def test_the_sampler_of_the_study_is_kept(drawing, study_values, mask, tmp_path):
     study_values["generation"]["sampler"] = "unipc"
     (tmp_path / "own.yaml").write_text(json.dumps(study_values))
     write_png(tmp_path / "mine.png", mask.astype(np.uint8) * 255)
@@ -206,30 +211,32 @@ def test_the_study_s_own_sampler_is_kept(drawing, study_values, mask, tmp_path):
     assert (settings["sampler"], settings["evaluations"]) == ("unipc", evaluations)
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_a_volume_s_slices_go_to_the_z_bins_of_their_heights(drawing, trained, mask, tmp_path, turned):
-    """And lie as the study's slices do, whichever way the file's axes run."""
+@pytest.mark.parametrize("reoriented", [False, True])
+def test_slices_of_a_volume_go_to_the_z_bins_of_their_z(drawing, trained, mask, tmp_path, reoriented):
+    """They have the orientation of the study's slices, for any orientation of the file."""
     card = read_card(trained)
     volume = np.zeros((32, 32, 40), np.uint8)
-    heights = [card.z_range[0], card.z_range[1]]
-    for z in (*heights, card.z_range[1] + 1):
-        # Slices have rows from front to back: the volume's second axis, RAS, runs the other way.
+    z_slices = [card.z_range[0], card.z_range[1]]
+    for z in (*z_slices, card.z_range[1] + 1):
+        # Rows of a slice run from anterior to posterior, the second axis of a RAS volume the other way.
         volume[:, :, z] = np.rot90(mask, -1)
     picture = nibabel.Nifti1Image(volume, GRID)
-    if turned:
+    if reoriented:
         picture = picture.as_reoriented(nibabel.orientations.axcodes2ornt("LPS"))
         assert nibabel.aff2axcodes(picture.affine) == ("L", "P", "S")
     nibabel.save(picture, tmp_path / "mine.nii.gz")
     status, out = drawing("--mask", tmp_path / "mine.nii.gz")
     assert status == 0
     samples = read_samples(out)
-    assert samples.z_bin.tolist() == [int(z_bin(z, *card.z_range, card.n_bins)) for z in heights] == [0, 2]
+    assert samples.z_bin.tolist() == [int(z_bin(z, *card.z_range, card.n_bins)) for z in z_slices] == [0, 2]
     np.testing.assert_array_equal(samples.masks, [np.where(mask, 1, -1)] * 2)
     sources = [row["source"] for b in (0, 2) for row in read_table(out / f"zbin-{b:02d}.tsv")]
-    assert sources == [f"{tmp_path / 'mine.nii.gz'}:z={z}" for z in heights]
+    assert sources == [f"{tmp_path / 'mine.nii.gz'}:z={z}" for z in z_slices]
 
 
-def test_a_lesion_is_drawn_into_a_region_of_a_preprocessed_volume(drawing, prepared, trained, mask, tmp_path):
+def test_a_lesion_is_inpainted_in_a_region_of_a_preprocessed_volume(
+    drawing, prepared, trained, mask, tmp_path
+):
     from slimdiff.data.participants import read_participants
 
     card = read_card(trained)
@@ -252,7 +259,7 @@ def test_a_lesion_is_drawn_into_a_region_of_a_preprocessed_volume(drawing, prepa
     assert {row["mode"] for row in read_table(out / name)} == {"inpaint"}
 
 
-def test_a_sample_is_made_again_by_its_id(drawing, tmp_path, capsys):
+def test_a_sample_is_regenerated_by_its_id(drawing, tmp_path, capsys):
     _, out = drawing("--n_per_condition", 1)
     name = "zbin-01_class-1_replica-0_00000"
     arguments = ["--from-manifest", str(out / "zbin-01.tsv"), "--id", name, "--device", "cpu"]
@@ -274,7 +281,7 @@ def test_a_sample_is_made_again_by_its_id(drawing, tmp_path, capsys):
     assert "--config (a study) or --from-manifest" in capsys.readouterr().err
 
 
-def test_other_samples_than_the_study_s_do_not_go_into_its_folder(study_file, capsys):
+def test_options_that_change_samples_are_refused_for_the_folder_of_the_study(study_file, capsys):
     assert cli.generate(["--config", str(study_file), "--seed", "3"]) == 2
     assert "--seed would draw other samples than the study's" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:

@@ -26,7 +26,7 @@ def harmonised(prepared, tmp_path) -> Study:
     return Study.model_validate_json(json.dumps(values))
 
 
-def test_slices_are_harmonised_and_the_report_says_from_whom(harmonised, store, capsys):
+def test_slices_are_harmonised_and_the_report_names_the_source_of_the_landmarks(harmonised, store, capsys):
     assert cli.run_stage("cache", ["--config", harmonised.model_dump_json()]) == 0
     assert "histogram landmarks: learned from 8 all included participants" in capsys.readouterr().err
     found = SliceStore.open(harmonised.paths.store)

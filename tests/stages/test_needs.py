@@ -52,8 +52,8 @@ def test_an_undeclared_key_is_refused_by_name_and_a_declared_one_has_the_users_v
     assert refused
 
 
-def test_a_key_that_a_stage_was_not_passed_never_answers_with_its_default():
-    """A user's `min_lesion_mm2: 0` was 46.875 in the eyes of the metrics stage."""
+def test_a_key_that_was_not_passed_to_a_stage_never_returns_its_default():
+    """Without this check the metrics stage read the default 46.875 for a user's `min_lesion_mm2: 0`."""
     study = study_from_mapping({**FITTING, "slices": {**FITTING["slices"], "min_lesion_mm2": 0.0}})
     again = load_study(stages.config_of("metrics", study))
     with pytest.raises(UndeclaredKey, match="stage metrics reads slices.min_lesion_mm2"):
@@ -76,7 +76,7 @@ def test_the_json_of_a_stage_has_exactly_its_keys_with_the_users_values(stage):
 
 
 @pytest.mark.parametrize("stage", WITH_STUDY)
-def test_what_a_stage_declares_exists(stage):
+def test_declared_keys_exist(stage):
     keys = leaves(Study)
     for need in stages.module_of(stage).NEEDS:
         assert (
@@ -126,11 +126,11 @@ def stages_of_a_change(section: str, change: dict, base: dict | None = None) -> 
         ("utility", {"enabled": False}, {"utility", "compare", "figures", "tables"}),
     ],
 )
-def test_a_key_runs_the_stages_that_read_it(section, change, expected):
+def test_a_changed_key_reruns_the_stages_that_read_it(section, change, expected):
     assert stages_of_a_change(section, change) == expected
 
 
-def test_how_files_are_fetched_makes_no_difference_to_who_takes_part():
+def test_the_download_url_does_not_affect_the_participants():
     base = {**FITTING, "data": {"source": "bids", "root": "d"}}
     assert "participants" in stages_of_a_change("data", {"fetch": {"dataset": "ds004199"}}, base)
     base["data"]["fetch"] = {"dataset": "ds004199"}
@@ -144,19 +144,19 @@ def test_the_json_of_a_variant_has_its_overrides_applied():
     again = load_study(stages.config_of("train", study, "v"))
     assert list(again.variants) == ["v"]
     assert again.variant("v").diffusion == study.variant("v").diffusion
-    # The view of a stage keeps its declaration through a variant.
+    # A variant of a restricted study is restricted too.
     seen = again.only(stages.module_of("train").NEEDS, "train").variant("v")
     assert seen.diffusion.prediction == "v"
     with pytest.raises(UndeclaredKey, match="stage train reads generation"):
         _ = seen.generation.seed
-    # A change in one variant concerns no other.
+    # A change in one variant does not affect another.
     later = study_from_mapping({**FITTING, "variants": {**variants, "w": {"model": {"res_blocks": 3}}}})
     assert stages.config_of("train", later, "v") == stages.config_of("train", study, "v")
     assert stages.config_of("train", later, "w") != stages.config_of("train", study, "w")
 
 
-def test_preprocessing_reads_of_quality_what_it_judges_by():
-    """To accept thick slices preprocesses nobody again."""
+def test_preprocessing_reads_only_the_quality_keys_that_it_uses():
+    """Accepting thick slices does not rerun preprocessing."""
 
     def of(**changes) -> dict:
         return json.loads(stages.config_of("preprocess", study_from_mapping(FITTING | changes)))["quality"]

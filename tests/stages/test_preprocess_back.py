@@ -1,4 +1,4 @@
-"""The commands before the slice store: what was drawn on the grid goes back to the image that it belongs to."""
+"""slimdiff-preprocess --back: a mask on the grid is resampled to its source image."""
 
 import shutil
 
@@ -18,7 +18,7 @@ def study(study_file, study_values, prepared):
     return study_file, prepared.paths
 
 
-def test_a_mask_on_the_grid_goes_back_to_the_world_coordinates_of_the_source(study, tmp_path):
+def test_a_mask_on_the_grid_keeps_its_world_coordinates_in_the_source(study, tmp_path):
     config, paths = study
     grid = nibabel.load(paths.volume("sub-01", "FLAIR"))
     drawn = ball((20, 11, 18), 4, grid.shape)
@@ -29,9 +29,9 @@ def test_a_mask_on_the_grid_goes_back_to_the_world_coordinates_of_the_source(stu
     back = nibabel.load(out)
     assert back.get_data_dtype() == np.uint8
     voxels = np.argwhere(np.asarray(back.dataobj) > 0)
-    there = nibabel.affines.apply_affine(back.affine, voxels.mean(axis=0))
-    wanted = nibabel.affines.apply_affine(grid.affine, np.argwhere(drawn).mean(axis=0))
-    np.testing.assert_allclose(there, wanted, atol=0.5)
+    found = nibabel.affines.apply_affine(back.affine, voxels.mean(axis=0))
+    expected = nibabel.affines.apply_affine(grid.affine, np.argwhere(drawn).mean(axis=0))
+    np.testing.assert_allclose(found, expected, atol=0.5)
     assert len(voxels) * abs(np.linalg.det(back.affine[:3, :3])) == pytest.approx(
         drawn.sum() * abs(np.linalg.det(grid.affine[:3, :3])), rel=0.02
     )
@@ -47,7 +47,7 @@ def test_a_mask_on_the_grid_goes_back_to_the_world_coordinates_of_the_source(stu
         ("unknown participant", ["sub-99.json", "preprocess"]),
     ],
 )
-def test_what_cannot_go_back_says_why_and_writes_nothing(study, tmp_path, capsys, change, words):
+def test_invalid_arguments_give_a_reason_and_nothing_is_written(study, tmp_path, capsys, change, words):
     config, paths = study
     grid = nibabel.load(paths.volume("sub-01", "FLAIR"))
     shape = (30, 32, 32) if change == "other shape" else grid.shape
@@ -58,6 +58,6 @@ def test_what_cannot_go_back_says_why_and_writes_nothing(study, tmp_path, capsys
     arguments += [] if change == "no participant" else ["--participant", name]
     arguments += [] if change == "no out" else ["--out", str(tmp_path / "out.nii.gz")]
     assert cli.preprocess(arguments) == 2
-    said = capsys.readouterr().err
-    assert all(word in said for word in words), said
+    message = capsys.readouterr().err
+    assert all(word in message for word in words), message
     assert not list(tmp_path.glob("*out.nii*"))

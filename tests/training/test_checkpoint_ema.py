@@ -19,10 +19,10 @@ def test_ema_is_the_weighted_sum_of_all_weights(decay):
         ema.update(step)
         history.append(layer.weight.detach().double().clone())
     decays = [min(decay, (1 + s) / (10 + s)) for s in range(30)]
-    wanted = history[0] * math.prod(decays)
+    expected = history[0] * math.prod(decays)
     for s in range(30):
-        wanted += (1 - decays[s]) * math.prod(decays[s + 1 :]) * history[s + 1]
-    torch.testing.assert_close(ema.weights()["weight"].double(), wanted, rtol=1e-5, atol=1e-6)
+        expected += (1 - decays[s]) * math.prod(decays[s + 1 :]) * history[s + 1]
+    torch.testing.assert_close(ema.weights()["weight"].double(), expected, rtol=1e-5, atol=1e-6)
     other = Ema(layer, decay)
     other.load(ema.weights())
     assert torch.equal(other.weights()["bias"], ema.weights()["bias"])

@@ -8,7 +8,7 @@ import torch
 from helpers.tiny_training import CPU, PARTICIPANTS, tiny_store
 
 from slimdiff.config.diffusion import DiffusionConfig
-from slimdiff.training.data import TrainingSet, step_rng, step_generator
+from slimdiff.training.data import TrainingSet, step_generator, step_rng
 from slimdiff.training.objective import Objective
 
 

@@ -36,7 +36,7 @@ def assert_events_are_the_table(folder):
     assert [event.step for event in events.Images("previews")] == [4, 8, 12]
 
 
-SHOWN = {"tensorboard": True, "preview_every": 4, "watched": ["sub-3"]}
+SHOWN = {"tensorboard": True, "preview_every": 4, "val_participants": ["sub-3"]}
 
 
 def test_tensorboard_has_the_rows_and_the_previews(tmp_path):
@@ -96,8 +96,8 @@ def test_wandb_offline_resumes_the_same_run(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is an extra")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    run = {"wandb_project": "slimdiff-test", "watched": ["sub-3"]}
-    trainer_in(tmp_path / "plain", watched=["sub-3"]).run()
+    run = {"wandb_project": "slimdiff-test", "val_participants": ["sub-3"]}
+    trainer_in(tmp_path / "plain", val_participants=["sub-3"]).run()
     broken = trainer_in(tmp_path / "run", **run)
     fail_at(broken, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):

@@ -83,7 +83,7 @@ def test_compiled_training_is_equal_up_to_rounding_with_the_same_parameter_names
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_on_a_gpu_no_step_synchronises(tmp_path, compiled):
+def test_on_a_gpu_no_step_synchronises_and_the_loss_falls(tmp_path, compiled):
     trainer = trainer_in(
         tmp_path / "run", device="cuda", precision="bfloat16", compile=compiled, steps=200, batch_size=8
     )

@@ -22,10 +22,14 @@ from slimdiff.files import read_table
 from slimdiff.model.checkpoint import load_model
 from slimdiff.training import validation
 from slimdiff.training.checkpoint import Interrupted
-from slimdiff.training.validation import NOISE_BINS, lowest_kid, reason_to_stop
+from slimdiff.training.early_stopping import lowest_kid, reason_to_stop
+from slimdiff.training.validation import NOISE_BINS
 
 VAL_SUBJECTS = ["sub-3"]
-EVERY_4 = {"watched": VAL_SUBJECTS, "validation": ValidationConfig(every=4, samples=6, evaluations=3)}
+EVERY_4 = {
+    "val_participants": VAL_SUBJECTS,
+    "validation": ValidationConfig(every=4, samples=6, evaluations=3),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +119,9 @@ def test_samples_have_the_bins_and_classes_of_val_slices_and_the_same_noise(tmp_
     for images, z_bin in judge.seen:
         assert images.shape == (6, 8, 8) and np.abs(images).max() <= 1
         np.testing.assert_array_equal(z_bin, condition.z_bin.numpy())
-    again = trainer.preview_sampler.draw(trainer.emas[0].weights(), condition, 3, 4, torch.float32)[:, 0].clip(-1, 1)
+    again = trainer.preview_sampler.draw(trainer.emas[0].weights(), condition, 3, 4, torch.float32)[
+        :, 0
+    ].clip(-1, 1)
     np.testing.assert_array_equal(judge.seen[-1][0], again)
     assert not np.array_equal(judge.seen[0][0], again)
 
@@ -124,7 +130,7 @@ def test_samples_have_the_bins_and_classes_of_val_slices_and_the_same_noise(tmp_
 def test_an_interrupted_run_has_the_same_rounds_and_best_weights(tmp_path, at):
     """Stopped between rounds, at the step of a round, and after it."""
     chosen = ValidationConfig(every=4, samples=6, evaluations=3, select="kid")
-    settings = {"watched": VAL_SUBJECTS, "validation": chosen, "further_ema_decays": (0.5,)}
+    settings = {"val_participants": VAL_SUBJECTS, "validation": chosen, "further_ema_decays": (0.5,)}
 
     def judge(images, z_bin):
         return {"kid": float(np.abs(images).mean()), "memorisation_ratio": 1.0}
@@ -146,7 +152,11 @@ def test_the_lowest_kid_is_selected_over_rounds_and_decays(tmp_path):
     judge = FixedJudge(kids=(5.0, 4.0, 3.0, 1.0, 2.0, 2.0))
     kept = {}
     trainer = trainer_in(
-        tmp_path / "run", watched=VAL_SUBJECTS, validation=chosen, judge=judge, further_ema_decays=(0.5,)
+        tmp_path / "run",
+        val_participants=VAL_SUBJECTS,
+        validation=chosen,
+        judge=judge,
+        further_ema_decays=(0.5,),
     )
     advance = trainer.advance
 
@@ -175,7 +185,9 @@ def test_the_lowest_kid_is_selected_over_rounds_and_decays(tmp_path):
 def test_early_stopping_saves_the_model_and_the_last_row(tmp_path, capsys):
     impatient = ValidationConfig(every=2, samples=6, evaluations=3, patience=2)
     judge = FixedJudge(kids=(3.0, 1.0, 1.5, 1.2, 0.5, 0.4))
-    trainer = trainer_in(tmp_path / "run", watched=VAL_SUBJECTS, validation=impatient, judge=judge, log_every=3)
+    trainer = trainer_in(
+        tmp_path / "run", val_participants=VAL_SUBJECTS, validation=impatient, judge=judge, log_every=3
+    )
     trainer.run()
     assert trainer.step == 8
     assert "stopped early after step 8: no KID below 1 in 2 consecutive rounds" in capsys.readouterr().err

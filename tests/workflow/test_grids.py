@@ -1,4 +1,4 @@
-"""The studies of ds004199, planned before and after the dataset is there."""
+"""Dry runs of the ds004199 studies before and after the download of the dataset."""
 
 import csv
 import functools
@@ -32,7 +32,7 @@ ONCE = (
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A folder with data/ds004199 in it, as a user has it."""
+    """A folder with a complete data/ds004199."""
     folder = tmp_path_factory.mktemp("made")
     write_ds004199(folder / "data" / "ds004199")
     return folder
@@ -40,28 +40,28 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory) -> Path:
-    """Nothing is fetched yet."""
+    """A folder without data."""
     return tmp_path_factory.mktemp("empty")
 
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory) -> Path:
-    """A fetch was cut off: every second file is there, and one partly."""
+    """An interrupted download: every second file is complete, and one is partial."""
     folder = tmp_path_factory.mktemp("half")
     root = write_ds004199(folder / "data" / "ds004199")
-    for number, file in enumerate(read_file_manifest("ds004199").wanted()):
+    for number, file in enumerate(read_file_manifest("ds004199").files_for()):
         if number % 2:
             (root / file.path).unlink()
-    gone = next(
+    partial = next(
         file.path for file in read_file_manifest("ds004199").files if file.path.name.endswith("FLAIR.nii.gz")
     )
-    (root / gone).with_name(f".{gone.name}.part").write_bytes(b"half")
+    (root / partial).with_name(f".{partial.name}.part").write_bytes(b"half")
     return folder
 
 
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory, shared_data) -> Path:
-    """With the dataset's own participants and sidecars, the images empty, and the record that all is there."""
+    """The dataset's own participants.tsv and sidecars, empty images, and the record of a complete download."""
     folder = tmp_path_factory.mktemp("fetched")
     source = shared_data / "ds004199"
     root = write_ds004199(folder / "data" / "ds004199")
@@ -76,7 +76,7 @@ def fetched(tmp_path_factory, shared_data) -> Path:
 
 @functools.cache
 def plan_of(folder: Path, config: str) -> str:
-    """Of a shipped study; what is in the folder stays as it is."""
+    """The dry run of a shipped study; it does not change the folder."""
     return plan(folder, ROOT / "config" / config)
 
 
@@ -90,7 +90,7 @@ def planned(folder: Path, config: str) -> dict[str, int]:
     return job_counts(plan_of(folder, config))
 
 
-def wanted(subjects: int, variants: int, folds: int = 1) -> dict[str, int]:
+def expected_jobs(subjects: int, variants: int, folds: int = 1) -> dict[str, int]:
     """Jobs of a study with 30 z-bins."""
     cells = variants * folds
     return {
@@ -106,13 +106,13 @@ def wanted(subjects: int, variants: int, folds: int = 1) -> dict[str, int]:
 
 
 def test_the_paper_s_grid_is_nine_trainings_on_78_patients(empty, fetched):
-    jobs = wanted(subjects=78, variants=9)
+    jobs = expected_jobs(subjects=78, variants=9)
     assert planned(empty, "paper.yaml") == jobs
     del jobs["fetch"]
     assert planned(fetched, "paper.yaml") == jobs
 
 
-def test_the_split_is_looked_at_as_soon_as_it_is_there(empty, fetched, tmp_path):
+def test_the_split_is_checked_as_soon_as_it_is_available(empty, fetched, tmp_path):
     values = load_study(ROOT / "config" / "paper.yaml").model_dump(mode="json")
     values["folds"]["k"], values["variants"] = 60, {"base": {}}
     config = tmp_path / "many.json"
@@ -130,29 +130,29 @@ def test_the_split_is_looked_at_as_soon_as_it_is_there(empty, fetched, tmp_path)
 @pytest.mark.parametrize("tree", ["empty", "made"])
 def test_the_study_of_ds004199_is_three_folds_of_163_subjects(tree, request):
     counts = planned(request.getfixturevalue(tree), "ds004199.yaml")
-    assert counts == wanted(subjects=163, variants=1, folds=3)
+    assert counts == expected_jobs(subjects=163, variants=1, folds=3)
 
 
 def outputs(folder: Path, config: Path, *targets: str) -> dict[str, str]:
-    """Every file that would be made, and the rule that makes it."""
+    """Every planned output file and its rule."""
     done = snakemake(*targets, "--summary", "--configfile", str(config), folder=folder)
     assert done.returncode == 0, done.stderr
     rows = csv.DictReader(done.stdout.splitlines(), delimiter="\t")
     return {row["output_file"]: row["rule"] for row in rows}
 
 
-def test_what_is_made_is_the_same_before_while_and_after_the_dataset_comes(empty, half, made):
+def test_outputs_are_the_same_before_during_and_after_the_download(empty, half, made):
     config = ROOT / "config" / "ds004199.yaml"
     files = [outputs(folder, config) for folder in (empty, half, made)]
     assert files[0] == files[1] == files[2]
     paths = load_study(config).paths
     assert files[0][str(paths.fetched)] == "fetch"
-    # A failed fetch would lose what the engine knows as its outputs.
+    # The record only: Snakemake deletes the declared outputs of a failed fetch.
     assert list(files[0].values()).count("fetch") == 1
     assert sum(rule == "preprocess" for rule in files[0].values()) == 3 * 163
 
 
-def test_participants_are_the_same_before_and_after_the_dataset_comes(empty, made, fetched):
+def test_participants_are_the_same_before_and_after_the_download(empty, made, fetched):
     data = load_study(ROOT / "config" / "ds004199.yaml").data
     facts = []
     for folder in (empty, made, fetched):
@@ -177,16 +177,16 @@ def test_participants_are_the_same_before_and_after_the_dataset_comes(empty, mad
     assert {row[0] for row in facts[0] if not row[-1]} == set(ds004199_two_dimensional())
 
 
-def test_what_was_made_is_not_made_again_because_the_dataset_has_come(tmp_path, made):
-    """Jobs are recorded as done, with inputs and parameters, while no file of the dataset is there; then they come."""
+def test_finished_jobs_do_not_rerun_after_the_download(tmp_path, made):
+    """Jobs are recorded as done, with inputs and parameters, before the download; then the dataset arrives."""
     study = load_study(ROOT / "config" / "ds004199.yaml")
     config, paths, values = tmp_path / "config.json", study.paths, study.model_dump(mode="json")
     config.write_text(json.dumps(values))
     targets = [str(paths.volume(name, "FLAIR")) for name in ("sub-00001", "sub-00048")]
 
-    def again() -> set[str]:
-        said = plan(tmp_path, config, *targets)
-        return set() if "Nothing to be done" in said else set(job_counts(said))
+    def rerun() -> set[str]:
+        planned_text = plan(tmp_path, config, *targets)
+        return set() if "Nothing to be done" in planned_text else set(job_counts(planned_text))
 
     for output in outputs(tmp_path, config, *targets):
         (tmp_path / output).parent.mkdir(parents=True, exist_ok=True)
@@ -194,18 +194,18 @@ def test_what_was_made_is_not_made_again_because_the_dataset_has_come(tmp_path, 
     recorded = (*targets, "--touch", "--forceall", "--cores", "2", "--configfile", str(config))
     done = snakemake(*recorded, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert again() == set()
+    assert rerun() == set()
     shutil.copytree(made / "data", tmp_path / "data")
-    # A repeated fetch may leave another record, of another place for example.
+    # A repeated fetch may write another record, for example with another URL.
     (tmp_path / paths.fetched).write_text('{"base_url": "https://example.org"}')
-    assert again() == set()
+    assert rerun() == set()
     values["data"]["exclude"] = {"sub-00002": "moved"}
     config.write_text(json.dumps(values))
-    assert "participants" in again()
+    assert "participants" in rerun()
 
 
 def test_own_masks_of_a_fetched_dataset_are_inputs(tmp_path, made, monkeypatch):
-    """The engine knows the dataset by its record only, but masks in a folder of the user's own by their files."""
+    """Snakemake tracks the dataset by its record only, but the masks in a folder of the user by their files."""
     shutil.copytree(made / "data", tmp_path / "data")
     study = load_study(ROOT / "config" / "ds004199.yaml")
     config, values = tmp_path / "config.json", study.model_dump(mode="json")
@@ -220,18 +220,18 @@ def test_own_masks_of_a_fetched_dataset_are_inputs(tmp_path, made, monkeypatch):
         return set() if nothing else set(job_counts(done.stdout + done.stderr))
 
     def record() -> None:
-        """As if everything had been made of what is there now."""
+        """Record all outputs as made from the current inputs."""
         config.write_text(json.dumps(values))
         study = load_study(config)
         for output in outputs(tmp_path, config, *targets):
             (tmp_path / output).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / output).touch()
-        # Paths are relative to where the engine runs.
+        # Paths are relative to the working directory of Snakemake.
         monkeypatch.chdir(tmp_path)
         for row in discover(study.data, study.paths.phantom):
             if row.participant_id in targets_of:
-                told = {MADE_OF: made_of(row, config_of("preprocess", study))}
-                study.paths.volume_json(row.participant_id).write_text(json.dumps(told))
+                fingerprint = {MADE_OF: made_of(row, config_of("preprocess", study))}
+                study.paths.volume_json(row.participant_id).write_text(json.dumps(fingerprint))
         run("--touch", "--forceall", "--cores", "2")
         assert run("--dry-run") == set()
 
@@ -244,7 +244,7 @@ def test_own_masks_of_a_fetched_dataset_are_inputs(tmp_path, made, monkeypatch):
     values["data"]["mask_root"] = "mine"
     assert {"participants", "preprocess"} <= run("--dry-run")
     record()
-    # A fetch that has to run again hides nothing that is pending behind it.
+    # A fetch that must run again does not hide pending jobs after it.
     settings = study.paths.quality_state / SETTINGS
     settings.parent.mkdir(parents=True, exist_ok=True)
     settings.write_text(short_hash(config_of("participants", load_study(config))))
@@ -264,7 +264,7 @@ def test_own_masks_of_a_fetched_dataset_are_inputs(tmp_path, made, monkeypatch):
 def test_the_ablations_are_one_training_each(made):
     cells = len(load_study(ROOT / "config" / "ablations.yaml").variants)
     assert cells == 13
-    assert planned(made, "ablations.yaml") == wanted(subjects=78, variants=cells)
+    assert planned(made, "ablations.yaml") == expected_jobs(subjects=78, variants=cells)
 
 
 def test_three_folds_on_request(made, tmp_path):
@@ -314,12 +314,12 @@ def test_thick_slices_and_other_groups_stay_in_the_table_with_their_reason(made)
     control = next(name for name in rows if name not in ds004199_patients())
     assert rows[control].excluded == "group hc is not in data.groups"
     assert rows["sub-00048"].included and rows["sub-00048"].mask is not None
-    everybody = here.model_copy(update={"groups": (), "two_dimensional": "include"})
-    assert sum(row.included for row in discover(everybody, Path())) == 170
+    unrestricted = here.model_copy(update={"groups": (), "two_dimensional": "include"})
+    assert sum(row.included for row in discover(unrestricted, Path())) == 170
 
 
-def test_priors_come_before_a_training_that_looks_at_them(made):
-    """Asked for one model only: its priors are made if its network sees them, and not otherwise."""
+def test_priors_are_made_before_a_training_that_uses_them(made):
+    """With one model as the target, priors are made only if its network uses them."""
     config = ROOT / "config" / "ablations.yaml"
     counts = {}
     for variant in ("base", "prior_cross_attention"):

@@ -1,4 +1,4 @@
-"""What cannot be meant stops before the first job, with words of our own."""
+"""An invalid study stops before the first job, with a message of this package."""
 
 import pytest
 from helpers.synthetic import write_bids
@@ -16,7 +16,7 @@ from helpers.workflow_runs import snakemake, write_study
         ({"data": {"source": "bids", "root": "nowhere"}}, ["data.root", "nowhere"]),
     ],
 )
-def test_an_impossible_study_stops_before_the_first_job(tmp_path, changes, words):
+def test_an_invalid_study_stops_before_the_first_job(tmp_path, changes, words):
     done = snakemake("--cores", "1", "--configfile", str(write_study(tmp_path, **changes)), folder=tmp_path)
     assert done.returncode != 0
     for word in words:

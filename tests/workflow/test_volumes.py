@@ -1,4 +1,4 @@
-"""Volumes of the user's own: when they are made again, and two real patients through every stage."""
+"""Volumes of the user: when they are preprocessed again, and every stage on two real patients."""
 
 import gzip
 import json
@@ -14,8 +14,8 @@ from slimdiff.config import load_study
 from slimdiff.files import read_table
 
 
-def test_volumes_are_made_again_where_their_own_files_or_settings_changed_and_nowhere_else(tmp_path):
-    """Also where quality control has to run again in the same breath."""
+def test_volumes_are_preprocessed_again_only_if_their_files_or_settings_changed(tmp_path):
+    """Also if quality control must run again in the same plan."""
     root = write_bids(tmp_path / "in")
     own = {"data": {"source": "bids", "root": str(root)}, "quality": {"max_spacing_mm": 7}}
 
@@ -44,14 +44,14 @@ def test_volumes_are_made_again_where_their_own_files_or_settings_changed_and_no
     os.utime(mask, (later, later))
     assert volumes() == 1
     assert participants == [1, 0, 1, 1, 1]
-    # Quality control makes a control of a patient without lesion; then its volume has no mask.
+    # Quality control changes a patient with an empty mask to a control, whose volume has no mask.
     own["data"] |= {"empty_mask": "control"}
     save_nifti(root / "sub-03" / "anat" / "sub-03_FLAIR_roi.nii.gz", np.zeros((32, 32, 32), np.uint8))
     config = write_study(tmp_path, **own)
     done = snakemake("preprocessed", "--cores", "2", "--configfile", str(config), folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert volumes() == 0
-    # One more; the others stay.
+    # A new subject; the others are not preprocessed again.
     save_nifti(root / "sub-09" / "anat" / "sub-09_FLAIR.nii.gz", head(9))
     with (root / "participants.tsv").open("a") as table:
         table.write("sub-09\thc\tbonn\tn/a\n")
@@ -68,7 +68,7 @@ def test_volumes_are_made_again_where_their_own_files_or_settings_changed_and_no
 
 @pytest.mark.slow
 def test_a_study_of_two_real_patients_runs_to_its_report(shared_data, tmp_path):
-    """config/open_ms.yaml, its volumes and all its stages; the training is cut short."""
+    """config/open_ms.yaml, its volumes and all its stages, with few training steps."""
     values = json.loads(load_study(ROOT / "config" / "open_ms.yaml").model_dump_json(exclude_defaults=True))
     values["training"] |= {"steps": 4}
     values["generation"] |= {"evaluations": 2, "per_bin_and_class": 2}

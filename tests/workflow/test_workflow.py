@@ -1,4 +1,4 @@
-"""What the engine would do: the jobs of an untouched clone, and what a changed section makes again."""
+"""Planned jobs of a fresh clone, and those that a changed section reruns."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from slimdiff.config import load_study
 from slimdiff.files import read_table
 
 
-def test_an_untouched_clone_lists_every_job(tmp_path):
+def test_a_fresh_clone_lists_every_job(tmp_path):
     study = load_study(ROOT / "config" / "demo.yaml")
     done = snakemake("--dry-run", "--configfile", str(ROOT / "config" / "demo.yaml"), folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -41,7 +41,7 @@ def test_an_untouched_clone_lists_every_job(tmp_path):
     assert not list((tmp_path / "results").glob("**/*.tsv"))
 
 
-def test_segmenters_of_real_slices_are_trained_once_a_fold_or_not_at_all(tmp_path):
+def test_segmenters_of_real_slices_are_trained_once_per_fold_or_not_at_all(tmp_path):
     variants = {"base": {}, "p2": {"diffusion": {"loss": {"p_image": 2.0}}}}
     counts = []
     for enabled in (True, False):
@@ -64,7 +64,7 @@ def test_a_training_has_as_many_processes_as_gpus(tmp_path, device, settings, pr
     assert done.stdout.count(f"--processes {processes} 2>&1") == 2
 
 
-# Section: a change of one key, and the rules that it makes again.
+# Section: a change of one key, and the rules that it reruns.
 CHANGES = {
     "report": ({"dpi": 90}, {"figures", "tables", "provenance"}),
     "evaluation": (
@@ -97,7 +97,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A tiny study that the engine ran from phantom to report."""
+    """A tiny study that Snakemake ran from phantom to report."""
     try:
         weights.path("alexnet")
     except weights.WeightsUnavailable as error:
@@ -115,7 +115,7 @@ def planned(folder: Path, config: Path, *arguments: str) -> set[str]:
     return set(job_counts(done.stdout)) - {"all"} if "Job stats:" in done.stdout else set()
 
 
-def test_the_run_ends_by_saying_where_the_report_is(finished):
+def test_the_run_ends_with_the_path_of_the_report(finished):
     folder, done = finished
     assert (done.stdout + done.stderr).strip().splitlines()[-1].endswith("report: results/tiny/report.html")
     page = (folder / "results" / "tiny" / "report.html").read_text(encoding="utf-8")
@@ -128,14 +128,14 @@ def test_a_second_run_has_nothing_to_do(finished, tmp_path):
 
 
 @pytest.mark.parametrize("section", CHANGES)
-def test_a_changed_section_makes_only_its_stage_and_what_follows(finished, tmp_path, section):
+def test_a_changed_section_reruns_only_its_stage_and_later_ones(finished, tmp_path, section):
     folder, _ = finished
     change, expected = CHANGES[section]
     found = planned(folder, write_study(tmp_path, **{section: change}))
     assert found == expected
 
 
-def test_one_variant_more_trains_one_variant_more(finished, tmp_path):
+def test_a_new_variant_trains_only_that_variant(finished, tmp_path):
     folder, _ = finished
     config = write_study(tmp_path, variants={"base": {}, "p2": {"diffusion": {"loss": {"p_image": 2.0}}}})
     done = snakemake("--dry-run", "--configfile", str(config), folder=folder)
@@ -143,7 +143,7 @@ def test_one_variant_more_trains_one_variant_more(finished, tmp_path):
     assert counts["train"] == 2 and counts["generate"] == 6 and "preprocess" not in counts
 
 
-def test_a_single_target_is_made_again_by_name(finished, tmp_path):
+def test_a_single_target_can_be_rebuilt_by_name(finished, tmp_path):
     folder, _ = finished
     target = "results/tiny/metrics/base/fold-1/metrics.tsv"
     path = folder / target
@@ -176,7 +176,7 @@ def test_a_failing_job_leaves_no_half_written_file_and_keeps_the_rest(finished, 
 
 
 KILL_ONCE = """
-# Read by every Python of the run: the first training is killed at its 8th step, the next goes on.
+# Read by every Python of the run: the first training is killed at its 8th step, the next resumes.
 import os, signal, sys
 from pathlib import Path
 
@@ -196,7 +196,7 @@ if any(word.endswith("slimdiff-train") for word in sys.orig_argv):
 
 
 def test_f13_a_killed_training_is_retried_from_its_state(finished, tmp_path, monkeypatch):
-    """Through the engine: killed with -9, its outputs deleted, tried again, and bit-equal to an untouched run."""
+    """Killed with SIGKILL, its outputs deleted, retried by Snakemake, and bit-equal to an uninterrupted run."""
     training = {"steps": 12, "save_every": 3, "log_every": 2}
     models = []
     for name, hook in (("whole", ""), ("killed", KILL_ONCE)):
@@ -217,15 +217,15 @@ def test_f13_a_killed_training_is_retried_from_its_state(finished, tmp_path, mon
     assert models[0] == models[1]
 
 
-def test_the_export_is_a_job_of_its_own_and_no_part_of_all(finished, tmp_path):
+def test_the_export_is_a_separate_job_and_not_part_of_all(finished, tmp_path):
     folder, _ = finished
     assert not (folder / "results" / "tiny" / "export").exists()
     assert planned(folder, write_study(tmp_path), "export") == {"export"}
-    # Its own section concerns nothing else.
+    # Its section affects only the provenance.
     assert planned(folder, write_study(tmp_path, export={"tau": 0.1})) == {"provenance"}
 
 
-def test_counts_and_priors_are_inputs_of_what_is_drawn_by_them(finished, tmp_path):
+def test_counts_and_priors_are_inputs_of_generation(finished, tmp_path):
     folder, _ = finished
     drawn = {"generate", "utility", "metrics", "compare", "figures", "tables", "provenance"}
     (folder / "counts.tsv").write_text("z_bin\tclass\tn\n0\t1\t3\n")
@@ -237,7 +237,7 @@ def test_counts_and_priors_are_inputs_of_what_is_drawn_by_them(finished, tmp_pat
     )
     assert done.returncode != 0
     assert "counts.tsv: not found, but generation.counts names it" in done.stderr + done.stdout
-    # The study's own slices, which it makes itself: from the first job on.
+    # Slices that the study itself makes are not required before the first job.
     change = {"counts": "results/tiny/slices/slices.tsv", "per_bin_and_class": 100}
     done = snakemake(
         "--dry-run", "--configfile", str(write_study(tmp_path, generation=change)), folder=tmp_path
@@ -250,7 +250,7 @@ def test_counts_and_priors_are_inputs_of_what_is_drawn_by_them(finished, tmp_pat
 
 @pytest.mark.slow
 def test_a_study_with_matched_counts_runs_to_its_report_and_export(finished, tmp_path):
-    """With a z-bin of which no sample is asked, and one without lesions."""
+    """With one z-bin without samples, and one without lesions."""
     folder, _ = finished
     (folder / "counts.tsv").write_text("z_bin\tclass\tn\n0\t0\t6\n0\t1\t4\n2\t0\t5\n")
     change = {"counts": "counts.tsv", "per_bin_and_class": 100, "background": "prior"}

@@ -58,7 +58,7 @@ def fetch(
     """
     manifest = manifest or read_file_manifest(settings.dataset)
     base = checked_base(settings.base_url or manifest.base_url)
-    files = manifest.wanted(image_suffix)
+    files = manifest.files_for(image_suffix)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

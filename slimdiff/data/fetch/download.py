@@ -52,7 +52,7 @@ class Manifest:
     sha256: str
     """Of the manifest's rows: two manifests with the same files have the same."""
 
-    def wanted(self, image_suffix: str | None = None) -> tuple[File, ...]:
+    def files_for(self, image_suffix: str | None = None) -> tuple[File, ...]:
         """What a study downloads: all files; the T1w images only if its `data.image_suffix` is T1w."""
         t1w = image_suffix == "T1w"
         return tuple(file for file in self.files if t1w or not file.path.name.endswith("_T1w.nii.gz"))

@@ -34,7 +34,7 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
     if config.source == "phantom":
         found = phantom_participants(config, phantom_root)
     elif config.source == "bids" and config.fetch.dataset:
-        fetched = read_file_manifest(config.fetch.dataset).wanted(config.image_suffix)
+        fetched = read_file_manifest(config.fetch.dataset).files_for(config.image_suffix)
         paths = [file.path for file in fetched]
         groups = FETCHED_GROUPS[config.fetch.dataset]
         found = bids_participants_of(paths, Path(config.root), config, groups)

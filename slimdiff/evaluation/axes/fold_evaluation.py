@@ -1,7 +1,5 @@
 """The evaluation of one variant and fold: the slices that are compared, and the table rows that metrics add."""
 
-from collections import Counter
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,6 +9,7 @@ import torch
 from slimdiff.config.evaluation import EvaluationConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import pick_device
+from slimdiff.evaluation.axes.floor import floor_rows
 from slimdiff.evaluation.metrics.features import FeatureCache
 from slimdiff.evaluation.metrics.grey_levels import to_uint8
 from slimdiff.evaluation.registry import describe
@@ -88,11 +87,7 @@ class FoldEvaluation:
     @cached_property
     def floor_rows(self) -> np.ndarray:
         """Store rows of training slices for the floor, in the samples' mix of z-bins and classes."""
-        requested = strata(self.samples.z_bin, self.samples.label)
-        chosen = same_mix(
-            requested, strata(self.store.z_bin[self.train], self.store.label[self.train]), self.config.seed
-        )
-        return self.train[chosen]
+        return floor_rows(self.store, self.train, self.samples, self.config.seed)
 
     def resampling(self, rows: np.ndarray) -> Resampling:
         """Bootstrap over the subjects of these store rows."""
@@ -170,35 +165,3 @@ class FoldEvaluation:
                 "interval_reason": (interval and interval.reason) or interval_reason,
             }
         )
-
-
-def same_mix(requested: Sequence[Hashable], available: Sequence[Hashable], seed: int) -> np.ndarray:
-    """Choose rows without replacement in the requested mix of strata.
-
-    Samples and whole volumes have different shares of z-bins and classes. A floor from whole volumes would be lower
-    than any model can reach, so the floor uses training slices in the samples' mix. A stratum with fewer rows than
-    requested contributes all its rows; drawing with replacement would add copies.
-
-    Args:
-        requested: (N,) stratum of each sample, e.g. (z-bin, class).
-        available: (M,) stratum of each training slice.
-        seed: seed of the random choice.
-
-    Returns:
-        Indices into `available`, sorted; at most N.
-    """
-    counts = Counter(requested)
-    generator = np.random.default_rng(seed)
-    chosen, taken = [], Counter()
-    keys = list(available)
-    for row in generator.permutation(len(keys)):
-        stratum = keys[row]
-        if taken[stratum] < counts[stratum]:
-            taken[stratum] += 1
-            chosen.append(row)
-    return np.sort(np.array(chosen, np.int64))
-
-
-def strata(z_bin: np.ndarray, label: np.ndarray) -> list[tuple[int, int]]:
-    """(z-bin, class) of each slice, for `same_mix`."""
-    return list(zip(np.asarray(z_bin).tolist(), np.asarray(label).tolist(), strict=True))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation, same_mix, strata
+from slimdiff.evaluation.axes.floor import same_mix, strata
+from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
 from slimdiff.evaluation.metrics import mmd
 from slimdiff.evaluation.metrics.as_published import kid_ref, lpips_ref
 from slimdiff.evaluation.metrics.fid import fid, resampled_fid

@@ -220,10 +220,10 @@ def area_gap(
     Returns:
         0 for equal sizes, 1 if synthetic lesions are twice as large; NaN without a common z-bin.
     """
-    everybody = np.zeros(len(real_areas), np.int64)
+    one_subject = np.zeros(len(real_areas), np.int64)
     return float(
         resampled_area_gap(
-            real_areas, real_bins, synthetic_areas, synthetic_bins, everybody, np.ones((1, 1))
+            real_areas, real_bins, synthetic_areas, synthetic_bins, one_subject, np.ones((1, 1))
         )[0]
     )
 
@@ -373,8 +373,8 @@ def energy_distance(real: np.ndarray, synthetic: np.ndarray) -> float:
     Returns:
         The distance in mm; NaN with fewer than 10 positions in either set.
     """
-    everybody = np.zeros(len(real), np.int64)
-    return float(resampled_energy_distance(real, synthetic, everybody, np.ones((1, 1)))[0])
+    one_subject = np.zeros(len(real), np.int64)
+    return float(resampled_energy_distance(real, synthetic, one_subject, np.ones((1, 1)))[0])
 
 
 def resampled_energy_distance(

@@ -1,7 +1,6 @@
 """LPIPS, the learned perceptual distance between two slices (Zhang et al. 2018, version 0.1), by the package `lpips`.
 
-The package brings the linear layers. The backbone's weights come from `slimdiff.weights`, so that machines without
-network work.
+All weights come from `slimdiff.weights`, so that machines without network work.
 """
 
 import warnings
@@ -108,20 +107,34 @@ def _channels(grey: torch.Tensor) -> torch.Tensor:
 def _network(net: str, device: str) -> "LPIPS":
     # Imported here: a bare training node needs `lpips` only for the perceptual loss.
     try:
-        from lpips import LPIPS
+        from lpips import LPIPS, ScalingLayer
     except ImportError as error:
         raise weights.WeightsUnavailable(
             f"LPIPS needs the package lpips: {error}; pip install lpips"
         ) from error
 
     tensors = weights.load(BACKBONES[net])
-    # The package fills the backbone with random numbers first; the caller's stream of them stays as it is.
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    # Without memory for its parameters: the package would fill VGG16 with its classifier, 0.5 GB of random numbers.
+    with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's, about the package's outdated arguments
-        network = LPIPS(net=net, pnet_rand=True, verbose=False)
-    convolutions = [module for module in network.net.modules() if isinstance(module, torch.nn.Conv2d)]
-    for i, convolution in enumerate(convolutions):
-        convolution.weight.data, convolution.bias.data = tensors[f"conv{i}.weight"], tensors[f"conv{i}.bias"]
+        network = LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+    network.scaling_layer = ScalingLayer()
+    convolutions = [
+        name for name, module in network.net.named_modules() if isinstance(module, torch.nn.Conv2d)
+    ]
+    state = {
+        f"net.{name}.{part}": tensors[f"conv{i}.{part}"]
+        for i, name in enumerate(convolutions)
+        for part in ("weight", "bias")
+    }
+    for stage, layer in enumerate(network.lins):
+        (name,) = layer.state_dict()
+        # The package holds each linear layer under two names.
+        state |= {
+            f"{prefix}.{name}": tensors[f"lin{stage}.weight"] for prefix in (f"lin{stage}", f"lins.{stage}")
+        }
+    state |= {f"scaling_layer.{name}": value for name, value in network.scaling_layer.state_dict().items()}
+    network.load_state_dict(state, assign=True)
     return network.requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 

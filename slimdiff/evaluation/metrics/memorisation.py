@@ -185,7 +185,7 @@ class HeldOut:
         subjects = np.asarray(subjects)
         self._matched = found.calibrating | found.checking
         self._test = distance[self._matched]
-        self._everybody = Resampling.of(subjects[self._matched], n_boot, seed)
+        self._all_subjects = Resampling.of(subjects[self._matched], n_boot, seed)
         self._check = distance[found.checking]
         self._checking = Resampling.of(subjects[found.checking], n_boot, seed + 1)
         calibrating = Resampling.of(subjects[found.calibrating], n_boot, seed + 2)
@@ -204,8 +204,8 @@ class HeldOut:
             rows: (M,) bool, the test slices to use, e.g. those of one z-bin; None: all.
         """
         own = np.ones(len(self._test), bool) if rows is None else rows[self._matched]
-        index = self._everybody.index[own]
-        medians = resampled_quantile(self._test[own], index, self._everybody.counts, 0.5)
+        index = self._all_subjects.index[own]
+        medians = resampled_quantile(self._test[own], index, self._all_subjects.counts, 0.5)
         with np.errstate(divide="ignore", invalid="ignore"):
             values = (np.median(synthetic) if len(synthetic) else np.nan) / medians
         return percentile_interval(values, len(np.unique(index)))
@@ -249,14 +249,14 @@ class HeldOut:
         """
         if not len(synthetic):
             return Interval(np.nan, np.nan, "no sample")
-        if self._everybody.n_subjects < FEWEST_SUBJECTS:
-            return self._everybody.percentile(np.empty(0))
+        if self._all_subjects.n_subjects < FEWEST_SUBJECTS:
+            return self._all_subjects.percentile(np.empty(0))
         spread = self._test.std()
         # Convert from standard deviations of the test distances to the unit of the distances.
         values = resampled_wasserstein(
-            self._test[:, None], synthetic[:, None], self._everybody.index, self._everybody.counts
+            self._test[:, None], synthetic[:, None], self._all_subjects.index, self._all_subjects.counts
         )[:, 0] * (spread if spread > 0 else 1)
-        return self._everybody.distance(self._w1, values)
+        return self._all_subjects.distance(self._w1, values)
 
 
 def _too_few(n: int, which: str) -> Interval:

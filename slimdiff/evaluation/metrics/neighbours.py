@@ -51,7 +51,8 @@ def nearest(
     query, reference = _flat(query), _flat(reference)
     if query.shape[1:] != reference.shape[1:]:
         raise ValueError(
-            f"expected queries and references of one length, found {query.shape[1]} and {reference.shape[1]} values"
+            "expected queries and references of the same length, found "
+            f"{query.shape[1]} and {reference.shape[1]} values"
         )
     query_bin, reference_bin = np.asarray(query_bin), np.asarray(reference_bin)
     if len(query_bin) != len(query) or len(reference_bin) != len(reference):

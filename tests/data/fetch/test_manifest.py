@@ -44,9 +44,9 @@ def test_every_kind_of_file_is_there_for_every_subject():
 
 def test_a_study_downloads_the_t1w_images_only_if_it_uses_them():
     manifest = read_file_manifest("ds004199")
-    assert len(manifest.wanted("T1w")) == 598
-    assert len(manifest.wanted()) == len(manifest.wanted("FLAIR")) == 428
-    left_out = set(manifest.files) - set(manifest.wanted())
+    assert len(manifest.files_for("T1w")) == 598
+    assert len(manifest.files_for()) == len(manifest.files_for("FLAIR")) == 428
+    left_out = set(manifest.files) - set(manifest.files_for())
     assert {kind(file.path) for file in left_out} == {"T1w.nii.gz"}
     assert sum(file.size for file in left_out) == 2_903_348_393
 

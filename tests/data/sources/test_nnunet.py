@@ -125,7 +125,9 @@ def test_the_file_ending_is_that_of_dataset_json_or_any_of_nifti(cases):
     with pytest.raises(DataError, match=r"imagesTr: expected \{case\}_0000\.nii\.gz, found no image"):
         nnunet(cases)
     describe(cases, file_ending=".png")
-    with pytest.raises(DataError, match=r"dataset\.json: expected file_ending \.nii\.gz or \.nii, found '\.png'"):
+    with pytest.raises(
+        DataError, match=r"dataset\.json: expected file_ending \.nii\.gz or \.nii, found '\.png'"
+    ):
         nnunet(cases)
 
 

@@ -50,7 +50,11 @@ BAD = {
     "NaN in the image": ("image", "NaN", lambda p: save_nifti(p, _with(head(1), np.nan))),
     "infinity in the image": ("image", "infinite", lambda p: save_nifti(p, _with(head(1), np.inf))),
     "constant image": ("image", "constant", lambda p: save_nifti(p, np.full((32, 32, 32), 7.0, np.float32))),
-    "two values": ("image", "different intensities", lambda p: save_nifti(p, (head(1) > 0).astype(np.float32))),
+    "two values": (
+        "image",
+        "different intensities",
+        lambda p: save_nifti(p, (head(1) > 0).astype(np.float32)),
+    ),
     "truncated image": ("image", "ends too early", lambda p: _truncated(p, head(1))),
     "no NIfTI": ("image", "cannot be read", _no_nifti),
     "absent image": ("image", "not found", lambda p: p),
@@ -147,9 +151,7 @@ def test_a_few_voxels_far_brighter_than_the_head_are_no_head(tmp_path):
     volume = head(1)
     volume[10:12, 10:12, 10:12] = np.linspace(20_000, 25_000, 8).reshape(2, 2, 2)
     image = save_nifti(tmp_path / "image.nii.gz", volume)
-    with pytest.raises(
-        DataError, match=r"sub-1: .*image\.nii\.gz: .*at least 1 % .*found 0\.024 %"
-    ):
+    with pytest.raises(DataError, match=r"sub-1: .*image\.nii\.gz: .*at least 1 % .*found 0\.024 %"):
         files_of(Participant("sub-1", "hc", image, None), CONFIG, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -202,7 +202,9 @@ def test_a_qfac_of_zero_means_one(tmp_path):
 @pytest.mark.parametrize("excess", [1e-6, 5e-5])
 def test_a_quaternion_a_rounding_above_one_is_a_half_turn(tmp_path, excess):
     b = np.float32(1 + excess)
-    found = read_nifti(_header(*BY_QFORM, (256, "<f", b), (260, "<f", 0), (264, "<f", 0))(tmp_path / "a.nii.gz"))
+    found = read_nifti(
+        _header(*BY_QFORM, (256, "<f", b), (260, "<f", 0), (264, "<f", 0))(tmp_path / "a.nii.gz")
+    )
     # Half a turn about x: y and z change their signs.
     np.testing.assert_allclose(found.affine[:3, :3], np.diag([6, -6, -6]), atol=1e-2)
 

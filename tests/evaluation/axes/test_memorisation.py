@@ -1,4 +1,4 @@
-"""The memorisation axis on models that are known: one that replays training slices, one that draws unseen subjects."""
+"""The memorisation axis on two known models: one replays training slices, one draws unseen subjects."""
 
 import math
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ EVERYWHERE = (
 
 
 def subject_slices(seed: int) -> np.ndarray:
-    """float16 (BINS, SIDE, SIDE) in [-1, 1]: a textured brain of its own, alike from one z-bin to the next."""
+    """float16 (BINS, SIDE, SIDE) in [-1, 1]: the textured brain of one subject, similar in neighbouring z-bins."""
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
     brain = np.hypot(x / generator.uniform(0.75, 1), y / generator.uniform(0.9, 1)) < 0.42 * SIDE
@@ -41,7 +41,7 @@ def subject_slices(seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def cohort():
-    """A store with a slice a z-bin of every subject: train-00 ... and test-00 ..."""
+    """A store with one slice per subject and z-bin; subjects train-00 ... and test-00 ..."""
     names = [f"train-{i:02d}" for i in range(N_TRAIN)] + [f"test-{i:02d}" for i in range(N_TEST)]
     images = np.concatenate([subject_slices(seed) for seed in range(len(names))])
     return SimpleNamespace(
@@ -55,7 +55,7 @@ def cohort():
 
 
 @pytest.fixture(scope="module")
-def judged(cohort, alexnet, tmp_path_factory):
+def evaluated(cohort, alexnet, tmp_path_factory):
     """A function (images, z-bins, held-out subjects) -> the cell after the memorisation axis."""
     cache = FeatureCache(tmp_path_factory.mktemp("features"))
     config = EvaluationConfig(bootstrap=100, device="cpu")
@@ -81,29 +81,29 @@ def judged(cohort, alexnet, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def replayed(judged, cohort):
+def replayed(evaluated, cohort):
     """Training slices with noise of 0.01 and of 0.02."""
     rows = np.tile(np.arange(N_TRAIN * BINS), 2)
     noise = np.random.default_rng(0).normal(0, 1, (len(rows), SIDE, SIDE))
     noise *= np.repeat([0.01, 0.02], len(rows) // 2)[:, None, None]
-    return judged(np.clip(cohort.images[rows] + noise, -1, 1), cohort.z_bin[rows])
+    return evaluated(np.clip(cohort.images[rows] + noise, -1, 1), cohort.z_bin[rows])
 
 
 @pytest.fixture(scope="module")
-def unseen(judged):
-    """Slices of subjects that are in no part."""
+def unseen(evaluated):
+    """Slices of subjects that are in neither the training nor the test set."""
     images = np.concatenate([subject_slices(1000 + seed) for seed in range(12)])
-    return judged(images, np.tile(np.arange(BINS), 12))
+    return evaluated(images, np.tile(np.arange(BINS), 12))
 
 
 def row_of(cell: FoldEvaluation, metric: str, space: str, z_bin="all") -> dict:
-    wanted = (metric, space, z_bin)
-    (row,) = [row for row in cell.rows if (row["metric"], row["extractor"], row["z_bin"]) == wanted]
+    key = (metric, space, z_bin)
+    (row,) = [row for row in cell.rows if (row["metric"], row["extractor"], row["z_bin"]) == key]
     return row
 
 
 @pytest.mark.parametrize("space", ["alexnet", "pixels"])
-def test_a_model_that_replays_training_slices_is_caught(replayed, space):
+def test_a_model_that_replays_training_slices_is_detected(replayed, space):
     assert row_of(replayed, "suspect_share", space)["value"] >= 0.99
     assert row_of(replayed, "suspect_share_ref", space)["value"] >= 0.99
     assert row_of(replayed, "memorisation_ratio", space)["ci_high"] < 0.5
@@ -114,7 +114,7 @@ def test_a_model_that_replays_training_slices_is_caught(replayed, space):
 
 
 @pytest.mark.parametrize("space", ["alexnet", "pixels"])
-def test_a_model_of_unseen_subjects_is_clear(unseen, space):
+def test_a_model_of_unseen_subjects_is_not_flagged(unseen, space):
     assert row_of(unseen, "suspect_share", space)["value"] <= 0.06
     ratio = row_of(unseen, "memorisation_ratio", space)
     assert ratio["ci_low"] <= 1 <= ratio["ci_high"] and ratio["floor"] == 1
@@ -122,7 +122,7 @@ def test_a_model_of_unseen_subjects_is_clear(unseen, space):
     assert w1["value"] < 2 * w1["floor"]
 
 
-def test_every_number_has_floor_and_interval_or_the_reason(replayed, unseen):
+def test_every_value_has_a_floor_and_an_interval_or_a_reason(replayed, unseen):
     for cell in (replayed, unseen):
         for space in ("alexnet", "pixels"):
             for metric in EVERYWHERE:
@@ -136,7 +136,7 @@ def test_every_number_has_floor_and_interval_or_the_reason(replayed, unseen):
                     assert math.isfinite(row["value"]) and row["ci_low"] <= row["ci_high"], row
 
 
-def test_numbers_of_a_z_bin_are_those_of_its_slices_alone(unseen):
+def test_values_of_a_z_bin_use_its_slices_only(unseen):
     """Against a loop over the held-out and training slices of that z-bin."""
     for z_bin in range(BINS):
         own = [row for row in unseen.nearest if row["space"] == "pixels" and row["z_bin"] == z_bin]
@@ -151,8 +151,8 @@ def test_numbers_of_a_z_bin_are_those_of_its_slices_alone(unseen):
 
 
 @pytest.mark.parametrize(("n_test", "reason"), [(1, "1 held-out subjects"), (4, "4 held-out subjects")])
-def test_few_held_out_subjects_leave_numbers_with_reasons(judged, cohort, n_test, reason):
-    cell = judged(cohort.images[:6], cohort.z_bin[:6], n_test)
+def test_few_held_out_subjects_give_values_without_intervals_and_a_reason(evaluated, cohort, n_test, reason):
+    cell = evaluated(cohort.images[:6], cohort.z_bin[:6], n_test)
     for row in cell.rows:
         assert math.isnan(row["ci_low"]) and row["interval_reason"], row
         assert math.isfinite(row["value"]) or (n_test == 1 and row["metric"] == "suspect_share_check"), row
@@ -161,8 +161,8 @@ def test_few_held_out_subjects_leave_numbers_with_reasons(judged, cohort, n_test
     assert ("no second half" in check["reason"]) == (n_test == 1)
 
 
-def test_a_sample_without_training_slices_in_its_bin_is_counted_and_clear(judged, cohort):
-    cell = judged(cohort.images[:4], np.array([0, 1, 9, 2]))
+def test_a_sample_without_training_slices_in_its_bin_is_counted_and_not_flagged(evaluated, cohort):
+    cell = evaluated(cohort.images[:4], np.array([0, 1, 9, 2]))
     row = row_of(cell, "suspect_share", "pixels")
     assert (row["value"], row["n"]) == (1.0, 3)
     assert "samples without a training slice in their z-bin: 1" in row["reason"]
@@ -170,7 +170,7 @@ def test_a_sample_without_training_slices_in_its_bin_is_counted_and_clear(judged
     assert lost["train_row"] is None and math.isnan(lost["distance"]) and lost["flagged"] == 0
 
 
-def test_the_tables_hold_what_was_found(replayed, tmp_path):
+def test_the_tables_contain_the_computed_rows(replayed, tmp_path):
     write_tables(tmp_path, replayed, ("memorisation",))
     tables = {
         name: read_table(tmp_path / f"{name}-memorisation.tsv", columns)
@@ -193,7 +193,7 @@ def test_the_tables_hold_what_was_found(replayed, tmp_path):
         assert all(float(row["expected_share"]) == pytest.approx(1 / N_TRAIN) for row in rows)
 
 
-def test_a_table_of_flagged_samples_without_any_has_a_header(judged, tmp_path):
+def test_the_table_has_only_a_header_if_no_sample_is_flagged(evaluated, tmp_path):
     far = np.random.default_rng(0).uniform(-1, 1, (3, SIDE, SIDE))
-    write_tables(tmp_path, judged(far, np.arange(3)), ("memorisation",))
+    write_tables(tmp_path, evaluated(far, np.arange(3)), ("memorisation",))
     assert (tmp_path / "flagged-memorisation.tsv").read_text() == "\t".join(FLAGGED_COLUMNS) + "\n"

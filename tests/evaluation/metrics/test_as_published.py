@@ -1,4 +1,4 @@
-"""The reference's procedures against computations written from their description in docs/metrics.md alone."""
+"""The published procedures against independent computations, written from docs/metrics.md alone."""
 
 import numpy as np
 import pytest
@@ -10,16 +10,16 @@ from slimdiff.evaluation.metrics.grey_levels import to_uint8
 from slimdiff.evaluation.metrics.kid import kid
 
 
-def test_f2_grey_levels_wrap_as_the_reference_s_do():
+def test_f2_grey_levels_wrap_as_in_the_published_code():
     levels = np.array([0, 63, 127, 191, 255])
-    # A slice of one grey level survives the resizing; a little more than the level, which is cut to it.
+    # Resizing does not change a slice of one grey level; 0.25 is added because values are truncated.
     flat = np.clip((levels + 0.25) / 127.5 - 1, -1, 1)[:, None, None] * np.ones((1, 40, 40))
     wrapped = wrapped_uint8(flat.astype(np.float32))
     assert wrapped.shape == (5, 299, 299)
     assert [np.unique(image).tolist() for image in wrapped] == [[0], [193], [129], [65], [1]]
 
 
-def test_f2_our_own_door_does_not_wrap(slice_pairs):
+def test_f2_to_uint8_does_not_wrap(slice_pairs):
     images = slice_pairs[0][:2]
     plain = to_uint8(images).astype(int)
     assert np.abs(plain - (images.astype(np.float32) + 1) * 127.5).max() <= 0.51
@@ -61,7 +61,7 @@ def test_kid_ref_of_too_few_slices_is_nan(alexnet, slice_pairs):
     assert np.isnan(kid_ref(slice_pairs[0], slice_pairs[0][:9], alexnet, seed=0).value)
 
 
-def test_lpips_ref_averages_a_thousand_pairs_of_any_heights(vgg16, slice_pairs, make_pairs, monkeypatch):
+def test_lpips_ref_averages_a_thousand_pairs_of_any_z(vgg16, slice_pairs, make_pairs, monkeypatch):
     from slimdiff.evaluation.metrics import as_published
 
     real, synthetic = slice_pairs[0][:9], make_pairs(12, seed=3)[0]

@@ -11,7 +11,7 @@ from slimdiff.evaluation.metrics.components import FEATURES, components_of, stac
 
 AREA, SOLIDITY = FEATURES.index("area"), FEATURES.index("solidity")
 ECCENTRICITY, MINOR = FEATURES.index("eccentricity"), FEATURES.index("minor_axis")
-# differences of nearly equal numbers: near 0 their square, which is what rounding moves, has to agree
+# roots of differences of nearly equal numbers: near 0, rounding affects the square, so the squares are compared
 SQUARED = [ECCENTRICITY, MINOR]
 WHOLE = [FEATURES.index(name) for name in ("area", "perimeter", "solidity", "extent")]
 
@@ -62,14 +62,14 @@ def assert_same(masks, **settings):
 
 
 def blobs(n, side, smooth, share, seed):
-    """Irregular blobs that cover about that share of every slice, cut by its border."""
+    """Irregular blobs that cover about `share` of every slice and are cut by its border."""
     noise = np.random.default_rng(seed).standard_normal((n, side, side))
     smoothed = ndimage.gaussian_filter(noise, (0, smooth, smooth), mode="wrap")
     return smoothed > np.quantile(smoothed, 1 - share)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.58, 0.7])
-def test_noise_has_specks_holes_and_touching_corners(share):
+def test_noise_with_specks_holes_and_touching_corners(share):
     masks = np.random.default_rng(int(100 * share)).random((8, 40, 33)) < share
     assert len(assert_same(masks, min_px=2).slices) > 20
 
@@ -119,7 +119,7 @@ def test_a_component_that_touches_others_at_corners_is_measured_alone():
     assert np.array_equal(components_of(mask, min_px=20).features[0], alone)
 
 
-def test_nothing_joins_across_slices_or_lines():
+def test_components_do_not_join_across_slices_or_rows():
     masks = np.zeros((3, 6, 6), bool)
     masks[0, 5, :] = masks[1, 0, :] = True
     masks[2, 1, 3:] = masks[2, 2, :3] = True
@@ -143,21 +143,21 @@ def test_the_hull_of_two_bars_and_a_bridge_is_their_box():
     assert row[SOLIDITY] == row[AREA] / (12 * 30)
 
 
-def test_turned_and_mirrored_components_have_the_same_shape():
+def test_transposed_and_mirrored_components_have_the_same_shape():
     masks = blobs(6, 48, 2, 0.3, seed=3)
     plain = np.sort(components_of(masks).features, axis=0)
     for changed in (masks.transpose(0, 2, 1), masks[:, ::-1], masks[:, :, ::-1]):
         assert np.sort(components_of(changed).features, axis=0) == pytest.approx(plain, rel=1e-9, abs=1e-6)
 
 
-def test_slices_with_little_lesion_are_left_out_whole():
+def test_slices_with_little_lesion_are_excluded():
     masks = blobs(12, 40, 2, 0.15, seed=5)
     least = int(np.median(masks.sum(axis=(1, 2))))
     found = assert_same(masks, min_slice_px=least)
     assert 0 < len(np.unique(found.slices)) < 12
 
 
-def test_a_slice_does_not_depend_on_the_stack_it_is_in():
+def test_components_of_a_slice_do_not_depend_on_its_stack():
     masks = blobs(150, 160, 3, 0.03, seed=6)
     assert len(list(stack_blocks(masks.shape))) > 1
     whole = components_of(masks)
@@ -168,7 +168,7 @@ def test_a_slice_does_not_depend_on_the_stack_it_is_in():
 
 
 @pytest.mark.parametrize("shape", [(0, 16, 16), (3, 16, 16)])
-def test_no_lesion_is_no_component(shape):
+def test_masks_without_lesion_have_no_component(shape):
     found = components_of(np.zeros(shape, bool))
     assert found.features.shape == (0, 9)
     assert found.centroids.shape == (0, 2)
@@ -176,7 +176,7 @@ def test_no_lesion_is_no_component(shape):
 
 
 @pytest.mark.parametrize("masks", [np.zeros((4, 4), bool), np.zeros((1, 4, 4), np.uint8)])
-def test_other_masks_are_refused(masks):
+def test_masks_of_another_shape_or_type_are_refused(masks):
     with pytest.raises(ValueError, match=r"expected bool masks of shape \(N, H, W\)"):
         components_of(masks)
 
@@ -185,4 +185,6 @@ def test_blocks_cover_a_stack_once():
     for shape, pixels in (((10, 8, 8), 200), ((7, 8, 8), 1), ((3, 8, 8), 10**6)):
         covered = np.concatenate([np.arange(shape[0])[block] for block in stack_blocks(shape, pixels)])
         assert covered.tolist() == list(range(shape[0]))
-        assert all((block.stop - block.start) * 64 <= max(pixels, 64) for block in stack_blocks(shape, pixels))
+        assert all(
+            (block.stop - block.start) * 64 <= max(pixels, 64) for block in stack_blocks(shape, pixels)
+        )

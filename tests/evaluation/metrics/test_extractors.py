@@ -1,4 +1,4 @@
-"""DINOv2 against plain tensor algebra, with random weights: the published ones are put in place by hand."""
+"""DINOv2 against plain tensor algebra, with random weights: the published weights are never downloaded."""
 
 import hashlib
 import sys
@@ -42,7 +42,7 @@ def tensors():
 
 
 @pytest.fixture
-def given(tensors, tmp_path, monkeypatch):
+def local_weights(tensors, tmp_path, monkeypatch):
     """The weights folder with a file under the published name."""
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path))
     features._network.cache_clear()
@@ -86,7 +86,7 @@ def class_token_by_hand(image: torch.Tensor, tensors: dict[str, torch.Tensor]) -
     return norm(tokens, "norm")[:, 0]
 
 
-def test_class_token_agrees_with_plain_algebra(given, tensors):
+def test_class_token_agrees_with_plain_algebra(local_weights, tensors):
     image = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     scaled = (image - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(SD).view(3, 1, 1)
     with torch.inference_mode():
@@ -104,7 +104,7 @@ def cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
     return np.where(d <= 1, near, np.where(d < 2, far, 0))
 
 
-def test_positions_are_resized_as_the_authors_resize_them(tensors):
+def test_position_embeddings_are_resized_as_in_the_original_code(tensors):
     side = 16
     at = (np.arange(side) + 0.5) * TRAINED_SIDE / (side + 0.1) - 0.5
     matrix = np.zeros((side, TRAINED_SIDE))
@@ -119,7 +119,7 @@ def test_positions_are_resized_as_the_authors_resize_them(tensors):
     np.testing.assert_allclose(found[1:], expected, atol=1e-5)
 
 
-def test_features_of_given_weights_and_their_fingerprint(given, slice_pairs):
+def test_features_and_fingerprint_of_local_weights(local_weights, slice_pairs):
     grey = features.to_uint8(slice_pairs[0][:4])
     found = features.extract(grey, "dinov2", progress=False)
     assert found.shape == (4, WIDTH)
@@ -127,25 +127,27 @@ def test_features_of_given_weights_and_their_fingerprint(given, slice_pairs):
     np.testing.assert_allclose(
         features.extract(grey, "dinov2", batch_size=1, progress=False), found, atol=1e-4
     )
-    content = (given / "dinov2_vits14_pretrain.pth").read_bytes()
+    content = (local_weights / "dinov2_vits14_pretrain.pth").read_bytes()
     assert weights.fingerprint("dinov2") == hashlib.sha256(content).hexdigest()
 
 
-def test_without_weights_the_error_says_which_file_to_put_where(tmp_path, monkeypatch, slice_pairs):
+def test_missing_weights_error_names_the_file_to_provide(tmp_path, monkeypatch, slice_pairs):
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "none"))
     features._network.cache_clear()
-    with pytest.raises(weights.WeightsUnavailable, match=r"never downloaded. Put dinov2_vits14_pretrain.pth"):
+    with pytest.raises(
+        weights.WeightsUnavailable, match=r"does not download these weights. Put dinov2_vits14_pretrain.pth"
+    ):
         features.extract(features.to_uint8(slice_pairs[0][:1]), "dinov2", progress=False)
 
 
-def test_another_network_s_weights_are_refused(given, slice_pairs):
-    torch.save({"cls_token": torch.zeros(1, 1, 768)}, given / "dinov2_vits14_pretrain.pth")
+def test_weights_of_another_network_are_refused(local_weights, slice_pairs):
+    torch.save({"cls_token": torch.zeros(1, 1, 768)}, local_weights / "dinov2_vits14_pretrain.pth")
     with pytest.raises(weights.WeightsUnavailable, match=r"expected a DINOv2 ViT-S/14 backbone"):
         features.extract(features.to_uint8(slice_pairs[0][:1]), "dinov2", progress=False)
 
 
-def test_without_timm_the_error_says_what_to_install(given, monkeypatch, slice_pairs):
+def test_missing_timm_error_names_the_package_to_install(local_weights, monkeypatch, slice_pairs):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(weights.WeightsUnavailable, match=r"pip install 'slimdiff\[dinov2\]'"):
         features.extract(features.to_uint8(slice_pairs[0][:1]), "dinov2", progress=False)

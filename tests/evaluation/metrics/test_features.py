@@ -20,7 +20,7 @@ def grey(slice_pairs) -> np.ndarray:
 
 
 def slow_alexnet(image: np.ndarray) -> np.ndarray:
-    """One slice through AlexNet written out, three real channels and all."""
+    """AlexNet written out for one slice, with three explicit channels."""
     w = weights.load("alexnet")
     colour = np.repeat(image[None], 3, axis=0).astype(np.float64) / 255
     x = F.interpolate(torch.from_numpy(colour)[None], size=(224, 224), mode="bilinear", align_corners=False)
@@ -52,7 +52,7 @@ def test_f3_dimension_and_layer_are_declared(alexnet, grey):
     assert (EXTRACTORS["inception"].dim, EXTRACTORS["inception"].layer) == (2048, "2048")
 
 
-def test_f3_features_of_another_size_are_an_error(grey, monkeypatch):
+def test_f3_features_of_unexpected_size_are_an_error(grey, monkeypatch):
     monkeypatch.setattr(features, "_network", lambda *_: lambda batch: torch.zeros(len(batch), 1008))
     with pytest.raises(RuntimeError, match=r"\(12, 1008\), layer '2048' has \(12, 2048\)"):
         extract(grey, "inception", progress=False)
@@ -60,7 +60,7 @@ def test_f3_features_of_another_size_are_an_error(grey, monkeypatch):
 
 def test_f3_inception_gives_the_pool_and_not_the_logits(grey, monkeypatch, tmp_path):
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    # the plumbing is under test, not a number: an untrained network has the same layers
+    # only the layer is tested, not its values: an untrained network has the same layers
     torch.save({}, tmp_path / "untrained.pth")
     monkeypatch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
     monkeypatch.setattr(weights, "path", lambda *_: tmp_path / "untrained.pth")
@@ -103,12 +103,12 @@ def test_f12_same_slices_in_either_precision_have_the_same_features(alexnet, sli
         (np.zeros((2, 3, 64, 64), np.uint8), ValueError, r"\(2, 3, 64, 64\)"),
     ],
 )
-def test_f2_only_uint8_slices_come_in(images, error, says):
+def test_f2_only_uint8_slices_are_accepted(images, error, says):
     with pytest.raises(error, match=says):
         extract(images, "alexnet", progress=False)
 
 
-def test_unknown_extractor_is_refused_with_the_known_ones(grey):
+def test_unknown_extractor_error_lists_the_known_ones(grey):
     with pytest.raises(KeyError, match="alexnet, vgg16, inception"):
         extract(grey, "resnet")
 
@@ -117,7 +117,7 @@ def test_no_slices_give_no_features(alexnet):
     assert extract(np.empty((0, 64, 64), np.uint8), alexnet, progress=False).shape == (0, 2304)
 
 
-def test_features_see_blur_noise_and_collapse(alexnet, make_pairs):
+def test_features_detect_blur_noise_and_collapse(alexnet, make_pairs):
     def features_of(images):
         return extract(to_uint8(np.clip(images, -1, 1)), alexnet, progress=False)
 
@@ -131,20 +131,22 @@ def test_features_see_blur_noise_and_collapse(alexnet, make_pairs):
         assert kid(of_real, features_of(worse), seed=0).value > 3 * abs(floor)
 
 
-def test_cache_gives_what_was_extracted_and_is_not_asked_twice(alexnet, grey, tmp_path, monkeypatch):
+def test_cache_returns_stored_features_without_extracting_again(alexnet, grey, tmp_path, monkeypatch):
     cache = FeatureCache(tmp_path / "features")
     first = cache.extract(grey, alexnet, progress=False)
     assert np.array_equal(first, extract(grey, alexnet, progress=False))
-    monkeypatch.setattr(features, "extract", lambda *_, **__: pytest.fail("it was in the cache"))
+    monkeypatch.setattr(
+        features, "extract", lambda *_, **__: pytest.fail("extracted again instead of read from the cache")
+    )
     assert np.array_equal(cache.extract(grey.copy(), alexnet), first)
     assert [file.suffix for file in (tmp_path / "features").iterdir()] == [".npy"]
 
 
-def test_cache_tells_content_extractor_and_weights_apart(grey, tmp_path, monkeypatch):
-    asked = []
+def test_cache_key_depends_on_content_extractor_and_weights(grey, tmp_path, monkeypatch):
+    extracted = []
 
     def counted(images, extractor, **_):
-        asked.append(extractor)
+        extracted.append(extractor)
         return np.zeros((len(images), EXTRACTORS[extractor].dim), np.float32)
 
     monkeypatch.setattr(features, "extract", counted)
@@ -160,10 +162,10 @@ def test_cache_tells_content_extractor_and_weights_apart(grey, tmp_path, monkeyp
     other = dataclasses.replace(weights.REGISTRY["alexnet"], tensors_sha256="0" * 64)
     monkeypatch.setitem(weights.REGISTRY, "alexnet", other)
     cache.extract(grey, "alexnet")
-    assert len(asked) == 5
+    assert len(extracted) == 5
 
 
-def test_damaged_cache_file_is_made_again(grey, tmp_path, monkeypatch):
+def test_damaged_cache_file_is_replaced(grey, tmp_path, monkeypatch):
     vectors = np.ones((len(grey), 2304), np.float32)
     monkeypatch.setattr(features, "extract", lambda *_, **__: vectors)
     cache = FeatureCache(tmp_path)

@@ -52,7 +52,7 @@ def test_few_slices_give_nan():
 
 
 @pytest.mark.parametrize("d", [6, 60])
-def test_resampled_fid_is_that_of_the_rows_repeated(d):
+def test_resampled_fid_equals_fid_of_repeated_rows(d):
     real, synthetic = sets(40, 50, d=d)
     subjects = np.repeat(np.arange(8), 5)
     counts = np.random.default_rng(3).multinomial(8, np.full(8, 1 / 8), size=6)

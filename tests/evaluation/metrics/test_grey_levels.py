@@ -1,4 +1,4 @@
-"""F2: images become uint8 once, from [-1, 1]. F12: their last bits say nothing about where they come from."""
+"""F2: images are converted to uint8 once, from [-1, 1]. F12: the precision of an image does not reveal its source."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def test_f2_grey_levels_do_not_wrap():
     assert to_uint8(levels).dtype == np.uint8
 
 
-def test_f2_grey_levels_rise_with_the_image():
+def test_f2_grey_levels_increase_with_the_intensity():
     ramp = np.linspace(-1, 1, 5001).reshape(1, 1, -1)
     levels = to_uint8(ramp).ravel().astype(int)
     assert (np.diff(levels) >= 0).all()
@@ -20,7 +20,7 @@ def test_f2_grey_levels_rise_with_the_image():
     assert np.abs(levels - (ramp.ravel() + 1) * 127.5).max() <= 0.5 + 0.07  # half a level and float16's step
 
 
-def test_every_grey_level_survives_the_way_back_and_forth():
+def test_every_grey_level_survives_the_round_trip():
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     assert np.array_equal(to_uint8(levels / 127.5 - 1), levels)
 
@@ -37,7 +37,7 @@ def test_every_grey_level_survives_the_way_back_and_forth():
         (np.zeros((4, 4)), ValueError, r"\(4, 4\)"),
     ],
 )
-def test_f2_anything_else_is_refused_by_name(images, error, says):
+def test_f2_other_types_ranges_and_shapes_are_refused(images, error, says):
     with pytest.raises(error, match=says):
         to_uint8(images)
 
@@ -46,15 +46,15 @@ def test_overshoot_within_the_tolerance_is_clipped():
     assert to_uint8(np.array([[[-1.0009, 1.0009]]])).ravel().tolist() == [0, 255]
 
 
-def test_f12_float16_and_float32_of_the_same_slices_are_one():
+def test_f12_float16_and_float32_of_the_same_slices_give_the_same_result():
     single = np.random.default_rng(0).uniform(-1, 1, (20, 32, 32)).astype(np.float32)
     half = single.astype(np.float16)
-    for door in (store_precision, to_uint8):
-        assert np.array_equal(door(single), door(half))
-        assert np.array_equal(door(single.astype(np.float64)), door(half))
+    for convert in (store_precision, to_uint8):
+        assert np.array_equal(convert(single), convert(half))
+        assert np.array_equal(convert(single.astype(np.float64)), convert(half))
 
 
-def test_f12_no_bits_below_the_stores_precision_remain():
+def test_f12_values_are_rounded_to_the_precision_of_the_store():
     images = np.random.default_rng(0).uniform(-1, 1, (4, 16, 16)).astype(np.float32)
     passed = store_precision(images)
     assert passed.dtype == np.float32

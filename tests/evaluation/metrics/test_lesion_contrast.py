@@ -123,7 +123,7 @@ def crowded(n, seed, shape=(48, 57)):
         {"min_px": 12, "min_slice_px": 400, "ring_px": 3},
     ],
 )
-def test_crowded_slices_agree_with_the_plain_way(settings):
+def test_crowded_slices_agree_with_plain_features(settings):
     images, masks = crowded(12, seed=1)
     table, slices = pair_features(images, masks, **settings)
     expected, expected_slices = plain_features(images, masks, **settings)
@@ -132,7 +132,7 @@ def test_crowded_slices_agree_with_the_plain_way(settings):
     assert table == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def test_the_rim_of_a_brain_that_is_not_eroded_agrees_with_the_plain_way():
+def test_a_brain_without_erosion_agrees_with_plain_features():
     image, mask = scene()
     table, _ = pair_features(image[None], mask[None], erode_px=0)
     assert table == pytest.approx(plain_features(image[None], mask[None], erode_px=0)[0], rel=1e-9)
@@ -145,13 +145,13 @@ def test_another_lesion_in_the_ring_is_part_of_the_ring():
     mask[0, 18:22, 10:14] = mask[0, 18:22, 16:20] = True
     image[0, 18:22, 16:20] = 0.5
     table, _ = pair_features(image, mask)
-    # four rows of the ring, at L1 distance 5 at most, meet the other lesion's columns 16, 17 and 18
+    # in four rows the ring (L1 distance at most 5) covers the other lesion's columns 16, 17 and 18
     inside, ring = 4 * 3, 2 * (4 + 4) * 5 + 4 * 10
     assert table[0, 0] == pytest.approx(0 - 0.5 * inside / ring)
     assert table == pytest.approx(plain_features(image, mask)[0], rel=1e-9)
 
 
-def test_lesions_of_any_size_agree_with_the_plain_way():
+def test_lesions_of_any_size_agree_with_plain_features():
     images, _ = crowded(1, seed=2, shape=(90, 70))
     y, x = np.mgrid[:90, :70]
     masks = [np.hypot(y - 40, x - 30) < radius for radius in (2, 7, 20, 34, 60)]
@@ -163,7 +163,7 @@ def test_lesions_of_any_size_agree_with_the_plain_way():
     assert table == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def test_a_slice_does_not_depend_on_its_block_or_on_threads(monkeypatch):
+def test_features_of_a_slice_do_not_depend_on_blocks_or_threads(monkeypatch):
     images, masks = crowded(12, seed=3)
     masks[[2, 7]] = False
     images[5] = -1
@@ -177,7 +177,7 @@ def test_a_slice_does_not_depend_on_its_block_or_on_threads(monkeypatch):
     assert not {2, 5, 7} & set(slices.tolist())
 
 
-def test_a_lesion_at_the_border_of_the_image_agrees_too():
+def test_a_lesion_at_the_border_of_the_image_agrees_with_the_definitions():
     image = np.random.default_rng(2).uniform(-0.5, 0.5, (30, 30)).astype(np.float16)
     mask = np.zeros((30, 30), bool)
     mask[0:5, 25:30] = True
@@ -185,7 +185,7 @@ def test_a_lesion_at_the_border_of_the_image_agrees_too():
     assert table[0] == pytest.approx(slow_features(image, mask))
 
 
-def test_the_bright_square_is_bright():
+def test_a_bright_square_has_the_features_of_a_bright_lesion():
     image, mask = scene()
     row = dict(zip(FEATURES, pair_features(image[None], mask[None])[0][0], strict=True))
     assert row["delta"] == pytest.approx(0.5)
@@ -201,7 +201,7 @@ def test_contrast_features_do_not_depend_on_gain():
     dark = np.where(image > -0.95, 0.5 * image, -1)
     table, _ = pair_features(image[None], mask[None])
     darker, _ = pair_features(dark[None], mask[None], brain_threshold=-0.95)
-    # z_in, sigma_norm and frac_bright divide the gain out; delta carries it
+    # z_in, sigma_norm and frac_bright do not depend on the gain; delta is proportional to it
     assert darker[0, [1, 2, 4]] == pytest.approx(table[0, [1, 2, 4]], rel=1e-2, abs=1e-6)
     assert darker[0, 0] == pytest.approx(0.5 * table[0, 0], rel=1e-2)
 
@@ -212,11 +212,11 @@ def test_components_without_brain_around_them_are_dropped():
     outside[:3, :3] = True
     assert len(pair_features(image[None], outside[None])[0]) == 0
     assert len(pair_features(far[None], mask[None])[0]) == 0
-    flat = np.zeros_like(image)  # a brain of one value has no sigma and no gradient
+    flat = np.zeros_like(image)  # a constant brain has zero sd and zero gradient
     assert len(pair_features(flat[None], mask[None])[0]) == 0
 
 
-def test_ring_and_erosion_are_parameters():
+def test_ring_and_erosion_widths_change_the_features():
     image, mask = scene()
     image = image + np.linspace(0, 0.4, 48)[None] * (image > -0.95)
     image = np.clip(image, -1, 1)
@@ -227,13 +227,13 @@ def test_ring_and_erosion_are_parameters():
 
 
 @pytest.mark.parametrize("settings", [{"ring_px": 0}, {"erode_px": -1}])
-def test_rings_of_no_width_are_refused(settings, slice_pairs):
+def test_invalid_ring_and_erosion_widths_are_refused(settings, slice_pairs):
     images, masks = slice_pairs
     with pytest.raises(ValueError, match="expected ring_px >= 1 and erode_px >= 0"):
         pair_features(images[:1], masks[:1], **settings)
 
 
-def test_an_image_out_of_range_is_refused_whatever_its_mask():
+def test_an_image_out_of_range_is_refused_even_if_its_mask_is_empty():
     images = np.zeros((3, 16, 16))
     images[2] = 2
     with pytest.raises(ValueError, match=r"\[2, 2\]|\[0, 2\]"):
@@ -289,7 +289,7 @@ def test_f11_mmd_pl_repeats_bit_for_bit(slice_pairs):
     assert mmd_pl(table[:20], table[15:], seed=4) == mmd_pl(table[:20], table[15:], seed=4)
 
 
-def test_nothing_gives_nan():
+def test_masks_without_lesion_give_nan():
     empty, _ = pair_features(np.zeros((2, 16, 16)), np.zeros((2, 16, 16), bool))
     assert np.isnan(mmd_pl(empty, empty, seed=0).mmd.value)
     assert np.isnan(mean_frac_bright(empty))

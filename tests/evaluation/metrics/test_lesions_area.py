@@ -4,22 +4,22 @@ import pytest
 from slimdiff.evaluation.metrics.lesions import area_gap, resampled_area_gap
 
 
-def test_lesions_twice_as_large_are_one_doubling_away_at_any_height():
+def test_lesions_twice_as_large_have_a_gap_of_one_doubling_in_any_z_bin():
     generator = np.random.default_rng(0)
     bins = np.repeat(np.arange(4), 25)
     areas = (10 * (1 + bins) * generator.uniform(0.5, 2, 100)).round()
-    # Samples at other heights than the lesions: a median over all would be off, one a z-bin is not.
+    # Samples and lesions differ in their z-bins: one median over all is biased, a median per z-bin is not.
     chosen = np.concatenate([np.flatnonzero(bins == 3)] * 5 + [np.flatnonzero(bins == 0)])
     assert area_gap(areas, bins, 2 * areas[chosen], bins[chosen]) == pytest.approx(1)
     assert area_gap(areas, bins, areas, bins) == 0
 
 
-def test_bins_that_one_side_lacks_are_left_out():
+def test_bins_missing_in_one_set_are_left_out():
     assert area_gap(np.array([8.0, 99]), np.array([0, 1]), np.array([4.0, 1]), np.array([0, 2])) == -1
     assert np.isnan(area_gap(np.array([8.0]), np.array([0]), np.array([4.0]), np.array([2])))
 
 
-def test_resampling_is_the_gap_of_the_subjects_that_were_drawn():
+def test_resampled_gap_is_the_gap_of_the_drawn_subjects():
     generator = np.random.default_rng(2)
     areas, bins = generator.integers(5, 90, 40).astype(float), generator.integers(3, size=40)
     other, other_bins = generator.integers(5, 90, 30).astype(float), generator.integers(3, size=30)

@@ -11,7 +11,7 @@ def masks_with(*sizes):
     return masks
 
 
-def test_fidelity_counts_each_class_by_itself():
+def test_fidelity_is_counted_per_class():
     masks, classes = masks_with(8, 4, 0, 6, 0, 3), np.array([1, 1, 1, 0, 0, 0])
     found = class_fidelity(masks, classes)
     assert found.lesion_share == pytest.approx(1 / 3)
@@ -20,7 +20,7 @@ def test_fidelity_counts_each_class_by_itself():
     assert class_fidelity(masks, classes, min_px=4).lesion_share == pytest.approx(2 / 3)
 
 
-def test_continuous_masks_are_cut_at_tau():
+def test_continuous_masks_are_thresholded_at_tau():
     soft = np.where(masks_with(8, 0), 0.15, -1.0).astype(np.float16)
     assert has_lesion(soft).tolist() == [True, False]
     assert has_lesion(soft, tau=0.2).tolist() == [False, False]
@@ -33,7 +33,7 @@ def test_a_class_without_slices_is_nan():
 
 
 @pytest.mark.parametrize("classes", [np.array([1]), np.array([1, 2])])
-def test_classes_that_do_not_fit_are_refused(classes):
+def test_invalid_classes_are_refused(classes):
     with pytest.raises(ValueError, match="classes of 0 or 1"):
         class_fidelity(masks_with(8, 9), classes)
 

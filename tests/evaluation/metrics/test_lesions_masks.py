@@ -76,14 +76,14 @@ def test_diagonal_neighbours_are_two_components_and_small_ones_are_left_out():
     assert len(table_of(mask, min_slice_px=22)[0]) == 2
 
 
-def test_turned_lesions_keep_their_shape(slice_pairs):
+def test_rotated_lesions_keep_their_shape(slice_pairs):
     _, masks = slice_pairs
     table, _ = component_features(masks)
-    turned, _ = component_features(masks.transpose(0, 2, 1)[:, ::-1])
-    assert np.sort(turned, axis=0) == pytest.approx(np.sort(table, axis=0))
+    rotated, _ = component_features(masks.transpose(0, 2, 1)[:, ::-1])
+    assert np.sort(rotated, axis=0) == pytest.approx(np.sort(table, axis=0))
 
 
-def test_binary_masks_pass_whatever_tau_is(slice_pairs):
+def test_binary_masks_do_not_depend_on_tau(slice_pairs):
     _, masks = slice_pairs
     for tau in (-0.3, 0.0, 0.3):
         assert np.array_equal(binarise(masks.astype(np.uint8), tau), masks)
@@ -106,7 +106,7 @@ def test_continuous_masks_are_lesion_strictly_above_tau():
         (np.zeros((4, 4), bool), r"\(4, 4\)"),
     ],
 )
-def test_masks_of_another_kind_are_refused(masks, says):
+def test_invalid_masks_are_refused(masks, says):
     with pytest.raises(ValueError, match=says):
         binarise(masks)
 
@@ -117,7 +117,7 @@ def test_f12_masks_of_either_precision_give_the_same_shapes():
         assert np.array_equal(binarise(single, tau), binarise(single.astype(np.float16), tau))
 
 
-def test_a_large_stack_is_judged_as_a_whole():
+def test_the_type_of_mask_is_decided_from_the_whole_stack():
     masks = np.zeros((200, 160, 160), np.float16)
     masks[:, 3, 3] = 1
     with pytest.raises(ValueError, match="bool or uint8"):
@@ -143,7 +143,7 @@ def test_shuffling_masks_among_images_leaves_mmd_mf_unchanged(slice_pairs):
     assert moved.w1_geometric_mean == pytest.approx(plain.w1_geometric_mean, rel=1e-9)
 
 
-def test_the_order_of_components_does_not_matter_where_subsets_leave_some_out():
+def test_the_order_of_components_does_not_matter_if_subsets_leave_some_out():
     real, synthetic = np.random.default_rng(0).standard_normal((2, 700, 9))
     order = np.random.default_rng(1).permutation(700)
     plain = mmd_mf(real, synthetic, seed=0, subsets=3)
@@ -152,7 +152,7 @@ def test_the_order_of_components_does_not_matter_where_subsets_leave_some_out():
     assert mmd_mf(real[order], synthetic, seed=0, subsets=3) == plain
 
 
-def test_mmd_mf_is_the_written_out_formula(slice_pairs):
+def test_mmd_mf_agrees_with_the_formula(slice_pairs):
     table, _ = component_features(slice_pairs[1])
     real, synthetic = table[:20], table[20:40]
     z_real, z_synthetic = ((t - real.mean(0)) / real.std(0) for t in (real, synthetic))
@@ -167,7 +167,7 @@ def test_mmd_mf_is_the_written_out_formula(slice_pairs):
     assert mmd_mf(real, synthetic, seed=0).mmd.value == pytest.approx(expected, rel=1e-9)
 
 
-def test_larger_lesions_are_further_away(slice_pairs):
+def test_larger_lesions_have_larger_distances(slice_pairs):
     _, masks = slice_pairs
     real, same = component_features(masks[:20])[0], component_features(masks[20:])[0]
     large, _ = component_features(masks[20:].repeat(2, axis=1).repeat(2, axis=2))

@@ -12,7 +12,7 @@ from slimdiff.evaluation.metrics.lesions import (
 
 
 def slow_energy_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Pair by pair; a point has no distance to itself."""
+    """Pair by pair; a point is not paired with itself."""
 
     def mean(a, b, same=False):
         pairs = [
@@ -28,7 +28,7 @@ def clouds(n=14, m=18, shift=3.0, seed=0):
     return generator.normal(0, 10, (n, 2)), generator.normal(shift, 12, (m, 2))
 
 
-def test_energy_distance_is_that_of_all_pairs():
+def test_energy_distance_agrees_with_a_loop_over_pairs():
     x, y = clouds()
     assert energy_distance(x, y) == pytest.approx(slow_energy_distance(x, y), rel=1e-9)
 
@@ -41,7 +41,7 @@ def test_energy_distance_is_around_zero_for_equal_clouds_and_grows_with_a_shift(
     assert (np.diff(grown) > 0).all()
 
 
-def test_a_subject_drawn_once_is_the_distance_itself_and_few_lesions_have_none():
+def test_drawing_every_subject_once_gives_the_distance_and_few_lesions_give_nan():
     x, y = clouds()
     subjects = np.repeat(np.arange(7), 2)
     found = resampled_energy_distance(x, y, subjects, np.ones((1, 7)))
@@ -50,24 +50,24 @@ def test_a_subject_drawn_once_is_the_distance_itself_and_few_lesions_have_none()
 
 
 def lesion_slice(row: int, column: int, shape=(50, 40)) -> tuple[np.ndarray, np.ndarray]:
-    """A brain in the box rows 10..39, columns 6..29, and a lesion of 3 x 3 px about a pixel."""
+    """A brain in rows 10..39 and columns 6..29, and a lesion of 3 x 3 px centred at (row, column)."""
     image, mask = np.full(shape, -1, np.float32), np.zeros(shape, bool)
     image[10:40, 6:30] = 0
     mask[row - 1 : row + 2, column - 1 : column + 2] = True
     return image, mask
 
 
-def test_positions_count_from_the_middle_of_the_brain_in_mm():
+def test_positions_are_in_mm_from_the_middle_of_the_brain():
     images, masks = map(np.array, zip(*[lesion_slice(20, 10), lesion_slice(30, 26)], strict=True))
     assert brain_middles(images).tolist() == [[24.5, 17.5]] * 2
     found = components_of(masks)
     places = positions(found.centroids, found.slices, images, 1.25)
-    # (column - 17.5, row - 24.5) * 1.25: left and in front, right and behind.
+    # (column - 17.5, row - 24.5) * 1.25: left anterior, right posterior.
     assert places.tolist() == [[-7.5 * 1.25, -4.5 * 1.25], [8.5 * 1.25, 5.5 * 1.25]]
     assert left_share(places) == 0.5
 
 
-def test_where_the_brain_lies_in_the_image_does_not_matter():
+def test_positions_do_not_depend_on_where_the_brain_is_in_the_image():
     image, mask = lesion_slice(20, 10)
     both = np.array([image, np.roll(image, (4, 7), (0, 1))]), np.array([mask, np.roll(mask, (4, 7), (0, 1))])
     found = components_of(both[1])
@@ -75,6 +75,6 @@ def test_where_the_brain_lies_in_the_image_does_not_matter():
     assert places[0].tolist() == places[1].tolist()
 
 
-def test_without_a_brain_the_middle_of_the_image_counts_and_without_a_lesion_there_is_no_share():
+def test_without_a_brain_the_middle_of_the_image_is_used_and_without_a_lesion_the_share_is_nan():
     assert brain_middles(np.full((1, 5, 9), -1, np.float32)).tolist() == [[2, 4]]
     assert np.isnan(left_share(np.empty((0, 2))))

@@ -17,7 +17,7 @@ def sweep(real, masks, taus=TAUS):
     return tau_sweep(real, masks, np.arange(len(masks)) // 4, taus, seed=0)
 
 
-def test_f11_sweep_repeats_and_moves_with_tau_only_where_it_should(real, slice_pairs):
+def test_f11_sweep_repeats_and_changes_only_where_tau_crosses_a_mask_value(real, slice_pairs):
     _, masks = slice_pairs
     sharp = np.where(masks[20:], 0.9, -0.9).astype(np.float16)
     rows = sweep(real, sharp)
@@ -34,15 +34,15 @@ def test_f11_sweep_repeats_and_moves_with_tau_only_where_it_should(real, slice_p
     assert counts[0.2] == 0
 
 
-def test_masks_that_are_right_at_a_higher_threshold_are_found_out(real, slice_pairs):
-    """Every metric is least where the threshold gives the lesions their true size."""
+def test_sweep_finds_a_higher_threshold_at_which_masks_have_their_true_size(real, slice_pairs):
+    """Every metric has its minimum at the threshold that gives the lesions their true size."""
     from scipy import ndimage
 
     to_border = [
         ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
         for mask in slice_pairs[1][:20]
     ]
-    # 0.2 at the true border, half a pixel from the middles of the pixels beside it, and 0.2 a pixel.
+    # 0.2 at the true border, which is half a pixel from the adjacent pixel centres; slope 0.2 per pixel.
     masks = np.array([0.2 * (d - 0.5 * np.sign(d)) + 0.2 for d in to_border])
     masks = np.clip(masks, -1, 1).astype(np.float32)
     rows = sweep(real, masks, taus=(-0.4, -0.2, 0.0, 0.2, 0.5))
@@ -52,7 +52,7 @@ def test_masks_that_are_right_at_a_higher_threshold_are_found_out(real, slice_pa
         assert values[0] > values[1] > values[2] > values[3] < values[4], (metric, values)
 
 
-def test_vectors_are_those_of_the_robust_mmd(real, slice_pairs):
+def test_sweep_uses_the_vectors_of_the_robust_mmd(real, slice_pairs):
     sharp = np.where(slice_pairs[1][20:], 0.9, -0.9)
     drawn = lesions_of(sharp, np.arange(20) // 4)
     assert len(drawn.vectors) == len(drawn.slices) == len(set(drawn.components.slices.tolist()))

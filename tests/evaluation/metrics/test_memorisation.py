@@ -12,7 +12,7 @@ def distances(n=400, seed=0, low=1.0):
     )
 
 
-def test_a_model_like_unseen_subjects_is_clear():
+def test_samples_like_unseen_subjects_are_not_flagged():
     test, subjects = distances()
     found = memorisation(distances(seed=1)[0], test, subjects, seed=0)
     assert found.ratio == pytest.approx(1, abs=0.1)
@@ -52,7 +52,7 @@ def test_f11_the_split_is_seeded():
     assert len({memorisation(test, test, subjects, seed=s).threshold for s in range(8)}) > 1
 
 
-def test_samples_without_a_training_slice_are_counted_and_clear():
+def test_samples_without_a_training_slice_are_counted_and_not_flagged():
     test, subjects = distances()
     found = memorisation(np.array([np.nan, 0.01]), test, subjects, seed=0)
     assert found.suspects.tolist() == [False, True]
@@ -60,7 +60,7 @@ def test_samples_without_a_training_slice_are_counted_and_clear():
     assert found.n_unmatched == 1
 
 
-def test_one_held_out_subject_leaves_nothing_to_check():
+def test_one_held_out_subject_gives_no_check_share():
     found = memorisation(np.array([0.5, 1.5]), np.array([1.0, 1.2]), ["sub-01"] * 2, seed=0)
     assert np.isnan(found.check_share)
     assert found.suspects.tolist() == [True, False]
@@ -98,7 +98,7 @@ def test_report_by_training_subject_adds_up():
     assert [row["participant"] for row in rows] == ["a", "c", "b"]
     first = {"participant": "a", "n_slices": 2, "n_nearest": 2, "expected_share": 0.5, "n_suspects": 1}
     assert rows[0] == first | {"closest": 0.1}
-    # c's slice in z-bin 1 counts among its slices, but no sample looks for it.
+    # c's slice in z-bin 1 counts in n_slices, but no sample is in that z-bin.
     assert (rows[1]["n_slices"], rows[1]["expected_share"]) == (2, 0.25)
     assert np.isnan(rows[2]["closest"])
     assert sum(row["n_nearest"] for row in rows) == 3
@@ -106,7 +106,7 @@ def test_report_by_training_subject_adds_up():
 
 
 def test_expected_shares_are_those_of_random_neighbours():
-    """Neighbours drawn blindly from each sample's z-bin fall on subjects as often as expected."""
+    """If the neighbour of each sample is drawn at random from its z-bin, every subject gets its expected share."""
     generator = np.random.default_rng(0)
     owners, train_bin = generator.integers(5, size=60), generator.integers(3, size=60)
     owners[train_bin == 0] = np.maximum(owners[train_bin == 0], 3)
@@ -119,7 +119,7 @@ def test_expected_shares_are_those_of_random_neighbours():
         assert row["n_nearest"] / len(index) == pytest.approx(row["expected_share"], abs=0.01)
 
 
-def test_without_a_sample_no_share_is_expected():
+def test_without_samples_the_expected_share_is_nan():
     none = np.array([], int)
     (row,) = by_training_subject(np.array([]), none, none.astype(bool), none, ["a"], np.array([0]))
     assert row["n_nearest"] == 0 and np.isnan(row["expected_share"])

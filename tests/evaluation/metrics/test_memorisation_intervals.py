@@ -1,4 +1,4 @@
-"""Intervals of memorisation's numbers: against the same draws one by one, and whether they cover what they should."""
+"""Intervals of the memorisation metrics: against the same draws one by one, and their coverage."""
 
 import time
 
@@ -20,7 +20,7 @@ def held_out(n_subjects, slices, seed, of_subject=0.2, of_slice=0.3):
 
 
 @pytest.mark.parametrize("quantile", [0.0, 0.01, 0.25, 0.5, 1.0])
-def test_resampled_quantiles_are_numpys_of_the_numbers_repeated(quantile):
+def test_resampled_quantiles_agree_with_numpy_on_repeated_values(quantile):
     generator = np.random.default_rng(0)
     values, subjects = generator.standard_normal(50).round(1), generator.integers(6, size=50)
     counts = generator.multinomial(6, np.full(6, 1 / 6), size=300)
@@ -28,14 +28,14 @@ def test_resampled_quantiles_are_numpys_of_the_numbers_repeated(quantile):
     np.testing.assert_allclose(resampled_quantile(values, subjects, counts, quantile), slow, rtol=1e-12)
 
 
-def test_a_draw_without_numbers_has_no_quantile():
+def test_a_draw_without_values_has_no_quantile():
     counts = np.array([[0, 3], [1, 2]])
     found = resampled_quantile(np.array([4.0, 2.0]), np.array([0, 0]), counts, 0.5)
     assert np.isnan(found[0]) and found[1] == 3.0
     assert np.isnan(resampled_quantile(np.array([]), np.array([], int), counts, 0.5)).all()
 
 
-def test_every_interval_is_that_of_the_draws_one_by_one():
+def test_every_interval_agrees_with_draws_one_by_one():
     test, subjects = held_out(13, 9, 0)
     synthetic, _ = held_out(20, 5, 1, of_slice=0.4)
     found = memorisation(synthetic, test, subjects, 0)
@@ -45,27 +45,27 @@ def test_every_interval_is_that_of_the_draws_one_by_one():
         resampling = Resampling.of(subjects[chosen], 200, seed)
         return [np.repeat(test[chosen], weight[resampling.index]) for weight in resampling.counts]
 
-    everybody = draws(np.ones(len(test), bool), 5)
+    all_subjects = draws(np.ones(len(test), bool), 5)
     calibration, check = draws(found.calibrating, 7), draws(found.checking, 6)
     thresholds = np.array([np.quantile(drawn, QUANTILE) for drawn in calibration])
-    wanted = {
-        "ratio": [np.median(synthetic) / np.median(drawn) for drawn in everybody],
+    expected_draws = {
+        "ratio": [np.median(synthetic) / np.median(drawn) for drawn in all_subjects],
         "suspect_share": [(synthetic < threshold).mean() for threshold in thresholds],
         "check_share": [(c < t).mean() for c, t in zip(check, thresholds, strict=True)],
     }
-    for name, values in wanted.items():
+    for name, values in expected_draws.items():
         interval = getattr(own, name)(*([] if name == "check_share" else [synthetic]))
         slow = percentile_interval(np.array(values), 13)
         assert (interval.low, interval.high) == pytest.approx((slow.low, slow.high)), name
         assert interval.low < interval.high
-    distances = np.array([wasserstein(drawn, synthetic) for drawn in everybody])
+    distances = np.array([wasserstein(drawn, synthetic) for drawn in all_subjects])
     top = np.quantile(distances, 0.975)
     expected = max(2 * found.w1 - top, 0), found.w1 + top - distances.mean()
     interval = own.w1(synthetic)
     assert (interval.low, interval.high) == pytest.approx(expected)
 
 
-def test_the_ratio_of_one_z_bin_looks_at_its_slices_only():
+def test_the_ratio_of_one_z_bin_uses_its_slices_only():
     test, subjects = held_out(12, 10, 0)
     bins = np.tile(np.arange(10), 12)
     found = memorisation(np.ones(5), test, subjects, 0)
@@ -80,7 +80,7 @@ def test_the_ratio_of_one_z_bin_looks_at_its_slices_only():
     assert whole == alone
 
 
-def test_the_share_of_the_other_half_covers_one_percent():
+def test_the_interval_of_the_check_share_covers_one_percent():
     """METHOD: the threshold of one half of the held-out subjects flags 1 % of the other half, within its interval."""
     covered = []
     for seed in range(60):
@@ -91,7 +91,7 @@ def test_the_share_of_the_other_half_covers_one_percent():
     assert np.mean(covered) >= 0.85
 
 
-def test_the_interval_of_the_ratio_covers_it():
+def test_the_interval_of_the_ratio_covers_the_true_ratio():
     """Samples whose median is 0.8 of the held-out population's: R is 0.8."""
     covered = []
     for seed in range(60):
@@ -102,7 +102,7 @@ def test_the_interval_of_the_ratio_covers_it():
     assert np.mean(covered) >= 0.85
 
 
-def test_few_held_out_subjects_have_no_interval_and_say_why():
+def test_few_held_out_subjects_give_no_interval_and_a_reason():
     synthetic = np.array([0.5, 1.5, 2.0])
     for n, reasons in {
         1: ("1 held-out subjects", "1 held-out subjects behind the threshold"),
@@ -112,12 +112,12 @@ def test_few_held_out_subjects_have_no_interval_and_say_why():
         test, subjects = held_out(n, 8, n)
         found = memorisation(synthetic, test, subjects, 0)
         own = HeldOut(found, test, subjects, 50, 0)
-        everybody, halves = reasons
+        all_subjects, halves = reasons
         for interval, reason in (
-            (own.ratio(synthetic), everybody),
-            (own.w1(synthetic), everybody),
+            (own.ratio(synthetic), all_subjects),
+            (own.w1(synthetic), all_subjects),
             (own.suspect_share(synthetic), halves),
-            # Nine subjects are five to calibrate and four to check.
+            # Nine subjects: five for calibration, four for the check.
             (own.check_share(), halves or "4 held-out subjects to check it"),
         ):
             assert np.isnan(interval.low) == (reason is not None)
@@ -130,8 +130,13 @@ def test_without_samples_or_held_out_slices_there_is_a_reason():
     own = HeldOut(memorisation(empty, test, subjects, 0), test, subjects, 20, 0)
     assert own.w1(empty).reason == own.suspect_share(empty).reason == "no sample"
     assert "0 of 20 resamplings" in own.ratio(empty).reason
-    nobody = HeldOut(memorisation(test, empty, [], 0), empty, [], 20, 0)
-    for interval in (nobody.ratio(test), nobody.w1(test), nobody.suspect_share(test), nobody.check_share()):
+    no_subjects = HeldOut(memorisation(test, empty, [], 0), empty, [], 20, 0)
+    for interval in (
+        no_subjects.ratio(test),
+        no_subjects.w1(test),
+        no_subjects.suspect_share(test),
+        no_subjects.check_share(),
+    ):
         assert interval.reason.startswith("0 held-out subjects")
 
 

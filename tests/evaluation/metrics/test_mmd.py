@@ -28,7 +28,7 @@ def slow_sum(x, y, members_x, members_y, within):
 
 @pytest.mark.parametrize("rows", [4, 512])
 @pytest.mark.parametrize("within", [True, False])
-def test_sums_of_overlapping_groups_are_those_of_their_pairs(monkeypatch, rows, within):
+def test_sums_of_overlapping_groups_agree_with_a_loop_over_pairs(monkeypatch, rows, within):
     monkeypatch.setattr(mmd, "ROWS", rows)
     x, in_x = vectors(15, 0), groups(15, 3, 1)
     y, in_y = (x, in_x) if within else (vectors(11, 2), groups(11, 3, 3))
@@ -41,7 +41,7 @@ def test_sums_of_overlapping_groups_are_those_of_their_pairs(monkeypatch, rows, 
 
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("within", [True, False])
-def test_few_features_by_the_kernels_own_feature_space_and_by_blocks(within, paired):
+def test_explicit_feature_space_and_blocks_give_the_same_sums(within, paired):
     x, in_x, y, in_y = vectors(15, 0), groups(15, 3, 1), vectors(11, 2), groups(11, 3, 3)
     others = (None, None) if within else (y, in_y)
     explicit = mmd.cubic_sums(x.shape[1])(x, in_x, *others, paired)
@@ -49,7 +49,7 @@ def test_few_features_by_the_kernels_own_feature_space_and_by_blocks(within, pai
     assert explicit == pytest.approx(blocked, rel=1e-11)
 
 
-def test_copies_on_the_device_are_not_the_arrays_themselves():
+def test_on_device_copies_the_array():
     array = np.ones((3, 2), np.float32)
     copy, _ = mmd.on_device("cpu", array, array)
     copy[0, 0] = 7
@@ -70,5 +70,5 @@ def test_only_float32_stays_float32(dtypes, expected):
     }
 
 
-def test_mps_has_no_float64_and_is_left_out():
+def test_mps_has_no_float64_and_falls_back_to_the_cpu():
     assert mmd.on_device("mps", np.ones((3, 2)))[0].device.type == "cpu"

@@ -26,15 +26,15 @@ def sets(n=30, m=25, d=6, shift=0.3, seed=0):
 
 
 def network_like(n, seed, shift=0.0, d=2304):
-    """Rectified mixtures of few causes with channels of very different size, as pooled network features are."""
+    """Rectified mixtures of few factors with channels of very different scale, like pooled network features."""
     shared, generator = np.random.default_rng(99), np.random.default_rng(seed)
     mixing, scale = shared.standard_normal((32, d)) / 6, shared.gamma(0.5, 2, d)
-    causes = generator.standard_normal((n, 32)) + shift * (np.arange(32) < 4)
+    factors = generator.standard_normal((n, 32)) + shift * (np.arange(32) < 4)
     noise = generator.standard_normal((n, d)) / 2
-    return (np.maximum(causes @ mixing + noise + 0.3, 0) * scale).astype(np.float32)
+    return (np.maximum(factors @ mixing + noise + 0.3, 0) * scale).astype(np.float32)
 
 
-# Features below and above what the kernel's own feature space is taken for.
+# Below and above the largest number of features for which the kernel's feature space is explicit.
 DIMENSIONS = pytest.mark.parametrize("d", [1, 5, 9, 40])
 
 
@@ -55,7 +55,7 @@ def test_all_vectors_in_every_subset_give_the_plain_estimate(d):
         pytest.param(300, 900, 16, 5, 30, id="subset by subset"),
     ],
 )
-def test_subsets_are_those_of_torch_fidelity(n, m, d, subsets, size):
+def test_subsets_agree_with_torch_fidelity(n, m, d, subsets, size):
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
     x, y = sets(n, m, d)
@@ -93,7 +93,7 @@ def test_a_single_huge_vector_keeps_its_weight():
 
 
 @DIMENSIONS
-def test_rows_beyond_one_block_change_nothing(monkeypatch, d):
+def test_values_do_not_depend_on_the_block_size(monkeypatch, d):
     x, y = sets(50, 40, d)
     whole = (
         subset_mmd2(x, y, seed=3, subset_size=20),
@@ -112,7 +112,7 @@ def test_rows_beyond_one_block_change_nothing(monkeypatch, d):
 @pytest.mark.parametrize("d", [6, 61])
 def test_f11_same_inputs_same_bits(precision, d):
     x, y = (z.astype(precision) for z in sets(70, 60, d))
-    # the same numbers, beginning at an odd place in memory
+    # the same numbers with another memory alignment
     elsewhere = np.empty(x.size + 1, precision)[1:].reshape(x.shape)
     elsewhere[:] = x
     subjects, counts = np.arange(70) % 7, np.array([[2, 0, 1, 1, 1, 2, 0]])
@@ -135,7 +135,7 @@ def test_too_few_vectors_give_nan():
 
 
 @pytest.mark.parametrize("size", [1, 26])
-def test_impossible_subset_is_refused(size):
+def test_invalid_subset_size_is_refused(size):
     with pytest.raises(ValueError, match=f"expected subset_size from 2 .* found {size}$"):
         subset_mmd2(*sets(), seed=0, subset_size=size)
 
@@ -155,10 +155,10 @@ def test_drawing_every_subject_once_gives_the_plain_estimate(d):
 
 
 @DIMENSIONS
-def test_resampling_agrees_with_pairs_written_out(d):
+def test_resampling_agrees_with_explicit_pairs(d):
     x, y = sets(24, 12, d)
     subjects, counts = np.arange(24) % 6, np.array([[2, 0, 1, 1, 2, 0]])
-    # copies of a subject stand side by side like subjects of their own, but are not paired with each other
+    # copies of a subject count as separate subjects, but are not paired with each other
     copies = [(s, c) for s in range(6) for c in range(counts[0, s])]
     toward_y = [np.mean([k(a, b) for b in y]) for a in x]
     total = pairs = 0.0
@@ -185,13 +185,13 @@ def test_resampling_does_not_drift_from_the_estimate():
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])
-def test_resampled_spread_is_near_that_of_other_subjects(shift):
-    """Of KID-like features: positive, with effects of subjects, near the floor and away from it."""
+def test_resampled_spread_is_close_to_the_spread_over_new_subjects(shift):
+    """KID-like features: positive, with subject effects; near the floor and away from it."""
     generator = np.random.default_rng(4)
 
-    def draw(people: int, moved: float = 0.0) -> np.ndarray:
-        own = 1 + 0.1 * generator.standard_normal((people, 1, 40))
-        return (own + 0.5 * generator.standard_normal((people, 12, 40)) + moved).reshape(-1, 40)
+    def draw(n_subjects: int, moved: float = 0.0) -> np.ndarray:
+        own = 1 + 0.1 * generator.standard_normal((n_subjects, 1, 40))
+        return (own + 0.5 * generator.standard_normal((n_subjects, 12, 40)) + moved).reshape(-1, 40)
 
     y, subjects = draw(33, shift), np.repeat(np.arange(17), 12)
     values, spreads = [], []
@@ -253,7 +253,7 @@ def test_resampled_wasserstein_agrees_with_scipy_under_weights():
             assert found[b, d] == pytest.approx(expected, rel=1e-12)
 
 
-def test_resampled_wasserstein_of_rows_written_out():
+def test_resampled_wasserstein_agrees_with_repeated_rows():
     real, synthetic, subjects, counts = resampled_sets()
     rows = np.repeat(np.arange(40), counts[0][subjects])
     found = resampled_wasserstein(real, synthetic, subjects, counts[:1])[0]
@@ -262,7 +262,7 @@ def test_resampled_wasserstein_of_rows_written_out():
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_resampled_wasserstein_where_there_is_nothing():
+def test_resampled_wasserstein_of_empty_sets_is_nan():
     real, synthetic, subjects, counts = resampled_sets()
     counts[1] = 0
     found = resampled_wasserstein(real, synthetic, subjects, counts)
@@ -271,7 +271,7 @@ def test_resampled_wasserstein_where_there_is_nothing():
     assert np.isnan(resampled_wasserstein(real[:0], synthetic, subjects[:0], counts)).all()
 
 
-def test_resampling_wants_a_subject_for_every_vector():
+def test_resampling_requires_a_subject_for_every_vector():
     real, synthetic, subjects, counts = resampled_sets()
     for resampled in (resampled_wasserstein, resampled_mmd2):
         with pytest.raises(

@@ -1,4 +1,4 @@
-"""Nearest neighbours: against a loop over all pairs, where rounding hurts most."""
+"""Nearest neighbours against a loop over all pairs, with data that is sensitive to rounding."""
 
 import numpy as np
 import pytest
@@ -44,21 +44,21 @@ def test_nearest_agrees_with_a_loop(metric, block):
 def test_the_distance_of_ncc_is_one_minus_the_correlation():
     (query, query_bin), (reference, reference_bin) = cohort(20, 0), cohort(40, 1)
     distance, index = nearest(query, reference, query_bin, reference_bin, "ncc")
-    wanted = [1 - np.corrcoef(q, reference[i])[0, 1] for q, i in zip(query, index, strict=True)]
-    assert distance == pytest.approx(wanted, rel=1e-9)
+    expected = [1 - np.corrcoef(q, reference[i])[0, 1] for q, i in zip(query, index, strict=True)]
+    assert distance == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "ncc"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("away", [0.0, 100.0])
-def test_near_copies_are_told_apart_from_each_other(metric, dtype, away):
-    """Copies at 1e-4 of each other differ by less than a float32 product is off by, far from the origin above all."""
+def test_near_copies_are_distinguished(metric, dtype, away):
+    """Copies that differ by 1e-4 are closer than the error of a float32 product, above all far from the origin."""
     generator = np.random.default_rng(3)
     centres = generator.standard_normal((6, 300))
     reference = np.repeat(centres, 12, axis=0) + 1e-4 * generator.standard_normal((72, 300))
     query = centres[[0, 3, 5, 2]] + 1e-4 * generator.standard_normal((4, 300))
     query, reference = ((part + away).astype(dtype) for part in (query, reference))
-    # And copies proper: the lowest index of them wins.
+    # Exact copies: the lowest index is returned.
     reference[[20, 30, 44]] = reference[[8, 50, 9]]
     query = np.concatenate([query, reference[[20, 30, 44]]])
     bins = np.zeros(len(reference), int)
@@ -69,18 +69,18 @@ def test_near_copies_are_told_apart_from_each_other(metric, dtype, away):
     assert distance[4:] == pytest.approx(0, abs=1e-13)
 
 
-def test_products_alone_would_be_wrong_here(monkeypatch):
-    """The test above tests something: with rounding denied, the wrong one of near copies is chosen."""
+def test_without_the_rounding_margin_a_wrong_neighbour_is_returned(monkeypatch):
+    """Control of the test above: without the margin for rounding, a wrong near copy is returned."""
     generator = np.random.default_rng(3)
     reference = 100 + generator.standard_normal(300) + 1e-6 * generator.standard_normal((400, 300))
     bins = np.zeros(len(reference), int)
-    wanted = slow_nearest(reference[:20] + 1e-6, reference, bins[:20], bins, "ncc")[1]
-    assert np.array_equal(nearest(reference[:20] + 1e-6, reference, bins[:20], bins, "ncc")[1], wanted)
+    expected = slow_nearest(reference[:20] + 1e-6, reference, bins[:20], bins, "ncc")[1]
+    assert np.array_equal(nearest(reference[:20] + 1e-6, reference, bins[:20], bins, "ncc")[1], expected)
     monkeypatch.setattr(neighbours, "_ROUNDING", 0.0)
-    assert not np.array_equal(nearest(reference[:20] + 1e-6, reference, bins[:20], bins, "ncc")[1], wanted)
+    assert not np.array_equal(nearest(reference[:20] + 1e-6, reference, bins[:20], bins, "ncc")[1], expected)
 
 
-def test_blocks_do_not_change_a_bit(monkeypatch, slice_pairs):
+def test_block_sizes_do_not_change_a_bit(monkeypatch, slice_pairs):
     images, _ = slice_pairs
     bins = np.arange(40) % 2
     whole = nearest(images, images[::-1][:31], bins, bins[::-1][:31], "ncc")
@@ -93,21 +93,21 @@ def test_blocks_do_not_change_a_bit(monkeypatch, slice_pairs):
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "ncc"])
-def test_a_device_of_coarse_products_gives_the_same_bits(metric, monkeypatch):
+def test_a_device_with_low_precision_products_gives_the_same_bits(metric, monkeypatch):
     generator = np.random.default_rng(0)
-    # Two far crowds of near copies.
-    crowds = generator.standard_normal((2, 400))[np.arange(300) % 2]
-    reference, query = (crowds[:n] + 1e-2 * generator.standard_normal((n, 400)) for n in (300, 30))
+    # Two distant clusters of near copies.
+    clusters = generator.standard_normal((2, 400))[np.arange(300) % 2]
+    reference, query = (clusters[:n] + 1e-2 * generator.standard_normal((n, 400)) for n in (300, 30))
     bins = np.zeros(300, int)
-    wanted = nearest(query, reference, bins[:30], bins, metric)
+    expected = nearest(query, reference, bins[:30], bins, metric)
 
     def found(device="cpu"):
         again = nearest(query, reference, bins[:30], bins, metric, device=device)
-        return all(np.array_equal(a, b) for a, b in zip(again, wanted, strict=True))
+        return all(np.array_equal(a, b) for a, b in zip(again, expected, strict=True))
 
     if torch.cuda.is_available():
         assert found("cuda")
-    # As a card with TensorFloat-32 would: factors rounded to 11 bits.
+    # As on a GPU with TensorFloat-32: factors are rounded to 11 bits.
     rows = neighbours._rows
 
     def coarse(*arguments):
@@ -117,7 +117,7 @@ def test_a_device_of_coarse_products_gives_the_same_bits(metric, monkeypatch):
 
     monkeypatch.setattr(neighbours, "_rows", coarse)
     assert not found()
-    # What a card is granted, here in units of sqrt(400).
+    # The extra margin of a GPU, here in units of sqrt(400).
     monkeypatch.setattr(neighbours, "_ROUNDING", neighbours._ROUNDING + neighbours._OF_A_CARD / 20)
     assert found()
 
@@ -139,14 +139,14 @@ def test_correlation_ignores_gain_and_offset(slice_pairs):
     assert distance == pytest.approx(0, abs=1e-9)
 
 
-def test_a_constant_image_correlates_with_nothing(slice_pairs):
+def test_a_constant_image_has_zero_correlation(slice_pairs):
     images, _ = slice_pairs
     distance, index = nearest(np.full((1, 64, 64), 0.1), images, [0], np.zeros(40), "ncc")
     assert (distance.tolist(), index.tolist()) == ([1.0], [0])
 
 
-def test_a_constant_reference_is_further_away_than_any_likeness():
-    """Its zero vector is only half as far from a unit vector as 1 - correlation says."""
+def test_a_constant_reference_is_further_away_than_a_weak_correlation():
+    """Its normalised vector is zero, so half the squared distance to a unit vector is 0.5, but 1 - correlation is 1."""
     wave = np.sin(np.linspace(0, 20, 100))
     weak = 0.3 * wave + np.random.default_rng(0).standard_normal(100)
     distance, index = nearest(wave[None], np.stack([np.full(100, 0.1), weak]), [0], [0, 0], "ncc")
@@ -163,13 +163,13 @@ def test_only_the_same_z_bin_is_searched():
     assert np.isnan(distance[1])
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments_are_refused():
     query, bins = cohort(4, 0)
     with pytest.raises(ValueError, match="cosine"):
         nearest(query, query, bins, bins, "cosine")
     with pytest.raises(ValueError, match="z-bin"):
         nearest(query, query, bins[:2], bins)
-    with pytest.raises(ValueError, match="of one length, found 12 and 11"):
+    with pytest.raises(ValueError, match="of the same length, found 12 and 11"):
         nearest(query, query[:, 1:], bins, bins)
     for bad in (np.nan, np.inf):
         query[1, 2] = bad

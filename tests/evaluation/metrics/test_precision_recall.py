@@ -16,7 +16,7 @@ def pair(real, synthetic) -> tuple[float, float]:
     return found.precision, found.recall
 
 
-def test_precision_and_recall_agree_with_balls_drawn_by_hand():
+def test_precision_and_recall_agree_with_explicit_balls():
     def share_inside(points, centres, k=3):
         radius = [np.sort(np.linalg.norm(centres - c, axis=1))[k] for c in centres]
         return np.mean(
@@ -30,7 +30,7 @@ def test_precision_and_recall_agree_with_balls_drawn_by_hand():
     assert 0 < precision < 1
 
 
-def test_precision_and_recall_are_those_of_torch_fidelity():
+def test_precision_and_recall_agree_with_torch_fidelity():
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     for seed in range(3):
@@ -41,7 +41,7 @@ def test_precision_and_recall_are_those_of_torch_fidelity():
         assert pair(real, synthetic) == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)
 
 
-def test_a_model_that_repeats_one_mode_is_precise_and_recalls_little():
+def test_a_model_that_repeats_one_mode_has_high_precision_and_low_recall():
     real, _ = sets(200)
     precision, recall = pair(real, real[:5].repeat(10, axis=0))
     assert precision == 1
@@ -58,7 +58,7 @@ def test_few_slices_give_nan():
     assert np.isnan(pair(*sets(40, 9))).all()
 
 
-def test_resampling_looks_at_the_subjects_that_were_drawn():
+def test_resampling_uses_the_drawn_subjects():
     real, synthetic = sets(60, 80, shift=1.0)
     subjects = np.repeat(np.arange(6), 10)
     counts = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 1, 3, 0, 0], [0, 6, 0, 0, 0, 0]])

@@ -20,7 +20,7 @@ def slow_spectrum(image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (30, 41), (27, 61)])
-def test_spectrum_agrees_with_rings_drawn_by_hand(shape):
+def test_spectrum_agrees_with_explicit_rings(shape):
     images = np.random.default_rng(0).uniform(-1, 1, (3, *shape)).astype(np.float16)
     for found, image in zip(radial_spectra(images), images, strict=True):
         np.testing.assert_allclose(found, slow_spectrum(image.astype(np.float32)), rtol=1e-4, atol=1e-4)

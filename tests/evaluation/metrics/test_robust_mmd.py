@@ -7,7 +7,7 @@ from slimdiff.evaluation.metrics.robust_mmd import COLUMNS, resampled_robust, ro
 
 
 def vectors(n, seed, shift=0.0):
-    """Eight columns, some of them collinear or discrete, as those of lesion slices are."""
+    """Eight columns, some collinear or discrete, like the vectors of lesion slices."""
     generator = np.random.default_rng(seed)
     log_area = generator.normal(5, 1, n) + shift
     circularity = np.clip(1 - 0.1 * log_area + generator.normal(0, 0.1, n), 0, 1)
@@ -38,7 +38,7 @@ def slow_mmd2(kernel, real, synthetic):
     return np.mean(within[0]) + np.mean(within[1]) - 2 * np.mean(across)
 
 
-def test_value_and_bandwidth_agree_with_pairs_written_out():
+def test_value_and_bandwidth_agree_with_explicit_pairs():
     x, y = vectors(20, 1), vectors(26, 2, shift=0.5)
     kernel, median = slow_kernel(x, y)
     found = robust_mmd(x, y, permutations=0)
@@ -48,7 +48,7 @@ def test_value_and_bandwidth_agree_with_pairs_written_out():
     assert np.isnan(found.p)
 
 
-def test_p_is_the_share_of_labellings_that_do_as_well():
+def test_p_is_the_share_of_permutations_at_least_as_extreme():
     x, y = vectors(12, 1), vectors(14, 2, shift=0.8)
     kernel, _ = slow_kernel(x, y)
     observed = slow_mmd2(kernel, range(12), range(12, 26))
@@ -57,7 +57,7 @@ def test_p_is_the_share_of_labellings_that_do_as_well():
     share = np.mean([slow_mmd2(kernel, order[:12], order[12:]) >= observed for order in orders])
     assert 0.02 < share < 0.98
     found = robust_mmd(x, y, permutations=1200, seed=0)
-    # two independent draws of labellings
+    # two independent draws of permutations
     assert found.p == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) * (1 / 400 + 1 / 1200)))
 
 
@@ -112,10 +112,10 @@ def test_too_few_slices_give_nan():
     assert np.isnan(robust_mmd(np.empty((0, 8)), np.empty((0, 8)), 50).value)
 
 
-def test_more_slices_than_are_permuted(monkeypatch):
+def test_a_subset_of_many_slices_is_permuted(monkeypatch):
     monkeypatch.setattr("slimdiff.evaluation.metrics.robust_mmd.LARGEST_PERMUTED", 100)
     x, y = vectors(80, 1), vectors(200, 2)
-    # the last samples alone are shifted: p has to see rows from everywhere
+    # only the last samples are shifted: p must use rows from the whole set
     y[100:, 0] += 8
     found = robust_mmd(x, y, 99)
     assert found.n_permuted == (80, 100)
@@ -124,14 +124,14 @@ def test_more_slices_than_are_permuted(monkeypatch):
     assert found.p == 0.01
 
 
-def test_permutations_in_more_than_one_round(monkeypatch):
+def test_permutations_in_several_rounds_give_the_same_p(monkeypatch):
     x, y = vectors(20, 1), vectors(26, 2, shift=0.5)
     at_once = robust_mmd(x, y, 90).p
     monkeypatch.setattr("slimdiff.evaluation.metrics.robust_mmd._PERMUTED_AT_ONCE", 40)
     assert robust_mmd(x, y, 90).p == at_once
 
 
-def test_median_distance_of_many_slices_is_near_that_of_all(monkeypatch):
+def test_median_distance_of_a_subset_is_close_to_that_of_all_slices(monkeypatch):
     x, y = vectors(150, 1), vectors(250, 2)
     everything = robust_mmd(x, y, 0).bandwidth
     monkeypatch.setattr("slimdiff.evaluation.metrics.robust_mmd._LARGEST_MEDIAN", 100)
@@ -144,7 +144,7 @@ def test_drawing_every_subject_once_gives_the_value():
     assert found[0] == pytest.approx(robust_mmd(x, y, 0).value, rel=1e-9)
 
 
-def test_resampling_agrees_with_pairs_written_out():
+def test_resampling_agrees_with_explicit_pairs():
     x, y = vectors(18, 1), vectors(14, 2, shift=0.4)
     subjects, counts = np.arange(18) % 6, np.array([[2, 0, 1, 1, 2, 0]])
     kernel, _ = slow_kernel(x, y)
@@ -187,16 +187,16 @@ def test_vectors_of_slices():
     assert row["log_lesion_area"] == pytest.approx(np.log(800))
     assert (row["n_components"], row["z"], row["solidity"]) == (2, 9, 1)
     assert (row["centroid_x"], row["centroid_y"]) == pytest.approx((49.5, 14.5))
-    # a rectangle's moments are (side^2 - 1) / 12 and the pixel's own 1 / 12 of skimage
+    # a rectangle's moments are (side^2 - 1) / 12; skimage adds 1 / 12 for the pixel itself
     assert row["eccentricity"] == pytest.approx(np.sqrt(1 - 10**2 / 40**2), abs=0.01)
 
 
-def test_no_lesion_no_vector():
+def test_slices_without_lesion_have_no_vector():
     found, slices = slice_vectors(components_of(np.zeros((3, 20, 20), bool)), np.zeros(3))
     assert found.shape == (0, 8) and len(slices) == 0
 
 
-def test_one_huge_lesion_rules_the_cubic_mmd_and_not_this_one():
+def test_one_huge_lesion_dominates_the_cubic_mmd_and_not_the_robust_mmd():
     generator = np.random.default_rng(0)
 
     def draw(n):
@@ -217,7 +217,7 @@ def test_one_huge_lesion_rules_the_cubic_mmd_and_not_this_one():
     found = [robust_mmd(vectors_of[0], other, 199) for other in vectors_of[1:]]
     subjects, counts = np.arange(80) % 20, generator.multinomial(20, np.ones(20) / 20, size=200)
     noise = resampled_robust(vectors_of[0], vectors_of[1], subjects, counts).std()
-    # one lesion of 80: within the noise here, by orders of magnitude beyond the value there
+    # one lesion of 80 changes the robust MMD by less than its noise, the cubic MMD by orders of magnitude
     assert abs(found[1].value - found[0].value) < noise
     assert min(found[0].p, found[1].p) > 0.05
     assert cubic[1] > 1000 * abs(cubic[0])

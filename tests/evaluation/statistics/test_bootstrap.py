@@ -13,7 +13,7 @@ from slimdiff.evaluation.statistics.bootstrap import (
 )
 
 
-def test_interval_of_a_mean_is_the_central_limits():
+def test_interval_of_a_mean_agrees_with_the_central_limit_theorem():
     values = np.random.default_rng(0).standard_normal(400)
     found = subject_bootstrap(lambda rows: values[rows].mean(), np.arange(400), n_boot=2000, seed=0)
     half = 1.96 * values.std() / np.sqrt(400)
@@ -34,7 +34,7 @@ def test_slices_of_one_subject_count_as_one():
     assert width(subjects) > 4 * width(np.arange(600))
 
 
-def test_every_row_of_a_drawn_subject_comes_along():
+def test_a_drawn_subject_contributes_all_of_its_rows():
     groups, seen = np.array([0, 0, 1, 1, 1, 2, 3, 4, 4]), []
     subject_bootstrap(lambda rows: seen.append(rows) or 0.0, groups, n_boot=20, seed=0)
     for rows in seen:
@@ -44,23 +44,23 @@ def test_every_row_of_a_drawn_subject_comes_along():
         assert sum(counts[np.unique(groups, return_index=True)[1]]) == 5
 
 
-def test_under_five_subjects_there_is_no_interval_and_a_reason():
+def test_fewer_than_five_subjects_give_no_interval_and_a_reason():
     def never(rows):
-        raise AssertionError("nothing is to be computed")
+        raise AssertionError("the statistic must not be computed")
 
     found = subject_bootstrap(never, ["a", "b", "c", "d"] * 3, n_boot=10, seed=0)
     assert np.isnan([found.low, found.high]).all()
     assert found.reason == "4 held-out subjects, at least 5 are required"
 
 
-def test_resamplings_without_a_number_are_a_reason():
+def test_too_many_resamplings_without_a_value_give_a_reason():
     values = np.where(np.arange(100) < 30, np.nan, 1.0)
     assert percentile_interval(values, 8).reason == "only 70 of 100 resamplings gave a number"
     values[:25] = 1.0
     assert percentile_interval(values, 8).reason is None
 
 
-def test_counts_are_the_bootstraps_own_draws():
+def test_counts_agree_with_the_draws_of_the_bootstrap():
     groups, seen = np.arange(6), []
     subject_bootstrap(
         lambda rows: seen.append(np.bincount(rows, minlength=6)) or 0.0, groups, n_boot=15, seed=9
@@ -93,7 +93,7 @@ def test_fold_summary_uses_ddof_1_and_leaves_nan_out():
 
 
 @pytest.mark.parametrize("n", [1, 3, 5, 8])
-def test_smallest_wilcoxon_p_is_what_the_test_gives_at_best(n):
+def test_smallest_wilcoxon_p_is_the_minimum_of_the_exact_test(n):
     assert smallest_wilcoxon_p(n) == pytest.approx(wilcoxon(np.arange(1, n + 1), method="exact").pvalue)
 
 

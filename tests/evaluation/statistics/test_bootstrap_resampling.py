@@ -1,4 +1,4 @@
-"""Intervals over subjects: against brute force, and whether they cover what they should."""
+"""Intervals over subjects: against brute force, and their coverage."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from slimdiff.evaluation.statistics.bootstrap import (
 )
 
 
-def test_resampled_means_are_those_of_the_rows_repeated():
+def test_resampled_means_equal_means_of_repeated_rows():
     generator = np.random.default_rng(0)
     rows, subjects = generator.standard_normal((30, 4)), np.sort(generator.integers(6, size=30))
     counts = generator.multinomial(6, np.full(6, 1 / 6), size=8)
@@ -26,14 +26,14 @@ def test_a_resampling_without_rows_is_nan():
     assert np.isnan(resampled_means(np.ones(3), np.array([0, 0, 0]), np.array([[0, 5]]))).all()
 
 
-def test_few_subjects_draw_nothing_and_say_why():
+def test_few_subjects_give_no_resampling_and_a_reason():
     resampling = Resampling.of(["a", "b", "c", "d"], 100, 0)
     assert resampling.counts.shape == (0, 4)
     assert "4 held-out subjects" in resampling.percentile(np.empty(0)).reason
     assert "4 held-out subjects" in resampling.distance(1.0, np.empty(0)).reason
 
 
-def test_a_distance_s_interval_holds_the_value_and_reaches_down_to_what_endless_sets_would_give():
+def test_interval_of_a_distance_contains_the_value_and_extends_to_its_large_sample_limit():
     values = np.linspace(2, 4, 1001)
     interval = distance_interval(2.5, values, 10)
     assert (interval.low, interval.high) == pytest.approx((5 - 3.95, 2.5 + 0.95))
@@ -42,14 +42,14 @@ def test_a_distance_s_interval_holds_the_value_and_reaches_down_to_what_endless_
     assert distance_interval(5.0, values, 10).low == 5.0
 
 
-def test_a_centred_interval_is_laid_around_the_value_within_its_limits():
+def test_a_centred_interval_is_centred_at_the_value_and_clipped_to_its_limits():
     interval = centred_interval(2.0, np.linspace(2, 4, 1001), 10, scale=0.5)
     assert (interval.low, interval.high) == pytest.approx((2 - 0.475, 2 + 0.475))
     interval = centred_interval(0.9, np.linspace(0, 1, 101), 10, lowest=0.0, highest=1.0)
     assert interval.low == pytest.approx(0.425) and interval.high == 1
 
 
-def test_halves_have_equally_many_subjects_and_the_spread_of_the_whole():
+def test_halves_have_equal_size_and_their_scaled_spread_is_that_of_all_subjects():
     subjects = np.repeat(np.arange(17), 3)
     halves = Resampling.halves(subjects, 2000, 0)
     assert set(halves.counts.sum(axis=1).tolist()) == {8} and halves.counts.max() == 1
@@ -61,8 +61,8 @@ def test_halves_have_equally_many_subjects_and_the_spread_of_the_whole():
 
 
 @pytest.mark.slow
-def test_a_distance_s_interval_covers_where_percentiles_do_not():
-    """Wasserstein distance of subjects' numbers to a known set: every resampling overestimates it."""
+def test_interval_of_a_distance_covers_the_value_where_percentiles_do_not():
+    """Wasserstein distance of subjects' values to a known set: every resampling overestimates it."""
     generator = np.random.default_rng(1)
     target = generator.standard_normal(4000)
     covered = {"distance": 0, "percentile": 0}
@@ -78,13 +78,13 @@ def test_a_distance_s_interval_covers_where_percentiles_do_not():
             ("distance", resampling.distance(wasserstein(real, target), values)),
             ("percentile", resampling.percentile(values)),
         ):
-            # 0.3 is the distance of the distributions themselves.
+            # 0.3 is the true distance of the distributions.
             covered[name] += interval.low <= 0.3 <= interval.high
     assert covered["distance"] > 0.85 * rounds
     assert covered["distance"] >= covered["percentile"]
 
 
-def test_share_interval_is_wilson_s():
+def test_share_interval_is_the_wilson_interval():
     low, high = share_interval(8, 10).low, share_interval(8, 10).high
     z = 1.959964
     middle, half = (

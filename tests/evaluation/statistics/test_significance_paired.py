@@ -15,7 +15,7 @@ from slimdiff.evaluation.statistics.significance import (
 
 
 def signs_by_hand(differences) -> float:
-    """Two-sided p over all changes of sign, of differences without zeros."""
+    """Two-sided p over all sign changes of differences without zeros."""
     ranks = rankdata(np.abs(differences))
     observed = ranks[np.asarray(differences) > 0].sum()
     sums = np.array([ranks[np.array(signs)].sum() for signs in product([False, True], repeat=len(ranks))])
@@ -24,7 +24,7 @@ def signs_by_hand(differences) -> float:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 9])
 @pytest.mark.parametrize("tied", [False, True])
-def test_p_counts_changes_of_sign_with_and_without_ties(n, tied):
+def test_p_agrees_with_all_sign_changes_with_and_without_ties(n, tied):
     generator = np.random.default_rng(n)
     for _ in range(10):
         differences = generator.standard_normal(n) + 0.5
@@ -44,7 +44,7 @@ def test_all_of_one_sign_gives_the_smallest_p():
         assert found.p == pytest.approx(found.smallest_p) == pytest.approx(min(1, 2 / 2**n))
 
 
-def test_zeros_are_left_out_and_lower_what_can_be_reached():
+def test_zeros_are_left_out_and_raise_the_smallest_p():
     found = wilcoxon_signed_rank([0.0, 0.0, 1.0, 2.0, 3.0, np.nan])
     assert (found.n, found.zeros, found.p, found.smallest_p) == (3, 2, 0.25, 0.25)
     none = wilcoxon_signed_rank([0.0, 0.0])
@@ -52,7 +52,7 @@ def test_zeros_are_left_out_and_lower_what_can_be_reached():
     assert (none.n, none.zeros, none.smallest_p) == (0, 2, 1.0)
 
 
-def test_many_pairs_without_ties_are_scipy_s():
+def test_many_pairs_without_ties_agree_with_scipy():
     for n in (40, 90):
         differences = np.random.default_rng(n).standard_normal(n) + 0.2
         plain, found = wilcoxon(differences, method="exact"), wilcoxon_signed_rank(differences)
@@ -66,13 +66,13 @@ def test_many_pairs_with_ties_are_close_to_the_normal_approximation():
     assert found.zeros == (values == 0).sum() > 0
 
 
-def test_exchanging_the_two_changes_nothing():
+def test_exchanging_the_two_groups_changes_nothing():
     differences = np.random.default_rng(3).standard_normal(8)
     assert wilcoxon_signed_rank(differences) == wilcoxon_signed_rank(-differences[::-1])
 
 
 def test_holm_by_hand():
-    # 3 x .01; then 2 x .02 = .04; then .04 once, not below the one before.
+    # 3 x .01; then 2 x .02 = .04; then 1 x .04, at least the previous value.
     assert holm([0.04, 0.01, 0.02]).tolist() == pytest.approx([0.04, 0.03, 0.04])
     # 4 x .005, 3 x .011, 2 x .02, and 0.04 stays: the usual textbook case.
     assert holm([0.011, 0.02, 0.005, 0.04]).tolist() == pytest.approx([0.033, 0.04, 0.02, 0.04])
@@ -86,12 +86,12 @@ def test_holm_counts_only_tests_that_were_made():
     assert len(holm([])) == 0
 
 
-def test_holm_keeps_false_alarms_of_the_family_below_the_level():
+def test_holm_controls_the_family_wise_error_rate():
     p = np.random.default_rng(0).random((4000, 6))
     assert np.mean([holm(family).min() < 0.05 for family in p]) == pytest.approx(0.05, abs=0.012)
 
 
-def test_cliff_s_delta_is_a_loop_over_all_combinations():
+def test_cliffs_delta_agrees_with_a_loop_over_all_pairs():
     generator = np.random.default_rng(0)
     first, second = generator.integers(0, 6, 7), generator.integers(1, 8, 5)
     plain = sum((a > b) - (a < b) for a in first.tolist() for b in second.tolist()) / 35
@@ -116,5 +116,5 @@ def test_sizes_of_delta(delta, size):
     assert size_of_delta(delta) == size
 
 
-def test_no_delta_has_no_size():
+def test_a_nan_delta_has_no_size():
     assert size_of_delta(float("nan")) is None

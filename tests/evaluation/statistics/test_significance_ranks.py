@@ -34,20 +34,20 @@ def test_exact_p_is_the_share_of_all_orders(n, k, tied):
     assert found.draws == 0
 
 
-def test_statistic_and_its_approximation_are_scipy_s():
+def test_statistic_and_its_approximation_agree_with_scipy():
     values = np.random.default_rng(0).integers(0, 5, (8, 4)).astype(float)
     plain, found = friedmanchisquare(*values.T), friedman(values)
     assert (found.statistic, found.p) == pytest.approx((plain.statistic, plain.pvalue))
 
 
-def test_three_variants_alike_in_three_folds_reach_one_in_36_where_chi_square_says_one_in_20():
+def test_three_variants_in_three_folds_reach_an_exact_p_of_1_in_36_where_chi_square_gives_1_in_20():
     found = friedman(np.arange(9.0).reshape(3, 3))
     assert found.exact_p == found.smallest_p == pytest.approx(6 / 6**3)
     assert found.p == pytest.approx(0.0498, abs=1e-4)
     assert found.mean_ranks.tolist() == [1, 2, 3]
 
 
-def test_drawn_orders_agree_with_counted_ones(monkeypatch):
+def test_random_orders_agree_with_full_enumeration(monkeypatch):
     values = np.random.default_rng(2).random((3, 4)) + np.array([0, 0.1, 0.2, 0.6])
     counted = friedman(values)
     monkeypatch.setattr(significance, "ORDERS", 10_000)  # of 13,824
@@ -60,7 +60,7 @@ def test_drawn_orders_agree_with_counted_ones(monkeypatch):
     assert drawn.smallest_p >= 1 / 10_001
 
 
-def test_the_paper_s_nine_cells_are_drawn_and_repeat_bit_for_bit():
+def test_nine_variants_use_random_orders_and_repeat_bit_for_bit():
     values = np.random.default_rng(0).random((3, 9))
     first, again, other = friedman(values), friedman(values), friedman(values, seed=1)
     assert first.draws == significance.ORDERS
@@ -97,7 +97,7 @@ def test_nemenyi_has_the_published_critical_differences(k, q):
         above += found.nemenyi_p[distance > critical].tolist()
         assert np.diag(found.nemenyi_p) == pytest.approx(1)
     assert min(below) > 0.05 > max(above)
-    # The closest ones lie right at the level.
+    # The closest p values are near the level.
     assert min(below) < 0.12
     assert max(above) > 0.015
 
@@ -108,6 +108,6 @@ def test_too_few_folds_or_variants_are_refused(shape):
         friedman(np.ones(shape))
 
 
-def test_a_missing_number_is_refused():
+def test_a_missing_value_is_refused():
     with pytest.raises(ValueError, match="finite"):
         friedman(np.array([[1, 2, np.nan], [1, 2, 3]]))

@@ -13,12 +13,12 @@ def empty(n=1):
 
 def test_counts_of_a_slice_by_hand():
     truth, prediction = empty(), empty()
-    truth[0, 1:4, 1:4] = True  # 9 px, hit by 3
+    truth[0, 1:4, 1:4] = True  # 9 px, of which 3 are predicted
     truth[0, 8:10, 8:11] = True  # 6 px, missed
     truth[0, 6, 1:3] = True  # 2 px, too small to count as a lesion
     prediction[0, 3, 1:6] = True  # 5 px over the first
-    prediction[0, 0:5, 9] = True  # 5 px over nothing
-    prediction[0, 11, 0:3] = True  # 3 px over nothing, too small to count
+    prediction[0, 0:5, 9] = True  # 5 px outside any lesion
+    prediction[0, 11, 0:3] = True  # 3 px outside any lesion, too small to count
     scores = score_slices(truth, prediction, min_px=5)
     counts = {name: int(value[0]) for name, value in vars(scores).items()}
     assert counts == {

@@ -1,4 +1,4 @@
-"""The segmenter learns what a lesion looks like, the same every time, whatever size the slices have."""
+"""The segmenter learns to find lesions, reproducibly and for slices of any size."""
 
 import math
 
@@ -27,7 +27,7 @@ CONFIG = UtilityConfig(channels=(16, 16), patch=2, steps=80, batch_size=8, learn
 
 
 def blobs(n: int, seed: int, contrast: float = 0.7) -> Pairs:
-    """Noise with a bright disc in every second slice, and a dark one, which is no lesion, in all."""
+    """Noise with a dark disc (no lesion) in every slice and a bright disc (the lesion) in every second slice."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:32, :32]
     images, masks = rng.normal(-0.2, 0.15, (n, 32, 32)), np.zeros((n, 32, 32), bool)
@@ -49,16 +49,16 @@ def learnt() -> Segmenter:
     return train_segmenter(blobs(40, seed=0), CONFIG, 2.0, CPU)
 
 
-def test_it_finds_lesions_in_slices_it_never_saw(learnt):
+def test_it_finds_lesions_in_unseen_slices(learnt):
     unseen = blobs(30, seed=1)
     found = predict(learnt, unseen.images)
     assert dice(unseen.masks, found) > 0.75
-    # As many pixels of the same shapes, at places of other slices.
+    # Control: the predictions of other slices, with the same shapes and pixel counts.
     assert dice(unseen.masks, np.roll(found, 2, axis=0)) < 0.25
     assert found[~unseen.with_lesion].mean() < 0.005
 
 
-def test_no_slice_depends_on_its_batch(learnt):
+def test_a_prediction_does_not_depend_on_its_batch(learnt):
     images = blobs(7, seed=2).images
     whole = predict(learnt, images, batch_size=7)
     assert np.array_equal(whole, predict(learnt, images, batch_size=3))
@@ -66,7 +66,7 @@ def test_no_slice_depends_on_its_batch(learnt):
     assert predict(learnt, images[:0]).shape == (0, 32, 32)
 
 
-def test_sides_that_do_not_divide_are_padded_with_background(learnt):
+def test_sides_that_are_no_multiple_of_the_divisor_are_padded_with_background(learnt):
     image = torch.from_numpy(blobs(1, seed=3).images.astype(np.float32))[:, None, :29, :26]
     padded = torch.full((1, 1, 32, 28), -1.0)
     padded[:, :, :29, :26] = image
@@ -80,7 +80,7 @@ def weights(segmenter):
     return torch.cat([value.flatten() for value in segmenter.state_dict().values()])
 
 
-def test_the_same_seed_gives_the_same_weights_and_no_other_random_stream_counts():
+def test_the_same_seed_gives_the_same_weights_whatever_the_global_random_state():
     pairs, short = blobs(12, seed=4), CONFIG.model_copy(update={"steps": 3})
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_weights_and_no_other_random_stream_counts(
     assert not torch.equal(weights(first), weights(other))
 
 
-def test_members_start_and_learn_apart_and_their_probabilities_are_averaged():
+def test_members_differ_and_their_probabilities_are_averaged():
     pairs = blobs(12, seed=4)
     both = train_segmenter(pairs, CONFIG.model_copy(update={"steps": 3}), 2.0, CPU, members=2)
     x = torch.from_numpy(pairs.images[:4].astype(np.float32))[:, None]
@@ -106,9 +106,9 @@ def test_members_start_and_learn_apart_and_their_probabilities_are_averaged():
 def test_more_slices_do_not_mean_more_steps(monkeypatch):
     sizes, plain = [], segmenter.choose
 
-    def counted(with_lesion, size, chances):
+    def counted(with_lesion, size, rng):
         sizes.append(len(with_lesion))
-        return plain(with_lesion, size, chances)
+        return plain(with_lesion, size, rng)
 
     monkeypatch.setattr(segmenter, "choose", counted)
     for n in (4, 30):
@@ -121,7 +121,7 @@ def test_a_set_without_lesion_is_refused():
         train_segmenter(blobs(6, seed=6)[np.array([0, 2, 4])], CONFIG, 2.0, CPU)
 
 
-def test_the_rate_rises_over_a_tenth_of_the_steps_and_falls_to_nothing():
+def test_the_rate_rises_over_a_tenth_of_the_steps_and_falls_to_zero():
     shares = [segmenter.rate_share(step, 200) for step in range(201)]
     assert shares[0] == pytest.approx(1 / 20)
     assert max(shares) == shares[19] == pytest.approx(math.cos(math.pi * 19 / 400) ** 2)
@@ -142,7 +142,7 @@ def test_half_of_a_batch_has_a_lesion():
     assert with_lesion[choose(np.ones(3, bool), 4, np.random.default_rng(0))].shape == (4,)
 
 
-def test_augmentation_is_a_flip_a_shift_and_a_gamma_of_both_alike():
+def test_augmentation_flips_and_shifts_image_and_mask_alike_and_applies_a_gamma():
     pairs, spacing = blobs(40, seed=7), 2.0
     images, masks = torch.from_numpy(pairs.images).float(), torch.from_numpy(pairs.masks)
     moved, moved_masks = augment(images, masks, spacing, np.random.default_rng(3))
@@ -153,7 +153,7 @@ def test_augmentation_is_a_flip_a_shift_and_a_gamma_of_both_alike():
             image, mask = ((part[i].flip(1) if flip else part[i]).numpy() for part in (images, masks))
             for down in range(-3, 4):
                 for right in range(-3, 4):
-                    # What an explicit copy of the part that stays inside gives.
+                    # An explicit copy of the part that stays inside.
                     to, source = [], []
                     for shift in (down, right):
                         to.append(slice(max(0, shift), 32 + min(0, shift)))
@@ -163,7 +163,7 @@ def test_augmentation_is_a_flip_a_shift_and_a_gamma_of_both_alike():
                     inside = (twin > -0.99) & (twin < 0.99)
                     with np.errstate(divide="ignore"):
                         ratio = np.log((moved[i].numpy()[inside] + 1) / 2) / np.log((twin[inside] + 1) / 2)
-                    # One gamma explains every pixel only where flip and shift are right.
+                    # One gamma explains every pixel only if flip and shift are right.
                     if np.ptp(ratio) < 1e-3 and (moved[i].numpy()[twin == -1] == -1).all():
                         assert np.array_equal(moved_masks[i].numpy(), twin_mask)
                         assert abs(math.log(ratio.mean())) <= 0.3
@@ -185,7 +185,7 @@ def test_the_loss_is_cross_entropy_and_dice_of_the_batch():
     assert segmentation_loss(nothing - 40, nothing).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_a_file_gives_the_segmenter_back(learnt, tmp_path):
+def test_a_segmenter_is_restored_from_its_file(learnt, tmp_path):
     path = tmp_path / "segmenter-100.safetensors"
     save_segmenter(path, learnt, {"fold": 3})
     again, facts = load_segmenter(path, CPU)
@@ -195,7 +195,7 @@ def test_a_file_gives_the_segmenter_back(learnt, tmp_path):
     assert [part.name for part in tmp_path.iterdir()] == [path.name]
 
 
-def test_files_that_are_none_are_named(tmp_path):
+def test_missing_and_invalid_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.safetensors.*slimdiff-segmenter"):
         load_segmenter(tmp_path / "absent.safetensors", CPU)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
@@ -203,7 +203,7 @@ def test_files_that_are_none_are_named(tmp_path):
         load_segmenter(tmp_path / "other.safetensors", CPU)
 
 
-def test_pairs_want_bool_masks_of_the_images_shape():
+def test_pairs_require_bool_masks():
     with pytest.raises(ValueError, match="uint8"):
         Pairs(np.zeros((2, 4, 4), np.float16), np.zeros((2, 4, 4), np.uint8))
     joined = blobs(2, seed=0) + blobs(3, seed=1)
@@ -211,7 +211,7 @@ def test_pairs_want_bool_masks_of_the_images_shape():
     assert np.array_equal(joined.masks[2:], blobs(3, seed=1).masks)
 
 
-def test_before_training_a_pixel_is_hardly_ever_lesion():
+def test_before_training_the_lesion_probability_is_low():
     with torch.no_grad():
         start = SegmentationUNet((16, 32), patch=1)(torch.randn(2, 1, 20, 24)).sigmoid()
     assert start.numpy() == pytest.approx(0.02, abs=1e-6)

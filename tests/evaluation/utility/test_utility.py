@@ -1,4 +1,4 @@
-"""What the comparison of segmenters says of samples that help, and of samples that harm."""
+"""Utility metrics of samples that help a segmenter and of samples that harm it."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ PATIENTS, CONTROLS = [f"sub-{i:02d}" for i in range(8)], ["sub-98", "sub-99"]
 
 
 def toy(n: int, seed: int, contrast: float) -> tuple[np.ndarray, np.ndarray]:
-    """Noise with a dark disc in every slice and a lesion, a bright one, in every second."""
+    """Noise with a dark disc in every slice and a bright disc, the lesion, in every second slice."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:32, :32]
     images, masks = rng.normal(-0.2, 0.15, (n, 32, 32)), np.zeros((n, 32, 32), bool)
@@ -42,8 +42,10 @@ def toy(n: int, seed: int, contrast: float) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Training lesions that are bright, held-out lesions that are faint; samples of variant `helps` are faint too,
-    those of `harms` are the same with their masks on other slices. 2 patients and a control train."""
+    """Bright training lesions and faint held-out lesions; two patients and a control are for training.
+
+    Samples of variant `helps` have faint lesions; those of `harms` are the same with the masks of other slices.
+    """
     values = {
         "study": "toy",
         "results_dir": str(tmp_path_factory.mktemp("toy")),
@@ -134,11 +136,11 @@ def test_samples_that_help_raise_the_gain_and_shuffled_masks_lower_it(study):
         > 0.5
         > value(study, "harms", "utility_dice_synthetic")
     )
-    # A segmenter of real slices agrees with masks that belong to their image only.
+    # A segmenter trained on real slices agrees only with masks that belong to their image.
     assert value(study, "helps", "utility_dice_trts") > value(study, "harms", "utility_dice_trts") + 0.2
 
 
-def test_real_slices_alone_are_the_same_beside_every_variant(study):
+def test_results_of_real_slices_alone_do_not_depend_on_the_variant(study):
     helps, harms = (rows_of(study, variant) for variant in study.variants)
     assert helps["utility_dice_real_100"]["value"] == harms["utility_dice_real_100"]["value"]
     for metric in ("utility_dice_real_synthetic_100", "utility_dice_synthetic"):
@@ -150,7 +152,7 @@ def test_real_slices_alone_are_the_same_beside_every_variant(study):
     assert value(study, "helps", "utility_dice_gain_100") == pytest.approx(gain)
 
 
-def test_subjects_are_the_held_out_ones_and_rows_are_their_means(study):
+def test_subjects_are_held_out_and_rows_are_their_means(study):
     for name in ("real", "helps"):
         table = read_table(study.paths.utility_subjects(name, 0), SUBJECT_COLUMNS)
         conditions = {(row["condition"], row["share"]) for row in table}
@@ -172,7 +174,7 @@ def test_subjects_are_the_held_out_ones_and_rows_are_their_means(study):
             assert float(row["value"]) == pytest.approx(np.mean(false)) and row["n"] == "7"
 
 
-def test_f11_the_same_stage_again_gives_the_same_bytes(study):
+def test_f11_a_repeated_stage_gives_the_same_bytes(study):
     paths = study.paths
     outputs = [paths.utility("helps", 0), paths.utility_subjects("helps", 0), paths.segmenter(0, 100)]
     before = [path.read_bytes() for path in outputs]
@@ -190,7 +192,7 @@ def test_f11_the_same_stage_again_gives_the_same_bytes(study):
         ("segmenter", {"device": "mps"}, ("device mps",)),
     ],
 )
-def test_a_command_names_what_does_not_fit(study, tmp_path, capsys, what, section, named):
+def test_a_command_names_missing_and_mismatching_inputs(study, tmp_path, capsys, what, section, named):
     values = study.model_dump(mode="json")
     values["utility"] |= section or {}
     values["variants"] = {"helps" if section else "absent": {}}
@@ -201,7 +203,7 @@ def test_a_command_names_what_does_not_fit(study, tmp_path, capsys, what, sectio
     assert all(word in message for word in named), message
 
 
-def test_segmenters_of_real_slices_come_first(study, tmp_path):
+def test_segmenters_of_real_slices_are_required_first(study, tmp_path):
     elsewhere = study.model_copy(update={"results_dir": str(tmp_path)})
     shutil.copytree(study.paths.root, elsewhere.paths.root)
     path = elsewhere.paths.utility_subjects("real", 0)
@@ -210,7 +212,7 @@ def test_segmenters_of_real_slices_come_first(study, tmp_path):
         evaluate_utility(elsewhere, "helps", 0)
 
 
-def test_a_smaller_share_lies_within_a_larger_one():
+def test_a_smaller_share_is_a_subset_of_a_larger_one():
     patients, controls = [f"p{i}" for i in range(9)], [f"c{i}" for i in range(5)]
     shares = (0.1, 0.25, 0.5, 1.0)
     chosen = nested_shares(patients, controls, shares, seed=3)
@@ -232,14 +234,14 @@ def samples_with(*areas: int) -> Samples:
     return Samples(images, masks, 0 * n, 0 * n, n.astype(str))
 
 
-def test_samples_pass_the_rule_that_filled_the_store():
+def test_samples_are_selected_by_the_rule_of_the_store():
     pairs = pairs_of_samples(samples_with(0, 3, 6, 7), tau=0.0, min_slice_px=6)
     assert pairs.masks.sum(axis=(1, 2)).tolist() == [0, 6, 7]
     assert (10 * pairs.images[:, 0, 0]).round().tolist() == [0, 2, 3]
     assert not pairs_of_samples(samples_with(3, 6), tau=0.5, min_slice_px=0).with_lesion.any()
 
 
-def test_samples_may_be_limited_class_by_class():
+def test_samples_can_be_limited_per_class():
     drawn = pairs_of_samples(samples_with(*[0] * 30, *[4] * 20), tau=0.0, min_slice_px=0)
     real = pairs_of_samples(samples_with(*[0] * 4, *[4] * 6), tau=0.0, min_slice_px=0)
     few = limited(drawn, real, 1.5, seed=0)
@@ -248,15 +250,15 @@ def test_samples_may_be_limited_class_by_class():
     assert limited(drawn, real, None, seed=0) is drawn
 
 
-def test_held_out_slices_beside_samples_have_their_share_of_lesions():
+def test_held_out_slices_are_drawn_with_the_lesion_share_of_the_samples():
     with_lesion = np.array([True] * 6 + [False] * 30)
     cases = [([True, False], 6, 6), ([True], 6, 0), ([False] * 9, 0, 30), ([True] + [False] * 9, 3, 30)]
-    for wanted, lesions, empty in cases:
-        rows = same_share(with_lesion, np.array(wanted), seed=0)
+    for sample_classes, lesions, empty in cases:
+        rows = same_share(with_lesion, np.array(sample_classes), seed=0)
         assert (with_lesion[rows].sum(), (~with_lesion[rows]).sum()) == (lesions, empty)
         assert len(set(rows.tolist())) == len(rows)
 
 
-def test_pairs_of_one_class_still_train_together():
+def test_pairs_of_one_class_can_be_joined():
     clean, lesion = (Pairs(*(part[kind::2] for part in toy(6, 1, 0.7))) for kind in (0, 1))
     assert (clean + lesion).with_lesion.tolist() == [False] * 3 + [True] * 3

@@ -1,4 +1,4 @@
-"""From subjects' scores to rows: pairing, intervals, floors, and the reasons of what is missing."""
+"""From subjects' scores to rows: pairing, intervals, floors, and reasons for missing values."""
 
 import math
 from itertools import product
@@ -12,7 +12,7 @@ from slimdiff.evaluation.utility.utility import signed_rank, utility_rows
 
 
 def subjects(dice_parts, n_empty=1) -> Scores:
-    """Scores of subjects with 10 px of lesion and as many predicted, `dice_parts` of them right, then empty ones."""
+    """Scores of subjects with 10 lesion px and 10 predicted px, `dice_parts` of them correct; then empty subjects."""
     n, whole = len(dice_parts) + n_empty, np.array([*[10] * len(dice_parts), *[0] * n_empty])
     overlap = np.array([*dice_parts, *[0] * n_empty])
     ones = np.ones(n, int)
@@ -22,10 +22,10 @@ def subjects(dice_parts, n_empty=1) -> Scores:
 NO_SAMPLES = score_slices(np.zeros((0, 4, 4), bool), np.zeros((0, 4, 4), bool), 1)
 
 
-def table(real, both, percents=(100,), trts=NO_SAMPLES, beside=NO_SAMPLES, **further) -> dict[str, dict]:
+def table(real, both, percents=(100,), trts=NO_SAMPLES, trts_floor=NO_SAMPLES, **further) -> dict[str, dict]:
     scores = {f"real_{p}": real for p in percents} | {f"real_synthetic_{p}": both for p in percents}
     names = {"study": "s", "variant": "v", "fold": 0}
-    rows = utility_rows(names, percents, scores | {"synthetic": real}, (trts, beside), 100, 0, **further)
+    rows = utility_rows(names, percents, scores | {"synthetic": real}, (trts, trts_floor), 100, 0, **further)
     assert all(tuple(row) == COLUMNS for row in rows)
     return {row["metric"]: row for row in rows}
 
@@ -46,7 +46,7 @@ def test_a_gain_is_paired_over_subjects():
     assert "2 held-out" not in gain["reason"]
 
 
-def test_signed_rank_is_the_enumeration_of_all_signs():
+def test_signed_rank_agrees_with_the_enumeration_of_all_signs():
     for differences in ([0.3, -0.1, 0.5, 0.7, 0.2], [0.2, 0.2, -0.2, 0.4, 0.4, 0.4], [0.5]):
         d = np.array(differences)
         ranks = np.array([np.mean([1 + np.flatnonzero(np.sort(abs(d)) == abs(one))]) for one in d])
@@ -54,12 +54,12 @@ def test_signed_rank_is_the_enumeration_of_all_signs():
         middle, own = ranks.sum() / 2, ranks @ (d > 0)
         p = np.mean(np.abs(sums - middle) >= abs(own - middle) - 1e-9)
         smallest = 2 / 2 ** len(d)
-        said = signed_rank(np.array([*differences, 0.0, np.nan]))
-        assert said == f"p = {p:.2g} over {len(d)} subjects that differ, smallest reachable {smallest:.2g}"
+        found = signed_rank(np.array([*differences, 0.0, np.nan]))
+        assert found == f"p = {p:.2g} over {len(d)} subjects that differ, smallest reachable {smallest:.2g}"
     assert signed_rank(np.array([0.0, 0.0, np.nan])) == "no difference in any of 2 subjects"
 
 
-def test_few_subjects_give_no_interval_and_none_with_a_lesion_no_number():
+def test_few_subjects_give_no_interval_and_subjects_without_lesion_no_value():
     rows = table(subjects([4, 6]), subjects([5, 6]), percents=(25, 100))
     for metric, row in rows.items():
         if metric.endswith("_trts") or "false_positive" in metric:
@@ -72,20 +72,20 @@ def test_few_subjects_give_no_interval_and_none_with_a_lesion_no_number():
     assert none["utility_false_positives_real_100"]["value"] == pytest.approx(1 / 4)
 
 
-def test_what_the_generator_saw_is_told_where_less_than_all_subjects_were_used():
+def test_rows_of_a_smaller_share_note_that_the_generator_was_trained_on_all_subjects():
     rows = table(subjects([4] * 6), subjects([5] * 6), percents=(25, 100))
     for metric, row in rows.items():
-        told = "generator of the samples was trained on all training subjects" in row["reason"]
-        assert told == (metric.endswith("_25") and "_real_25" not in metric), metric
+        noted = "generator of the samples was trained on all training subjects" in row["reason"]
+        assert noted == (metric.endswith("_25") and "_real_25" not in metric), metric
 
 
-def test_trts_is_pooled_over_samples_beside_the_pooled_held_out_slices():
+def test_trts_is_pooled_over_samples_and_its_floor_over_held_out_slices():
     truth, prediction = np.zeros((20, 6, 6), bool), np.zeros((20, 6, 6), bool)
     truth[::2, 1:4, 1:4] = True
     prediction[:8, 1:4, 2:5] = True
     trts = score_slices(truth, prediction, 1)
     held_out = subjects([2, 9, 9, 9, 9, 9])
-    row = table(held_out, held_out, trts=trts, beside=held_out)["utility_dice_trts"]
+    row = table(held_out, held_out, trts=trts, trts_floor=held_out)["utility_dice_trts"]
     assert row["value"] == pytest.approx(2 * 4 * 6 / (10 * 9 + 8 * 9))
     assert row["floor"] == pytest.approx(2 * 47 / 120)
     assert row["ci_low"] < row["value"] < row["ci_high"]
@@ -93,7 +93,7 @@ def test_trts_is_pooled_over_samples_beside_the_pooled_held_out_slices():
     assert "no sample with a lesion" in table(held_out, held_out)["utility_dice_trts"]["reason"]
 
 
-def test_samples_without_any_lesion_leave_the_rows_of_samples_alone_with_a_reason():
+def test_samples_without_a_lesion_give_a_reason_in_the_rows_of_samples_alone():
     scores = {"real_100": subjects([4] * 6), "real_synthetic_100": subjects([4] * 6)}
     names = {"study": "s", "variant": "v", "fold": 0}
     rows = utility_rows(
