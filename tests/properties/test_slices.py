@@ -136,7 +136,8 @@ def test_the_store_holds_exactly_the_slices_of_an_independent_extraction(tmp_pat
     count, bins = (extent[1] - extent[0] + 1 if extent else 0), config["n_bins"]
     in_bin = [floor(Fraction(z - extent[0], count) * bins) for _, z, *_ in kept]
     lesion_px = [sum(map(sum, mask)) for *_, mask in kept]
-    if count < bins or set(in_bin) != set(range(bins)) or not any(lesion_px):
+    lost = set(included) - {name for name, *_ in kept}
+    if count < bins or set(in_bin) != set(range(bins)) or not any(lesion_px) or lost:
         assert status == 2
         assert "error: slices" in message
         assert not list(store_folder.glob("*"))
