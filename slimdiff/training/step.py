@@ -1,6 +1,5 @@
-"""One training step: random draws, augmentation and conditioning of the batch, learning rate, and loss module."""
+"""One training step: random draws, augmentation and conditioning of the batch, and loss module."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,9 +14,6 @@ from slimdiff.training.augment import LABELS, Augment
 from slimdiff.training.data import Batch, TrainingSet, step_generator, step_rng
 from slimdiff.training.objective import NoiseDraw, Objective, losses_by_noise
 
-FINAL_LEARNING_RATE = 1e-6
-"""Learning rate at the end of the cosine (paper: 1e-6)."""
-
 
 class Preparation:
     """All random draws of a step, in a fixed order, from the step's own random streams.
@@ -29,7 +25,7 @@ class Preparation:
         training_set: source of the batches.
         config: section `training`.
         spacing_mm: side of a pixel, in mm.
-        tells_acquisition: whether the network is conditioned on the acquisition.
+        with_acquisition: whether the network is conditioned on the acquisition.
         rank, processes: this process takes every `processes`-th sample of a batch, starting at sample `rank`.
     """
 
@@ -86,15 +82,6 @@ class Preparation:
             uniform = torch.rand(config.batch_size, generator=generator, device=device)[self.own]
             condition = replace(condition, null=uniform < config.condition_dropout)
         return Batch(x0, condition), draws
-
-
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to `FINAL_LEARNING_RATE` at the last step (Loshchilov & Hutter 2017)."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * share))
-    return FINAL_LEARNING_RATE + (config.learning_rate - FINAL_LEARNING_RATE) * cosine
 
 
 class Loss(nn.Module):

@@ -30,14 +30,10 @@ from slimdiff.training.distributed import STOP_SIGNALS, Processes
 from slimdiff.training.early_stopping import reason_to_stop
 from slimdiff.training.logs import History
 from slimdiff.training.objective import Objective, Perceptual
+from slimdiff.training.optimiser import adamw, learning_rate, update_weights
 from slimdiff.training.outputs import Outputs
-from slimdiff.training.step import Loss, Preparation, learning_rate
+from slimdiff.training.step import Loss, Preparation
 from slimdiff.training.validation import Judge, PreviewSampler, Validation
-
-WEIGHT_DECAY = 1e-4
-"""Weight decay of AdamW for the network (paper: 1e-4)."""
-GRADIENT_CLIP = 1.0
-"""Maximum gradient norm (paper: 1.0)."""
 
 
 class Trainer:
@@ -104,7 +100,7 @@ class Trainer:
         compiled = self.device.type == "cuda" if training.compile is None else training.compile
         self.loss = Loss(self.network, self.objective, self.device, compiled)
         self.shared_loss = self.processes.share(self.loss)
-        self.optimiser = self._adamw()
+        self.optimiser = adamw(self.network, self.objective, training.learning_rate)
         self.identity = {
             "model": model.settings(),
             "diffusion": diffusion.model_dump(mode="json"),
@@ -133,14 +129,6 @@ class Trainer:
         self.outputs = Outputs(folder, training, self.identity, store, self.data_spec, self.preview_sampler)
         self._stop: int | None = None
         self._paused = 0.0
-
-    def _adamw(self) -> torch.optim.AdamW:
-        config = self.config
-        groups = [{"params": list(self.network.parameters())}]
-        if self.objective.uncertainty is not None:
-            groups.append({"params": list(self.objective.parameters()), "weight_decay": 0.0})
-        settings = {"lr": config.learning_rate, "weight_decay": WEIGHT_DECAY}
-        return torch.optim.AdamW(groups, **settings, fused=self.device.type != "mps")
 
     @property
     def state_path(self) -> Path:
@@ -301,10 +289,7 @@ class Trainer:
             if not update:
                 self.optimiser.zero_grad(set_to_none=True)
                 return
-            for group in self.optimiser.param_groups:
-                group["lr"] = learning_rate(config, self.step)
-            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_CLIP)
-            self.optimiser.step()
+            norm = update_weights(self.optimiser, self.network, learning_rate(config, self.step))
             for ema in self.emas:
                 ema.update(self.step)
         except RuntimeError as error:

@@ -131,7 +131,7 @@ def test_messages_of_old_keys_give_the_constants_of_the_code():
     from slimdiff.data.volumes import bias_field, brain, registration
     from slimdiff.evaluation.axes import image, mask
     from slimdiff.report.figures import COLUMNS_PER_BIN, NEAREST_PAIRS
-    from slimdiff.training import augment, objective, step, trainer, validation
+    from slimdiff.training import augment, objective, optimiser, validation
 
     for key, number in {
         "data.fetch.connections": dataset.CONNECTIONS,
@@ -143,7 +143,7 @@ def test_messages_of_old_keys_give_the_constants_of_the_code():
         "preprocess.registration.sampling": registration.SAMPLING,
         "slices.background_level": BACKGROUND_LEVEL,
         "diffusion.loss.perceptual.below": objective.PERCEPTUAL_BELOW,
-        "training.gradient_clip": trainer.GRADIENT_CLIP,
+        "training.gradient_clip": optimiser.GRADIENT_CLIP,
         "training.augmentation.max_rotation_deg": augment.EXTENTS.rotation_deg,
         "training.augmentation.max_scale": augment.EXTENTS.scale,
         "training.augmentation.max_shift_mm": augment.EXTENTS.shift_mm,
@@ -158,5 +158,5 @@ def test_messages_of_old_keys_give_the_constants_of_the_code():
     }.items():
         assert f"fixed at {number:g}" in OLD_KEYS[key] or f"fixed at {number}" in OLD_KEYS[key], key
     assert ", ".join(map(str, bias_field.ITERATIONS)) in OLD_KEYS["preprocess.bias_field.iterations"]
-    assert "1e-6" in OLD_KEYS["training.final_learning_rate"] and step.FINAL_LEARNING_RATE == 1e-6
-    assert "1e-4" in OLD_KEYS["training.weight_decay"] and trainer.WEIGHT_DECAY == 1e-4
+    assert "1e-6" in OLD_KEYS["training.final_learning_rate"] and optimiser.FINAL_LEARNING_RATE == 1e-6
+    assert "1e-4" in OLD_KEYS["training.weight_decay"] and optimiser.WEIGHT_DECAY == 1e-4

@@ -39,7 +39,7 @@ def train(folder, settings):
     Trainer(
         model or MODEL, diffusion or DiffusionConfig(loss=loss), TRAINING.model_copy(update=training),
         tiny_store(folder.parent), PARTICIPANTS, folder, dict(study="tiny", variant="base", fold=0), priors,
-        watched=["sub-3"], judge=lambda images, z_bin: dict(kid=next(kids), memorisation_ratio=1.0),
+        val_participants=["sub-3"], judge=lambda images, z_bin: dict(kid=next(kids), memorisation_ratio=1.0),
         processes=processes,
     ).run()
 

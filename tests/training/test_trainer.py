@@ -27,8 +27,7 @@ from slimdiff.config.training import AugmentationConfig
 from slimdiff.data.folds import read_folds
 from slimdiff.files import read_table
 from slimdiff.model.checkpoint import build_network, load_model
-from slimdiff.training import step as step_module
-from slimdiff.training import trainer as trainer_module
+from slimdiff.training import optimiser as optimiser_module
 from slimdiff.training.checkpoint import Interrupted, StateMismatch, TrainingFailed, load_state, save_state
 from slimdiff.training.trainer import Trainer
 
@@ -270,7 +269,7 @@ def test_a_nan_loss_stops_the_run_and_is_not_saved(make, tmp_path, log_every, sa
 
 
 def test_learning_rate_warms_up_and_falls_as_a_cosine(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(step_module, "FINAL_LEARNING_RATE", 1e-4)
+    monkeypatch.setattr(optimiser_module, "FINAL_LEARNING_RATE", 1e-4)
     make(steps=20, warmup_steps=5, log_every=1).run()
     rows = read_table(tmp_path / "run" / "history.tsv")
     for step, row in enumerate(rows):
@@ -285,8 +284,8 @@ def test_the_step_is_clipped_adamw(make, tmp_path, monkeypatch):
     """Three steps against AdamW in float64. The first is clipped by a factor above 100, the others by less, so that
     moments of unclipped gradients would differ. The weight decay is large enough to matter."""
     clip, decay, rate = 0.05, 3.0, 0.01
-    monkeypatch.setattr(trainer_module, "GRADIENT_CLIP", clip)
-    monkeypatch.setattr(trainer_module, "WEIGHT_DECAY", decay)
+    monkeypatch.setattr(optimiser_module, "GRADIENT_CLIP", clip)
+    monkeypatch.setattr(optimiser_module, "WEIGHT_DECAY", decay)
     trainer = make(steps=1000, learning_rate=rate)
     parameters = dict(trainer.network.named_parameters())
     expected = {name: p.detach().double() for name, p in parameters.items()}

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from slimdiff.evaluation.metrics.features import extract
 from slimdiff.evaluation.metrics.grey_levels import store_precision
+from slimdiff.evaluation.metrics.kid import MmdEstimate
 from slimdiff.evaluation.metrics.lpips import perceptual_loss
-from slimdiff.evaluation.metrics.mmd import MmdEstimate
 
 INCEPTION_PX = 299
 SUBSETS = 100

@@ -11,7 +11,8 @@ from skimage.measure import label
 from slimdiff.evaluation.metrics import mmd, robust_mmd
 from slimdiff.evaluation.metrics.components import FEATURES, Components, components_of, stack_blocks
 from slimdiff.evaluation.metrics.grey_levels import store_precision
-from slimdiff.evaluation.metrics.mmd import MmdEstimate, standardise, subset_mmd2
+from slimdiff.evaluation.metrics.kid import MmdEstimate, subset_mmd2
+from slimdiff.evaluation.metrics.mmd import standardise
 from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
 from slimdiff.evaluation.metrics.wasserstein import feature_wasserstein
 from slimdiff.evaluation.statistics.bootstrap import resampled_quantile
@@ -116,7 +117,7 @@ def feature_distance(
     Args:
         real, synthetic: (N, D) and (M, D) component features in their own units.
         names: names of the D features.
-        seed, subsets: see `mmd.subset_mmd2`.
+        seed, subsets: see `kid.subset_mmd2`.
 
     Returns:
         The distances. The MMD is NaN with fewer than 10 components in either set, Wasserstein-1 if a set is empty.
@@ -181,7 +182,7 @@ def tau_sweep(
         synthetic_masks: (M, H, W) continuous, in [-1, 1].
         z: (M,) height of each synthetic slice.
         taus: thresholds.
-        seed, subsets: see `mmd.subset_mmd2`.
+        seed, subsets: see `kid.subset_mmd2`.
         min_px, min_slice_px: see `component_features`.
 
     Returns:

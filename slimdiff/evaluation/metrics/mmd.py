@@ -5,7 +5,6 @@ give bit-identical results. Needs only torch and numpy.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -150,95 +149,15 @@ def check_subjects(real: np.ndarray | torch.Tensor, subjects: np.ndarray, counts
         )
 
 
-LARGEST_SUBSET = 500
 # Largest number of features for which the explicit feature space of the cubic kernel (455 monomials) is cheaper.
-_LARGEST_EXPLICIT = 12
+LARGEST_EXPLICIT = 12
 _RESAMPLINGS = 128  # distribution functions in memory
-
-
-@dataclass(frozen=True)
-class MmdEstimate:
-    """A squared MMD as the mean over seeded subsets."""
-
-    value: float
-    sd: float  # over subsets (ddof 0), as torch-fidelity reports it; not an interval over subjects
-    n_real: int
-    n_synthetic: int
-    subset_size: int
 
 
 def polynomial_kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """k(x, y) = (x . y / D + 1)^3 for vectors x (N, D) and y (M, D); returns (N, M) in the same precision."""
     base = torch.addmm(x.new_ones(()), x, y.T, alpha=1 / x.shape[1])
     return (base * base).mul_(base)
-
-
-def subset_mmd2(
-    real: np.ndarray,
-    synthetic: np.ndarray,
-    seed: int,
-    subsets: int = 100,
-    subset_size: int | None = None,
-    device: str | torch.device = "cpu",
-) -> MmdEstimate:
-    """Unbiased squared MMD, averaged over random subsets of equal size drawn without replacement.
-
-    The subsets are those of torch-fidelity (real set first), so the KID of the same float64 features and seed is
-    equal. If all features are float32, kernels are computed in float32 and summed in float64. For network features
-    this changes the result by less than 1e-8 of the mean kernel, which is less than 1e-5 of a KID that differs from 0.
-
-    Args:
-        real, synthetic: (N, D) and (M, D) features.
-        seed: seed of the subsets.
-        subsets: number of subsets.
-        subset_size: vectors per set in a subset; None: min(500, N, M).
-        device: where kernels are computed.
-
-    Returns:
-        The mean and sd over subsets; both NaN if either set has fewer than 10 vectors.
-
-    Raises:
-        ValueError: mismatched shapes, values that are not finite, or a subset larger than a set.
-    """
-    _check(real, synthetic)
-    n_real, n_synthetic = len(real), len(synthetic)
-    size = min(LARGEST_SUBSET, n_real, n_synthetic) if subset_size is None else subset_size
-    if min(n_real, n_synthetic) < MIN_VECTORS:
-        return MmdEstimate(np.nan, np.nan, n_real, n_synthetic, size)
-    if not 2 <= size <= min(n_real, n_synthetic):
-        raise ValueError(
-            f"expected subset_size from 2 to {min(n_real, n_synthetic)} ({n_real} real, {n_synthetic} synthetic "
-            f"vectors), found {size}"
-        )
-    generator = np.random.RandomState(seed)
-    of_real, of_synthetic = np.empty((2, subsets, size), np.int64)
-    for subset in range(subsets):
-        of_real[subset] = generator.choice(n_real, size, replace=False)
-        of_synthetic[subset] = generator.choice(n_synthetic, size, replace=False)
-    x, y = on_device(device, real, synthetic)
-    # Compute the full kernel once for all subsets, or one kernel per subset, whichever needs fewer multiplications.
-    dim, entries = x.shape[1], (n_real + n_synthetic) ** 2 / 2
-    if dim <= _LARGEST_EXPLICIT or entries * (dim + subsets) < subsets * 2 * size**2 * dim:
-        parts = [(x, _indicators(of_real, n_real), y, _indicators(of_synthetic, n_synthetic))]
-    else:
-        everything = np.ones((1, size))
-        pairs = zip(of_real, of_synthetic, strict=True)
-        parts = ((x[rows], everything, y[columns], everything) for rows, columns in pairs)
-    sums_of = cubic_sums(dim)
-    sums: list[list[np.ndarray]] = [[], [], []]
-    for vectors, groups, others, other_groups in parts:
-        sums[0].append(sums_of(vectors, groups, paired=True))
-        sums[1].append(sums_of(others, other_groups, paired=True))
-        sums[2].append(sums_of(vectors, groups, others, other_groups, paired=True))
-    values = unbiased_mmd2(*(np.concatenate(part) for part in sums), size, size)
-    return MmdEstimate(float(values.mean()), float(values.std()), n_real, n_synthetic, size)
-
-
-def _indicators(drawn: np.ndarray, n: int) -> np.ndarray:
-    """0/1 membership (subsets, n) from the drawn indices (subsets, size)."""
-    rows = np.zeros((len(drawn), n))
-    np.put_along_axis(rows, drawn, 1, axis=1)
-    return rows
 
 
 def resampled_mmd2(
@@ -250,7 +169,7 @@ def resampled_mmd2(
 ) -> np.ndarray:
     """Unbiased squared MMD of all vectors for every resampling of the real subjects.
 
-    Precision as in `subset_mmd2`.
+    Precision as in `kid.subset_mmd2`.
 
     Args:
         real, synthetic: (N, D) and (M, D) features; the synthetic ones are not resampled.
@@ -264,14 +183,14 @@ def resampled_mmd2(
     Raises:
         ValueError: mismatched shapes, or values that are not finite.
     """
-    _check(real, synthetic)
+    check_sets(real, synthetic)
     x, y = on_device(device, real, synthetic)
     return resampled_by_subject(cubic_sums(x.shape[1]), x, y, subjects, counts)
 
 
 def cubic_sums(dim: int) -> Callable[..., np.ndarray]:
     """`group_sums` of the cubic kernel, for vectors of `dim` features."""
-    return partial(group_sums, polynomial_kernel) if dim > _LARGEST_EXPLICIT else _explicit_sums
+    return partial(group_sums, polynomial_kernel) if dim > LARGEST_EXPLICIT else _explicit_sums
 
 
 def _explicit_sums(
@@ -328,7 +247,7 @@ def standardise(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray, np
     return (real - mean) / sd, (synthetic - mean) / sd
 
 
-def _check(real: np.ndarray, synthetic: np.ndarray) -> None:
+def check_sets(real: np.ndarray, synthetic: np.ndarray) -> None:
     if real.ndim != 2 or synthetic.ndim != 2 or real.shape[1] != synthetic.shape[1]:
         raise ValueError(f"expected features (N, D) and (M, D), found {real.shape} and {synthetic.shape}")
     if not (np.isfinite(real).all() and np.isfinite(synthetic).all()):

@@ -3,7 +3,8 @@ import pytest
 import torch
 from scipy.stats import wasserstein_distance
 
-from slimdiff.evaluation.metrics.mmd import resampled_mmd2, standardise, subset_mmd2
+from slimdiff.evaluation.metrics.kid import subset_mmd2
+from slimdiff.evaluation.metrics.mmd import resampled_mmd2, standardise
 from slimdiff.evaluation.metrics.wasserstein import feature_wasserstein, resampled_wasserstein, wasserstein
 from slimdiff.evaluation.statistics.bootstrap import Resampling
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from slimdiff.evaluation.metrics.components import components_of
-from slimdiff.evaluation.metrics.mmd import standardise, subset_mmd2
+from slimdiff.evaluation.metrics.kid import subset_mmd2
+from slimdiff.evaluation.metrics.mmd import standardise
 from slimdiff.evaluation.metrics.robust_mmd import COLUMNS, resampled_robust, robust_mmd, slice_vectors
 
 
