@@ -15,7 +15,7 @@ def outputs(paths: StudyPaths) -> list[Path]:
 def run(study, options) -> None:
     from slimdiff.data.folds import lesion_volumes, make_folds, write_folds
     from slimdiff.data.participants import not_preprocessed, read_included, read_participants
-    from slimdiff.data.quality.verdicts import enforce_policy, left_out_for_flags
+    from slimdiff.data.quality.exclusion import enforce_policy, left_out_for_flags
 
     table, record_of = study.paths.participants, study.paths.volume_json
     failed = not_preprocessed(read_participants(table), record_of)

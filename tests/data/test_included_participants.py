@@ -16,7 +16,7 @@ from slimdiff.data.participants import (
     read_participants,
     write_participants,
 )
-from slimdiff.data.quality.verdicts import enforce_policy, left_out_for_flags
+from slimdiff.data.quality.exclusion import enforce_policy, left_out_for_flags
 from slimdiff.data.store import SliceStore
 from slimdiff.files import read_table
 

@@ -9,7 +9,7 @@ from slimdiff import stages
 from slimdiff.config import ConfigError, check_acquisitions, check_fold_count, study_from_mapping
 from slimdiff.data.folds import check_split
 from slimdiff.data.participants import DataError
-from slimdiff.data.quality.verdicts import settle_discovery
+from slimdiff.data.quality.exclusion import settle_discovery
 from slimdiff.data.sources import discover
 from slimdiff.diffusion.chain import sigmas_for
 from slimdiff.diffusion.schedule import make_schedule

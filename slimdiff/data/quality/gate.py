@@ -12,8 +12,15 @@ from tqdm import tqdm
 from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import DataError, Participant
+from slimdiff.data.quality.exclusion import (
+    Verdict,
+    enforce,
+    judge,
+    leave_out,
+    reason_of,
+    refuse_unknown_names,
+)
 from slimdiff.data.quality.measure import Measured, measure_and_remember, remembered
-from slimdiff.data.quality.verdicts import Verdict, enforce, judge, leave_out, reason_of, refuse_unknown_names
 from slimdiff.data.sources import discover
 from slimdiff.files import write_table, written
 

@@ -11,8 +11,8 @@ from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import Participant
 from slimdiff.data.phantom.cohort import subject_volumes
 from slimdiff.data.quality.artefacts import flip_contrasts, symmetry_plane
+from slimdiff.data.quality.exclusion import FLIP_SD, doubts
 from slimdiff.data.quality.measure import measure
-from slimdiff.data.quality.verdicts import FLIP_SD, doubts
 from slimdiff.data.volumes.read import read_volume
 
 TURNS = {"left to right": (0,), "front to back": (1,), "top to bottom": (2,), "180 degrees": (0, 1)}

@@ -7,9 +7,9 @@ import pytest
 from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import DataError, Flag, Participant
+from slimdiff.data.quality.exclusion import settle_discovery, verdicts
 from slimdiff.data.quality.gate import write_quality
 from slimdiff.data.quality.measure import Measured
-from slimdiff.data.quality.verdicts import settle_discovery, verdicts
 from slimdiff.files import read_table
 
 DATA = DataConfig(source="bids", root="x")
