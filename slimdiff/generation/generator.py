@@ -233,7 +233,7 @@ def check_settings(config: GenerationConfig, card: ModelCard, checkpoint: Path) 
     if config.guidance != 1 and config.guide is None and not card.model["null_token"]:
         raise ValueError(
             f"generation.guidance is {config.guidance}, but {checkpoint} was trained without model.null_token; "
-            "set guidance to 1, or train with it"
+            "set guidance to 1, or train with model.null_token"
         )
     if config.acquisition != "mix" and config.acquisition not in names:
         why = (

@@ -416,7 +416,7 @@ def _check_folder(folder: Path, whole: Plan | None) -> None:
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         found = f"found {', '.join(foreign[:3])}{more}"
-        raise ValueError(f"{folder}: expected no other files than samples of this specification, {found}")
+        raise ValueError(f"{folder}: expected only samples of this specification, {found}")
     if whole and matches:
         # The same comparison as before drawing.
         job = whole.job()

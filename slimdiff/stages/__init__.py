@@ -95,7 +95,7 @@ def study_of(stage: str, options: argparse.Namespace) -> DeclaredStudy | Study |
 
 
 def at_least_one(text: str) -> int:
-    """An option's whole number from 1 on."""
+    """An option that is a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
     return int(text)

@@ -568,7 +568,7 @@ def test_f7_an_output_folder_in_use_is_refused(checkpoint, here):
     (here / "drawn" / "zbin-00.npz").touch()
     place, text = problem(COMPACT, here)
     assert place == "output_dir"
-    assert text.startswith("drawn: expected no other files than samples of this specification, ")
+    assert text.startswith("drawn: expected only samples of this specification, ")
     assert text.endswith("found notes.txt")
     (here / "drawn" / "notes.txt").rename(here / "drawn" / "zbin-09.tsv")
     assert "found zbin-09.tsv" in problem(COMPACT, here)[1]

@@ -62,7 +62,7 @@ def fetch(
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"data.root: {root} cannot be made a folder: {error.strerror}") from None
+        raise DataError(f"data.root: cannot create the folder {root}: {error.strerror}") from None
     total = sum(file.size for file in files)
     # A log gets a line now and then.
     pause = 0.2 if sys.stderr.isatty() else 20

@@ -92,7 +92,7 @@ def _read_part(root: Path, part: str, endings: Sequence[str]) -> _Part:
     if alone:
         raise DataError(
             f"{root / f'labels{part}'}: {len(alone)} labels have no image in images{part}: {listed(alone)}; add the "
-            "images (image case_0000 belongs to label case), or remove the labels"
+            "images (the image of label case is case_0000), or remove the labels"
         )
     return _Part(images, labels)
 

@@ -173,5 +173,5 @@ def test_a_file_where_a_folder_belongs_is_named(place):
 
 def test_a_file_where_the_dataset_s_folder_belongs_is_named(place):
     place.root.write_text("a file")
-    with pytest.raises(DataError, match=r"data\.root: .*data cannot be made a folder"):
+    with pytest.raises(DataError, match=r"data\.root: cannot create the folder .*data"):
         place.fetch()
