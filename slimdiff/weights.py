@@ -207,9 +207,7 @@ def load(name: str) -> dict[str, torch.Tensor]:
     try:
         tensors = safetensors.torch.load_file(file)
     except Exception as error:  # a truncated file raises the library's own error type
-        raise WeightsUnavailable(
-            f"{file}: not readable ({error}); delete it; it is created again"
-        ) from error
+        raise WeightsUnavailable(f"{file}: not readable ({error}); delete it; it is created again") from error
     if tensors_sha256(tensors) != weights.tensors_sha256:
         raise WeightsUnavailable(
             f"{file}: expected the tensors of '{name}', found others; delete it; it is created again"

@@ -56,7 +56,8 @@ class ModelConfig(Section):
         two_paths = self.coupling == "decoupled"
         if two_paths and self.widths[-1] % 2:
             raise ValueError(
-                f"channels {self.widths[-1]} cannot be divided into two paths; the last must be even"
+                f"channels: the last level has {self.widths[-1]} channels, which cannot be divided into two paths; "
+                "set it to an even number"
             )
         middle = self.widths[-1] // 2 if two_paths else self.widths[-1]
         for width in (*self.widths, middle):

@@ -64,7 +64,9 @@ class ValidationConfig(Section):
             ("select", self.select == "kid"),
         ):
             if active and not measured:
-                raise ValueError(f"{key} requires samples in each round: set validation.every and validation.samples above 0")
+                raise ValueError(
+                    f"{key} requires samples in each round: set validation.every and validation.samples above 0"
+                )
         return self
 
 

@@ -109,7 +109,7 @@ def check_split(participants: Sequence[Participant], k: int) -> set[str]:
     rest = len(participants) - len(fixed_test)
     if not fixed_test or not rest:
         raise DataError(
-            f"folds.use_split: expected some, but not all participants with split test, found {len(fixed_test)} of "
+            f"folds.use_split: expected split test for some participants but not for all, found {len(fixed_test)} of "
             f"{len(participants)}"
         )
     if k > rest:

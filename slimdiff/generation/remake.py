@@ -35,7 +35,7 @@ def remake_jobs(
         ids: of its rows.
         folder: where the files are written; it must not have them yet.
         checkpoint: by default the path in the settings; its content must be that which drew the samples.
-        priors: required where the background is that of the priors.
+        priors: required if the priors set the background of the samples.
         device: by default a CPU for a CPU's samples, which alone gives their bits, else what the machine has.
 
     Raises:
@@ -122,10 +122,12 @@ def _check_inputs(settings: SampleSettings, stem: Path, checkpoint: Path, priors
         )
     config = _config(settings, settings.runs[0], stem, None)
     if config.background == "prior" and priors is None:
-        raise ValueError(f"{stem}: its background is that of the z-bin priors; give their path (--priors)")
+        raise ValueError(
+            f"{stem}: z-bin priors set the background of these samples; give the path of the priors (--priors)"
+        )
     if config.background != "prior" and priors:
         raise ValueError(
-            f"{stem}: its background is not that of z-bin priors; --priors has no effect, remove it"
+            f"{stem}: no z-bin priors set the background of these samples; --priors has no effect, remove it"
         )
     for what, found in input_hashes(checkpoint, config, priors).items():
         if found == getattr(settings, f"{what}_sha256"):

@@ -269,7 +269,7 @@ def _with_acquisition(held_out: TrainingSet, acquisitions: list[str]) -> np.ndar
     rows = np.flatnonzero(np.isin(held_out.acquisitions[held_out.acquisition], acquisitions))
     if not len(rows):
         raise ValueError(
-            "training.validation: no validation slice has an acquisition of the training slices; set "
+            "training.validation: no training slice has the acquisition of any validation slice; set "
             "training.validation.every: 0"
         )
     return rows
