@@ -3,8 +3,10 @@
 import html
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from slimdiff.report.metric_table import Notes
+if TYPE_CHECKING:
+    from slimdiff.report.metric_table import Notes
 
 CSS = """
 body { font: 14px/1.45 system-ui, "Segoe UI", "DejaVu Sans", Arial, sans-serif; color: #222; margin: 1.5rem; }
@@ -45,7 +47,7 @@ def table(head: str, body: Sequence[str]) -> str:
     return f'<div class="scroll"><table><thead>{head}</thead>\n<tbody>\n{rows}\n</tbody></table></div>'
 
 
-def notes_list(notes: Notes, remarks: Sequence[str]) -> str:
+def notes_list(notes: "Notes", remarks: Sequence[str]) -> str:
     """Remarks, then footnotes."""
     items = [f"<li>{text(remark)}</li>" for remark in remarks]
     items += [f"<li><sup>{mark}</sup> {text(note)}</li>" for mark, note in notes.listed()]
