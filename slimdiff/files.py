@@ -166,7 +166,9 @@ class ArrayWriter:
         grown = self.stream.tell() != self.begin
         self.stream.close()
         if grown:
-            raise RuntimeError(f"{self.path}: the new header does not fit")
+            raise RuntimeError(
+                f"{self.path}: the header with the final shape is longer than the space kept for it"
+            )
 
 
 def sha256(path: Path) -> str:

@@ -145,7 +145,7 @@ def _config(settings: SampleSettings, run: Run, stem: Path, device: str | None) 
             compile=run.compiled,
         )
     except ValueError as error:
-        raise ForeignFile(f"{stem}: not settings that can be drawn: {error}") from None
+        raise ForeignFile(f"{stem}: no sample can be drawn with these settings: {error}") from None
 
 
 def _same(stored: dict[str, np.ndarray], place: int, drawn: dict[str, np.ndarray]) -> bool:

@@ -303,7 +303,7 @@ def test_remaking_a_sample_reports_what_is_missing_or_wrong(trained, tmp_path):
         remake_samples(manifest, [name], tmp_path / "out", device="cpu")
     rows, whole = read_table(manifest), settings_in(manifest)
     change_settings(manifest, generation={"sampler": "euler"})
-    with pytest.raises(ForeignFile, match=r"zbin-00: not settings that can be drawn: generation\.sampler"):
+    with pytest.raises(ForeignFile, match=r"zbin-00: no sample can be drawn with these settings: generation\.sampler"):
         remake_samples(manifest, [name], tmp_path / "other", device="cpu")
     manifest.with_suffix(".json").unlink()
     with pytest.raises(FileNotFoundError, match=r"zbin-00\.json: not found"):

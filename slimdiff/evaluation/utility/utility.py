@@ -380,8 +380,8 @@ def _read_real(judge: HeldOutJudge) -> dict[int, Scores]:
         }
         if sorted(own) != subjects.tolist():
             raise ValueError(
-                f"{path}: expected the {len(subjects)} held-out subjects of the fold with share "
-                f"{percent / 100:g}, found {len(own)} subjects; run slimdiff-segmenter again"
+                f"{path}: segmenter trained on {percent} % of the training subjects: expected scores of the "
+                f"{len(subjects)} held-out subjects of the fold, found {len(own)}; run slimdiff-segmenter again"
             )
         found[percent] = Scores(
             *(np.array([int(own[name][count]) for name in subjects], np.int64) for count in COUNTS)
