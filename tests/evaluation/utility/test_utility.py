@@ -186,7 +186,7 @@ def test_f11_a_repeated_stage_gives_the_same_bytes(study):
 @pytest.mark.parametrize(
     ("what", "section", "named"),
     [
-        ("utility", {"shares": [0.5]}, ("utility_subjects.tsv", "share 0.5, found 0 subjects")),
+        ("utility", {"shares": [0.5]}, ("utility_subjects.tsv", "50 % of the training subjects", "found 0")),
         ("utility", {"steps": 61}, ("segmenter-100.safetensors", "other slices, subjects or settings")),
         ("utility", None, ("zbin-00",)),
         ("segmenter", {"device": "mps"}, ("device mps",)),
