@@ -37,8 +37,8 @@ def tissue_extent(volumes: Iterable[np.ndarray], config: SlicesConfig) -> tuple[
     kept = np.flatnonzero(np.max(shares, axis=0) >= config.min_tissue)
     if not len(kept):
         raise DataError(
-            f"slices.z_range auto: expected slices with a share of at least {config.min_tissue} above "
-            f"{BACKGROUND_LEVEL}, found none; inspect the volumes or lower slices.min_tissue"
+            f"slices.z_range auto: expected slices in which a share of at least {config.min_tissue} of the "
+            f"pixels is above {BACKGROUND_LEVEL}, found none; inspect the volumes or lower slices.min_tissue"
         )
     return int(kept[0]), int(kept[-1])
 

@@ -162,7 +162,9 @@ def check_same_settings(
     try:
         of_file = found.config()
     except ValueError as error:
-        raise ForeignFile(f"{path}: not settings of this version: {error}; {REMEDY}") from None
+        raise ForeignFile(
+            f"{path}: these settings are not valid in this version: {error}; {REMEDY}"
+        ) from None
     pairs = [(f"generation.{key}", getattr(of_file, key), getattr(config, key)) for key in sorted(COMPARED)]
     if config.precision != "auto":
         # Measured at every start, `auto` may choose differently.

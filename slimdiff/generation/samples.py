@@ -182,7 +182,9 @@ def read_manifest(stem: Path) -> tuple[list[dict[str, str]], SampleSettings | No
                 raise ValueError(f"expected the keys {', '.join(sorted(names))}")
             settings = SampleSettings(**{**values, "runs": [_run(run) for run in values["runs"]]})
         except (TypeError, ValueError) as error:
-            raise ForeignFile(f"{path}: not settings of this version: {error}; delete the samples") from None
+            raise ForeignFile(
+                f"{path}: these settings are not valid in this version: {error}; delete the samples"
+            ) from None
         return rows, settings
     if rows and set(OLD_COLUMNS) <= set(rows[0]):
         return rows, read_old_manifest(stem.with_suffix(".tsv"), rows)

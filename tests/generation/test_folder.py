@@ -147,11 +147,11 @@ def test_unreadable_or_missing_settings_are_refused(trained, tmp_path):
     whole = settings_in(tmp_path / "zbin-00")
     for text, named in (
         ("{", r"zbin-00\.json: not readable as JSON"),
-        (json.dumps({"generation": {}}), r"zbin-00\.json: not settings of this version: expected the keys"),
-        (json.dumps(whole | {"runs": [{"engine": 1}]}), r"zbin-00\.json: not settings of this version"),
+        (json.dumps({"generation": {}}), r"zbin-00\.json: these settings are not valid in this version: expected the keys"),
+        (json.dumps(whole | {"runs": [{"engine": 1}]}), r"zbin-00\.json: these settings are not valid in this version"),
         (
             json.dumps(whole | {"generation": {"sampling": 3}}),
-            r"zbin-00\.json: not settings of this version: generation\.sampling",
+            r"zbin-00\.json: these settings are not valid in this version: generation\.sampling",
         ),
     ):
         (tmp_path / "zbin-00.json").write_text(text)
