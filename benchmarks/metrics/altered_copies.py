@@ -15,7 +15,7 @@ from slimdiff.config import load_study
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.metrics.features import FeatureCache, to_uint8
-from slimdiff.evaluation.metrics.memorisation import memorisation
+from slimdiff.evaluation.metrics.memorisation import bin_scales, memorisation
 from slimdiff.evaluation.metrics.neighbours import nearest
 from slimdiff.files import write_table
 
@@ -74,9 +74,17 @@ def judged(study, fold: int) -> list[dict]:
             store.z_bin[train],
             metric,
         )
+        scales = bin_scales(of_test, store.z_bin[test], store.n_bins)
         for name, copies in images.items():
             distance, index = nearest(represent(copies), reference, bins, store.z_bin[train], metric)
-            found = memorisation(distance, of_test, store.participant[test], study.evaluation.seed)
+            found = memorisation(
+                distance,
+                of_test,
+                store.participant[test],
+                study.evaluation.seed,
+                scales[bins],
+                scales[store.z_bin[test]],
+            )
             share, own = found.suspect_share, float((index == chosen).mean())
             rows.append({"fold": fold, "altered": name, "space": space, "flagged": share, "own_slice": own})
     return rows

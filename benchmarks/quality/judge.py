@@ -11,7 +11,7 @@ from slimdiff.evaluation.metrics import lesion_contrast, lesions
 from slimdiff.evaluation.metrics.features import FeatureCache, extract
 from slimdiff.evaluation.metrics.grey_levels import to_uint8
 from slimdiff.evaluation.metrics.kid import kid
-from slimdiff.evaluation.metrics.memorisation import memorisation
+from slimdiff.evaluation.metrics.memorisation import bin_scales, memorisation
 from slimdiff.evaluation.metrics.neighbours import nearest
 from slimdiff.generation.generator import Generator
 from slimdiff.generation.requests import Request, requests_of_bin
@@ -92,7 +92,8 @@ class Judge:
         ):
             distance, _ = nearest(own, learnt, z_bin, bins[1], metric)
             of_test, _ = nearest(real, learnt, *bins, metric)
-            answer = memorisation(distance, of_test, subjects, config.seed)
+            scales = bin_scales(of_test, bins[0], store.n_bins)
+            answer = memorisation(distance, of_test, subjects, config.seed, scales[z_bin], scales[bins[0]])
             found[f"r_{space}"] = answer.ratio
             found[f"suspects_{space}"] = float(answer.suspect_share)
         return found
@@ -103,7 +104,7 @@ class Judge:
         shapes, _ = lesions.component_features(drawn[chosen], **self.options)
         fidelity = lesions.class_fidelity(drawn, label, config.tau, self.min_px)
         return {
-            "mmd_mf": lesions.mmd_mf(self.real_shapes, shapes, config.seed).mmd.value,
+            "mmd_mf": lesions.mmd_mf(self.real_shapes, shapes).mmd,
             **self.pair_numbers(images[chosen], drawn[chosen]),
             "class1": fidelity.lesion_share,
             "class0": 1 - fidelity.clean_share,
@@ -111,9 +112,8 @@ class Judge:
 
     def pair_numbers(self, images: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
         """MMD-PL, and the median contrast of a mask to its ring, relative to held-out slices."""
-        config = self.config
         own, _ = lesion_contrast.pair_features(images, drawn, **self.options, **self.ring)
         column = lesion_contrast.FEATURES.index("delta")
         contrast = np.median(own[:, column]) / np.median(self.real_pairs[:, column]) if len(own) else np.nan
-        distance = lesion_contrast.mmd_pl(self.real_pairs, own, config.seed).mmd.value
+        distance = lesion_contrast.mmd_pl(self.real_pairs, own).mmd
         return {"mmd_pl": distance, "contrast": float(contrast)}

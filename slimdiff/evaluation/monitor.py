@@ -13,10 +13,9 @@ from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.metrics.features import FeatureCache, extract
 from slimdiff.evaluation.metrics.grey_levels import to_uint8
 from slimdiff.evaluation.metrics.kid import kid
-from slimdiff.evaluation.metrics.memorisation import memorisation
+from slimdiff.evaluation.metrics.memorisation import bin_scales, memorisation
 from slimdiff.evaluation.metrics.neighbours import nearest
 
-SUBSETS = 100
 BLOCK = 512
 
 
@@ -62,13 +61,18 @@ class Monitor:
         self.train_bin, self.val_bin = store.z_bin[of_train], store.z_bin[of_val]
         subjects = store.participant[of_val]
         distance, _ = nearest(self.val, self.train, self.val_bin, self.train_bin, device=device)
-        self._ratio = lambda of_samples: memorisation(of_samples, distance, subjects, seed).ratio
+        self.scales = bin_scales(distance, self.val_bin, store.n_bins)
+        self._ratio = lambda of_samples, z_bin: (
+            memorisation(
+                of_samples, distance, subjects, seed, self.scales[z_bin], self.scales[self.val_bin]
+            ).ratio
+        )
 
     def __call__(self, images: np.ndarray, z_bin: np.ndarray) -> dict[str, float]:
         """KID against the validation slices, and the memorisation ratio R.
 
-        R is the median distance of samples to the nearest training slice of their z-bin, divided by the same
-        median for validation slices.
+        R is the median distance of samples to the nearest training slice of their z-bin, relative to the median of
+        validation slices in that z-bin.
 
         Args:
             images: (N, H, W) in [-1, 1].
@@ -77,8 +81,8 @@ class Monitor:
         features = extract(to_uint8(images), self.extractor, device=self.device, progress=False)
         distance, _ = nearest(features, self.train, z_bin, self.train_bin, device=self.device)
         return {
-            "kid": kid(self.val, features, self.seed, SUBSETS).value,
-            "memorisation_ratio": self._ratio(distance),
+            "kid": kid(self.val, features, self.seed).value,
+            "memorisation_ratio": self._ratio(distance, z_bin),
         }
 
 

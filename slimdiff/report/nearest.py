@@ -23,23 +23,25 @@ LINE_IN = 0.15
 
 
 def histogram(axes: Axes, matches: pd.DataFrame, label: str, band: float) -> None:
-    """Distances of all samples, a line for each fold, with its threshold; band: see `band_in`."""
+    """Distances of all samples relative to the threshold of their z-bin, a line for each fold; band: see `band_in`."""
+    known = matches["threshold"].notna().all()
+    matches = matches.assign(distance=matches["distance"] / matches["threshold"]) if known else matches
     edges = np.histogram_bin_edges(matches["distance"], bins=min(36, max(12, len(matches) // 15)))
     # An empty bin at both ends, so that the steps start and end at 0.
     edges = np.concatenate([[2 * edges[0] - edges[1]], edges, [2 * edges[-1] - edges[-2]]])
     handles = []
     for fold, own in matches.groupby("fold"):
-        line, threshold = dash(fold), own["threshold"].iloc[0]
+        line = dash(fold)
         steps = {"element": "step", "fill": False, "color": COLOURS[0], "linestyle": line, "linewidth": 1.2}
         sns.histplot(own, x="distance", bins=edges, ax=axes, **steps)
         words = f"fold {fold}: {own['flagged'].sum()} of {len(own)} flagged"
-        if np.isfinite(threshold):
-            axes.axvline(threshold, color=ALARM, linestyle=line, linewidth=1.1)
-        else:
+        if not known:
             words += ", threshold n/a"
         handles.append(Line2D([], [], color=COLOURS[0], linestyle=line, label=words))
-    handles.append(Line2D([], [], color=ALARM, label="threshold of the same fold"))
-    axes.set(xlabel=label, ylabel="samples", xlim=(0, None))
+    if known:
+        axes.axvline(1, color=ALARM, linewidth=1.1)
+        handles.append(Line2D([], [], color=ALARM, label="threshold"))
+    axes.set(xlabel=f"{label} / threshold of the z-bin" if known else label, ylabel="samples", xlim=(0, None))
     _head(axes, "Samples by distance", band, handles, 2)
 
 
@@ -172,7 +174,7 @@ def nearest_sheet(
     page.text(
         MARGIN,
         0.28,
-        "each sample is compared with the training slices of its z-bin; flagged: closer than the 1 % quantile of "
+        "each sample is compared with the training slices of its z-bin; flagged: closer than all but 1 % of "
         "held-out slices",
         7,
         QUIET,

@@ -130,6 +130,7 @@ def test_messages_of_old_keys_give_the_constants_of_the_code():
     from slimdiff.data.slices import BACKGROUND_LEVEL
     from slimdiff.data.volumes import bias_field, brain, registration
     from slimdiff.evaluation.axes import image, mask
+    from slimdiff.evaluation.metrics import kid
     from slimdiff.report.figures import COLUMNS_PER_BIN, NEAREST_PAIRS
     from slimdiff.training import augment, objective, optimiser, validation
 
@@ -150,7 +151,7 @@ def test_messages_of_old_keys_give_the_constants_of_the_code():
         "training.augmentation.max_log_gamma": augment.EXTENTS.log_gamma,
         "training.augmentation.max_bias": augment.EXTENTS.bias,
         "training.validation.slices": validation.VALIDATION_SLICES,
-        "evaluation.subsets": mask.SUBSETS,
+        "evaluation.subsets": kid.SUBSETS,
         "evaluation.bootstrap_slow": image.SLOW_BOOTSTRAP,
         "evaluation.permutations": mask.PERMUTATIONS,
         "report.columns_per_bin": COLUMNS_PER_BIN,

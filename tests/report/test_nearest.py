@@ -101,4 +101,5 @@ def test_each_space_has_its_own_panels(finished, store):
     assert titles[1:] == ["Samples by distance", "Closest training subjects", "R by z-bin"] * 2
     assert words(figure).count("n/a: no ratio by z-bin") == 1
     thresholds = [line for line in figure.axes[1].lines if line.get_color() == ALARM]
-    assert [line.get_xdata()[0] for line in thresholds] == [0.65, 0.65]
+    # Distances are shown relative to the threshold.
+    assert [line.get_xdata()[0] for line in thresholds] == [1]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from slimdiff.evaluation.axes.floor import mean_floor
 from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
 from slimdiff.evaluation.metrics import lesions
 from slimdiff.evaluation.metrics.components import components_of
@@ -45,19 +46,21 @@ def _areas(evaluation: FoldEvaluation) -> None:
     rule = {"tau": config.tau, "min_px": evaluation.min_px, "min_slice_px": evaluation.min_slice_px}
     drawn = lesions.lesion_area(samples.masks[lesion_rows], **rule)
     test, training = (
-        lesions.lesion_area(evaluation.real(rows)[1], **rule)
-        for rows in (evaluation.test, evaluation.floor_rows)
+        lesions.lesion_area(evaluation.real(rows)[1], **rule) for rows in (evaluation.test, evaluation.train)
     )
+    choices = [
+        (training[rows][training[rows] > 0], store.z_bin[evaluation.train[rows]][training[rows] > 0])
+        for rows in evaluation.floor_draws
+    ]
     sets = [
         (areas[areas > 0], bins[areas > 0])
         for areas, bins in (
             (drawn, samples.z_bin[lesion_rows]),
             (test, store.z_bin[evaluation.test]),
-            (training, store.z_bin[evaluation.floor_rows]),
         )
     ]
     for z_bin in range(store.n_bins):
-        own, real = (areas[bins == z_bin] for areas, bins in sets[:2])
+        own, real = (areas[bins == z_bin] for areas, bins in sets)
         evaluation.add(
             "lesion_area",
             np.median(own) if len(own) else np.nan,
@@ -69,9 +72,13 @@ def _areas(evaluation: FoldEvaluation) -> None:
         )
     real_rows = evaluation.test[test > 0]
     resampling = evaluation.resampling(real_rows)
-    value, floor = (lesions.area_gap(*sets[1], *other) for other in (sets[0], sets[2]))
+    value = lesions.area_gap(*sets[1], *sets[0])
+    floor, spread = mean_floor([lesions.area_gap(*sets[1], *choice) for choice in choices])
     resampled = lesions.resampled_area_gap(*sets[1], *sets[0], resampling.index, resampling.counts)
-    note = "mean over z-bins of log2 (median of samples / median held out); floor: training slices instead of samples"
+    note = (
+        "mean over z-bins, weighted by held-out lesion slices, of log2 (median of samples / median held out)"
+    )
+    note = "; ".join(part for part in (note, spread) if part)
     evaluation.add(
         "lesion_area_gap",
         value,
@@ -94,21 +101,24 @@ def _places(evaluation: FoldEvaluation) -> None:
 
     drawn, _ = places(samples.images[lesion_rows], samples.masks[lesion_rows])
     test, slices = places(*evaluation.real(evaluation.test))
-    training, _ = places(*evaluation.real(evaluation.floor_rows))
+    training, of_slice = places(*evaluation.real(evaluation.train))
+    choices = [training[own] for own in evaluation.in_floor(of_slice)]
     resampling = evaluation.resampling(evaluation.test[slices])
     resampled = lesions.resampled_energy_distance(test, drawn, resampling.index, resampling.counts)
     note = f"mm, between {len(test)} real and {len(drawn)} synthetic centroids in the plane"
     if min(len(test), len(drawn)) < MIN_VECTORS:
         note += f"; at least {MIN_VECTORS} of each are required"
+    floor, spread = mean_floor([lesions.energy_distance(test, choice) for choice in choices])
     evaluation.add(
         "centroid_distance",
         lesions.energy_distance(test, drawn),
         interval=resampling.percentile(resampled),
-        floor=lesions.energy_distance(test, training),
+        floor=floor,
         n=len(drawn),
-        reason=note,
+        reason="; ".join(part for part in (note, spread) if part),
     )
-    value, real, trained = (lesions.left_share(found) for found in (drawn, test, training))
+    value, real = (lesions.left_share(found) for found in (drawn, test))
+    trained, _ = mean_floor([lesions.left_share(choice) for choice in choices])
     resampled = bootstrap.resampled_means(test[:, 0] < 0, resampling.index, resampling.counts)
     evaluation.add(
         "lesion_left_gap",

@@ -1,6 +1,6 @@
 """The floor of a metric: its value for training slices instead of samples.
 
-No model that fits the population scores better. Each axis computes the floor with the slices that `floor_rows` chooses.
+Each axis computes the floor with training slices that `floor_draws` chooses.
 """
 
 from collections import Counter
@@ -11,18 +11,44 @@ import numpy as np
 from slimdiff.data.store import SliceStore
 from slimdiff.generation.samples import Samples
 
+FLOOR_DRAWS = 20
+"""Random choices of training slices over which the floor of a lesion metric is averaged: one choice has few lesions."""
 
-def floor_rows(store: SliceStore, train: np.ndarray, samples: Samples, seed: int) -> np.ndarray:
-    """Store rows of training slices in the samples' mix of z-bins and classes.
+
+def floor_draws(store: SliceStore, train: np.ndarray, samples: Samples, seed: int) -> list[np.ndarray]:
+    """Choices of training slices in the samples' mix of z-bins and classes, the first from `seed`.
 
     Args:
         store: the slice store.
-        train: store rows of the training subjects.
+        train: (M,) store rows of the training subjects.
         samples: the samples that are evaluated.
-        seed: seed of the random choice.
+        seed: seed of the first choice.
+
+    Returns:
+        Sorted indices into `train`, one array per different choice: one where every choice takes all slices.
     """
-    requested = strata(samples.z_bin, samples.label)
-    return train[same_mix(requested, strata(store.z_bin[train], store.label[train]), seed)]
+    requested, available = (
+        strata(samples.z_bin, samples.label),
+        strata(store.z_bin[train], store.label[train]),
+    )
+    drawn = [same_mix(requested, available, seed + number) for number in range(FLOOR_DRAWS)]
+    return list({chosen.tobytes(): chosen for chosen in drawn}.values())
+
+
+def mean_floor(values: Sequence[float]) -> tuple[float, str]:
+    """The mean over choices of training slices, and a note with their number and spread.
+
+    values: the metric of every choice; NaN where it could not be computed.
+    """
+    finite = np.asarray(values, np.float64)
+    finite = finite[np.isfinite(finite)]
+    if not len(finite):
+        return float("nan"), ""
+    if len(finite) == 1:
+        return float(finite[0]), ""
+    return float(
+        finite.mean()
+    ), f"floor: mean of {len(finite)} choices of training slices, sd {finite.std(ddof=1):.2g}"
 
 
 def same_mix(requested: Sequence[Hashable], available: Sequence[Hashable], seed: int) -> np.ndarray:

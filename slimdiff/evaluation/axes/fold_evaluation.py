@@ -9,7 +9,7 @@ import torch
 from slimdiff.config.evaluation import EvaluationConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import pick_device
-from slimdiff.evaluation.axes.floor import floor_rows
+from slimdiff.evaluation.axes.floor import floor_draws
 from slimdiff.evaluation.metrics.features import FeatureCache
 from slimdiff.evaluation.metrics.grey_levels import to_uint8
 from slimdiff.evaluation.registry import describe
@@ -86,8 +86,17 @@ class FoldEvaluation:
 
     @cached_property
     def floor_rows(self) -> np.ndarray:
-        """Store rows of training slices for the floor, in the samples' mix of z-bins and classes."""
-        return floor_rows(self.store, self.train, self.samples, self.config.seed)
+        """Store rows of one choice of training slices for the floor."""
+        return self.train[self.floor_draws[0]]
+
+    @cached_property
+    def floor_draws(self) -> list[np.ndarray]:
+        """Choices of training slices for the floor, as indices into `train`, see `floor.floor_draws`."""
+        return floor_draws(self.store, self.train, self.samples, self.config.seed)
+
+    def in_floor(self, rows: np.ndarray) -> list[np.ndarray]:
+        """For every choice of the floor, whether each of these indices into `train` is in it: bool, as `rows`."""
+        return [np.isin(rows, chosen) for chosen in self.floor_draws]
 
     def resampling(self, rows: np.ndarray) -> Resampling:
         """Bootstrap over the subjects of these store rows."""

@@ -1,15 +1,16 @@
 """The mask axis: lesion shapes with floors and intervals, and the same metrics at other thresholds."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from slimdiff.evaluation.axes.floor import mean_floor
 from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
 from slimdiff.evaluation.metrics import components, lesions, mmd, robust_mmd, wasserstein
 from slimdiff.evaluation.metrics.lesions import Lesions, lesions_of, positions, tau_sweep
 from slimdiff.evaluation.metrics.mmd import MIN_VECTORS
 from slimdiff.evaluation.statistics.bootstrap import SAMPLES, Resampling, resampled_means
 
-SUBSETS = 100
-"""Number of seeded subsets over which an MMD is averaged, as in torch-fidelity's KID."""
 PERMUTATIONS = 500
 """Number of permutations for the p-value of the robust MMD; the smallest possible p is 1/501."""
 SWEEP_COLUMNS = (
@@ -39,9 +40,9 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
     """MMD-MF, the Wasserstein distances of its features, the robust MMD, undecided pixels, and the tau sweep."""
     config, store, samples = evaluation.config, evaluation.store, evaluation.samples
     lesion_rows = np.flatnonzero(samples.label == 1)
-    test, training = (
+    test, training, listed = (
         _lesions(evaluation, evaluation.real(rows)[1], store.z_bin[rows])
-        for rows in (evaluation.test, evaluation.floor_rows)
+        for rows in (evaluation.test, evaluation.train, evaluation.floor_rows)
     )
     drawn = _lesions(evaluation, samples.masks[lesion_rows], samples.z_bin[lesion_rows])
     feature_rows(
@@ -50,10 +51,11 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
         lesions.FEATURES,
         test.shapes,
         drawn.shapes,
-        training.shapes,
+        [training.shapes[own] for own in evaluation.in_floor(training.components.slices)],
         evaluation.test[test.components.slices],
     )
-    _robust(evaluation, test, drawn, training)
+    choices = [training.vectors[own] for own in evaluation.in_floor(training.slices)]
+    _robust(evaluation, test, drawn, choices)
     undecided = lesions.undecided_shares(samples.masks)
     over_samples = Resampling.of(samples.id, config.bootstrap, config.seed, SAMPLES)
     resampled = resampled_means(undecided, over_samples.index, over_samples.counts)
@@ -70,8 +72,6 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
         samples.masks[lesion_rows],
         evaluation.z_centres[samples.z_bin[lesion_rows]],
         config.taus,
-        config.seed,
-        SUBSETS,
         evaluation.min_px,
         evaluation.min_slice_px,
     )
@@ -79,7 +79,7 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
     evaluation.tau_sweep += [{**where, **row} for row in swept]
     for name, rows, own, found in (
         ("held-out", evaluation.test, store.participant, test),
-        ("training", evaluation.floor_rows, store.participant, training),
+        ("training", evaluation.floor_rows, store.participant, listed),
         ("synthetic", lesion_rows, samples.id, drawn),
     ):
         images = samples.images[rows] if name == "synthetic" else evaluation.real(rows)[0]
@@ -93,7 +93,7 @@ def feature_rows(
     features: tuple[str, ...],
     test: np.ndarray,
     drawn: np.ndarray,
-    training: np.ndarray,
+    training: Sequence[np.ndarray],
     test_rows: np.ndarray,
 ) -> None:
     """Add the MMD of a feature table, the Wasserstein distance of each feature, and their geometric mean.
@@ -102,13 +102,13 @@ def feature_rows(
         name: metric name of the MMD; the names of the other rows start with it.
         features: names of the D columns.
         test, drawn: (N, D) and (M, D) components of held-out slices and of samples.
-        training: (L, D) components of training slices, which replace the samples for the floor.
+        training: (L, D) components of every choice of training slices, which replace the samples for the floor.
         test_rows: (N,) store row of each held-out component.
     """
-    config = evaluation.config
     resampling = evaluation.resampling(test_rows)
-    answer = lesions.feature_distance(test, drawn, features, config.seed, SUBSETS)
-    floor = lesions.feature_distance(test, training, features, config.seed, SUBSETS)
+    answer = lesions.feature_distance(test, drawn, features)
+    floors = [lesions.feature_distance(test, table, features) for table in training]
+    floor, spread = mean_floor([one.mmd for one in floors])
     counted = f"{len(test)} real and {len(drawn)} synthetic components"
     few = (
         "" if min(len(test), len(drawn)) >= MIN_VECTORS else f"; at least {MIN_VECTORS} of each are required"
@@ -117,8 +117,16 @@ def feature_rows(
     interval = resampling.percentile(
         mmd.resampled_mmd2(*standardised, resampling.index, resampling.counts, evaluation.device)
     )
+    reason = "; ".join(part for part in (counted + few, spread) if part)
+    evaluation.add(name, answer.mmd, interval=interval, floor=floor, n=len(drawn), reason=reason)
+    floor, spread = mean_floor([one.mmd_clipped for one in floors])
+    scores = mmd.clipped_scores(test, drawn)
+    interval = resampling.percentile(
+        mmd.resampled_mmd2(*scores, resampling.index, resampling.counts, evaluation.device)
+    )
+    reason = "; ".join(part for part in (counted + few, spread) if part)
     evaluation.add(
-        name, answer.mmd.value, interval=interval, floor=floor.mmd.value, n=len(drawn), reason=counted + few
+        f"{name}_clipped", answer.mmd_clipped, interval=interval, floor=floor, n=len(drawn), reason=reason
     )
     each = wasserstein.resampled_wasserstein(test, drawn, resampling.index, resampling.counts)
     with np.errstate(divide="ignore"):
@@ -133,7 +141,7 @@ def feature_rows(
         f"{name}_w1",
         value,
         interval=resampling.distance(value, together),
-        floor=floor.w1_geometric_mean,
+        floor=mean_floor([one.w1_geometric_mean for one in floors])[0],
         n=len(drawn),
         reason=unit,
     )
@@ -143,18 +151,23 @@ def feature_rows(
             f"{name}_w1_{feature}",
             value,
             interval=resampling.distance(value, each[:, column]),
-            floor=floor.w1[feature],
+            floor=mean_floor([one.w1[feature] for one in floors])[0],
             n=len(drawn),
             reason=unit,
         )
 
 
-def _robust(evaluation: FoldEvaluation, test: Lesions, drawn: Lesions, training: Lesions) -> None:
-    config = evaluation.config
-    found = robust_mmd.robust_mmd(test.vectors, drawn.vectors, PERMUTATIONS, config.seed, evaluation.device)
-    floor = robust_mmd.robust_mmd(
-        test.vectors, training.vectors, PERMUTATIONS, config.seed, evaluation.device
-    )
+def _robust(
+    evaluation: FoldEvaluation, test: Lesions, drawn: Lesions, training: Sequence[np.ndarray]
+) -> None:
+    """training: (L, 8) vectors of every choice of training slices; p of the floor is that of the first choice."""
+    config, device = evaluation.config, evaluation.device
+    found = robust_mmd.robust_mmd(test.vectors, drawn.vectors, PERMUTATIONS, config.seed, device)
+    floors = [
+        robust_mmd.robust_mmd(test.vectors, vectors, 0 if number else PERMUTATIONS, config.seed, device)
+        for number, vectors in enumerate(training)
+    ]
+    floor, spread = mean_floor([one.value for one in floors])
     resampling = evaluation.resampling(evaluation.test[test.slices])
     interval = resampling.percentile(
         robust_mmd.resampled_robust(
@@ -165,13 +178,19 @@ def _robust(evaluation: FoldEvaluation, test: Lesions, drawn: Lesions, training:
     if min(len(test.vectors), len(drawn.vectors)) < MIN_VECTORS:
         note += f"; at least {MIN_VECTORS} of each are required"
     n = len(drawn.vectors)
-    evaluation.add("mmd_robust", found.value, interval=interval, floor=floor.value, n=n, reason=note)
+    reason = "; ".join(part for part in (note, spread) if part)
+    evaluation.add("mmd_robust", found.value, interval=interval, floor=floor, n=n, reason=reason)
     note += (
         f"; slices are permuted as if independent, so p is too small; smallest possible p "
         f"{1 / (1 + PERMUTATIONS):.2g}; if the floor has this p too, p carries no information"
     )
     evaluation.add(
-        "mmd_robust_p", found.p, floor=floor.p, n=n, reason=note, interval_reason="a p-value has no interval"
+        "mmd_robust_p",
+        found.p,
+        floor=floors[0].p,
+        n=n,
+        reason=note,
+        interval_reason="a p-value has no interval",
     )
 
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
 from slimdiff.evaluation.metrics.memorisation import (
-    QUANTILE,
     HeldOut,
     Memorisation,
+    bin_scales,
     by_training_subject,
     memorisation,
     ratio,
@@ -37,17 +37,33 @@ def memorisation_axis(evaluation: FoldEvaluation) -> None:
             nearest(represent(images), train, bins, train_bin, metric, device=evaluation.device)
             for images, bins in ((samples.images, samples.z_bin), (test_images, test_bin))
         )
+        scales = bin_scales(of_test[0], test_bin, store.n_bins)
+        sample_scale, test_scale = _scale_of(scales, samples.z_bin), scales[test_bin]
         found = memorisation(
-            of_samples[0], of_test[0], store.participant[evaluation.test], evaluation.config.seed
+            of_samples[0],
+            of_test[0],
+            store.participant[evaluation.test],
+            evaluation.config.seed,
+            sample_scale,
+            test_scale,
         )
-        _numbers(evaluation, space, found, of_samples[0], of_test[0])
-        _tables(evaluation, space, found, *of_samples)
+        _numbers(evaluation, space, found, of_samples[0] / sample_scale, of_test[0] / test_scale)
+        _tables(evaluation, space, found, *of_samples, sample_scale)
+
+
+def _scale_of(scales: np.ndarray, z_bin: np.ndarray) -> np.ndarray:
+    """Scale of each sample; NaN for a z-bin that the store lacks, where no sample has a training slice."""
+    known = (z_bin >= 0) & (z_bin < len(scales))
+    return np.where(known, scales[np.where(known, z_bin, 0)], np.nan)
 
 
 def _numbers(
     evaluation: FoldEvaluation, space: str, found: Memorisation, distance: np.ndarray, test: np.ndarray
 ) -> None:
-    """Add rows of metrics.tsv: all metrics over all z-bins; R and the suspect share also per z-bin."""
+    """Add rows of metrics.tsv: all metrics over all z-bins; R and the suspect share also per z-bin.
+
+    distance, test: relative to the scales of the z-bins.
+    """
     subjects = evaluation.store.participant[evaluation.test]
     held_out = HeldOut(found, test, subjects, evaluation.config.bootstrap, evaluation.config.seed)
     matched = np.isfinite(distance)
@@ -81,10 +97,11 @@ def _numbers(
     add(
         "suspect_share_check",
         found.check_share,
-        f"{why}share of slices of the other half below the threshold; interval over subjects, both halves resampled",
+        f"{why}share of slices of the other half below the threshold; floor column: expected share; interval over "
+        "subjects, both halves resampled",
         n_checked,
         interval=held_out.check_share(),
-        floor=QUANTILE,
+        floor=found.expected_share,
     )
     add(
         "suspect_share_ref",
@@ -138,9 +155,14 @@ def _no_share(synthetic: np.ndarray) -> str:
 
 
 def _tables(
-    evaluation: FoldEvaluation, space: str, found: Memorisation, distance: np.ndarray, index: np.ndarray
+    evaluation: FoldEvaluation,
+    space: str,
+    found: Memorisation,
+    distance: np.ndarray,
+    index: np.ndarray,
+    scale: np.ndarray,
 ) -> None:
-    """Add rows of nearest.tsv and memorisation_subjects.tsv."""
+    """Add rows of nearest.tsv and memorisation_subjects.tsv; the threshold of a sample is that of its z-bin."""
     store, samples = evaluation.store, evaluation.samples
     for i in range(len(distance)):
         row = int(evaluation.train[index[i]]) if index[i] >= 0 else None
@@ -153,7 +175,7 @@ def _tables(
                 "train_row": row,
                 "train_participant": store.participant[row] if row is not None else None,
                 "distance": float(distance[i]),
-                "threshold": found.threshold,
+                "threshold": float(found.threshold * scale[i]),
                 "flagged": int(found.suspects[i]),
                 "space": space,
             }

@@ -1,7 +1,10 @@
 """The pair axis: whether masks lie on tissue that looks like a lesion, with floors and intervals."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from slimdiff.evaluation.axes.floor import mean_floor
 from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
 from slimdiff.evaluation.axes.mask import feature_rows
 from slimdiff.evaluation.metrics import lesion_contrast
@@ -20,7 +23,8 @@ def pair_axis(evaluation: FoldEvaluation) -> None:
         "ring_px": evaluation.ring_px,
     }
     test, slices = lesion_contrast.pair_features(*evaluation.real(evaluation.test), **options)
-    training, _ = lesion_contrast.pair_features(*evaluation.real(evaluation.floor_rows), **options)
+    table, of_slice = lesion_contrast.pair_features(*evaluation.real(evaluation.train), **options)
+    training = [table[own] for own in evaluation.in_floor(of_slice)]
     chosen = np.flatnonzero(samples.label == 1)
     drawn, drawn_slices = lesion_contrast.pair_features(
         samples.images[chosen], samples.masks[chosen], **options
@@ -61,13 +65,14 @@ def _brightness(
     evaluation: FoldEvaluation,
     test: np.ndarray,
     drawn: np.ndarray,
-    training: np.ndarray,
+    training: Sequence[np.ndarray],
     test_rows: np.ndarray,
     sample_ids: np.ndarray,
 ) -> None:
     """Mean `frac_bright`, and its difference from the held-out lesions."""
     column = lesion_contrast.FEATURES.index("frac_bright")
-    value, real, trained = (lesion_contrast.mean_frac_bright(table) for table in (drawn, test, training))
+    value, real = (lesion_contrast.mean_frac_bright(table) for table in (drawn, test))
+    trained, spread = mean_floor([lesion_contrast.mean_frac_bright(table) for table in training])
     config = evaluation.config
     over_samples = bootstrap.Resampling.of(sample_ids, config.bootstrap, config.seed, bootstrap.SAMPLES)
     resampled = bootstrap.resampled_means(drawn[:, column], over_samples.index, over_samples.counts)
@@ -87,7 +92,7 @@ def _brightness(
         interval=resampling.percentile(value - resampled),
         floor=trained - real,
         n=len(drawn),
-        reason="samples minus held-out lesions; floor: training minus held-out lesions",
+        reason="; ".join(part for part in ("samples minus held-out lesions", spread) if part),
     )
 
 

@@ -14,6 +14,8 @@ from slimdiff.evaluation.metrics.mmd import (
     unbiased_mmd2,
 )
 
+SUBSETS = 100
+"""Number of seeded subsets, as in torch-fidelity."""
 LARGEST_SUBSET = 500
 """Vectors per set in a subset, unless a set has fewer."""
 
@@ -33,7 +35,7 @@ def kid(
     real_features: np.ndarray,
     synthetic_features: np.ndarray,
     seed: int,
-    subsets: int = 100,
+    subsets: int = SUBSETS,
     subset_size: int | None = None,
     device: str | torch.device = "cpu",
 ) -> MmdEstimate:
@@ -69,7 +71,7 @@ def subset_mmd2(
     real: np.ndarray,
     synthetic: np.ndarray,
     seed: int,
-    subsets: int = 100,
+    subsets: int = SUBSETS,
     subset_size: int | None = None,
     device: str | torch.device = "cpu",
 ) -> MmdEstimate:

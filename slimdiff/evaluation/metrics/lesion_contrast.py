@@ -248,9 +248,9 @@ def _contrast(
     return np.stack(columns, axis=1)
 
 
-def mmd_pl(real: np.ndarray, synthetic: np.ndarray, seed: int, subsets: int = 100) -> FeatureDistance:
+def mmd_pl(real: np.ndarray, synthetic: np.ndarray) -> FeatureDistance:
     """MMD-PL: distance between the lesion contrasts of two tables from `pair_features`."""
-    return feature_distance(real, synthetic, FEATURES, seed, subsets)
+    return feature_distance(real, synthetic, FEATURES)
 
 
 def mean_frac_bright(table: np.ndarray) -> float:

@@ -11,8 +11,6 @@ from skimage.measure import label
 from slimdiff.evaluation.metrics import mmd, robust_mmd
 from slimdiff.evaluation.metrics.components import FEATURES, Components, components_of, stack_blocks
 from slimdiff.evaluation.metrics.grey_levels import store_precision
-from slimdiff.evaluation.metrics.kid import MmdEstimate, subset_mmd2
-from slimdiff.evaluation.metrics.mmd import standardise
 from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
 from slimdiff.evaluation.metrics.wasserstein import feature_wasserstein
 from slimdiff.evaluation.statistics.bootstrap import resampled_quantile
@@ -102,36 +100,35 @@ def component_features(
 
 @dataclass(frozen=True)
 class FeatureDistance:
-    """Distance between two tables of component features: the cubic MMD, and Wasserstein-1 of each feature."""
+    """Distance between two tables of component features: cubic MMDs, and Wasserstein-1 of each feature."""
 
-    mmd: MmdEstimate
+    mmd: float
+    mmd_clipped: float  # of robust z-scores, see `mmd.clipped_scores`
     w1: dict[str, float]  # in real standard deviations
     w1_geometric_mean: float
 
 
-def feature_distance(
-    real: np.ndarray, synthetic: np.ndarray, names: tuple[str, ...], seed: int, subsets: int = 100
-) -> FeatureDistance:
-    """Subset-averaged MMD of features z-scored on all real rows, and Wasserstein-1 of each.
+def feature_distance(real: np.ndarray, synthetic: np.ndarray, names: tuple[str, ...]) -> FeatureDistance:
+    """Unbiased MMD of features z-scored on all real rows, and Wasserstein-1 of each.
 
     Args:
         real, synthetic: (N, D) and (M, D) component features in their own units.
         names: names of the D features.
-        seed, subsets: see `kid.subset_mmd2`.
 
     Returns:
         The distances. The MMD is NaN with fewer than 10 components in either set, Wasserstein-1 if a set is empty.
         The result does not depend on the order of rows, not even in its last bit.
     """
     real, synthetic = (table[np.lexsort(table.T)] for table in (real, synthetic))
-    mmd = subset_mmd2(*standardise(real, synthetic), seed=seed, subsets=subsets)
+    mmd2 = mmd.complete_mmd2(*mmd.standardise(real, synthetic))
     each, geometric_mean = feature_wasserstein(real, synthetic)
-    return FeatureDistance(mmd, dict(zip(names, each.tolist(), strict=True)), geometric_mean)
+    clipped = mmd.complete_mmd2(*mmd.clipped_scores(real, synthetic))
+    return FeatureDistance(mmd2, clipped, dict(zip(names, each.tolist(), strict=True)), geometric_mean)
 
 
-def mmd_mf(real: np.ndarray, synthetic: np.ndarray, seed: int, subsets: int = 100) -> FeatureDistance:
+def mmd_mf(real: np.ndarray, synthetic: np.ndarray) -> FeatureDistance:
     """MMD-MF: distance between the lesion shapes of two tables from `component_features`."""
-    return feature_distance(real, synthetic, FEATURES, seed, subsets)
+    return feature_distance(real, synthetic, FEATURES)
 
 
 @dataclass(frozen=True)
@@ -170,8 +167,6 @@ def tau_sweep(
     synthetic_masks: np.ndarray,
     z: np.ndarray,
     taus: Sequence[float],
-    seed: int,
-    subsets: int = 100,
     min_px: int = 5,
     min_slice_px: int = 0,
 ) -> list[dict[str, float]]:
@@ -182,7 +177,6 @@ def tau_sweep(
         synthetic_masks: (M, H, W) continuous, in [-1, 1].
         z: (M,) height of each synthetic slice.
         taus: thresholds.
-        seed, subsets: see `kid.subset_mmd2`.
         min_px, min_slice_px: see `component_features`.
 
     Returns:
@@ -192,15 +186,15 @@ def tau_sweep(
     rows = []
     for tau in taus:
         drawn = lesions_of(synthetic_masks, z, tau, min_px, min_slice_px)
-        distance = mmd_mf(real.shapes, drawn.shapes, seed, subsets)
+        distance = mmd_mf(real.shapes, drawn.shapes)
         rows.append(
             {
                 "tau": tau,
                 "n_slices": len(drawn.vectors),
                 "n_components": len(drawn.shapes),
-                "mmd_mf": distance.mmd.value,
+                "mmd_mf": distance.mmd,
                 "mmd_mf_w1": distance.w1_geometric_mean,
-                "mmd_robust": robust_mmd.robust_mmd(real.vectors, drawn.vectors, 0, seed).value,
+                "mmd_robust": robust_mmd.robust_mmd(real.vectors, drawn.vectors, 0, seed=0).value,
             }
         )
     return rows
@@ -209,10 +203,11 @@ def tau_sweep(
 def area_gap(
     real_areas: np.ndarray, real_bins: np.ndarray, synthetic_areas: np.ndarray, synthetic_bins: np.ndarray
 ) -> float:
-    """Mean over z-bins of log2 (median synthetic area / median real area).
+    """Mean over z-bins of log2 (median synthetic area / median real area), weighted by the real lesion slices.
 
-    Medians are compared per z-bin, because real and synthetic lesions have different distributions of height. Only
-    z-bins with lesions in both sets are used.
+    Medians are compared per z-bin, because real and synthetic lesions have different distributions of height. Without
+    weights one slice in a rare z-bin would count as much as fifty in another. Only z-bins with lesions in both sets are
+    used.
 
     Args:
         real_areas, synthetic_areas: (N,) and (M,) lesion area of each lesion slice, px.
@@ -244,20 +239,19 @@ def resampled_area_gap(
         counts: (B, S) how often each resampling drew each subject.
 
     Returns:
-        (B,) gaps. A resampling uses only the z-bins in which it has a lesion; NaN if it has none.
+        (B,) gaps. A z-bin without a lesion in a resampling has weight 0 there; NaN if a resampling has no lesion.
     """
     counts = np.asarray(counts)
-    gaps = []
+    total, weights = np.zeros(len(counts)), np.zeros(len(counts))
     for z_bin in np.intersect1d(real_bins, synthetic_bins):
         own = real_bins == z_bin
+        weight = counts @ np.bincount(subjects[own], minlength=counts.shape[1])
         real = resampled_quantile(real_areas[own], subjects[own], counts, 0.5)
-        gaps.append(np.log2(np.median(synthetic_areas[synthetic_bins == z_bin]) / real))
-    if not gaps:
-        return np.full(len(counts), np.nan)
-    gaps = np.array(gaps)  # (bins, B)
-    found = np.isfinite(gaps)
+        gap = np.log2(np.median(synthetic_areas[synthetic_bins == z_bin]) / real)
+        total += np.where(weight > 0, weight * gap, 0)
+        weights += weight
     with np.errstate(invalid="ignore"):
-        return np.where(found, gaps, 0).sum(axis=0) / np.where(found.any(axis=0), found.sum(axis=0), np.nan)
+        return np.where(weights > 0, total, np.nan) / np.where(weights > 0, weights, 1)
 
 
 @dataclass(frozen=True)

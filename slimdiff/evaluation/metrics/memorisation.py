@@ -15,32 +15,41 @@ from slimdiff.evaluation.statistics.bootstrap import (
     Resampling,
     percentile_interval,
     resampled_quantile,
+    resampled_rank,
 )
 
 QUANTILE = 0.01
+"""Share of unseen slices that the threshold of suspects may flag."""
 
 
 @dataclass(frozen=True)
 class Memorisation:
     """Distances of samples to the training slices, compared with those of held-out slices.
 
+    Distances are relative to a scale: the median distance of held-out slices in the same z-bin (`bin_scales`). Slices
+    at the top and bottom of the brain have smaller distances, so without it only their z-bins would have suspects.
+
     - `ratio` R = median(synthetic to train) / median(test to train). Below 1, samples are closer to the training
       slices than unseen subjects are.
-    - `suspects` are below `threshold`, the 1 % quantile of the test distances of half of the held-out subjects.
-    - `check_share` is the share of slices of the other half below `threshold`; about 0.01 is expected.
-    - `suspects_ref` are closer than the closest test slice.
+    - `suspects` are below `threshold`, an order statistic of the relative test distances of half of the held-out
+      subjects (`calibrated_rank`).
+    - `check_share` is the share of slices of the other half below `threshold`; `expected_share` is expected.
+    - `suspects_ref` are closer than the closest test slice, in absolute distances, as in the published code.
     """
 
     ratio: float
-    threshold: float
+    threshold: float  # a relative distance
     suspects: np.ndarray  # (N,) bool
     suspect_share: float  # among samples that have a training slice in their z-bin
     check_share: float  # NaN with fewer than two held-out subjects
+    expected_share: (
+        float  # share of new slices like the calibrating ones below the threshold; NaN without any
+    )
     suspects_ref: np.ndarray  # (N,) bool
     ref_share: float  # among the same samples as suspect_share
     ref_floor: float  # share of slices of the second half closer than the closest slice of the first half
-    w1: float  # between the distances of samples and of test slices
-    w1_floor: float  # between the distances of the two halves of the held-out subjects
+    w1: float  # between the relative distances of samples and of test slices
+    w1_floor: float  # between the relative distances of the two halves of the held-out subjects
     calibrating: np.ndarray  # (M,) bool: test slices that define the threshold
     checking: np.ndarray  # (M,) bool: test slices of the other half
     n_unmatched: int  # samples without a training slice in their z-bin; never suspects
@@ -51,8 +60,37 @@ class Memorisation:
         return int(self.calibrating.sum())
 
 
+FEWEST_SLICES = 5
+"""Held-out slices that a z-bin needs for a scale of its own."""
+
+
+def bin_scales(test_distance: np.ndarray, test_bin: np.ndarray, n_bins: int) -> np.ndarray:
+    """(n_bins,) the median distance of the held-out slices in each z-bin.
+
+    A z-bin with fewer than 5 finite distances, or with median 0, has the median over all z-bins; NaN without any.
+
+    Args:
+        test_distance: (M,) from `nearest`, test to train.
+        test_bin: (M,) z-bin of each test slice.
+        n_bins: number of z-bins.
+    """
+    known = np.isfinite(test_distance)
+    overall = np.median(test_distance[known]) if known.any() else np.nan
+    scales = np.full(n_bins, overall)
+    for z_bin in range(n_bins):
+        own = test_distance[known & (test_bin == z_bin)]
+        if len(own) >= FEWEST_SLICES and np.median(own) > 0:
+            scales[z_bin] = np.median(own)
+    return scales
+
+
 def memorisation(
-    synthetic_distance: np.ndarray, test_distance: np.ndarray, test_subjects: Sequence, seed: int
+    synthetic_distance: np.ndarray,
+    test_distance: np.ndarray,
+    test_subjects: Sequence,
+    seed: int,
+    synthetic_scale: np.ndarray | float = 1.0,
+    test_scale: np.ndarray | float = 1.0,
 ) -> Memorisation:
     """Compare nearest-neighbour distances of samples with those of held-out slices.
 
@@ -61,6 +99,7 @@ def memorisation(
         test_distance: (M,) from `nearest`, test to train.
         test_subjects: (M,) subject of each test slice.
         seed: seed of the split of the held-out subjects into two halves, for calibration and check.
+        synthetic_scale, test_scale: (N,) and (M,) scale of each distance, see `bin_scales`.
 
     Returns:
         See `Memorisation`. Without distances the numbers are NaN and no sample is a suspect.
@@ -74,15 +113,19 @@ def memorisation(
             f"expected {len(test_distance)} subjects, one per test slice, found {len(test_subjects)}"
         )
     matched = np.isfinite(test_distance)
+    closest = _smallest(test_distance[matched])
+    suspects_ref = synthetic_distance < closest
+    raw_distance, test_distance = test_distance, test_distance / test_scale
+    synthetic_distance = synthetic_distance / synthetic_scale
     test = test_distance[matched]
     synthetic = synthetic_distance[np.isfinite(synthetic_distance)]
     order = np.random.default_rng(seed).permutation(np.unique(test_subjects[matched]))
     calibrating = matched & np.isin(test_subjects, order[: (len(order) + 1) // 2])
     checking = matched & ~calibrating
     calibration, check = test_distance[calibrating], test_distance[checking]
-    threshold = float(np.quantile(calibration, QUANTILE)) if len(calibration) else float("nan")
+    rank = int(calibrated_rank(len(calibration))) if len(calibration) else 0
+    threshold = float(np.sort(calibration)[rank - 1]) if rank else float("nan")
     suspects = synthetic_distance < threshold  # False for NaN on either side
-    suspects_ref = synthetic_distance < _smallest(test)
     n_matched = len(synthetic)
     return Memorisation(
         ratio=ratio(synthetic, test),
@@ -90,15 +133,25 @@ def memorisation(
         suspects=suspects,
         suspect_share=_share(suspects.sum(), n_matched if np.isfinite(threshold) else 0),
         check_share=_share((check < threshold).sum(), len(check)),
+        expected_share=_share(rank, len(calibration) + 1) if rank else float("nan"),
         suspects_ref=suspects_ref,
         ref_share=_share(suspects_ref.sum(), n_matched if len(test) else 0),
-        ref_floor=_share((check < _smallest(calibration)).sum(), len(check)),
+        ref_floor=_share((raw_distance[checking] < _smallest(raw_distance[calibrating])).sum(), len(check)),
         w1=wasserstein(synthetic, test),
         w1_floor=wasserstein(calibration, check),
         calibrating=calibrating,
         checking=checking,
         n_unmatched=len(synthetic_distance) - n_matched,
     )
+
+
+def calibrated_rank(n: np.ndarray | int) -> np.ndarray:
+    """Rank k of the threshold among n calibrating distances, 1 the smallest: floor(0.01 (n + 1)), at least 1.
+
+    A new distance from the same distribution is below the k-th smallest of n with probability k / (n + 1) (conformal
+    prediction, Vovk et al. 2005), at most 1 % from 99 distances on. An interpolated quantile would flag more.
+    """
+    return np.maximum(1, np.floor(QUANTILE * (np.asarray(n) + 1) + 1e-9).astype(np.int64))
 
 
 def ratio(synthetic: np.ndarray, test: np.ndarray) -> float:
@@ -191,8 +244,8 @@ class HeldOut:
         calibrating = Resampling.of(subjects[found.calibrating], n_boot, seed + 2)
         self._n_calibrating = calibrating.n_subjects
         self._w1 = found.w1
-        self.thresholds = resampled_quantile(
-            distance[found.calibrating], calibrating.index, calibrating.counts, QUANTILE
+        self.thresholds = resampled_rank(
+            distance[found.calibrating], calibrating.index, calibrating.counts, calibrated_rank
         )
         """(B,) the threshold of every resampling; empty with fewer than 5 calibrating subjects."""
 

@@ -188,6 +188,23 @@ def resampled_mmd2(
     return resampled_by_subject(cubic_sums(x.shape[1]), x, y, subjects, counts)
 
 
+def complete_mmd2(real: np.ndarray, synthetic: np.ndarray, device: str | torch.device = "cpu") -> float:
+    """Unbiased squared MMD of all vectors with the cubic kernel (Gretton et al. 2012, eq. 3), without subsets.
+
+    Args:
+        real, synthetic: (N, D) and (M, D) features.
+        device: where kernels are computed.
+
+    Returns:
+        The squared MMD, which may be below 0; NaN if a set has fewer than 10 vectors.
+
+    Raises:
+        ValueError: mismatched shapes, or values that are not finite.
+    """
+    one_subject = np.zeros(len(real), np.int64)
+    return float(resampled_mmd2(real, synthetic, one_subject, np.ones((1, 1)), device)[0])
+
+
 def cubic_sums(dim: int) -> Callable[..., np.ndarray]:
     """`group_sums` of the cubic kernel, for vectors of `dim` features."""
     return partial(group_sums, polynomial_kernel) if dim > LARGEST_EXPLICIT else _explicit_sums
@@ -245,6 +262,26 @@ def standardise(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray, np
     # The computed sd of equal values may be a rounding error instead of 0.
     sd = np.where(sd > 1e-12 * np.maximum(np.abs(mean), 1), sd, 1.0)
     return (real - mean) / sd, (synthetic - mean) / sd
+
+
+CLIP = 5.0
+"""Largest absolute robust z-score: a few extreme lesions must not decide the cubic kernel."""
+
+
+def clipped_scores(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Robust z-scores of both sets by median and MAD (times 1.4826) of all real vectors, clipped to ±5.
+
+    A feature whose MAD is 0 has its sd instead; one that is constant in the real set is only centred.
+    """
+    real, synthetic = np.asarray(real, np.float64), np.asarray(synthetic, np.float64)
+    if not len(real):
+        return real, synthetic
+    middle = np.median(real, axis=0)
+    spread = 1.4826 * np.median(np.abs(real - middle), axis=0)
+    tiny = 1e-12 * np.maximum(np.abs(middle), 1)
+    spread = np.where(spread > tiny, spread, real.std(axis=0))
+    spread = np.where(spread > tiny, spread, 1.0)
+    return tuple(np.clip((table - middle) / spread, -CLIP, CLIP) for table in (real, synthetic))
 
 
 def check_sets(real: np.ndarray, synthetic: np.ndarray) -> None:

@@ -199,6 +199,42 @@ def resampled_quantile(
     Returns:
         (B,) float64; NaN if a resampling has no number.
     """
+
+    def between(total: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        place = quantile * (total - 1)
+        lower = np.floor(place).astype(np.int64)
+        return lower, np.minimum(lower + 1, total - 1), place - lower
+
+    return _resampled_places(values, subjects, counts, between)
+
+
+def resampled_rank(
+    values: np.ndarray, subjects: np.ndarray, counts: np.ndarray, rank_of: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The number of a rank (1 the smallest) for every resampling of the subjects, each with all its numbers.
+
+    Args:
+        values, subjects, counts: as in `resampled_quantile`.
+        rank_of: the rank for each number of numbers in a resampling, (B,) to (B,).
+
+    Returns:
+        (B,) float64; NaN if a resampling has no number.
+    """
+
+    def exactly(total: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        place = rank_of(total) - 1
+        return place, place, np.zeros(len(place))
+
+    return _resampled_places(values, subjects, counts, exactly)
+
+
+def _resampled_places(
+    values: np.ndarray,
+    subjects: np.ndarray,
+    counts: np.ndarray,
+    places_of: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> np.ndarray:
+    """Values between two places (0 the smallest) of every resampling: lower + share * (upper - lower)."""
     order = np.argsort(values, kind="stable")
     ordered, owner = np.asarray(values, np.float64)[order], np.asarray(subjects)[order]
     result = np.full(len(counts), np.nan)
@@ -210,11 +246,9 @@ def resampled_quantile(
         drawn = total > 0
         if not drawn.any():
             continue
-        place = quantile * (total[drawn] - 1)
-        lower = np.floor(place).astype(np.int64)
-        upper = np.minimum(lower + 1, total[drawn] - 1)
+        lower, upper, share = places_of(total[drawn])
         below, above = (ordered[(cumulated[drawn] <= rank[:, None]).sum(axis=1)] for rank in (lower, upper))
-        result[draws][drawn] = below + (place - lower) * (above - below)
+        result[draws][drawn] = below + share * (above - below)
     return result
 
 

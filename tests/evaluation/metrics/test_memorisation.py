@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from slimdiff.evaluation.metrics.memorisation import by_training_subject, memorisation
+from slimdiff.evaluation.metrics.memorisation import (
+    bin_scales,
+    by_training_subject,
+    calibrated_rank,
+    memorisation,
+)
 from slimdiff.evaluation.metrics.wasserstein import wasserstein
 
 
@@ -34,14 +39,29 @@ def test_copies_are_suspects():
     assert shifted.w1 > found.w1
 
 
+@pytest.mark.parametrize(
+    ("n", "rank"), [(1, 1), (20, 1), (98, 1), (99, 1), (177, 1), (199, 2), (998, 9), (999, 10)]
+)
+def test_the_threshold_flags_its_expected_share_of_new_slices(n, rank):
+    """An interpolated 1 % quantile of 20 distances flags 5.7 %, of 177 1.7 %."""
+    assert calibrated_rank(n) == rank
+    generator = np.random.default_rng(n)
+    calibration = np.sort(generator.gamma(4, 0.25, (4000, n)), axis=1)
+    share = (generator.gamma(4, 0.25, 4000) < calibration[:, rank - 1]).mean()
+    expected = rank / (n + 1)
+    assert share == pytest.approx(expected, abs=4 * np.sqrt(expected / 4000))
+    assert expected <= 0.01 or n < 99
+
+
 def test_the_threshold_comes_from_half_of_the_subjects_only():
     test, subjects = distances()
     found = memorisation(test, test, subjects, seed=0)
-    halves = [
-        np.quantile(test[np.isin(subjects, chosen)], 0.01)
-        for chosen in (np.random.default_rng(0).permutation(np.unique(subjects))[:5],)
-    ]
-    assert found.threshold == pytest.approx(halves[0])
+    chosen = np.isin(subjects, np.random.default_rng(0).permutation(np.unique(subjects))[:5])
+    n = int(chosen.sum())
+    assert n > 150
+    # The first of 100 to 198 distances, the second of 199 to 298.
+    assert found.threshold == np.sort(test[chosen])[(n + 1) // 100 - 1]
+    assert found.expected_share == ((n + 1) // 100) / (n + 1)
     assert found.n_calibration < len(test)
 
 
@@ -87,7 +107,7 @@ def test_floors_come_from_the_two_halves_of_the_held_out_subjects():
     assert np.array_equal(found.calibrating, first) and np.array_equal(found.checking, ~first)
     assert found.w1_floor == wasserstein(test[first], test[~first])
     assert found.ref_floor == (test[~first] < test[first].min()).mean()
-    assert found.check_share == (test[~first] < np.quantile(test[first], 0.01)).mean()
+    assert found.check_share == (test[~first] < found.threshold).mean()
 
 
 def test_report_by_training_subject_adds_up():
@@ -123,3 +143,44 @@ def test_without_samples_the_expected_share_is_nan():
     none = np.array([], int)
     (row,) = by_training_subject(np.array([]), none, none.astype(bool), none, ["a"], np.array([0]))
     assert row["n_nearest"] == 0 and np.isnan(row["expected_share"])
+
+
+def test_every_z_bin_can_have_suspects():
+    """Distances in z-bin 0 are a tenth of those in z-bin 1: with absolute distances only copies there were found."""
+    generator = np.random.default_rng(0)
+    bins = np.tile([0, 1], 400)
+    level = np.where(bins == 0, 0.1, 1.0)
+    test = level * (1 + generator.gamma(4, 0.25, 800))
+    subjects = np.repeat([f"sub-{i:02d}" for i in range(20)], 40)
+    scales = bin_scales(test, bins, 2)
+    assert scales[1] / scales[0] == pytest.approx(10, rel=0.15)
+    # A quarter of the samples of each z-bin are far closer than any held-out slice.
+    synthetic = level * (1 + generator.gamma(4, 0.25, 800))
+    copies = np.arange(800) % 8 < 2
+    synthetic[copies] = 0.4 * level[copies]
+    absolute = memorisation(synthetic, test, subjects, 0)
+    relative = memorisation(synthetic, test, subjects, 0, scales[bins], scales[bins])
+    assert relative.suspects[copies].all()
+    assert absolute.suspects[copies & (bins == 1)].mean() == 0
+    assert relative.suspects[~copies].mean() < 0.03
+    assert relative.suspects_ref.tolist() == absolute.suspects_ref.tolist()
+    assert relative.ref_floor == absolute.ref_floor
+
+
+def test_the_ratio_weighs_z_bins_alike_whatever_their_distances():
+    bins = np.repeat([0, 1], 50)
+    test, subjects = (
+        np.repeat([1.0, 10.0], 50) * np.tile(np.linspace(0.9, 1.1, 50), 2),
+        np.tile(np.arange(10), 10),
+    )
+    scales = bin_scales(test, bins, 2)
+    synthetic = np.where(bins == 0, 1.5, 15.0) * np.tile(np.linspace(0.9, 1.1, 50), 2)
+    assert memorisation(synthetic, test, subjects, 0, scales[bins], scales[bins]).ratio == pytest.approx(1.5)
+
+
+def test_z_bins_with_few_held_out_slices_have_the_scale_of_all():
+    distance = np.array([1.0, 1, 1, 1, 1, 3, 3, 3, 3, np.nan, 0, 0, 0, 0, 0])
+    bins = np.array([0] * 5 + [1] * 5 + [2] * 5)
+    assert bin_scales(distance, bins, 4).tolist() == [1, 1, 1, 1]
+    assert bin_scales(distance[:9], bins[:9], 2).tolist() == [1, 1]
+    assert np.isnan(bin_scales(np.array([]), np.array([], int), 2)).all()

@@ -4,7 +4,12 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from slimdiff.evaluation.metrics.kid import subset_mmd2
-from slimdiff.evaluation.metrics.mmd import resampled_mmd2, standardise
+from slimdiff.evaluation.metrics.mmd import (
+    clipped_scores,
+    complete_mmd2,
+    resampled_mmd2,
+    standardise,
+)
 from slimdiff.evaluation.metrics.wasserstein import feature_wasserstein, resampled_wasserstein, wasserstein
 from slimdiff.evaluation.statistics.bootstrap import Resampling
 
@@ -279,3 +284,32 @@ def test_resampling_requires_a_subject_for_every_vector():
             ValueError, match="expected a subject index below 8 for each of 40 vectors, found 39 indices"
         ):
             resampled(real, synthetic, subjects[1:], counts)
+
+
+@DIMENSIONS
+def test_the_complete_estimate_is_the_plain_one(d):
+    x, y = sets(23, 17, d)
+    assert complete_mmd2(x, y) == pytest.approx(slow_mmd2(x, y), rel=1e-9)
+    assert np.isnan(complete_mmd2(x[:9], y))
+
+
+def test_clipped_scores_do_not_depend_on_a_few_extreme_lesions():
+    generator = np.random.default_rng(1)
+    x, y = generator.standard_normal((200, 3)), generator.standard_normal((200, 3)) + 0.3
+    spoilt = x.copy()
+    spoilt[:4] *= 1000
+    plain, other = (complete_mmd2(*clipped_scores(real, y)) for real in (x, spoilt))
+    assert other == pytest.approx(plain, abs=0.25 * plain + 0.05)
+    by_sd = [complete_mmd2(*standardise(real, y)) for real in (x, spoilt)]
+    assert abs(by_sd[1] - by_sd[0]) > abs(other - plain)
+    median, mad = np.median(x, axis=0), np.median(np.abs(x - np.median(x, axis=0)), axis=0)
+    found = clipped_scores(x, y)
+    np.testing.assert_allclose(found[0], np.clip((x - median) / (1.4826 * mad), -5, 5))
+    np.testing.assert_allclose(found[1], np.clip((y - median) / (1.4826 * mad), -5, 5))
+
+
+def test_a_feature_with_a_mad_of_zero_has_its_sd_and_a_constant_one_is_centred():
+    x = np.stack([np.array([0.0] * 7 + [1, 2, 3]), np.full(10, 4.0)], axis=1)
+    found, _ = clipped_scores(x, x)
+    np.testing.assert_allclose(found[:, 0], np.clip(x[:, 0] / x[:, 0].std(), -5, 5))
+    np.testing.assert_allclose(found[:, 1], 0)
