@@ -41,7 +41,7 @@ def histogram(axes: Axes, matches: pd.DataFrame, label: str, band: float) -> Non
     if known:
         axes.axvline(1, color=ALARM, linewidth=1.1)
         handles.append(Line2D([], [], color=ALARM, label="threshold"))
-    axes.set(xlabel=f"{label} / threshold of the z-bin" if known else label, ylabel="samples", xlim=(0, None))
+    axes.set(xlabel="distance / threshold of the z-bin" if known else label, ylabel="samples", xlim=(0, None))
     _head(axes, "Samples by distance", band, handles, 2)
 
 
