@@ -147,8 +147,11 @@ def test_unreadable_or_missing_settings_are_refused(trained, tmp_path):
     whole = settings_in(tmp_path / "zbin-00")
     for text, named in (
         ("{", r"zbin-00\.json: not readable as JSON"),
-        (json.dumps({"generation": {}}), r"zbin-00\.json: these settings are not valid in this version: expected the keys"),
-        (json.dumps(whole | {"runs": [{"engine": 1}]}), r"zbin-00\.json: these settings are not valid in this version"),
+        (json.dumps({"generation": {}}), r"zbin-00\.json: .* not valid in this version: expected the keys"),
+        (
+            json.dumps(whole | {"runs": [{"engine": 1}]}),
+            r"zbin-00\.json: these settings are not valid in this version",
+        ),
         (
             json.dumps(whole | {"generation": {"sampling": 3}}),
             r"zbin-00\.json: these settings are not valid in this version: generation\.sampling",
@@ -303,7 +306,9 @@ def test_remaking_a_sample_reports_what_is_missing_or_wrong(trained, tmp_path):
         remake_samples(manifest, [name], tmp_path / "out", device="cpu")
     rows, whole = read_table(manifest), settings_in(manifest)
     change_settings(manifest, generation={"sampler": "euler"})
-    with pytest.raises(ForeignFile, match=r"zbin-00: no sample can be drawn with these settings: generation\.sampler"):
+    with pytest.raises(
+        ForeignFile, match=r"zbin-00: no sample can be drawn with these settings: generation\.sampler"
+    ):
         remake_samples(manifest, [name], tmp_path / "other", device="cpu")
     manifest.with_suffix(".json").unlink()
     with pytest.raises(FileNotFoundError, match=r"zbin-00\.json: not found"):
