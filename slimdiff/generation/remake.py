@@ -69,16 +69,20 @@ def remake_jobs(
             fixed[name] = tuple(stored[part][places[name] : places[name] + 1] for part in FIXED)
     path = Path(checkpoint) if checkpoint else stem.resolve().parent / settings.checkpoint
     _check_inputs(settings, stem, path, priors)
+    # One job, and so one loaded checkpoint, for all samples that were computed alike.
+    alike: dict[tuple[Run, bool], list[str]] = {}
+    for name, run in settings.runs_of(ids).items():
+        alike.setdefault((run, name in fixed), []).append(name)
     return [
         Job(
             path,
             _config(settings, run, stem, device),
             folder,
-            {name: [_request(rows[places[name]])]},
+            {name: [_request(rows[places[name]])] for name in names},
             priors,
-            fixed if name in fixed else None,
+            {name: fixed[name] for name in names} if given else None,
         )
-        for name, run in settings.runs_of(ids).items()
+        for (run, given), names in alike.items()
     ]
 
 
