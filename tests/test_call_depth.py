@@ -5,19 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.call_stack import frames_of_package
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "slimdiff"
-
-
-def frames_of_package() -> list[str]:
-    """Names of the package's functions on the stack, the outermost first."""
-    names, frame = [], sys._getframe(1)
-    while frame is not None:
-        if Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
-            names.insert(0, frame.f_code.co_name)
-        frame = frame.f_back
-    return names
 
 
 def test_the_loss_is_seven_frames_from_the_command(prepared, tmp_path, monkeypatch):

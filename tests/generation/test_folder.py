@@ -2,11 +2,10 @@
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.call_stack import frames_of_package
 from helpers.tiny_sampling import (
     CONFIG,
     EVERY_SAMPLER,
@@ -387,28 +386,18 @@ def test_a_folder_is_drawn_from_counts(trained, tmp_path):
     assert job.draw() == []
 
 
-def our_frames() -> list[str]:
-    """Names of the functions of the package on the stack, outermost first."""
-    names, frame = [], sys._getframe()
-    while frame is not None:
-        if Path(frame.f_code.co_filename).is_relative_to(Path(generator_module.__file__).parents[1]):
-            names.insert(0, frame.f_code.co_name)
-        frame = frame.f_back
-    return names
-
-
 def test_the_call_depth_from_command_to_network_is_nine_functions(trained, monkeypatch, tmp_path):
     """`run_stage` and `run` of the command, the functions above the thread pool, and those within a thread."""
     above, within = [], []
     progress = generator_module.tqdm
 
     def recorded_progress(**options):
-        above.append(our_frames())
+        above.append(frames_of_package())
         return progress(**options)
 
     monkeypatch.setattr(generator_module, "tqdm", recorded_progress)
     generator = generator_of(trained)
-    generator.network.register_forward_pre_hook(lambda module, inputs: within.append(our_frames()))
+    generator.network.register_forward_pre_hook(lambda module, inputs: within.append(frames_of_package()))
     fill(generator, None, tmp_path, [0])
     assert above == [["draw", "draw"]]
     assert all(names == ["draw", "dpmpp_2m", "_two_estimates", "__call__"] for names in within)
