@@ -138,8 +138,16 @@ class Bench:
         for test in tqdm(draws, desc=damage, unit="draw"):
             # No training slices, so no floors: the undamaged samples are the training slices.
             names = {"study": "metric_power", "variant": damage, "fold": 0}
+            # The smallest share of a cell would leave few of these slices, and another number for every draw.
             cell = FoldEvaluation(
-                self.store, test, np.empty(0, np.int64), samples, self.config, self.features, names
+                self.store,
+                test,
+                np.empty(0, np.int64),
+                samples,
+                self.config,
+                self.features,
+                names,
+                exact_mix=False,
             )
             for axis in axes:
                 axis(cell)
@@ -152,8 +160,7 @@ class Bench:
 
 def _numbers(row: dict) -> list[float]:
     if row["metric"] == "lpips_diversity":
-        # Its value does not depend on the held-out subjects, and its interval is over samples. The difference to the
-        # held-out subjects' diversity is used instead.
+        # Its interval is over samples. The difference to the held-out subjects' diversity is used instead.
         return [row["value"] - row["floor"], np.nan, np.nan]
     return [row[key] for key in ("value", "ci_low", "ci_high")]
 

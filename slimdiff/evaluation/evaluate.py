@@ -1,10 +1,11 @@
 """Metrics of one variant and fold with floors and intervals, and their summary over folds.
 
 The real set is always the fold's held-out test subjects. The floor of a metric is the same metric between training
-and test subjects. The files in `metrics/{variant}/fold-{k}/` are:
+and test subjects. Samples and training slices have the held-out slices' mix of z-bins and classes (`axes.mix`). The
+files in `metrics/{variant}/fold-{k}/` are:
 
 - `metrics.tsv`: all metrics, one row per metric, extractor and z-bin;
-- `lesions.tsv`: shape and position of every lesion;
+- `lesions.tsv`: shape and position of every lesion that the mask metrics compare;
 - `tau_sweep.tsv`: mask metrics by threshold;
 - `nearest.tsv`: the nearest training slice of every sample, in every space;
 - `flagged.tsv`: the rows of `nearest.tsv` that may be copies;
@@ -14,6 +15,7 @@ The summary over folds is `metrics/summary.tsv`.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +89,11 @@ def evaluation_of_samples(study: Study, variant: str, fold: int) -> FoldEvaluati
 def evaluation_of_training_slices(study: Study, fold: int) -> FoldEvaluation:
     """Training slices instead of samples, ready for `evaluate`: every floor with its own interval.
 
-    All training slices are used. The floors in a sample's table use the samples' mix of z-bins and classes, so their
-    values differ slightly. Memorisation is left out (BASELINE_AXES), because every training slice is its own nearest.
+    As many training slices are used as the held-out mix allows. The floors in a sample's table use at most as many as
+    samples, so their values can differ slightly. Memorisation is left out (BASELINE_AXES), because every training slice
+    is its own nearest.
     """
-    return _open(study, REAL, fold, slices_as_samples)
+    return replace(_open(study, REAL, fold, slices_as_samples), exact_mix=False)
 
 
 def slices_as_samples(store: SliceStore, rows: np.ndarray) -> Samples:

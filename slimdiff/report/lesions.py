@@ -73,7 +73,7 @@ def lesion_sheet(
     ]
     handles.append(Line2D([], [], color=FLOOR, linestyle=":", label="floor at the study's tau"))
     note = (
-        f"maps, sizes and shapes: fold {shown_fold}, lesion slices only; training slices in the samples' mix of "
+        f"maps, sizes and shapes: fold {shown_fold}, lesion slices only; areas and shapes in the held-out mix of "
         f"z-bins; tau {tau:g}; tau sweep: synthetic masks of every fold"
     )
     figure = new_plot(10, 6.6, f"Lesions: {variant}", handles, note)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from slimdiff.evaluation.axes.floor import mean_floor
-from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
+from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation, joined
 from slimdiff.evaluation.metrics import lesions
 from slimdiff.evaluation.metrics.components import components_of
 from slimdiff.evaluation.metrics.lesions import binarise
@@ -48,19 +48,16 @@ def _areas(evaluation: FoldEvaluation) -> None:
     test, training = (
         lesions.lesion_area(evaluation.real(rows)[1], **rule) for rows in (evaluation.test, evaluation.train)
     )
-    choices = [
-        (training[rows][training[rows] > 0], store.z_bin[evaluation.train[rows]][training[rows] > 0])
-        for rows in evaluation.floor_draws
-    ]
-    sets = [
+    of_samples, of_test, of_training = (
         (areas[areas > 0], bins[areas > 0])
         for areas, bins in (
             (drawn, samples.z_bin[lesion_rows]),
             (test, store.z_bin[evaluation.test]),
+            (training, store.z_bin[evaluation.train]),
         )
-    ]
+    )
     for z_bin in range(store.n_bins):
-        own, real = (areas[bins == z_bin] for areas, bins in sets)
+        own, real = (areas[bins == z_bin] for areas, bins in (of_samples, of_test))
         evaluation.add(
             "lesion_area",
             np.median(own) if len(own) else np.nan,
@@ -70,28 +67,26 @@ def _areas(evaluation: FoldEvaluation) -> None:
             n=len(own),
             reason=f"median px; floor column: median of {len(real)} held-out slices; {MODEL}",
         )
-    real_rows = evaluation.test[test > 0]
-    resampling = evaluation.resampling(real_rows)
-    value = lesions.area_gap(*sets[1], *sets[0])
-    floor, spread = mean_floor([lesions.area_gap(*sets[1], *choice) for choice in choices])
-    resampled = lesions.resampled_area_gap(*sets[1], *sets[0], resampling.index, resampling.counts)
-    note = (
-        "mean over z-bins, weighted by held-out lesion slices, of log2 (median of samples / median held out)"
-    )
-    note = "; ".join(part for part in (note, spread) if part)
+    # Z-bins have the weights of the held-out slices, so all samples and training slices can be used.
+    resampling = evaluation.resampling(evaluation.test[test > 0])
+    value = lesions.area_gap(*of_test, *of_samples)
+    resampled = lesions.resampled_area_gap(*of_test, *of_samples, resampling.index, resampling.counts)
     evaluation.add(
         "lesion_area_gap",
         value,
         interval=resampling.percentile(resampled),
-        floor=floor,
-        n=len(sets[0][0]),
-        reason=note if np.isfinite(value) else "no z-bin with lesions in both sets; at least one is required",
+        floor=lesions.area_gap(*of_test, *of_training),
+        n=len(of_samples[0]),
+        reason="mean over z-bins, weighted by held-out lesion slices, of log2 (median of samples / median held out); "
+        "all samples of the lesion class are used; floor: all training slices"
+        if np.isfinite(value)
+        else "no z-bin with lesions in both sets; at least one is required",
     )
 
 
 def _places(evaluation: FoldEvaluation) -> None:
     samples, spacing = evaluation.samples, evaluation.store.spacing_mm
-    lesion_rows = np.flatnonzero(samples.label == 1)
+    chosen = evaluation.lesion_selection
 
     def places(images: np.ndarray, lesion_masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = components_of(
@@ -99,11 +94,11 @@ def _places(evaluation: FoldEvaluation) -> None:
         )
         return lesions.positions(found.centroids, found.slices, images, spacing), found.slices
 
-    drawn, _ = places(samples.images[lesion_rows], samples.masks[lesion_rows])
-    test, slices = places(*evaluation.real(evaluation.test))
+    drawn, _ = places(samples.images[chosen.samples], samples.masks[chosen.samples])
+    test, slices = places(*evaluation.real(evaluation.lesion_rows))
     training, of_slice = places(*evaluation.real(evaluation.train))
     choices = [training[own] for own in evaluation.in_floor(of_slice)]
-    resampling = evaluation.resampling(evaluation.test[slices])
+    resampling = evaluation.resampling(evaluation.lesion_rows[slices])
     resampled = lesions.resampled_energy_distance(test, drawn, resampling.index, resampling.counts)
     note = f"mm, between {len(test)} real and {len(drawn)} synthetic centroids in the plane"
     if min(len(test), len(drawn)) < MIN_VECTORS:
@@ -115,7 +110,7 @@ def _places(evaluation: FoldEvaluation) -> None:
         interval=resampling.percentile(resampled),
         floor=floor,
         n=len(drawn),
-        reason="; ".join(part for part in (note, spread) if part),
+        reason=joined(note, chosen.note, spread),
     )
     value, real = (lesions.left_share(found) for found in (drawn, test))
     trained, _ = mean_floor([lesions.left_share(choice) for choice in choices])
@@ -126,6 +121,9 @@ def _places(evaluation: FoldEvaluation) -> None:
         interval=resampling.percentile(value - resampled),
         floor=trained - real,
         n=len(drawn),
-        reason=f"share of lesions left of the midline, samples ({value:.2f}) minus held out ({real:.2f}); "
-        f"floor: training ({trained:.2f}) minus held out",
+        reason=joined(
+            f"share of lesions left of the midline, samples ({value:.2f}) minus held out ({real:.2f})",
+            f"floor: training ({trained:.2f}) minus held out",
+            chosen.note,
+        ),
     )

@@ -9,7 +9,8 @@ import torch
 from slimdiff.config.evaluation import EvaluationConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import pick_device
-from slimdiff.evaluation.axes.floor import floor_draws
+from slimdiff.evaluation.axes.floor import FLOOR_DRAWS
+from slimdiff.evaluation.axes.mix import Selection, cells_of, select
 from slimdiff.evaluation.metrics.features import FeatureCache
 from slimdiff.evaluation.metrics.grey_levels import to_uint8
 from slimdiff.evaluation.registry import describe
@@ -56,6 +57,11 @@ TRAINING_SUBJECT_COLUMNS = (
 )
 
 
+def joined(*notes: str) -> str:
+    """The notes that are not empty, as one note."""
+    return "; ".join(note for note in notes if note)
+
+
 @dataclass
 class FoldEvaluation:
     """Inputs and result rows of the metrics of one variant and fold."""
@@ -70,6 +76,8 @@ class FoldEvaluation:
     cache: FeatureCache
     names: dict
     """Values of the columns study, variant and fold, the same in every row."""
+    exact_mix: bool = True
+    """Whether the samples have exactly the held-out mix, see `mix.select`; false for training slices as samples."""
     rows: list[dict] = field(default_factory=list)
     nearest: list[dict] = field(default_factory=list)
     """The nearest training slice of every sample, in every space."""
@@ -85,18 +93,29 @@ class FoldEvaluation:
         return np.asarray(self.store.images[rows]), np.asarray(self.store.masks[rows])
 
     @cached_property
-    def floor_rows(self) -> np.ndarray:
-        """Store rows of one choice of training slices for the floor."""
-        return self.train[self.floor_draws[0]]
+    def selections(self) -> list[Selection]:
+        """The slices that image metrics compare: of all z-bins together, then of each z-bin."""
+        return [self._select(z_bin) for z_bin in ("all", *range(self.store.n_bins))]
 
     @cached_property
-    def floor_draws(self) -> list[np.ndarray]:
-        """Choices of training slices for the floor, as indices into `train`, see `floor.floor_draws`."""
-        return floor_draws(self.store, self.train, self.samples, self.config.seed)
+    def lesion_selection(self) -> Selection:
+        """The slices of the lesion class that lesion metrics compare, with several choices for the floor."""
+        return self._select("all", label=1, floors=FLOOR_DRAWS)
+
+    def _select(self, z_bin: int | str, label: int | None = None, floors: int = 1) -> Selection:
+        store, samples = self.store, self.samples
+        test, train = (cells_of(store.z_bin[rows], store.label[rows]) for rows in (self.test, self.train))
+        drawn = cells_of(samples.z_bin, samples.label)
+        return select(test, drawn, train, self.config.seed, z_bin, label, floors, self.exact_mix)
+
+    @property
+    def lesion_rows(self) -> np.ndarray:
+        """Store rows of the held-out slices of `lesion_selection`."""
+        return self.test[self.lesion_selection.held_out]
 
     def in_floor(self, rows: np.ndarray) -> list[np.ndarray]:
-        """For every choice of the floor, whether each of these indices into `train` is in it: bool, as `rows`."""
-        return [np.isin(rows, chosen) for chosen in self.floor_draws]
+        """For every choice of the lesion metrics' floor, whether each of these indices into `train` is in it."""
+        return [np.isin(rows, chosen) for chosen in self.lesion_selection.floors]
 
     def resampling(self, rows: np.ndarray) -> Resampling:
         """Bootstrap over the subjects of these store rows."""

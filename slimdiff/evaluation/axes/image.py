@@ -1,13 +1,11 @@
 """The image axis: KID, FID, precision, recall, LPIPS, spectra and brain histograms, with floors and intervals."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import ndimage
 
-from slimdiff.evaluation.axes.floor import same_mix, strata
-from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
+from slimdiff.evaluation.axes.floor import FLOOR_NOTE
+from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation, joined
+from slimdiff.evaluation.axes.mix import Selection
 from slimdiff.evaluation.metrics import mmd
 from slimdiff.evaluation.metrics.as_published import kid_ref, lpips_ref
 from slimdiff.evaluation.metrics.fid import fid, resampled_fid
@@ -28,60 +26,30 @@ BLUR_PX = 2.0
 """Sd of the Gaussian blur of held-out slices, whose KID is a reference point on the scale of KID."""
 SLOW_BOOTSTRAP = 100
 """Maximum number of resamples for FID, precision and recall, which are slow to compute."""
-FLOOR_NOTE = "floor: training slices in the samples' mix of z-bins and classes, as far as there are any"
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Rows of one z-bin, or of all z-bins, within the held-out slices, the samples and the floor's training slices."""
-
-    z_bin: int | str
-    test: np.ndarray
-    samples: np.ndarray
-    floor: np.ndarray
-    matched: np.ndarray
-    """Samples thinned to the numbers of `floor` in each z-bin and class, for metrics that depend on the number."""
-    subjects: np.ndarray
-    """Participant of each held-out slice."""
-
-
-def selections(evaluation: FoldEvaluation) -> Iterator[Selection]:
-    """All z-bins together, then each z-bin."""
-    store, samples = evaluation.store, evaluation.samples
-    bins = store.z_bin[evaluation.test], samples.z_bin, store.z_bin[evaluation.floor_rows]
-    subjects = store.participant[evaluation.test]
-    matched = same_mix(
-        strata(bins[2], store.label[evaluation.floor_rows]),
-        strata(samples.z_bin, samples.label),
-        evaluation.config.seed,
-    )
-    for z_bin in ("all", *range(store.n_bins)):
-        test, drawn, floor = (np.flatnonzero((own == z_bin) | (z_bin == "all")) for own in bins)
-        yield Selection(z_bin, test, drawn, floor, np.intersect1d(matched, drawn), subjects[test])
-
-
-def _image_sets(evaluation: FoldEvaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images of the held-out slices, of the samples, and of the floor's training slices."""
-    test, floor = (evaluation.real(rows)[0] for rows in (evaluation.test, evaluation.floor_rows))
-    return test, evaluation.samples.images, floor
+def _all_images(evaluation: FoldEvaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images of all held-out slices, samples and training slices; a `Selection` has indices into them."""
+    test, training = (evaluation.real(rows)[0] for rows in (evaluation.test, evaluation.train))
+    return test, evaluation.samples.images, training
 
 
 def feature_distances(evaluation: FoldEvaluation) -> None:
     """KID, FID, precision and recall with each extractor, and KID of blurred held-out slices."""
     config, device = evaluation.config, evaluation.device
-    sets = _image_sets(evaluation)
+    held_out_subjects = evaluation.store.participant[evaluation.test]
+    sets = _all_images(evaluation)
     blurred = [ndimage.gaussian_filter(image.astype(np.float32), BLUR_PX) for image in sets[0]]
     blurred = store_precision(np.stack(blurred))
     for extractor in config.extractors:
         features = [evaluation.features(images, extractor) for images in sets]
-        for chosen in selections(evaluation):
-            rows = (chosen.test, chosen.samples, chosen.floor)
+        for chosen in evaluation.selections:
+            rows = (chosen.held_out, chosen.samples, chosen.floor)
             real, synthetic, floor = (part[own] for part, own in zip(features, rows, strict=True))
-            # Without training slices there is no floor, so all samples are used.
-            matched = features[1][chosen.matched] if len(floor) else synthetic
+            matched, subjects = features[1][chosen.matched], held_out_subjects[chosen.held_out]
             common = {"z_bin": chosen.z_bin, "extractor": extractor}
 
-            bootstrap = Resampling.of(chosen.subjects, config.bootstrap, config.seed)
+            bootstrap = Resampling.of(subjects, config.bootstrap, config.seed)
             resampled = mmd.resampled_mmd2(real, synthetic, bootstrap.index, bootstrap.counts, device)
             value = kid(real, synthetic, config.seed, device=device).value
             limit = kid(real, floor, config.seed, device=device).value
@@ -90,28 +58,31 @@ def feature_distances(evaluation: FoldEvaluation) -> None:
                 value,
                 interval=bootstrap.percentile(resampled),
                 floor=limit,
-                reason=_too_few(real, synthetic) or FLOOR_NOTE,
+                reason=joined(_too_few(real, synthetic) or FLOOR_NOTE, chosen.note),
                 n=len(synthetic),
                 **common,
             )
 
             common["n"] = len(matched)
             few = _too_few(real, matched)
-            thinned = f"{len(matched)} of {len(synthetic)} samples, as many of each z-bin and class as the floor has"
+            thinned = joined(
+                f"{len(matched)} of {chosen.n_samples} samples, as many of each z-bin and class as the floor has",
+                chosen.left_out,
+            )
             slow = min(config.bootstrap, SLOW_BOOTSTRAP)
-            bootstrap = Resampling.of(chosen.subjects, slow, config.seed)
-            halves = Resampling.halves(chosen.subjects, slow, config.seed)
+            bootstrap = Resampling.of(subjects, slow, config.seed)
+            halves = Resampling.halves(subjects, slow, config.seed)
             value = fid(real, matched)
             resampled = resampled_fid(real, matched, halves.index, halves.counts)
             interval = halves.centred(value, resampled, lowest=0.0)
-            reason = few or f"biased upwards for few slices: {thinned}"
+            reason = joined(few or "biased upwards for few slices", thinned)
             evaluation.add("fid", value, interval=interval, floor=fid(real, floor), reason=reason, **common)
 
             found = precision_recall(
                 real, matched, subjects=bootstrap.index, counts=bootstrap.counts, device=device
             )
             limits = precision_recall(real, floor, device=device)
-            reason = few or f"depends on the number of slices: {thinned}"
+            reason = joined(few or "depends on the number of slices", thinned)
             for metric in ("precision", "recall"):
                 value = getattr(found, metric)
                 interval = bootstrap.centred(
@@ -120,17 +91,14 @@ def feature_distances(evaluation: FoldEvaluation) -> None:
                 evaluation.add(
                     metric, value, interval=interval, floor=getattr(limits, metric), reason=reason, **common
                 )
-        value = kid(
-            features[0],
-            evaluation.features(blurred, extractor),
-            config.seed,
-            device=device,
-        ).value
+        real = evaluation.selections[0].held_out
+        of_blurred = evaluation.features(blurred, extractor)[real]
+        value = kid(features[0][real], of_blurred, config.seed, device=device).value
         evaluation.add(
             "kid_blurred",
             value,
             extractor=extractor,
-            n=len(blurred),
+            n=len(real),
             reason=f"held-out slices blurred by {BLUR_PX:g} px",
             interval_reason="reference point on the scale, no interval",
         )
@@ -147,13 +115,13 @@ def _too_few(real: np.ndarray, synthetic: np.ndarray) -> str:
 
 def profile_distances(evaluation: FoldEvaluation) -> None:
     """Distances of mean radial spectra and brain histograms."""
-    sets = _image_sets(evaluation)
+    sets = _all_images(evaluation)
     for metric, profile, distance in (
         ("spectrum", radial_spectra, spectrum_distance),
         ("brain_histogram", brain_histograms, histogram_distance),
     ):
         profiles = [profile(images) for images in sets]
-        for chosen in selections(evaluation):
+        for chosen in evaluation.selections:
             _profile_distance(evaluation, chosen, metric, distance, *profiles)
 
 
@@ -167,32 +135,33 @@ def _profile_distance(
     training: np.ndarray,
 ) -> None:
     """Distance between the mean profiles; slices without brain have no profile and are left out."""
-    parts = [test[chosen.test], drawn[chosen.samples], training[chosen.floor]]
+    parts = [test[chosen.held_out], drawn[chosen.samples], training[chosen.floor]]
     known = [np.isfinite(part).all(axis=1) for part in parts]
     real, synthetic, floor = (part[finite] for part, finite in zip(parts, known, strict=True))
     common = {"z_bin": chosen.z_bin, "n": len(synthetic)}
     if not len(real) or not len(synthetic):
-        evaluation.add(
-            metric, np.nan, reason=f"{len(real)} real and {len(synthetic)} synthetic slices", **common
-        )
+        reason = joined(f"{len(real)} real and {len(synthetic)} synthetic slices", chosen.note)
+        evaluation.add(metric, np.nan, reason=reason, **common)
         return
-    resampling = Resampling.of(chosen.subjects[known[0]], evaluation.config.bootstrap, evaluation.config.seed)
+    resampling = evaluation.resampling(evaluation.test[chosen.held_out[known[0]]])
     middle = synthetic.mean(axis=0)
     value = float(distance(real.mean(axis=0), middle))
     resampled = distance(resampled_means(real, resampling.index, resampling.counts), middle)
     interval = resampling.distance(value, resampled)
     limit = float(distance(real.mean(axis=0), floor.mean(axis=0))) if len(floor) else np.nan
-    evaluation.add(metric, value, interval=interval, floor=limit, reason=FLOOR_NOTE, **common)
+    reason = joined(FLOOR_NOTE, chosen.note)
+    evaluation.add(metric, value, interval=interval, floor=limit, reason=reason, **common)
 
 
 def lpips_distances(evaluation: FoldEvaluation) -> None:
     """LPIPS between samples and held-out slices of the same z-bin, and among samples."""
-    test, _, training = _image_sets(evaluation)
     config, samples, store = evaluation.config, evaluation.samples, evaluation.store
-    net = f"lpips-{config.lpips_net}"
-    held_out = test, store.z_bin[evaluation.test], store.participant[evaluation.test]
-    trained = training, store.z_bin[evaluation.floor_rows], store.participant[evaluation.floor_rows]
-    drawn = samples.images, samples.z_bin, samples.id
+    net, chosen = f"lpips-{config.lpips_net}", evaluation.selections[0]
+    held_out, trained = (
+        (evaluation.real(rows)[0], store.z_bin[rows], store.participant[rows])
+        for rows in (evaluation.test[chosen.held_out], evaluation.train[chosen.floor])
+    )
+    drawn = tuple(column[chosen.samples] for column in (samples.images, samples.z_bin, samples.id))
 
     def between(one, other) -> tuple[np.ndarray, np.ndarray]:
         first, second = matched_pairs(one[1], other[1], config.lpips_pairs, config.seed, one[2], other[2])
@@ -207,11 +176,8 @@ def lpips_distances(evaluation: FoldEvaluation) -> None:
         own, other = (
             np.flatnonzero((held_out[1][rows] == z_bin) | (z_bin == "all")) for rows in (first, floor_first)
         )
-        note = (
-            "pairs within a z-bin; floor: training slices instead of samples"
-            if len(own)
-            else "no pair of slices"
-        )
+        note = "pairs within a z-bin" if len(own) else "no pair of slices"
+        note = joined(note, FLOOR_NOTE, chosen.note if z_bin == "all" else "")
         resampling = Resampling.of(held_out[2][first[own]], config.bootstrap, config.seed)
         interval = resampling.percentile(
             resampled_means(to_samples[own], resampling.index, resampling.counts)
@@ -220,7 +186,7 @@ def lpips_distances(evaluation: FoldEvaluation) -> None:
         evaluation.add("lpips", value, z_bin, net, interval=interval, floor=floor, n=len(own), reason=note)
     first, among = between(drawn, drawn)
     _, among_real = between(held_out, held_out)
-    resampling = Resampling.of(samples.id[first], config.bootstrap, config.seed, SAMPLES)
+    resampling = Resampling.of(drawn[2][first], config.bootstrap, config.seed, SAMPLES)
     interval = resampling.percentile(resampled_means(among, resampling.index, resampling.counts))
     note = "interval over samples of this model; floor: among held-out subjects"
     if not len(among_real):
@@ -232,7 +198,7 @@ def lpips_distances(evaluation: FoldEvaluation) -> None:
         interval=interval,
         floor=_mean(among_real),
         n=len(among),
-        reason=note,
+        reason=joined(note, chosen.note),
     )
 
 
@@ -244,13 +210,18 @@ def published_distances(evaluation: FoldEvaluation) -> None:
     """KID and LPIPS by the procedures of the published code, if `evaluation.reference` is true."""
     if not evaluation.config.reference:
         return
-    test, drawn, training = _image_sets(evaluation)
+    chosen = evaluation.selections[0]
+    test, training = (
+        evaluation.real(rows)[0]
+        for rows in (evaluation.test[chosen.held_out], evaluation.train[chosen.floor])
+    )
+    drawn = evaluation.samples.images[chosen.samples]
     seed, n, device = evaluation.config.seed, len(drawn), evaluation.device
     common = {"n": n, "interval_reason": "the published procedure has no interval over subjects"}
     for extractor in evaluation.config.extractors:
         value, floor = (kid_ref(test, images, extractor, seed, device).value for images in (drawn, training))
-        reason = "the published procedure: grey levels wrap (F2)"
+        reason = joined("the published procedure: grey levels wrap (F2)", chosen.note)
         evaluation.add("kid_ref", value, extractor=extractor, floor=floor, reason=reason, **common)
     value, floor = (lpips_ref(test, images, seed, device)[0] for images in (drawn, training))
-    reason = "the published procedure: pairs of slices from any z-bins"
+    reason = joined("the published procedure: pairs of slices from any z-bins", chosen.note)
     evaluation.add("lpips_ref", value, extractor="lpips-vgg", floor=floor, reason=reason, **common)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from slimdiff.evaluation.axes.floor import mean_floor
-from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
+from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation, joined
 from slimdiff.evaluation.metrics import components, lesions, mmd, robust_mmd, wasserstein
 from slimdiff.evaluation.metrics.lesions import Lesions, lesions_of, positions, tau_sweep
 from slimdiff.evaluation.metrics.mmd import MIN_VECTORS
@@ -39,12 +39,13 @@ def _lesions(evaluation: FoldEvaluation, lesion_masks: np.ndarray, z_bin: np.nda
 def mask_axis(evaluation: FoldEvaluation) -> None:
     """MMD-MF, the Wasserstein distances of its features, the robust MMD, undecided pixels, and the tau sweep."""
     config, store, samples = evaluation.config, evaluation.store, evaluation.samples
-    lesion_rows = np.flatnonzero(samples.label == 1)
+    chosen = evaluation.lesion_selection
+    floor_rows = evaluation.train[chosen.floor]
     test, training, listed = (
         _lesions(evaluation, evaluation.real(rows)[1], store.z_bin[rows])
-        for rows in (evaluation.test, evaluation.train, evaluation.floor_rows)
+        for rows in (evaluation.lesion_rows, evaluation.train, floor_rows)
     )
-    drawn = _lesions(evaluation, samples.masks[lesion_rows], samples.z_bin[lesion_rows])
+    drawn = _lesions(evaluation, samples.masks[chosen.samples], samples.z_bin[chosen.samples])
     feature_rows(
         evaluation,
         "mmd_mf",
@@ -52,7 +53,7 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
         test.shapes,
         drawn.shapes,
         [training.shapes[own] for own in evaluation.in_floor(training.components.slices)],
-        evaluation.test[test.components.slices],
+        evaluation.lesion_rows[test.components.slices],
     )
     choices = [training.vectors[own] for own in evaluation.in_floor(training.slices)]
     _robust(evaluation, test, drawn, choices)
@@ -69,8 +70,8 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
     )
     swept = tau_sweep(
         test,
-        samples.masks[lesion_rows],
-        evaluation.z_centres[samples.z_bin[lesion_rows]],
+        samples.masks[chosen.samples],
+        evaluation.z_centres[samples.z_bin[chosen.samples]],
         config.taus,
         evaluation.min_px,
         evaluation.min_slice_px,
@@ -78,9 +79,9 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
     where = {name: evaluation.names[name] for name in ("variant", "fold")}
     evaluation.tau_sweep += [{**where, **row} for row in swept]
     for name, rows, own, found in (
-        ("held-out", evaluation.test, store.participant, test),
-        ("training", evaluation.floor_rows, store.participant, listed),
-        ("synthetic", lesion_rows, samples.id, drawn),
+        ("held-out", evaluation.lesion_rows, store.participant, test),
+        ("training", floor_rows, store.participant, listed),
+        ("synthetic", chosen.samples, samples.id, drawn),
     ):
         images = samples.images[rows] if name == "synthetic" else evaluation.real(rows)[0]
         bins = samples.z_bin if name == "synthetic" else store.z_bin
@@ -110,6 +111,7 @@ def feature_rows(
     floors = [lesions.feature_distance(test, table, features) for table in training]
     floor, spread = mean_floor([one.mmd for one in floors])
     counted = f"{len(test)} real and {len(drawn)} synthetic components"
+    used = evaluation.lesion_selection.note
     few = (
         "" if min(len(test), len(drawn)) >= MIN_VECTORS else f"; at least {MIN_VECTORS} of each are required"
     )
@@ -117,14 +119,14 @@ def feature_rows(
     interval = resampling.percentile(
         mmd.resampled_mmd2(*standardised, resampling.index, resampling.counts, evaluation.device)
     )
-    reason = "; ".join(part for part in (counted + few, spread) if part)
+    reason = joined(counted + few, used, spread)
     evaluation.add(name, answer.mmd, interval=interval, floor=floor, n=len(drawn), reason=reason)
     floor, spread = mean_floor([one.mmd_clipped for one in floors])
     scores = mmd.clipped_scores(test, drawn)
     interval = resampling.percentile(
         mmd.resampled_mmd2(*scores, resampling.index, resampling.counts, evaluation.device)
     )
-    reason = "; ".join(part for part in (counted + few, spread) if part)
+    reason = joined(counted + few, used, spread)
     evaluation.add(
         f"{name}_clipped", answer.mmd_clipped, interval=interval, floor=floor, n=len(drawn), reason=reason
     )
@@ -143,7 +145,7 @@ def feature_rows(
         interval=resampling.distance(value, together),
         floor=mean_floor([one.w1_geometric_mean for one in floors])[0],
         n=len(drawn),
-        reason=unit,
+        reason=joined(unit, used),
     )
     for column, feature in enumerate(features):
         value = answer.w1[feature]
@@ -153,7 +155,7 @@ def feature_rows(
             interval=resampling.distance(value, each[:, column]),
             floor=mean_floor([one.w1[feature] for one in floors])[0],
             n=len(drawn),
-            reason=unit,
+            reason=joined(unit, used),
         )
 
 
@@ -168,7 +170,7 @@ def _robust(
         for number, vectors in enumerate(training)
     ]
     floor, spread = mean_floor([one.value for one in floors])
-    resampling = evaluation.resampling(evaluation.test[test.slices])
+    resampling = evaluation.resampling(evaluation.lesion_rows[test.slices])
     interval = resampling.percentile(
         robust_mmd.resampled_robust(
             test.vectors, drawn.vectors, resampling.index, resampling.counts, evaluation.device
@@ -177,8 +179,8 @@ def _robust(
     note = f"{len(test.vectors)} real and {len(drawn.vectors)} synthetic lesion slices"
     if min(len(test.vectors), len(drawn.vectors)) < MIN_VECTORS:
         note += f"; at least {MIN_VECTORS} of each are required"
-    n = len(drawn.vectors)
-    reason = "; ".join(part for part in (note, spread) if part)
+    note, n = joined(note, evaluation.lesion_selection.note), len(drawn.vectors)
+    reason = joined(note, spread)
     evaluation.add("mmd_robust", found.value, interval=interval, floor=floor, n=n, reason=reason)
     note += (
         f"; slices are permuted as if independent, so p is too small; smallest possible p "

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from slimdiff.evaluation.axes.floor import mean_floor
-from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
+from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation, joined
 from slimdiff.evaluation.axes.mask import feature_rows
 from slimdiff.evaluation.metrics import lesion_contrast
 from slimdiff.evaluation.statistics import bootstrap
@@ -22,26 +22,27 @@ def pair_axis(evaluation: FoldEvaluation) -> None:
         "min_slice_px": evaluation.min_slice_px,
         "ring_px": evaluation.ring_px,
     }
-    test, slices = lesion_contrast.pair_features(*evaluation.real(evaluation.test), **options)
+    test, slices = lesion_contrast.pair_features(*evaluation.real(evaluation.lesion_rows), **options)
+    test_rows = evaluation.lesion_rows[slices]
     table, of_slice = lesion_contrast.pair_features(*evaluation.real(evaluation.train), **options)
     training = [table[own] for own in evaluation.in_floor(of_slice)]
-    chosen = np.flatnonzero(samples.label == 1)
+    chosen = evaluation.lesion_selection.samples
     drawn, drawn_slices = lesion_contrast.pair_features(
         samples.images[chosen], samples.masks[chosen], **options
     )
-    feature_rows(
-        evaluation, "mmd_pl", lesion_contrast.FEATURES, test, drawn, training, evaluation.test[slices]
-    )
+    feature_rows(evaluation, "mmd_pl", lesion_contrast.FEATURES, test, drawn, training, test_rows)
 
     delta = lesion_contrast.FEATURES.index("delta")
     _add_median(evaluation, "delta_median", drawn[:, delta], test[:, delta], OWN)
+    # Lesions in the held-out mix, and all lesion-free slices to which they can move.
+    clean = evaluation.test[store.label[evaluation.test] == 0]
+    held_out = np.union1d(evaluation.lesion_rows, clean)
+    synthetic = np.union1d(chosen, np.flatnonzero(samples.label == 0))
     swapped = [
-        lesion_contrast.pair_features(*swap_onto_clean(images, binary, bins, labels, config.seed), **options)[
-            0
-        ][:, delta]
-        for images, binary, bins, labels in (
-            (samples.images, samples.masks, samples.z_bin, samples.label),
-            (*evaluation.real(evaluation.test), store.z_bin[evaluation.test], store.label[evaluation.test]),
+        lesion_contrast.pair_features(*swap_onto_clean(*columns, config.seed), **options)[0][:, delta]
+        for columns in (
+            [part[synthetic] for part in (samples.images, samples.masks, samples.z_bin, samples.label)],
+            [*evaluation.real(held_out), store.z_bin[held_out], store.label[held_out]],
         )
     ]
     _add_median(
@@ -50,7 +51,7 @@ def pair_axis(evaluation: FoldEvaluation) -> None:
         *swapped,
         f"masks on other, lesion-free slices of their z-bin; {OWN}",
     )
-    _brightness(evaluation, test, drawn, training, evaluation.test[slices], samples.id[chosen][drawn_slices])
+    _brightness(evaluation, test, drawn, training, test_rows, samples.id[chosen][drawn_slices])
 
 
 def _add_median(
@@ -58,6 +59,7 @@ def _add_median(
 ) -> None:
     value, floor = (np.median(values) if len(values) else np.nan for values in (drawn, real))
     interval = bootstrap.sample_median_interval(drawn, evaluation.config.bootstrap, evaluation.config.seed)
+    note = joined(note, evaluation.lesion_selection.note)
     evaluation.add(name, value, interval=interval, floor=floor, n=len(drawn), reason=note)
 
 
@@ -73,7 +75,7 @@ def _brightness(
     column = lesion_contrast.FEATURES.index("frac_bright")
     value, real = (lesion_contrast.mean_frac_bright(table) for table in (drawn, test))
     trained, spread = mean_floor([lesion_contrast.mean_frac_bright(table) for table in training])
-    config = evaluation.config
+    config, used = evaluation.config, evaluation.lesion_selection.note
     over_samples = bootstrap.Resampling.of(sample_ids, config.bootstrap, config.seed, bootstrap.SAMPLES)
     resampled = bootstrap.resampled_means(drawn[:, column], over_samples.index, over_samples.counts)
     evaluation.add(
@@ -82,7 +84,9 @@ def _brightness(
         interval=over_samples.percentile(resampled),
         floor=real,
         n=len(drawn),
-        reason="floor column: value of the held-out slices; interval over samples of this model",
+        reason=joined(
+            "floor column: value of the held-out slices; interval over samples of this model", used
+        ),
     )
     resampling = evaluation.resampling(test_rows)
     resampled = bootstrap.resampled_means(test[:, column], resampling.index, resampling.counts)
@@ -92,7 +96,7 @@ def _brightness(
         interval=resampling.percentile(value - resampled),
         floor=trained - real,
         n=len(drawn),
-        reason="; ".join(part for part in ("samples minus held-out lesions", spread) if part),
+        reason=joined("samples minus held-out lesions", used, spread),
     )
 
 
