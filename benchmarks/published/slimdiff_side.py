@@ -82,12 +82,20 @@ def inputs(batch: int, size: int, device: str) -> tuple:
 
 def train(wire: Wire, device: str, precision: str, size: int, batch: int, compiled: bool = False) -> None:
     """Questions: `steps` (optimiser steps), `what: outside` (time of the network alone), `what: syncs`."""
+    # The published code's optimiser.
     config = TrainingConfig(
-        batch_size=batch, device=device, precision=precision, compile=compiled, tensorboard=False
+        optimiser="adamw",
+        batch_size=batch,
+        device=device,
+        precision=precision,
+        compile=compiled,
+        tensorboard=False,
     )
     store = synthetic_store(size)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(ModelConfig(), DiffusionConfig(), config, store, ["sub-0"], Path(folder), {})
+        trainer = Trainer(
+            ModelConfig(gaussian_components=0), DiffusionConfig(), config, store, ["sub-0"], Path(folder), {}
+        )
         trainer.precision = getattr(torch, precision)
         for question in wire.questions():
             if question.get("what") == "outside":
@@ -136,7 +144,7 @@ def _synchronisations(trainer: Trainer) -> int:
 
 def sample(wire: Wire, device: str, precision: str, size: int, batch: int, compiled: bool = False) -> None:
     """Questions: `what: evaluation` (the network alone), `what: sample` (whole samples at default settings)."""
-    model = ModelConfig().settings()
+    model = ModelConfig(gaussian_components=0).settings()
     data = DataSpec((size, size), N_BINS, CENTRES)
     card = ModelCard(
         model=model,
@@ -201,7 +209,9 @@ class Convolutions(TorchDispatchMode):
 def convolutions_of(size: int, batch: int) -> Counter:
     """The convolutions of one evaluation, with their counts."""
     with torch.device("meta"):
-        network = build_network(ModelConfig().settings(), DataSpec((size, size), N_BINS, CENTRES))
+        network = build_network(
+            ModelConfig(gaussian_components=0).settings(), DataSpec((size, size), N_BINS, CENTRES)
+        )
         with Convolutions() as convolutions, torch.no_grad():
             network(*inputs(batch, size, "meta"))
     return convolutions.seen
@@ -246,7 +256,9 @@ def peak_tflops(device: str, dtype: torch.dtype) -> tuple[float, str]:
 def evaluation_gflop(size: int) -> float:
     """GFLOP of one evaluation of one slice; a multiply-add counts as two."""
     with torch.device("meta"):
-        network = build_network(ModelConfig().settings(), DataSpec((size, size), N_BINS, CENTRES))
+        network = build_network(
+            ModelConfig(gaussian_components=0).settings(), DataSpec((size, size), N_BINS, CENTRES)
+        )
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(*inputs(1, size, "meta"))
     return counter.get_total_flops() / 1e9

@@ -22,16 +22,19 @@ from slimdiff.evaluation.metrics.kid import kid
 from slimdiff.files import read_table, write_table
 from slimdiff.generation.generator import Generator
 from slimdiff.generation.requests import requests_of_bin
-from slimdiff.model.checkpoint import build_network, read_card, save_model
+from slimdiff.model.checkpoint import build_network, load_model, save_model
 
 COLUMNS = ("criterion", "fold", "value", "wanted", "met")
 
 
 def untrained_kid(study, variant: str, fold: int, extractor: str) -> float:
     """KID, against held-out slices, of samples from the fold's network before the first training step."""
-    card = read_card(study.paths.model(variant, fold) / "model.safetensors")
+    trained, card = load_model(study.paths.model(variant, fold) / "model.safetensors", torch.device("cpu"))
     torch.manual_seed(card.training["seed"])
     network = build_network(card.model, card.data)
+    if network.gaussian is not None:
+        # It is computed before the first step.
+        network.gaussian.load_state_dict(trained.gaussian.state_dict())
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "untrained.safetensors"
         save_model(checkpoint, network.state_dict(), replace(card, step=0))

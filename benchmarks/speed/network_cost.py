@@ -41,7 +41,9 @@ def main() -> None:
     print("coupling\tpatch\tparameters\tgflop\tof_the_first")
     first = None
     for coupling, patch in rows:
-        parameters, gflop = cost(ModelConfig(coupling=coupling, patch=patch), (options.size, options.size))
+        parameters, gflop = cost(
+            ModelConfig(coupling=coupling, patch=patch, gaussian_components=0), (options.size, options.size)
+        )
         first = first or gflop
         print(f"{coupling}\t{patch}\t{parameters}\t{gflop:.2f}\t{gflop / first:.3f}")
 

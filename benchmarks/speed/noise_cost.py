@@ -54,7 +54,7 @@ def row_of(name: str, study: Study, repeats: int) -> dict:
         batch = 1
     size = (study.preprocess.grid[1], study.preprocess.grid[0])
     data = DataSpec(size=size, n_bins=2, bin_centres=[1.0, 2.0])
-    model = {**study.model.settings(), "prior": "none"}
+    model = {**study.model.settings(), "prior": "none", "gaussian_components": 0}
     network = build_network(model, data).to(device).eval()
     precision = torch.bfloat16 if device.type == "cuda" else torch.float32
     told = Condition(torch.zeros(batch, dtype=torch.long), torch.zeros(batch, dtype=torch.long)).to(device)

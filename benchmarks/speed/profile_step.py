@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     device, precision = pick_device(options.device), getattr(torch, options.precision)
     data = DataSpec((options.size, options.size), N_BINS, CENTRES)
-    network = build_network(ModelConfig().settings(), data).to(device)
+    network = build_network(ModelConfig(gaussian_components=0).settings(), data).to(device)
     evaluate = torch.compile(network.forward, dynamic=False) if options.compile else network
     asked = inputs(options.batch, options.size, device.type)
 

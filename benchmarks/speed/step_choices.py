@@ -57,7 +57,7 @@ TAKEN_BACK: dict[str, tuple[Callable, bool]] = {
 def measure(contexts: dict[str, Callable], options: argparse.Namespace) -> dict[str, float]:
     """Seconds per image in each context, measured in turns; the fastest round counts."""
     data = DataSpec((options.size, options.size), N_BINS, CENTRES)
-    network = build_network(ModelConfig().settings(), data)
+    network = build_network(ModelConfig(gaussian_components=0).settings(), data)
     asked, precision = inputs(options.batch, options.size, "cpu"), getattr(torch, options.precision)
 
     def work() -> None:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from slimdiff.config.base import InheritingSection, NonNegative, Positive, PositiveInt, Seed, Tau
 
-Extractor = Literal["alexnet", "vgg16", "inception", "dinov2"]
+Extractor = Literal["alexnet", "vgg16", "efficientnet", "inception", "dinov2"]
 
 
 class EvaluationConfig(InheritingSection):

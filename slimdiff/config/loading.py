@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from slimdiff.config.base import ConfigError, explain, shown
 from slimdiff.config.checks import check_study
+from slimdiff.config.recipes import with_recipe
 from slimdiff.config.study import Study
 
 
@@ -21,7 +22,7 @@ def study_from_mapping(values: Mapping, source: str = "config", complete: bool =
     """
     try:
         # YAML reads 2026-01-31 as a date; its field then checks its text.
-        study = Study.model_validate_json(json.dumps(values, default=str))
+        study = Study.model_validate_json(json.dumps(with_recipe(values), default=str))
         if complete:
             check_study(study)
         return study

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from slimdiff.config.base import PositiveInt, Section
+from slimdiff.config.base import Count, PositiveInt, Section
 
 # Channels a trunk, channels a head and groups with which every coupling has the paper's number of parameters.
 PAPER_TRUNK = {
@@ -13,6 +13,9 @@ PAPER_TRUNK = {
     "independent": ((48, 96, 180, 180), 20, 12),
     "bottleneck": ((48, 96, 168, 168), 12, 12),
 }
+
+COMPONENTS = 48
+"""Principal components of the Gaussian model; 16 and 96 were not better (docs/learning.md)."""
 
 
 class ModelConfig(Section):
@@ -37,6 +40,10 @@ class ModelConfig(Section):
     """Whether the previous estimate is an input (two more channels)."""
     patch: Literal[1, 2, 4] = 1
     """Space-to-depth factor before the first and after the last convolution (paper: 1)."""
+    gaussian_components: Count | None = None
+    """Principal components of the Gaussian model of the training slices. Its estimate of the clean pair is an input of
+    the network (docs/method.md). 0: no such input (paper). null: 48, and 0 for `independent`, whose networks may not
+    see each other's modality."""
     prior: Literal["none", "concat", "cross_attention"] = "none"
     """Whether the z-bin prior (where the brain is) is an input: as one more channel, or as encoded tokens of 8 x 8 px
     for cross-attention."""
@@ -52,6 +59,11 @@ class ModelConfig(Section):
         if len(self.attention) != len(self.widths):
             raise ValueError(
                 f"attention has {len(self.attention)} entries, channels has {len(self.widths)}; both need one per level"
+            )
+        if self.coupling == "independent" and self.gaussian:
+            raise ValueError(
+                f"gaussian_components: expected 0 or null with coupling independent, found {self.gaussian}; the "
+                "Gaussian model would show each network the other's modality"
             )
         two_paths = self.coupling == "decoupled"
         if two_paths and self.widths[-1] % 2:
@@ -88,9 +100,17 @@ class ModelConfig(Section):
         """Groups of the group normalisation."""
         return self.norm_groups or PAPER_TRUNK[self.coupling][2]
 
+    @property
+    def gaussian(self) -> int:
+        """Principal components of the Gaussian model."""
+        if self.gaussian_components is not None:
+            return self.gaussian_components
+        return 0 if self.coupling == "independent" else COMPONENTS
+
     def settings(self) -> dict:
         """The section as a mapping, with the values of the coupling in place of null."""
         chosen = {"channels": self.widths, "head_channels": self.heads, "norm_groups": self.groups}
+        chosen["gaussian_components"] = self.gaussian
         return self.model_copy(update=chosen).model_dump(mode="json")
 
     @property

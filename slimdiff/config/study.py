@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -38,12 +38,15 @@ VARIANT_SECTIONS = ("model", "diffusion", "training", "generation")
 
 
 class Study(Section):
-    """One study. Defaults are the paper's values unless a key says otherwise."""
+    """One study."""
 
     study: Name = "study"
     """Name of the study: its folder under `results_dir`. Letters, digits and _ . - are allowed."""
     results_dir: Folder = "results"
     """Folder of all outputs, without { and }, which Snakemake would read as wildcards."""
+    recipe: Literal["default", "published"] = "default"
+    """What a key has that the study does not set: its default (docs/learning.md), or with `published` the paper's value
+    (arXiv 2602.03372) where that is another one."""
     seed: Seed = WITHOUT_A_STUDY["seed"]
     """Seed of all random numbers. A section's own `seed` overrides it."""
     device: Device = WITHOUT_A_STUDY["device"]

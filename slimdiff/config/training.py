@@ -71,7 +71,7 @@ class ValidationConfig(Section):
 
 
 class TrainingConfig(InheritingSection):
-    """AdamW with a cosine learning rate, EMA weights, and a fixed share of lesion slices."""
+    """Muon or AdamW with a cosine learning rate, EMA weights, and a fixed share of lesion slices."""
 
     steps: Count = 100_000
     """Optimiser steps; 0 writes the untrained network (a control)."""
@@ -79,6 +79,9 @@ class TrainingConfig(InheritingSection):
     """Slices per step (paper: 16-32)."""
     accumulate: PositiveInt = 1
     """Parts into which a batch is split if memory does not hold it; the step is the same up to rounding."""
+    optimiser: Literal["muon", "adamw"] = "muon"
+    """`muon`: Muon for the matrices and convolutions of the trunk, with 7 times the learning rate, and AdamW for the
+    rest; `adamw`: AdamW for all (paper)."""
     learning_rate: Positive = 1e-4
     """Peak learning rate (paper: 1e-4); a cosine reduces it to 1e-6."""
     warmup_steps: Count = 0

@@ -1,4 +1,4 @@
-"""Optional steps after drawing: background outside the z-bin prior, binary masks. Recorded in the settings' file."""
+"""Optional steps after drawing: background outside the brain, binary masks. Recorded in the settings' file."""
 
 import numpy as np
 
@@ -7,10 +7,14 @@ from slimdiff.data.priors import priors_hash
 from slimdiff.model.checkpoint import ModelCard
 
 BACKGROUND = -1.0
+DARK = -0.8
+"""Smoothed grey level below which a pixel can be background; docs/learning.md compares values."""
+SMOOTHING = np.array([1, 2, 1]) / 4
+"""Weights along each axis, about a Gaussian of 0.7 px, so that single noisy pixels do not count."""
 
 
 class Finishing:
-    """Background outside the z-bin prior, and masks cut at tau.
+    """Background outside the z-bin prior or outside the brain, and masks cut at tau.
 
     Args:
         config: section `generation`, keys `background`, `binary`, `tau`.
@@ -22,7 +26,7 @@ class Finishing:
     """
 
     def __init__(self, config: GenerationConfig, priors: np.ndarray | None, card: ModelCard):
-        self.binary, self.tau = config.binary, config.tau
+        self.binary, self.tau, self.outside = config.binary, config.tau, config.background == "outside"
         self.priors = priors if config.background == "prior" else None
         self.sha256: str | None = None
         if config.background == "prior":
@@ -43,9 +47,45 @@ class Finishing:
         finished = drawn
         if self.priors is not None:
             finished = np.where(self.priors[z_bin][:, None], finished, np.float16(BACKGROUND))
+        if self.outside:
+            outside = outside_of_brain(finished[:, 0])
+            image = np.where(outside, np.float16(BACKGROUND), finished[:, 0])
+            finished = np.stack([image, finished[:, 1]], axis=1)
         if self.binary:
             cut = np.where(finished[:, 1] > self.tau, np.float16(1), np.float16(-1))
             finished = np.stack([finished[:, 0], cut], axis=1)
         if fixed is not None and finished is not drawn:
             finished = np.where(fixed[1], fixed[0].astype(np.float16), finished)
         return finished
+
+
+def outside_of_brain(images: np.ndarray) -> np.ndarray:
+    """Where slices (N, H, W) are dark and connected to their border by dark pixels (4-connected), bool (N, H, W).
+
+    Dark structures within the brain, such as ventricles, are not connected to the border.
+    """
+    dark = _smoothed(images.astype(np.float32)) < DARK
+    reached = np.zeros_like(dark)
+    reached[:, [0, -1]] = dark[:, [0, -1]]
+    reached[:, :, [0, -1]] |= dark[:, :, [0, -1]]
+    while True:
+        grown = reached.copy()
+        grown[:, 1:] |= reached[:, :-1]
+        grown[:, :-1] |= reached[:, 1:]
+        grown[:, :, 1:] |= reached[:, :, :-1]
+        grown[:, :, :-1] |= reached[:, :, 1:]
+        grown &= dark
+        if (grown == reached).all():
+            return reached
+        reached = grown
+
+
+def _smoothed(images: np.ndarray) -> np.ndarray:
+    for axis in (1, 2):
+        width = [(0, 0)] * 3
+        width[axis] = (1, 1)
+        padded = np.pad(images, width, mode="edge")
+        n = images.shape[axis]
+        parts = (np.take(padded, range(start, start + n), axis) for start in range(3))
+        images = sum(weight * part for weight, part in zip(SMOOTHING, parts, strict=True))
+    return images

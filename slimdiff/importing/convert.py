@@ -40,7 +40,7 @@ def import_reference(
         out: output file.
         config: configuration of the published code; required if the checkpoint does not contain it.
         priors: bool (n_bins, H, W) in the slice store's orientation, for a network with anatomical priors.
-        raw: use the last weights if there are no averaged (EMA) weights.
+        raw: use the last weights, also where there are averaged (EMA) ones.
     Raises:
         FileNotFoundError, ValueError: naming the file and what cannot be converted.
     """
@@ -58,7 +58,7 @@ def import_reference(
     averaged = averaged_weights(content)
     if averaged is None and not raw:
         raise ValueError(f"{checkpoint}: no averaged (EMA) weights found; use --raw for the last weights")
-    weights = last if averaged is None else {**last, **averaged}
+    weights = last if raw or averaged is None else {**last, **averaged}
     config = _resolved(config, config)
     try:
         model, data, sections = published_sections(config, weights)
@@ -165,6 +165,7 @@ def published_sections(config: Mapping, weights: Mapping[str, Any]) -> tuple[Mod
         self_conditioning=bool(config["training"]["self_conditioning"].get("enabled", False)),
         prior=prior,
         null_token="class_embedding.null_embedding" in weights,
+        gaussian_components=0,
     )
     n_bins, (first, last) = conditioning["z_bins"], config["data"]["slice_sampling"]["z_range"]
     # In float32 and truncated: the published code computes the slice of its sinusoid in this way.

@@ -20,7 +20,8 @@ class Condition:
     acquisition: Tensor | None = None
     """int64 (B,): index into the acquisitions of the training set."""
     augmentation: Tensor | None = None
-    """(B, n) augmentation labels; None or zeros: not augmented."""
+    """(B, n) augmentation labels, the first above 0 where left and right are exchanged; None or zeros: not
+    augmented."""
     null: Tensor | None = None
     """bool (B,): where true, position and class are dropped (Ho & Salimans 2022); a prior map is kept."""
     prior: Tensor | None = None

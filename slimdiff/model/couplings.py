@@ -1,7 +1,8 @@
 """How image and mask share a network (docs/method.md): four couplings with one signature.
 
 forward(known, prior, embedding, context) -> (B, 2 * patch^2, h, w). `known` holds maps (B, 2, H, W) of [image, mask]:
-the noisy pair and, with self-conditioning, the previous estimate. `prior` is a map (B, 1, H, W) or None.
+the noisy pair and, where the network has them, the previous and the Gaussian estimate. `prior` is a map (B, 1, H, W) or
+None.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ class Shared(nn.Module):
     Args:
         shape: specification of the trunk.
         patch: side in px of the squares that become channels before the first convolution.
-        maps: number of maps per modality (1, or 2 with the previous estimate).
+        maps: number of maps per modality: the noisy pair, and each estimate that is an input.
         prior: whether there is a prior map.
     """
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from slimdiff.model.blocks import sinusoid
 from slimdiff.model.conditioning import Condition, Conditioning
 from slimdiff.model.couplings import COUPLINGS
+from slimdiff.model.gaussian import GaussianEstimate
 from slimdiff.model.prior import TOKEN_WIDTH, PriorEncoder, PriorMaps
 from slimdiff.model.trunk import TrunkSpec
 
@@ -30,6 +31,7 @@ class JointUNet(nn.Module):
             after the last one (1 = none).
         prior: none, concat (one more input map) or cross_attention (every attention also attends to its tokens).
         size: height and width of a slice, in px; required with a prior.
+        gaussian_components: principal components of the Gaussian model whose estimate is an input; 0: no such input.
         n_bins, bin_centres, null_token, acquisitions, augmentations: see `Conditioning`.
     """
 
@@ -50,6 +52,7 @@ class JointUNet(nn.Module):
         null_token: bool = False,
         acquisitions: int = 0,
         augmentations: int = 0,
+        gaussian_components: int = 0,
     ):
         super().__init__()
         if coupling not in COUPLINGS:
@@ -73,7 +76,8 @@ class JointUNet(nn.Module):
             embedding=width,
             context=TOKEN_WIDTH if prior == "cross_attention" else None,
         )
-        maps = 2 if self_conditioning else 1
+        self.gaussian = GaussianEstimate() if gaussian_components else None
+        maps = 1 + self_conditioning + (self.gaussian is not None)
         self.trunk = COUPLINGS[coupling](shape, patch, maps, prior == "concat")
 
     def forward(
@@ -91,6 +95,8 @@ class JointUNet(nn.Module):
         known = [x]
         if self.self_conditioning:
             known.append(torch.zeros_like(x) if previous is None else previous)
+        if self.gaussian is not None:
+            known.append(self.gaussian(x, timestep, condition).to(x.dtype))
         prior = context = None
         if self.priors is not None:
             prior = self.priors(condition.z_bin) if condition.prior is None else condition.prior

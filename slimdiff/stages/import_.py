@@ -14,9 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE", help="the published code's YAML, if the checkpoint has no configuration"
     )
     parser.add_argument("--priors", metavar="FILE", help="priors/fold-*.npz, for a network that takes priors")
-    parser.add_argument(
-        "--raw", action="store_true", help="the last weights where there are no averaged ones"
-    )
+    parser.add_argument("--raw", action="store_true", help="the last weights instead of the averaged ones")
 
 
 def run(study, options) -> None:

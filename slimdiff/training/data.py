@@ -1,7 +1,7 @@
 """Training slices: all on the device, or in the slice store and read ahead of the steps."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -197,6 +197,12 @@ class TrainingSet:
     def at(self, rows: np.ndarray) -> Batch:
         """The batch of these rows."""
         return self._batch(rows, *self.slices.at(rows))
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """All slices, in blocks: x0 (B, 2, H, W), z_bin (B,), label (B,)."""
+        for start in range(0, len(self), BLOCK):
+            batch = self.at(np.arange(start, min(start + BLOCK, len(self))))
+            yield batch.x0, batch.condition.z_bin, batch.condition.label
 
     def _batch(self, rows: np.ndarray, images: Tensor, masks: Tensor) -> Batch:
         z_bin, label, acquisition = self._facts[:, to_device(rows, self.device)]

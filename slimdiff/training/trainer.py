@@ -23,6 +23,7 @@ from slimdiff.config.model import ModelConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import is_out_of_memory, peak_memory_mb, pick_device, pick_precision, synchronise
+from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.model.checkpoint import DataSpec, build_network, put_priors
 from slimdiff.training.checkpoint import Ema, Interrupted, learnt, load_state, out_of_memory, save_state
 from slimdiff.training.data import TrainingSet
@@ -30,7 +31,7 @@ from slimdiff.training.distributed import STOP_SIGNALS, Processes
 from slimdiff.training.early_stopping import reason_to_stop
 from slimdiff.training.logs import History
 from slimdiff.training.objective import Objective, Perceptual
-from slimdiff.training.optimiser import adamw, learning_rate, update_weights
+from slimdiff.training.optimiser import learning_rate, make_optimiser, update_weights
 from slimdiff.training.outputs import Outputs
 from slimdiff.training.step import Loss, Preparation
 from slimdiff.training.validation import Judge, PreviewSampler, Validation
@@ -94,13 +95,17 @@ class Trainer:
         network = build_network(model.settings(), self.data_spec)
         put_priors(network, priors)
         self.network = network.to(self.device)
+        if self.network.gaussian is not None:
+            log_sigma = torch.from_numpy(make_schedule(diffusion.schedule, diffusion.timesteps).log_sigma)
+            self.network.gaussian.fit(self.set.blocks, store.n_bins, model.gaussian, log_sigma)
         decays = dict.fromkeys((training.ema_decay, *training.further_ema_decays))
         self.emas = [Ema(self.network, decay) for decay in decays]
         self.objective = Objective(diffusion, training.self_conditioning, perceptual).to(self.device)
         compiled = self.device.type == "cuda" if training.compile is None else training.compile
         self.loss = Loss(self.network, self.objective, self.device, compiled)
         self.shared_loss = self.processes.share(self.loss)
-        self.optimiser = adamw(self.network, self.objective, training.learning_rate)
+        chosen = (training.optimiser, self.network, self.objective, training.learning_rate)
+        self.optimiser = make_optimiser(*chosen)
         self.identity = {
             "model": model.settings(),
             "diffusion": diffusion.model_dump(mode="json"),

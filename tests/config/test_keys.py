@@ -11,6 +11,7 @@ from slimdiff.config.base import OLD_KEYS, Section
 ROOT = Path(__file__).resolve().parents[2]
 
 KEPT = {
+    "the paper's values, by `recipe: published`": ["model.gaussian_components", "training.optimiser"],
     "the user's files": [
         *("results_dir", "data.image_suffix", "data.mask_suffix", "data.entities", "data.mask_root"),
         *("data.brain_suffix", "data.channel", "data.fetch.base_url", "generation.counts"),

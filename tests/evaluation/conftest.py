@@ -29,6 +29,11 @@ def vgg16() -> str:
 
 
 @pytest.fixture(scope="session")
+def efficientnet() -> str:
+    return require("efficientnet")
+
+
+@pytest.fixture(scope="session")
 def open_ms() -> Path:
     root = Path(__file__).parents[2]
     folder = Path(os.environ.get("SLIMDIFF_TEST_DATA", root.parent / "shared" / "data")) / "open_ms"

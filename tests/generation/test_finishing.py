@@ -11,9 +11,11 @@ from helpers.tiny_sampling import (
     remake_samples,
     settings_in,
 )
+from scipy import ndimage
 
 from slimdiff.data.priors import read_priors
 from slimdiff.files import read_table
+from slimdiff.generation.finishing import DARK, _smoothed, outside_of_brain
 from slimdiff.generation.generator import Generator
 from slimdiff.generation.samples import read_samples
 
@@ -97,3 +99,41 @@ def test_missing_or_mismatching_priors_are_refused(trained, priors, tmp_path):
     np.savez(tmp_path / "other.npz", maps=priors)
     with pytest.raises(ValueError, match=r"other\.npz"):
         read_priors(tmp_path / "other.npz")
+
+
+def ring_of_glow(side=32):
+    """A bright disc with a dark centre, and a faint glow around it."""
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    radius = np.hypot(x, y)
+    image = np.full((side, side), -1.0)
+    image[radius < 12] = -0.9
+    image[radius < 9] = 0.2
+    image[radius < 4] = -0.95
+    return image.astype(np.float16), radius
+
+
+def test_the_glow_outside_the_brain_becomes_background_and_dark_structures_within_stay():
+    image, radius = ring_of_glow()
+    outside = outside_of_brain(image[None])[0]
+    assert outside[radius > 10.5].all()
+    assert not outside[radius < 8].any()
+
+
+def test_only_what_is_connected_to_the_border_is_outside():
+    image, radius = ring_of_glow()
+    image[(radius >= 9) & (radius < 12)] = -1.0
+    both = np.stack([image, np.full_like(image, -1.0), np.full_like(image, 0.5)])
+    outside = outside_of_brain(both)
+    assert outside[1].all() and not outside[2].any()
+    expected = ndimage.label(_smoothed(both)[0] < DARK)[0]
+    np.testing.assert_array_equal(outside[0], expected == expected[0, 0])
+
+
+def test_outside_changes_the_image_only(trained):
+    plain, finished = (
+        generator_of(trained, background=background).draw(mixed_requests())
+        for background in ("drawn", "outside")
+    )
+    np.testing.assert_array_equal(plain[1], finished[1])
+    where = outside_of_brain(plain[0])
+    np.testing.assert_array_equal(finished[0], np.where(where, np.float16(-1), plain[0]))

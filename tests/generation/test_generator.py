@@ -240,11 +240,12 @@ def test_f6_sampling_uses_the_weights_of_the_checkpoint(trained, tmp_path):
     """Changing the weights of the checkpoint, which are the EMA weights (tests/training), changes the samples."""
     generator = generator_of(trained)
     weights = {name: value.detach() for name, value in generator.network.named_parameters()}
+    buffers = dict(generator.network.state_dict())
     shifted = {name: value + 0.05 for name, value in weights.items()}
-    save_model(tmp_path / "m.safetensors", shifted, read_card(trained))
+    save_model(tmp_path / "m.safetensors", {**buffers, **shifted}, read_card(trained))
     requests = mixed_requests(count=2)
     assert (generator_of(tmp_path / "m.safetensors").draw(requests)[0] != generator.draw(requests)[0]).any()
-    save_model(tmp_path / "same.safetensors", weights, read_card(trained))
+    save_model(tmp_path / "same.safetensors", {**buffers, **weights}, read_card(trained))
     assert_equal(generator_of(tmp_path / "same.safetensors").draw(requests), generator.draw(requests))
 
 

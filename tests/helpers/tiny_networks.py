@@ -13,7 +13,12 @@ from slimdiff.model.conditioning import Condition
 from slimdiff.model.couplings import COUPLINGS
 
 SMALL = ModelConfig(
-    channels=(16, 32), res_blocks=1, attention=(False, True), head_channels=16, norm_groups=8
+    channels=(16, 32),
+    res_blocks=1,
+    attention=(False, True),
+    head_channels=16,
+    norm_groups=8,
+    gaussian_components=0,
 ).settings()
 DATA = DataSpec(size=(16, 24), n_bins=3, bin_centres=[12.6, 16.0, 19.3])
 TWO_PROTOCOLS = replace(DATA, acquisitions=["one", "other"], acquisition_counts=[[1, 1], [1, 1]])

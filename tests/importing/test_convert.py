@@ -226,11 +226,15 @@ def test_averaged_weights_are_imported_and_required_without_raw(network, tmp_pat
     for name, path, more in (
         ("raw", checkpoint, ["--raw"]),
         ("averaged", lightning(tmp_path / "b.ckpt", network, configuration()), []),
+        ("last", tmp_path / "b.ckpt", ["--raw"]),
     ):
         out = tmp_path / f"{name}.safetensors"
         assert import_(["--ckpt", str(path), "--out", str(out), *more]) == 0
         outputs.append(load_model(out, torch.device("cpu"))[0].trunk.encoder.stem.bias)
-    torch.testing.assert_close(outputs[0], outputs[1] + 1)
+    raw, averaged, last = outputs
+    torch.testing.assert_close(raw, averaged + 1)
+    # --raw means the last weights, also where there are averaged ones.
+    torch.testing.assert_close(last, raw)
 
 
 class Evil:

@@ -78,7 +78,10 @@ def pair(shape: dict, self_conditioning: bool, seed: int, cross: bool = False):
         )
     settings = {key: value for key, value in shape.items() if key != "size"}
     model = ModelConfig(
-        self_conditioning=self_conditioning, prior="cross_attention" if cross else "none", **settings
+        self_conditioning=self_conditioning,
+        prior="cross_attention" if cross else "none",
+        gaussian_components=0,
+        **settings,
     )
     centres = [10.0 + 3 * b for b in range(N_BINS)]
     ours = build_network(model.settings(), DataSpec(shape["size"], N_BINS, centres))
@@ -158,7 +161,9 @@ def test_the_paper_s_network_has_monai_s_parameters():
             norm_num_groups=32,
             num_class_embeds=60,
         )
-        ours = build_network(ModelConfig().settings(), DataSpec((160, 160), 30, [0.0] * 30))
+        ours = build_network(
+            ModelConfig(gaussian_components=0).settings(), DataSpec((160, 160), 30, [0.0] * 30)
+        )
     theirs = from_monai({n: p for n, p in monai.named_parameters() if "class_embedding" not in n})
     own = {name: p for name, p in ours.named_parameters() if not name.startswith("condition.")}
     assert {name: p.shape for name, p in theirs.items()} == {name: p.shape for name, p in own.items()}

@@ -24,7 +24,8 @@ def large_moves(monkeypatch):
 
 
 def network(prior="none"):
-    built = build_network(MODEL.model_copy(update={"prior": prior}).settings(), DATA_SPEC)
+    changes = {"prior": prior, "gaussian_components": 0}
+    built = build_network(MODEL.model_copy(update=changes).settings(), DATA_SPEC)
     maps = np.zeros((3, 8, 8), bool)
     for b in range(3):
         maps[b, 2 : 5 + b, 1 : 4 + b] = True

@@ -286,7 +286,7 @@ def test_the_step_is_clipped_adamw(make, tmp_path, monkeypatch):
     clip, decay, rate = 0.05, 3.0, 0.01
     monkeypatch.setattr(optimiser_module, "GRADIENT_CLIP", clip)
     monkeypatch.setattr(optimiser_module, "WEIGHT_DECAY", decay)
-    trainer = make(steps=1000, learning_rate=rate)
+    trainer = make(steps=1000, learning_rate=rate, optimiser="adamw")
     parameters = dict(trainer.network.named_parameters())
     expected = {name: p.detach().double() for name, p in parameters.items()}
     first, second = ({name: torch.zeros_like(p) for name, p in expected.items()} for _ in range(2))

@@ -1,9 +1,12 @@
-"""Pretrained networks whose features are compared: AlexNet and VGG16 with the five stages of LPIPS, and DINOv2.
+"""Pretrained networks whose features are compared: AlexNet and VGG16 with the five stages of LPIPS, EfficientNet-Lite0
+and DINOv2.
 
 AlexNet: Krizhevsky 2014 ("one weird trick", as in torchvision). VGG16: Simonyan & Zisserman 2015. Stages: Zhang et al.
-2018. The two are written out here, so that a training on a machine with nothing but torch can monitor its KID.
+2018. EfficientNet: Tan & Le 2019. These are written out here, so that a training on a machine with nothing but torch
+can monitor its KID.
 """
 
+import math
 from typing import ClassVar
 
 import torch
@@ -97,6 +100,100 @@ class VGG16(Trunk):
         ((2, 2), ((256, 512, 3, 1, 1), (512, 512, 3, 1, 1), (512, 512, 3, 1, 1))),
         ((2, 2), ((512, 512, 3, 1, 1), (512, 512, 3, 1, 1), (512, 512, 3, 1, 1))),
     )
+
+
+class SameConvolution(nn.Conv2d):
+    """A convolution with bias and TensorFlow's padding SAME: an output has ceil(side / stride) px.
+
+    With a stride, the zeros are unequal: where their number is odd, bottom and right have one more than top and left.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1):
+        padding = kernel // 2 if stride == 1 else 0
+        super().__init__(channels_in, channels_out, kernel, stride, padding, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        if stride > 1:
+            sides = x.shape[-1], x.shape[-2]
+            zeros = [max((math.ceil(side / stride) - 1) * stride + kernel - side, 0) for side in sides]
+            x = F.pad(x, [n for total in zeros for n in (total // 2, total - total // 2)])
+        return super().forward(x)
+
+
+class InvertedBottleneck(nn.Module):
+    """Pointwise expansion, depthwise convolution, pointwise projection (Sandler et al. 2018), with ReLU6."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, expansion: int):
+        super().__init__()
+        wide = channels_in * expansion
+        self.expand = SameConvolution(channels_in, wide, 1) if expansion > 1 else None
+        self.depthwise = SameConvolution(wide, wide, kernel, stride, groups=wide)
+        self.project = SameConvolution(wide, channels_out, 1)
+        self.is_residual = stride == 1 and channels_in == channels_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu6(self.expand(x)) if self.expand else x
+        y = self.project(F.relu6(self.depthwise(y)))
+        return x + y if self.is_residual else y
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 up to its pooled features: EfficientNet-B0 with ReLU6 and without squeeze-and-excitation.
+
+    Its batch normalisations are folded into the convolutions (`weights.convert_efficientnet`).
+    """
+
+    WIDTH: ClassVar[int] = 1280
+    STEM: ClassVar[int] = 32
+    # blocks, kernel, stride of the first block, expansion, channels out
+    STAGES: ClassVar[tuple] = (
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.stem = SameConvolution(3, self.STEM, 3, stride=2)
+        self.blocks = nn.Sequential()
+        channels = self.STEM
+        for blocks, kernel, stride, expansion, channels_out in self.STAGES:
+            for i in range(blocks):
+                block = InvertedBottleneck(channels, channels_out, kernel, 1 if i else stride, expansion)
+                self.blocks.append(block)
+                channels = channels_out
+        self.head = SameConvolution(channels, self.WIDTH, 1)
+
+    @classmethod
+    def pretrained(cls) -> "EfficientNetLite0":
+        """The network with its published weights, frozen.
+
+        Raises:
+            WeightsUnavailable: they are not available.
+        """
+        network = cls()
+        network.load_state_dict(weights.load("efficientnet"))
+        return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def forward(self, grey: Tensor) -> Tensor:
+        """Mean of each channel of the last activation.
+
+        Args:
+            grey: (B, 1, 224, 224) in grey levels from 0 to 255. They are normalised as in the authors' code:
+                minus 127, divided by 128.
+
+        Returns:
+            (B, 1280), from 0 to 6.
+        """
+        x = ((grey - 127) / 128).expand(-1, 3, -1, -1)
+        x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)))  # (B, 32, 112, 112)
+        x = F.relu6(self.head(self.blocks(x)))  # (B, 1280, 7, 7)
+        return x.mean(dim=(2, 3))
 
 
 DINOV2_WIDTH, DINOV2_PATCH = 384, 14

@@ -109,7 +109,7 @@ def test_f2_only_uint8_slices_are_accepted(images, error, says):
 
 
 def test_unknown_extractor_error_lists_the_known_ones(grey):
-    with pytest.raises(KeyError, match="alexnet, vgg16, inception"):
+    with pytest.raises(KeyError, match="alexnet, vgg16, efficientnet, inception"):
         extract(grey, "resnet")
 
 
@@ -179,7 +179,7 @@ def test_damaged_cache_file_is_replaced(grey, tmp_path, monkeypatch):
 def test_features_need_no_torchvision_and_no_lpips():
     code = (
         "import sys; sys.modules['torchvision'] = sys.modules['lpips'] = sys.modules['skimage'] = None; "
-        "sys.modules['scipy'] = sys.modules['torch_fidelity'] = None; "
+        "sys.modules['scipy'] = sys.modules['torch_fidelity'] = sys.modules['timm'] = None; "
         "import slimdiff.weights, slimdiff.evaluation.metrics.features, slimdiff.evaluation.metrics.kid"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
