@@ -52,7 +52,7 @@ RECIPE = {
         "ema_decay": 0.998,
         "self_conditioning": 0,
     },
-    "generation": {"evaluations": 10, "background": "outside"},
+    "generation": {"evaluations": 20, "spacing": "log_snr", "background": "outside"},
 }
 """The default recipe at this size."""
 IDEAS = {
@@ -71,7 +71,8 @@ IDEAS = {
     "rate-0.003": {"training": {"learning_rate": 0.003}},
     "augmentation": {"training": {"augmentation": {"probability": 0.3}}},
     "background-drawn": {"generation": {"background": "drawn"}},
-    "evaluations-20": {"generation": {"evaluations": 20}},
+    "evaluations-10": {"generation": {"evaluations": 10}},
+    "trailing": {"generation": {"spacing": "trailing"}},
 }
 """One change of the recipe each: sides `idea-NAME`, at the smallest budget."""
 PUBLISHED = {"batch": 16, "learning_rate": 1e-4, "ema_decay": 0.999}

