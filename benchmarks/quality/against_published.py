@@ -137,7 +137,7 @@ def study_of(cohort: str, work: Path, lgg: Path):
     from slimdiff.config.loading import study_from_mapping
 
     values = {"study": cohort, "results_dir": str(work), **RECIPE, "variants": {"base": {}, **IDEAS}}
-    values["evaluation"] = {"extractors": ["alexnet", "efficientnet"], "bootstrap": 0}
+    values["evaluation"] = {"extractors": ["alexnet", "efficientnet"], "bootstrap": 20}
     if cohort == "phantom":
         values |= {
             "data": {"source": "phantom", "phantom": {"patients": 20, "controls": 6, "seed": 0}},
@@ -332,13 +332,18 @@ def judged(study, parts, drawn, conditions, seed: int) -> list[dict]:
     subjects = store.participant
     auc = two_sample_auc(real, subjects[test], np.stack([images, masks > 0], axis=1) * np.float16(1), seed)
     own = two_sample_auc(real, subjects[test], learnt[floor], seed, synthetic_groups=subjects[train][floor])
-    dice = [
-        segmenter_dice(*given, real[:, 0], real[:, 1] > 0, subjects[test], seed, train_groups=groups)
-        for given, groups in (
-            ((images, masks > study.tau), None),
-            ((learnt[:, 0], learnt[:, 1] > 0), subjects[train]),
-        )
-    ]
+    dice = []
+    for given, groups in (
+        ((images, masks > study.tau), None),
+        ((learnt[:, 0], learnt[:, 1] > 0), subjects[train]),
+    ):
+        try:
+            dice.append(
+                segmenter_dice(*given, real[:, 0], real[:, 1] > 0, subjects[test], seed, train_groups=groups)
+            )
+        except ValueError:
+            # Too few samples with a lesion to learn from.
+            dice.append(0.0)
     found.append({"metric": "two_sample_auc", "extractor": "n/a", "value": auc, "floor": own})
     found.append({"metric": "tstr_dice", "extractor": "n/a", "value": dice[0], "floor": dice[1]})
     return found

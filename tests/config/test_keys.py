@@ -48,7 +48,7 @@ KEPT = {
         *("evaluation.bootstrap", "evaluation.lpips_pairs"),
     ],
     "measured: docs/sampling.md (benchmarks/quality/sampler_sweep.py, autoguidance.py)": [
-        *("generation.spacing", "generation.guidance", "generation.guidance_interval", "generation.guide"),
+        *("generation.guidance", "generation.guidance_interval", "generation.guide"),
     ],
     "settings of the published code's networks and loss modes, which are imported or reproduced": [
         # slimdiff/importing; slimdiff.key_reference.MODES and tests/training/test_published_loss_modes.py.
