@@ -318,10 +318,12 @@ def judged(study, parts, drawn, conditions, seed: int) -> list[dict]:
     test, train = (store.rows_of(parts[split]) for split in ("test", "train"))
     z_bin, label = (np.array(part) for part in zip(*conditions, strict=True))
     images, masks = (drawn[:, channel].astype(np.float16) for channel in (0, 1))
-    names = np.array([f"{number:05d}" for number in range(len(drawn))])
-    samples = Samples(images, masks, z_bin, label, names)
+    samples = Samples(
+        images, masks, z_bin, label, np.array([f"{number:05d}" for number in range(len(drawn))])
+    )
+    names = {"study": study.study, "variant": "base", "fold": 0}
     cache = FeatureCache(study.paths.root / "features")
-    cell = FoldEvaluation(store, test, train, samples, study.evaluation, cache, {"fold": 0})
+    cell = FoldEvaluation(store, test, train, samples, study.evaluation, cache, names)
     found = [
         {name: row[name] for name in ("metric", "extractor", "value", "floor")}
         for row in evaluate(cell).rows
@@ -357,7 +359,9 @@ def pairs(store, rows):
 
 
 def run_row(cohort: str, side: str, minutes: int, seed: int, work: Path, lgg: Path) -> None:
-    """Train, sample and judge one row, and add it to the table."""
+    """Train, sample and judge one row, and add it to the table. Samples that are there are only judged."""
+    import numpy as np
+
     from slimdiff.data.folds import read_folds
     from slimdiff.data.store import SliceStore
 
@@ -367,12 +371,17 @@ def run_row(cohort: str, side: str, minutes: int, seed: int, work: Path, lgg: Pa
     shown = store.rows_of(parts["test"])[::EVERY]
     conditions = [(int(store.z_bin[row]), int(store.label[row])) for row in shown]
     folder = work / "rows" / f"{cohort}-{side}-{minutes}-{seed}"
-    given = (study, parts, conditions, 60 * minutes, seed, folder)
-    if side not in ("published", "published-tuned"):
-        own = study.variant(side.removeprefix("idea-") if side != "slimdiff" else "base")
-        drawn, facts = run_slimdiff(own, *given[1:])
-    else:
-        drawn, facts = run_published(*given, PUBLISHED if side == "published" else TUNED)
+    kept = folder / "drawn-and-facts.npz"
+    if not kept.is_file():
+        given = (parts, conditions, 60 * minutes, seed, folder)
+        if side in ("published", "published-tuned"):
+            drawn, facts = run_published(study, *given, PUBLISHED if side == "published" else TUNED)
+        else:
+            own = study.variant("base" if side == "slimdiff" else side.removeprefix("idea-"))
+            drawn, facts = run_slimdiff(own, *given)
+        np.savez(kept, drawn=drawn, facts=json.dumps(facts))
+    with np.load(kept) as saved:
+        drawn, facts = saved["drawn"], json.loads(str(saved["facts"]))
     found = [{"metric": name, "extractor": "n/a", "value": value} for name, value in facts.items()]
     found += judged(study, parts, drawn, conditions, seed)
     key = dict(zip(KEY, (cohort, side, minutes, seed), strict=True))
@@ -424,7 +433,7 @@ def plot() -> None:
         axis.set_xscale("log")
         axis.set_xticks(list(BUDGETS), [str(minutes) for minutes in BUDGETS])
         axis.minorticks_off()
-        if metric == "kid":
+        if metric == "kid" and (own.value > 0).any():
             axis.set_yscale("log")
         name = metric if extractor == "n/a" else f"{metric}\n{extractor}"
         axis.set_title(f"{cohort}: {name}", fontsize=8)
