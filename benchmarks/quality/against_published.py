@@ -332,7 +332,9 @@ def judged(study, parts, drawn, conditions, seed: int) -> list[dict]:
     real, learnt = (pairs(store, rows) for rows in (test, train))
     floor = cell.selections[0].floors[0]
     subjects = store.participant
-    auc = two_sample_auc(real, subjects[test], np.stack([images, masks > 0], axis=1) * np.float16(1), seed)
+    # Binary masks in the same values as the real ones.
+    binary = np.where(masks > study.tau, np.float16(1), np.float16(-1))
+    auc = two_sample_auc(real, subjects[test], np.stack([images, binary], axis=1), seed)
     own = two_sample_auc(real, subjects[test], learnt[floor], seed, synthetic_groups=subjects[train][floor])
     dice = []
     for given, groups in (
