@@ -21,9 +21,9 @@ INTRODUCTION = """# Configuration
 
 A study is one YAML file. Run it with `snakemake --cores all --configfile my_study.yaml`.
 
-- Write only the keys that differ from the defaults below. The defaults are the recipe that learned most from the same
-  computing (`docs/learning.md`). `recipe: published` at the top of a study sets the paper's values instead: the column
-  *published* has those that differ.
+- Write only the keys that differ from the defaults below. The defaults are the paper's values, unless a key says
+  otherwise or something else learned more from the same computing (`docs/learning.md`). `recipe: published` at the top
+  of a study sets the paper's values in all keys: the column *published* has those that differ.
 - An unknown key, a wrong type or an impossible value stops the run before its first job. The message names the key,
   what was found and what is expected.
 - `seed`, `device` and `tau` at the top apply to the whole study. A section's own value overrides them.

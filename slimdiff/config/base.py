@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -29,6 +29,15 @@ class InheritingSection(Section):
                 # An explicit null is the same as no value: `inherit` replaces both.
                 self.__pydantic_fields_set__.discard(key)
         return self
+
+
+def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `overrides`, key by key at every level."""
+    result = dict(base)
+    for key, value in overrides.items():
+        nested = isinstance(result.get(key), Mapping) and isinstance(value, Mapping)
+        result[key] = merged(result[key], value) if nested else value
+    return result
 
 
 def inherit(section: Section, values: dict[str, Any]) -> Section:

@@ -17,6 +17,7 @@ from slimdiff.config.base import (
     Tau,
     explain,
     inherit,
+    merged,
 )
 from slimdiff.config.data import DataConfig
 from slimdiff.config.diffusion import DiffusionConfig
@@ -102,7 +103,7 @@ class Study(Section):
             raise ConfigError(f"variants: no {name!r}; expected one of {', '.join(self.variants)}")
         overrides = self.variants[name] or {}
         # Without unset keys, so that what the variant leaves open follows the study and its own defaults.
-        merged = {
+        whole = {
             section: getattr(self, section).model_dump(exclude_unset=True) for section in VARIANT_SECTIONS
         }
         for section, values in overrides.items():
@@ -110,9 +111,11 @@ class Study(Section):
                 raise ConfigError(
                     f"variants.{name}.{section}: a variant can only change {', '.join(VARIANT_SECTIONS)}"
                 )
-            merged[section] = _merge(merged[section], values)
+            if not isinstance(values, Mapping):
+                raise ConfigError(f"variants: expected a mapping of keys, found {values!r}")
+            whole[section] = merged(whole[section], values)
         parts = {}
-        for section, values in merged.items():
+        for section, values in whole.items():
             kind = type(self).model_fields[section].annotation
             try:
                 parts[section] = kind.model_validate_json(json.dumps(values))
@@ -128,13 +131,3 @@ def _inherited(study: Study) -> dict[str, Section]:
     sections = {name: part for name, part in study if isinstance(part, Section)}
     followed = {name: inherit(part, values) for name, part in sections.items()}
     return {name: part for name, part in followed.items() if part is not sections[name]}
-
-
-def _merge(base: Mapping, overrides: Any) -> dict:
-    if not isinstance(overrides, Mapping):
-        raise ConfigError(f"variants: expected a mapping of keys, found {overrides!r}")
-    merged = dict(base)
-    for key, value in overrides.items():
-        nested = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
-        merged[key] = _merge(merged[key], value) if nested else value
-    return merged

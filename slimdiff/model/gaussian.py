@@ -6,7 +6,7 @@ ends and how bright it is; the network learns what the Gaussian misses.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,7 @@ class GaussianEstimate(nn.Module):
 
     @torch.no_grad()
     def fit(self, blocks: Blocks, n_bins: int, components: int, log_sigma: Tensor) -> None:
-        """Compute the Gaussian model of the training slices.
+        """Compute the Gaussian model of the training slices, on the CPU in float64: equal for every device.
 
         Args:
             blocks: the training slices.
@@ -112,12 +112,17 @@ class GaussianEstimate(nn.Module):
             log_sigma: log noise level of every timestep (T,).
         """
         device = self.mean.device
-        self.mean, self.spread = (part.to(device) for part in _moments(blocks, n_bins))
+        self.cpu()
+
+        def blocks_on_cpu() -> Iterator[list[Tensor]]:
+            return ([part.cpu() for part in block] for block in blocks())
+
+        self.mean, self.spread = _moments(blocks_on_cpu, n_bins)
         factor = coarsening(*self.mean.shape[2:])
         rows = torch.cat(
             [
                 _standardised(self, x0, Condition(z_bin, label), factor).flatten(1).double()
-                for x0, z_bin, label in blocks()
+                for x0, z_bin, label in blocks_on_cpu()
             ]
         )
         shape = (2, *(side // factor for side in self.mean.shape[2:]))
@@ -128,7 +133,8 @@ class GaussianEstimate(nn.Module):
         self.variances = values.float()
         total = rows.square().sum() / len(rows)
         self.rest = ((total - values.sum()) / rows.shape[1]).clamp_min(1e-4).float()
-        self.log_sigma = log_sigma.to(device, torch.float32)
+        self.log_sigma = log_sigma.float()
+        self.to(device)
 
 
 def coarsening(height: int, width: int) -> int:

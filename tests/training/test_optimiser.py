@@ -4,28 +4,18 @@ import copy
 
 import pytest
 import torch
+from helpers.tiny_networks import DATA, SMALL
 from torch import nn
 
 from slimdiff.config.diffusion import DiffusionConfig
-from slimdiff.config.model import ModelConfig
-from slimdiff.model.checkpoint import DataSpec, build_network
+from slimdiff.model.checkpoint import build_network
 from slimdiff.training.objective import Objective
 from slimdiff.training.optimiser import MATRIX_RATE, Muon, make_optimiser, orthogonal
-
-DATA = DataSpec(size=(16, 16), n_bins=3, bin_centres=[1.0, 2.0, 3.0])
-MODEL = ModelConfig(
-    channels=(16, 32),
-    res_blocks=1,
-    attention=(False, True),
-    head_channels=16,
-    norm_groups=8,
-    gaussian_components=0,
-)
 
 
 def network():
     torch.manual_seed(0)
-    return build_network(MODEL.settings(), DATA)
+    return build_network(SMALL, DATA)
 
 
 def objective(**loss):
@@ -126,5 +116,5 @@ def test_muon_lowers_the_loss_of_a_linear_layer_faster_than_no_training():
         loss.backward()
         adamw.param_groups[0]["params"][0].grad = torch.zeros(1)
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]

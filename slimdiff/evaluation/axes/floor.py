@@ -23,6 +23,5 @@ def mean_floor(values: Sequence[float]) -> tuple[float, str]:
         return float("nan"), ""
     if len(finite) == 1:
         return float(finite[0]), ""
-    return float(
-        finite.mean()
-    ), f"floor: mean of {len(finite)} choices of training slices, sd {finite.std(ddof=1):.2g}"
+    note = f"floor: mean of {len(finite)} choices of training slices, sd {finite.std(ddof=1):.2g}"
+    return float(finite.mean()), note

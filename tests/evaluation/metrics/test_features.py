@@ -13,6 +13,9 @@ from slimdiff.evaluation.metrics import features
 from slimdiff.evaluation.metrics.features import EXTRACTORS, FeatureCache, extract, to_uint8
 from slimdiff.evaluation.metrics.kid import kid
 
+BOTH = pytest.mark.parametrize("extractor", ["alexnet", "efficientnet"])
+"""Families whose weights are fetched here; the fixture of the same name skips the test where they are not available."""
+
 
 @pytest.fixture(scope="module")
 def grey(slice_pairs) -> np.ndarray:
@@ -84,8 +87,10 @@ def test_order_of_the_slices_does_not_change_a_feature(alexnet, grey):
     )
 
 
-def test_f11_features_repeat_bit_for_bit(alexnet, grey):
-    assert np.array_equal(extract(grey, alexnet, progress=False), extract(grey, alexnet, progress=False))
+@BOTH
+def test_f11_features_repeat_bit_for_bit(request, extractor, grey):
+    request.getfixturevalue(extractor)
+    assert np.array_equal(extract(grey, extractor, progress=False), extract(grey, extractor, progress=False))
 
 
 def test_f12_same_slices_in_either_precision_have_the_same_features(alexnet, slice_pairs):
@@ -117,9 +122,12 @@ def test_no_slices_give_no_features(alexnet):
     assert extract(np.empty((0, 64, 64), np.uint8), alexnet, progress=False).shape == (0, 2304)
 
 
-def test_features_detect_blur_noise_and_collapse(alexnet, make_pairs):
+@BOTH
+def test_features_detect_blur_noise_and_collapse(request, extractor, make_pairs):
+    request.getfixturevalue(extractor)
+
     def features_of(images):
-        return extract(to_uint8(np.clip(images, -1, 1)), alexnet, progress=False)
+        return extract(to_uint8(np.clip(images, -1, 1)), extractor, progress=False)
 
     real, other = (make_pairs(40, seed)[0].astype(np.float32) for seed in (5, 6))
     of_real = features_of(real)

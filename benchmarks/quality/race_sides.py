@@ -1,0 +1,122 @@
+"""The two sides of the race: train within a budget of processor time, and sample."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from slimdiff.config import Study
+from slimdiff.config.training import TrainingConfig
+from slimdiff.data.store import SliceStore
+from slimdiff.generation.generator import Generator
+from slimdiff.generation.requests import Request, stream_key
+from slimdiff.training.trainer import Trainer
+
+PUBLISHED_FOLDER = Path(__file__).resolve().parents[1] / "published"
+TIMED_STEPS, UNTIMED_STEPS = 20, 5
+Conditions = list[tuple[int, int]]
+"""z-bin and class of every sample."""
+Drawn = tuple[np.ndarray, dict[str, float]]
+"""Pairs (N, 2, H, W) in [-1, 1], and facts about the run."""
+
+
+def pairs_of(store: SliceStore, rows: np.ndarray) -> np.ndarray:
+    """Pairs (N, 2, H, W) float16 in [-1, 1] of store rows."""
+    return np.stack([store.images[rows], 2 * np.asarray(store.masks[rows], np.float16) - 1], axis=1)
+
+
+def run_slimdiff(
+    study: Study,
+    store: SliceStore,
+    train: list[str],
+    wanted: Conditions,
+    seconds: float,
+    seed: int,
+    folder: Path,
+) -> Drawn:
+    """With the recipe of the study."""
+    torch.set_num_threads(1)
+
+    def trainer(steps: int, where: Path) -> Trainer:
+        changes = {"steps": steps, "seed": seed, "device": "cpu", "tensorboard": False, "snapshots": ()}
+        changes |= {"preview_every": 0, "validation": {"every": 0}, "save_every": max(steps, 1)}
+        config = TrainingConfig.model_validate(study.training.model_dump(exclude_unset=True) | changes)
+        return Trainer(study.model, study.diffusion, config, store, train, where, {})
+
+    trial = trainer(1000, folder / "trial")
+    for _ in range(UNTIMED_STEPS):
+        trial.advance()
+    started = time.process_time()
+    for _ in range(TIMED_STEPS):
+        trial.advance()
+    steps = int(seconds * TIMED_STEPS / (time.process_time() - started))
+    del trial
+    started = time.process_time()
+    real = trainer(steps, folder / "model")
+    real.run()
+    facts = {
+        "steps": steps,
+        "images": steps * real.config.batch_size,
+        "train_s": time.process_time() - started,
+    }
+    batch, draws = real.prepare(0, real.objective, real.network)
+    with FlopCounterMode(display=False) as counter:
+        real.loss(batch, draws)[0].backward()
+    facts["tflop"] = counter.get_total_flops() * steps / 1e12
+    settings = study.generation.model_copy(update={"seed": seed, "device": "cpu"})
+    generator = Generator(folder / "model" / "model.safetensors", settings)
+    requests = [
+        Request(stream_key(seed, 0, z_bin, label, 0, number), z_bin, label, 0, number)
+        for number, (z_bin, label) in enumerate(wanted)
+    ]
+    started = time.process_time()
+    drawn = np.stack(generator.draw(requests), axis=1)
+    return drawn, facts | {"sample_s": time.process_time() - started}
+
+
+def run_published(
+    study: Study,
+    store: SliceStore,
+    train: list[str],
+    wanted: Conditions,
+    seconds: float,
+    seed: int,
+    folder: Path,
+    recipe: dict,
+) -> Drawn:
+    """With the classes of the published code, at the study's widths."""
+    sys.path.insert(0, str(PUBLISHED_FOLDER))
+    from environment import reference_python
+
+    rows = store.rows_of(train)
+    folder.mkdir(parents=True, exist_ok=True)
+    token = store.z_bin[rows] + store.label[rows] * store.n_bins
+    np.savez(folder / "pairs.npz", pairs=pairs_of(store, rows), label=store.label[rows], token=token)
+    job = {
+        "pairs": str(folder / "pairs.npz"),
+        "out": str(folder / "drawn.npz"),
+        "seconds": seconds,
+        "seed": seed,
+        "size": list(store.size),
+        "n_bins": store.n_bins,
+        "z_range": list(store.facts["z_range"]),
+        "tokens": [z_bin + label * store.n_bins for z_bin, label in wanted],
+        "channels": study.model.widths,
+        "attention": study.model.attention,
+        "res_blocks": study.model.res_blocks,
+        "norm_groups": study.model.groups,
+        **recipe,
+    }
+    (folder / "job.json").write_text(json.dumps(job))
+    command = [reference_python(), str(PUBLISHED_FOLDER / "published_race.py"), str(folder / "job.json")]
+    subprocess.run(command, check=True, cwd=PUBLISHED_FOLDER)
+    with np.load(folder / "drawn.npz") as found:
+        facts = {
+            name: float(found[name]) for name in ("steps", "train_s", "tflop", "sample_s", "averaged_weights")
+        }
+        return found["drawn"], facts | {"images": facts["steps"] * recipe["batch"]}

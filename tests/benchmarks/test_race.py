@@ -1,0 +1,119 @@
+"""The race: runs, table and split can be trusted, and nothing old is taken for new."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "quality"))
+
+import against_published
+import race_cohorts
+import race_table
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    path = tmp_path / "race.tsv"
+    monkeypatch.setattr(race_table, "TABLE", path)
+    return path
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    sites = ["A"] * 33 + ["B"] * 25 + ["C"] * 12 + ["D"] * 10 + ["E"]
+    rows = [
+        {"participant_id": f"p{i:02d}", "image": f"{i}.nii.gz", "mask": f"{i}_m.nii.gz", "site": site}
+        for i, site in enumerate(sites)
+    ]
+    path = tmp_path / "source" / "volumes.tsv"
+    path.parent.mkdir()
+    pd.DataFrame(rows).to_csv(path, sep="\t", index=False)
+    return path
+
+
+def metrics(key, value):
+    about = dict(zip(("cohort", "side", "minutes", "seed"), key, strict=True))
+    return [{**about, "metric": "kid", "extractor": "alexnet", "value": value, "floor": 0.0}]
+
+
+def test_runs_of_the_race_are_those_of_the_plan():
+    runs = list(against_published.race())
+    assert len(set(runs)) == len(runs)
+    assert {minutes for _, side, minutes, _ in runs if side == "published"} == {15}
+    assert [key for key in runs if key[2] == 60 and key[3] != 0] == []
+
+
+def test_every_idea_changes_the_recipe(tmp_path, volumes, monkeypatch):
+    monkeypatch.setattr(race_cohorts, "_cache", lambda *_: None)
+    for cohort in against_published.COHORTS:
+        study = race_cohorts.study_of(cohort, tmp_path, volumes, against_published.IDEAS)
+        base = study.variant("base")
+        for name in against_published.IDEAS:
+            own = study.variant(name)
+            changed = [part for part in race_cohorts.OF_RECIPE if getattr(own, part) != getattr(base, part)]
+            assert changed, (cohort, name)
+
+
+def test_runs_are_added_in_order_and_found_again(table):
+    keys = list(against_published.race())[:3]
+    for number, key in enumerate(reversed(keys)):
+        race_table.add(metrics(key, number / 10), against_published.place)
+    assert race_table.done() == set(keys)
+    assert [race_table.key_of(row) for row in race_table.read_rows()] == keys
+    assert float(race_table.read_rows()[0]["value"]) == 0.2
+
+
+def test_the_figure_has_a_line_for_every_side(table):
+    for number, key in enumerate(against_published.race()):
+        race_table.add(metrics(key, 0.1 + number / 100), against_published.place)
+    race_table.plot()
+    text = table.with_suffix(".svg").read_text()
+    assert all(f"<!-- {side} -->" in text for side in (*race_table.COLOURS, "floor"))
+
+
+def test_held_out_patients_are_in_the_shares_of_the_sites(tmp_path, volumes):
+    found = pd.read_csv(race_cohorts.split_table(volumes, tmp_path), sep="\t")
+    held_out = found[found.split == "test"].groupby("site").size()
+    assert len(found) == 81 and held_out.sum() == 27
+    exact = found.groupby("site").size() / 3
+    assert (held_out.reindex(exact.index, fill_value=0) - exact).abs().max() < 1
+    assert all(Path(path).parent == volumes.parent for path in found.image)
+    again = pd.read_csv(race_cohorts.split_table(volumes, tmp_path), sep="\t")
+    assert found.equals(again)
+
+
+def test_a_missing_cohort_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"absent\.tsv: expected the table .* --lgg"):
+        race_cohorts.split_table(tmp_path / "absent.tsv", tmp_path)
+
+
+def test_slices_of_other_settings_are_refused(tmp_path, volumes, monkeypatch):
+    done = []
+    monkeypatch.setattr(race_cohorts.subprocess, "run", lambda command, check: done.append(command[3]))
+    race_cohorts.study_of("lgg", tmp_path, volumes)
+    assert done == ["participants", "preprocess", "kfold", "cache"]
+    race_cohorts.study_of("lgg", tmp_path, volumes)
+    assert len(done) == 4
+    known = tmp_path / "lgg.slices.json"
+    known.write_text(json.dumps(json.loads(known.read_text()) | {"preprocess": {"spacing_mm": 2.0}}))
+    with pytest.raises(SystemExit, match=r"lgg\.slices\.json: .* other settings; delete"):
+        race_cohorts.study_of("lgg", tmp_path, volumes)
+
+
+def test_samples_of_another_recipe_are_refused(tmp_path, volumes, monkeypatch, table):
+    folder = tmp_path / "runs" / "lgg-slimdiff-5-0"
+    folder.mkdir(parents=True)
+    np.savez(folder / "drawn-and-facts.npz", drawn=np.zeros((2, 2, 4, 4)), facts="{}", recipe='{"model": {}}')
+    monkeypatch.setattr(race_cohorts, "_cache", lambda *_: None)
+    monkeypatch.setattr("slimdiff.data.folds.read_folds", lambda *_: {"test": ["a"], "train": ["b"]})
+    store = type(
+        "Store", (), {"rows_of": lambda self, _: np.arange(2), "z_bin": np.zeros(2), "label": np.zeros(2)}
+    )
+    monkeypatch.setattr("slimdiff.data.store.SliceStore.open", lambda _: store())
+    with pytest.raises(SystemExit, match="of another recipe; delete"):
+        against_published.run(("lgg", "slimdiff", 5, 0), tmp_path, volumes)
+    assert race_table.read_rows() == []
