@@ -52,3 +52,11 @@ def test_another_recipe_is_refused():
         study_from_mapping({"recipe": "papers"})
     with pytest.raises(ConfigError, match="recipe"):
         study_from_mapping({"recipe": ["published"]})
+
+
+def test_independent_networks_refuse_the_gaussian_model():
+    with pytest.raises(
+        ConfigError, match=r"gaussian_components: expected 0 or null with coupling independent, found 5"
+    ):
+        study_from_mapping({"model": {"coupling": "independent", "gaussian_components": 5}})
+    assert study_from_mapping({"model": {"coupling": "independent"}}).model.gaussian == 0
