@@ -38,6 +38,7 @@ from slimdiff.evaluation.axes.fold_evaluation import (
 from slimdiff.evaluation.axes.image import (
     feature_distances,
     lpips_distances,
+    outline_shares,
     profile_distances,
     published_distances,
 )
@@ -62,7 +63,7 @@ SUMMARY_COLUMNS = (
     "reason",
 )
 AXES = {
-    "image": (feature_distances, profile_distances, lpips_distances, published_distances),
+    "image": (feature_distances, profile_distances, outline_shares, lpips_distances, published_distances),
     "mask": (mask_axis,),
     "pair": (pair_axis,),
     "control": (control_axis,),

@@ -134,6 +134,15 @@ METRICS = {
             "spectrum", "image", "Radial spectrum, difference [dB]", "lower", headline=True, by_z_bin=True
         ),
         Metric("brain_histogram", "image", "Brain histogram, W1", "lower", headline=True, by_z_bin=True),
+        Metric(
+            "outline_share",
+            "image",
+            "Brain outline in the real range, share",
+            "higher",
+            headline=True,
+            share=True,
+            by_z_bin=True,
+        ),
         Metric("kid_ref", "image", "KID, published procedure", "lower"),
         Metric("lpips_ref", "image", "LPIPS, published procedure", "floor"),
         Metric("mmd_mf", "mask", "MMD-MF", "lower", headline=True),

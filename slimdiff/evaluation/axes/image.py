@@ -13,6 +13,7 @@ from slimdiff.evaluation.metrics.grey_levels import store_precision
 from slimdiff.evaluation.metrics.kid import kid
 from slimdiff.evaluation.metrics.lpips import lpips_distance, matched_pairs
 from slimdiff.evaluation.metrics.mmd import MIN_VECTORS
+from slimdiff.evaluation.metrics.outline import MIN_REAL, in_real_range, outlines
 from slimdiff.evaluation.metrics.precision_recall import precision_recall
 from slimdiff.evaluation.metrics.profiles import (
     brain_histograms,
@@ -20,7 +21,7 @@ from slimdiff.evaluation.metrics.profiles import (
     radial_spectra,
     spectrum_distance,
 )
-from slimdiff.evaluation.statistics.bootstrap import SAMPLES, Resampling, resampled_means
+from slimdiff.evaluation.statistics.bootstrap import SAMPLES, Resampling, resampled_means, share_interval
 
 BLUR_PX = 2.0
 """Sd of the Gaussian blur of held-out slices, whose KID is a reference point on the scale of KID."""
@@ -151,6 +152,33 @@ def _profile_distance(
     limit = float(distance(real.mean(axis=0), floor.mean(axis=0))) if len(floor) else np.nan
     reason = joined(FLOOR_NOTE, chosen.note)
     evaluation.add(metric, value, interval=interval, floor=limit, reason=reason, **common)
+
+
+def outline_shares(evaluation: FoldEvaluation) -> None:
+    """Share of samples whose brain has an outline in the range of the real slices of its z-bin."""
+    store, samples = evaluation.store, evaluation.samples
+    test, drawn, training = (outlines(images) for images in _all_images(evaluation))
+    real = np.concatenate([test, training])
+    real_z_bin = store.z_bin[np.concatenate([evaluation.test, evaluation.train])]
+    inside = in_real_range(drawn, samples.z_bin, real, real_z_bin)
+    of_training = in_real_range(training, store.z_bin[evaluation.train], real, real_z_bin)
+    for chosen in evaluation.selections:
+        own, floor = (part[np.isfinite(part)] for part in (inside[chosen.samples], of_training[chosen.floor]))
+        left_out = len(chosen.samples) - len(own)
+        note = (
+            f"{left_out} samples left out: fewer than {MIN_REAL} real slices in their z-bin"
+            if left_out
+            else ""
+        )
+        evaluation.add(
+            "outline_share",
+            _mean(own),
+            chosen.z_bin,
+            interval=share_interval(int(own.sum()), len(own)),
+            floor=_mean(floor),
+            n=len(own),
+            reason=joined(f"interval over samples of this model; {FLOOR_NOTE}", note, chosen.note),
+        )
 
 
 def lpips_distances(evaluation: FoldEvaluation) -> None:

@@ -9,6 +9,7 @@ from evaluation.twin.naive import (
     precision_and_recall,
 )
 from scipy import ndimage
+from skimage.measure import regionprops
 
 from slimdiff.evaluation.metrics.features import extract
 from slimdiff.evaluation.metrics.lpips import lpips_distance
@@ -38,6 +39,39 @@ def decibels(a, b):
 
 def histogram_distance(a, b):
     return 1.95 / 128 * np.abs(np.cumsum(a.mean(axis=0) - b.mean(axis=0))).sum()
+
+
+def outline(image):
+    pieces, count = ndimage.label(image.astype(np.float32) > np.float32(-0.95))
+    if not count:
+        return 0, 0, 0
+    brain = pieces == max(range(1, count + 1), key=lambda piece: (pieces == piece).sum())
+    outside, _ = ndimage.label(np.pad(~brain, 1, constant_values=True))
+    brain = (outside != outside[0, 0])[1:-1, 1:-1]
+    pixels = set(map(tuple, np.argwhere(brain)))
+    double = int(np.rint(2 * np.mean([column for _, column in pixels])))
+    mirrored = sum((row, double - column) in pixels for row, column in pixels)
+    hull = regionprops(brain.astype(int))[0].area_convex
+    return len(pixels), len(pixels) / hull, mirrored / len(pixels)
+
+
+@pytest.mark.parametrize("z_bin", Z_BINS)
+def test_outline_share(twin, z_bin):
+    choice, found = twin.choice(z_bin), {}
+    for name in ("held_out", "training", "samples"):
+        one = getattr(twin, name)
+        found[name] = [(z, outline(image)) for z, image in zip(one.z_bin, one.image, strict=True)]
+    real = found["held_out"] + found["training"]
+    limits = {z: np.quantile([f for own, f in real if own == z], (0.01, 0.99), axis=0) for z in (0, 1, 2)}
+
+    def share(slices):
+        return np.mean([np.all((limits[z][0] <= f) & (np.array(f) <= limits[z][1])) for z, f in slices])
+
+    naive = (
+        share([found[name][i] for i in rows])
+        for name, rows in (("samples", choice.samples), ("training", choice.floors[0]))
+    )
+    twin.check("outline_share", *naive, z_bin)
 
 
 def test_the_choice_of_slices_is_not_trivial(twin):
