@@ -81,14 +81,21 @@ class Muon:
 def orthogonal(matrices: Tensor) -> Tensor:
     """Approximately U V' of the singular value decompositions U S V' of matrices (N, rows, columns).
 
-    Newton-Schulz iterations with the quintic of Jordan et al. 2024, which takes singular values to about 0.7 to 1.2.
+    Newton-Schulz iterations with the quintic of Jordan et al. 2024, which takes singular values to about 0.7 to 1.2:
+    X becomes (a + b G + c G^2) X with G = X X'. The next G and the product of all these factors follow from G alone, so
+    only the first and the last product have the larger side of the matrices.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.mT
-        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    gram, product = x @ x.mT, None
+    for step in range(NEWTON_SCHULZ_STEPS):
+        factor = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        factor.diagonal(dim1=1, dim2=2).add_(3.4445)
+        product = factor if product is None else factor @ product
+        if step < NEWTON_SCHULZ_STEPS - 1:
+            gram = factor @ gram @ factor
+    x = product @ x
     return x.mT if tall else x
 
 
