@@ -1,0 +1,88 @@
+"""How much a training slows down beside other work: python benchmarks/speed/busy_machine.py
+
+Times steps of the demo's network on all cores, alone and beside busy processes, with torch's threads waiting actively
+(they spin) and passively (`OMP_WAIT_POLICY=PASSIVE`, which slimdiff sets). Prints TSV: seconds a step, the slowdown
+against the same policy alone, and the slowdown of a fair share of the cores.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+
+COLUMNS = ("waiting", "competitors", "s_per_step", "slowdown", "fair_slowdown")
+BUSY = "while True: pass"
+
+
+def steps(seconds: float) -> None:
+    """Time steps of the demo's network for a while, and print seconds a step."""
+    import torch
+
+    from slimdiff.config import load_study
+    from slimdiff.model.checkpoint import DataSpec, build_network
+    from slimdiff.model.conditioning import Condition
+
+    study = load_study("config/demo.yaml")
+    settings = study.model.settings() | {"gaussian_components": 0}
+    network = build_network(settings, DataSpec((64, 56), 6, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]))
+    x = torch.randn(study.training.batch_size, 2, 64, 56)
+    zeros = torch.zeros(len(x), dtype=torch.long)
+
+    def step() -> None:
+        network(x, zeros.float(), Condition(zeros, zeros)).square().mean().backward()
+
+    for _ in range(3):
+        step()
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        step()
+        count += 1
+    print((time.perf_counter() - started) / count)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--competitors", type=int, default=5, help="busy processes")
+    parser.add_argument("--seconds", type=float, default=15, help="of each timing")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        steps(options.seconds)
+        return
+    cores = len(os.sched_getaffinity(0))
+    command = [sys.executable, __file__, "--child", "--seconds", str(options.seconds)]
+    print(*COLUMNS, sep="\t")
+    for policy in ("active", "passive"):
+        environment = {**os.environ, "OMP_NUM_THREADS": str(cores), "OMP_WAIT_POLICY": policy}
+        alone = None
+        for competitors in (0, options.competitors):
+            with ExitStack() as stack:
+                for _ in range(competitors):
+                    busy = subprocess.Popen([sys.executable, "-c", BUSY])
+                    stack.callback(busy.wait)
+                    stack.callback(busy.kill)
+                printed = subprocess.run(
+                    command, env=environment, check=True, stdout=subprocess.PIPE, text=True
+                )
+            found = float(printed.stdout)
+            alone = alone or found
+            # `cores` threads of the training among `cores + competitors` busy ones.
+            fair = (cores + competitors) / cores
+            print(
+                policy,
+                competitors,
+                f"{found:.3f}",
+                f"{found / alone:.2f}",
+                f"{fair:.2f}",
+                sep="\t",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
