@@ -125,12 +125,15 @@ def main() -> None:
         print(f"{start + len(drawn[-1])} of {len(tokens)} samples", file=sys.stderr, flush=True)
     np.savez(
         job["out"],
-        drawn=np.concatenate(drawn).astype(np.float16),
+        drawn=np.concatenate(drawn).astype(np.float16)
+        if drawn
+        else np.empty((0, 2, *job["size"]), np.float16),
         steps=budget.steps,
         train_s=budget.used,
         sample_s=time.process_time() - started,
         tflop=flops * budget.steps / 1e12,
         averaged_weights=chosen == "averaged",
+        loss=losses[chosen],
     )
 
 

@@ -116,7 +116,6 @@ def run_published(
     command = [reference_python(), str(PUBLISHED_FOLDER / "published_race.py"), str(folder / "job.json")]
     subprocess.run(command, check=True, cwd=PUBLISHED_FOLDER)
     with np.load(folder / "drawn.npz") as found:
-        facts = {
-            name: float(found[name]) for name in ("steps", "train_s", "tflop", "sample_s", "averaged_weights")
-        }
+        named = ("steps", "train_s", "tflop", "sample_s", "averaged_weights", "loss")
+        facts = {name: float(found[name]) for name in named}
         return found["drawn"], facts | {"images": facts["steps"] * recipe["batch"]}
