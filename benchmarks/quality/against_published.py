@@ -38,6 +38,7 @@ PUBLISHED = {
     "published-tuned": {"batch": 4, "learning_rate": 1e-3, "ema_decay": 0.99},
 }
 IDEAS = {
+    "no-wavelets": {"diffusion": {"loss": {"wavelet_weights": []}}},
     "no-gaussian": {"model": {"gaussian_components": 0}},
     "components-16": {"model": {"gaussian_components": 16}},
     "adamw": {"training": {"optimiser": "adamw", "batch_size": 4, "warmup_steps": 100}},

@@ -30,17 +30,10 @@ def pairs_of(store: SliceStore, rows: np.ndarray) -> np.ndarray:
     return np.stack([store.images[rows], 2 * np.asarray(store.masks[rows], np.float16) - 1], axis=1)
 
 
-def run_slimdiff(
-    study: Study,
-    store: SliceStore,
-    train: list[str],
-    wanted: Conditions,
-    seconds: float,
-    seed: int,
-    folder: Path,
-) -> Drawn:
-    """With the recipe of the study."""
-    torch.set_num_threads(1)
+def _trained(
+    study: Study, store: SliceStore, train: list[str], seconds: float, seed: int, folder: Path
+) -> dict[str, float]:
+    """Train as many steps as fit into the budget, by the time of the first ones; returns facts about the training."""
 
     def trainer(steps: int, where: Path) -> Trainer:
         changes = {"steps": steps, "seed": seed, "device": "cpu", "tensorboard": False, "snapshots": ()}
@@ -67,7 +60,32 @@ def run_slimdiff(
     batch, draws = real.prepare(0, real.objective, real.network)
     with FlopCounterMode(display=False) as counter:
         real.loss(batch, draws)[0].backward()
-    facts["tflop"] = counter.get_total_flops() * steps / 1e12
+    return facts | {"tflop": counter.get_total_flops() * steps / 1e12}
+
+
+def run_slimdiff(
+    study: Study,
+    store: SliceStore,
+    train: list[str],
+    wanted: Conditions,
+    seconds: float,
+    seed: int,
+    folder: Path,
+) -> Drawn:
+    """With the recipe of the study. A network that is trained is not trained again."""
+    torch.set_num_threads(1)
+    known = folder / "trained.json"
+    recipe = {
+        name: getattr(study, name).model_dump(mode="json") for name in ("model", "diffusion", "training")
+    }
+    if known.is_file():
+        found = json.loads(known.read_text())
+        if found["recipe"] != recipe:
+            raise SystemExit(f"{known}: this network is of another recipe; delete {folder}")
+        facts = found["facts"]
+    else:
+        facts = _trained(study, store, train, seconds, seed, folder)
+        known.write_text(json.dumps({"recipe": recipe, "facts": facts}))
     settings = study.generation.model_copy(update={"seed": seed, "device": "cpu"})
     generator = Generator(folder / "model" / "model.safetensors", settings)
     requests = [

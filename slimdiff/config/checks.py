@@ -163,6 +163,17 @@ def _check_variant(study: Study, name: str) -> None:
             f"variants.{name}: generation.evaluations is {generation.evaluations}, but ddim_ref allows at most "
             f"{timesteps} (diffusion.timesteps); lower generation.evaluations"
         )
+    levels = max(0, len(loss.wavelet_weights) - 1)
+    if height % 2**levels or width % 2**levels:
+        raise ConfigError(
+            f"variants.{name}: diffusion.loss.wavelet_weights has {levels + 1} weights, which need sides that are "
+            f"multiples of {2**levels} px, but slices have {width} x {height} px; give fewer weights"
+        )
+    if loss.wavelet_weights and loss.lesion_weight_image != 1:
+        raise ConfigError(
+            f"variants.{name}: diffusion.loss.lesion_weight_image is {loss.lesion_weight_image}, but with "
+            "wavelet_weights there are no pixels of the image to weigh; remove one of them"
+        )
     patches = loss.focal_frequency.patches
     if loss.focal_frequency.weight and (height % patches or width % patches):
         raise ConfigError(

@@ -41,6 +41,9 @@ class LossConfig(Section):
     """Weight of lesion pixels in the image channel; background has 1. The mean is divided by the sum of weights."""
     lesion_weight_mask: Positive = 1.0
     """Weight of lesion pixels in the mask channel; background has 1."""
+    wavelet_weights: tuple[Positive, ...] = ()
+    """Weights of the image's Haar wavelets in the loss: of the details of 2 px, 4 px, ..., and last of the coarse rest.
+    Details have little power, so without weights they are learned last. Empty: pixels, unweighted (paper)."""
     min_snr_gamma: Positive | None = None
     """Maximum of the signal-to-noise weight (Hang et al. 2023: 5); null: all noise levels have the same weight."""
     uncertainty: Literal["none", "each", "groups"] = "none"

@@ -64,8 +64,8 @@ class GenerationConfig(InheritingSection):
     """Mask threshold of lesion_px in the manifest and of `binary`; null: the study's."""
     background: Literal["drawn", "prior", "outside"] = "drawn"
     """`prior`: pixels outside the fold's z-bin prior become background (image and mask -1). `outside`: the faint glow
-    that a network leaves around the brain becomes background (image -1): pixels that are dark and connected to the
-    border of the slice by dark pixels, as preprocessing by `foreground` has them."""
+    and the frayed border that a network leaves around the brain become background (image -1): pixels in mostly dark
+    surroundings that are connected to the border of the slice by such pixels."""
     binary: bool = False
     """Whether to write masks as -1 and 1, thresholded at `tau`, instead of continuous."""
     device: Device | None = None

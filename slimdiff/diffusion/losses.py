@@ -1,5 +1,7 @@
 """The terms of the objective: pure functions that can be combined freely (docs/method.md)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -21,9 +23,7 @@ def lp_per_channel(
         (B, C) in float32 (float64 stays).
     """
     # float32: a bf16 difference has too few digits where the estimate is already close.
-    error = (_full(prediction) - _full(target)).abs()
-    # |e|^p has no finite second derivative at 0 for p < 2; the tiny offset keeps its gradient defined.
-    powered = (error + 1e-12).pow(exponents.view(1, -1, 1, 1))
+    powered = _powered(_full(prediction) - _full(target), exponents.view(1, -1, 1, 1))
     if weights is None:
         return powered.mean(dim=(2, 3))
     return (powered * weights).sum(dim=(2, 3)) / weights.sum(dim=(2, 3))
@@ -33,6 +33,28 @@ def lesion_weights(x0: Tensor, image: float, mask: float) -> Tensor:
     """Pixel weights (B, 2, H, W): `image` and `mask` on lesion pixels of that channel, 1 elsewhere."""
     lesion = (x0[:, 1:2] > 0).float()
     return torch.cat([1 + lesion * (image - 1), 1 + lesion * (mask - 1)], dim=1)
+
+
+def haar_lp(error: Tensor, exponent: Tensor, weights: Sequence[float]) -> Tensor:
+    """mean weight * |coefficient|^p over the orthonormal Haar transform of an error (Haar 1910).
+
+    For p = 2 the best estimate, the posterior mean, is the same with any weights.
+
+    Args:
+        error: (B, H, W); H and W are multiples of 2^(len(weights) - 1).
+        exponent: p, a scalar.
+        weights: of the details of squares of 2 px, 4 px, ..., and last of the coarse rest.
+    Returns:
+        (B,) in float32 (float64 stays).
+    """
+    rest = _full(error)
+    count, total = rest[0].numel(), 0
+    for weight in weights[:-1]:
+        a, b, c, d = (rest[:, row::2, column::2] for row in (0, 1) for column in (0, 1))
+        details = torch.stack([a - b + c - d, a + b - c - d, a - b - c + d], dim=1) / 2
+        total = total + weight * _powered(details, exponent).sum(dim=(1, 2, 3))
+        rest = (a + b + c + d) / 2
+    return (total + weights[-1] * _powered(rest, exponent).sum(dim=(1, 2))) / count
 
 
 def focal_frequency(prediction: Tensor, target: Tensor, alpha: float, patches: int = 1) -> Tensor:
@@ -104,6 +126,11 @@ class Uncertainty(nn.Module):
         s = self.log_variances
         sums = self.membership.to(terms.dtype) @ terms
         return ((-s).exp() * sums + s / 2).sum()
+
+
+def _powered(error: Tensor, exponent: Tensor) -> Tensor:
+    # |e|^p has no finite second derivative at 0 for p < 2; the tiny offset keeps its gradient defined.
+    return (error.abs() + 1e-12).pow(exponent)
 
 
 def _full(x: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from slimdiff.model.checkpoint import ModelCard
 
 BACKGROUND = -1.0
 DARK = -0.8
-"""Smoothed grey level below which a pixel can be background; docs/learning.md compares values."""
-SMOOTHING = np.array([1, 2, 1]) / 4
-"""Weights along each axis, about a Gaussian of 0.7 px, so that single noisy pixels do not count."""
+"""Grey level below which a pixel can be background; docs/learning.md compares values."""
+SMOOTHING = np.array([1, 4, 6, 4, 1]) / 16
+"""Weights along each axis, about a Gaussian of 1 px, that smooth the border of the dark region."""
 
 
 class Finishing:
@@ -62,9 +62,10 @@ class Finishing:
 def outside_of_brain(images: np.ndarray) -> np.ndarray:
     """Where slices (N, H, W) are dark and connected to their border by dark pixels (4-connected), bool (N, H, W).
 
-    Dark structures within the brain, such as ventricles, are not connected to the border.
+    A pixel is dark if most pixels around it are, so that single ones do not fray the outline. Dark structures within
+    the brain, such as ventricles, are not connected to the border.
     """
-    dark = _smoothed(images.astype(np.float32)) < DARK
+    dark = _smoothed((images <= DARK).astype(np.float32)) > 0.5
     reached = np.zeros_like(dark)
     reached[:, [0, -1]] = dark[:, [0, -1]]
     reached[:, :, [0, -1]] |= dark[:, :, [0, -1]]
@@ -81,11 +82,12 @@ def outside_of_brain(images: np.ndarray) -> np.ndarray:
 
 
 def _smoothed(images: np.ndarray) -> np.ndarray:
+    reach = len(SMOOTHING) // 2
     for axis in (1, 2):
         width = [(0, 0)] * 3
-        width[axis] = (1, 1)
+        width[axis] = (reach, reach)
         padded = np.pad(images, width, mode="edge")
         n = images.shape[axis]
-        parts = (np.take(padded, range(start, start + n), axis) for start in range(3))
+        parts = (np.take(padded, range(start, start + n), axis) for start in range(len(SMOOTHING)))
         images = sum(weight * part for weight, part in zip(SMOOTHING, parts, strict=True))
     return images

@@ -10,6 +10,7 @@ from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.diffusion.losses import (
     Uncertainty,
     focal_frequency,
+    haar_lp,
     lesion_weights,
     lp_per_channel,
     min_snr_weight,
@@ -154,6 +155,9 @@ class Objective(nn.Module):
         if loss.lesion_weight_image != 1 or loss.lesion_weight_mask != 1:
             weights = lesion_weights(batch.x0, loss.lesion_weight_image, loss.lesion_weight_mask)
         pixels = lp_per_channel(found, wanted, self.exponents, weights)
+        if loss.wavelet_weights:
+            image = haar_lp(found[:, 0] - wanted[:, 0], self.exponents[0], loss.wavelet_weights)
+            pixels = torch.stack([image, pixels[:, 1]], dim=1)
         if loss.min_snr_gamma is not None:
             pixels = pixels * min_snr_weight(self.space, signal, noise, loss.min_snr_gamma).view(-1, 1)
         terms = [pixels.mean(dim=0)]

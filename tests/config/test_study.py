@@ -211,6 +211,14 @@ def test_numbers_that_are_not_finite_are_refused(place, value):
             ("focal_frequency.patches", "32 x 32", "5"),
         ),
         (
+            {**FITTING, "diffusion": {"loss": {"wavelet_weights": [4, 4, 4, 4, 4, 4, 1]}}},
+            ("diffusion.loss.wavelet_weights", "7 weights", "64 px", "32 x 32"),
+        ),
+        (
+            {**FITTING, "diffusion": {"loss": {"wavelet_weights": [4, 1], "lesion_weight_image": 2}}},
+            ("diffusion.loss.lesion_weight_image", "2.0", "wavelet_weights"),
+        ),
+        (
             changed(FITTING, "training", {"batch_size": 4, "accumulate": 5}),
             ("training.accumulate is 5", "training.batch_size is 4"),
         ),

@@ -11,6 +11,7 @@ from helpers.noising import noisy
 from slimdiff.diffusion.losses import (
     Uncertainty,
     focal_frequency,
+    haar_lp,
     lesion_weights,
     lp_per_channel,
     min_snr_weight,
@@ -285,6 +286,53 @@ def test_uncertainty_weights_are_limited(sign):
     assert limit.item() == pytest.approx(0.7 * math.exp(-sign * 5) + sign * 2.5)
     assert with_variances([0], [sign * 9.0])(terms) == limit
     assert with_variances([0], [sign * 4.9])(terms) != limit
+
+
+def slow_haar(error, p, weights):
+    """The transform of Haar (1910) written as the inner product with every one of its functions."""
+    height, width = error.shape
+    total = 0.0
+    for level, weight in enumerate(weights, start=1):
+        rest = level == len(weights)
+        side = 2 ** (level - rest)
+        sign = np.repeat([1.0, -1.0], side // 2) if side > 1 else np.ones(1)
+        flat = np.ones(side)
+        functions = [np.outer(flat, flat)] if rest else [np.outer(flat, sign), np.outer(sign, flat)]
+        functions += [] if rest else [np.outer(sign, sign)]
+        for i, j in itertools.product(range(0, height, side), range(0, width, side)):
+            square = error[i : i + side, j : j + side].numpy()
+            total += sum(weight * abs((function * square).sum() / side) ** p for function in functions)
+    return total / (height * width)
+
+
+@pytest.mark.parametrize("weights", [(2.0,), (5.0, 1.0), (5.0, 2.0, 1.0), (9.0, 4.0, 0.5, 0.25)])
+@pytest.mark.parametrize("p", [1.5, 2.0])
+def test_haar_matches_inner_products(weights, p):
+    error = torch.randn((3, 8, 16), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    found = haar_lp(error, torch.tensor(p), weights)
+    expected = [slow_haar(one, p, weights) for one in error]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_haar_of_p_2_and_weights_1_is_the_mean_square():
+    error = torch.randn((2, 8, 8), generator=torch.Generator().manual_seed(6))
+    found = haar_lp(error, torch.tensor(2.0), (1.0, 1.0, 1.0, 1.0))
+    torch.testing.assert_close(found, error.square().mean(dim=(1, 2)))
+
+
+def test_haar_weighs_a_chequerboard_and_not_a_shift():
+    board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(1, 4, 4)
+    light, heavy = (haar_lp(board, torch.tensor(1.5), (weight, 1.0)) for weight in (1.0, 7.0))
+    torch.testing.assert_close(heavy, 7 * light)
+    shift = torch.full((1, 8, 8), 0.3)
+    light, heavy = (haar_lp(shift, torch.tensor(1.5), (weight, 1.0)) for weight in (1.0, 7.0))
+    torch.testing.assert_close(heavy, light)
+
+
+def test_the_gradient_of_haar_matches_finite_differences():
+    error = torch.randn((2, 4, 4), generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    p = torch.tensor(1.5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda e: haar_lp(e, p, (5.0, 2.0, 0.5)), error.requires_grad_())
 
 
 @pytest.mark.parametrize("p", [1.5, 2.0, 2.5])

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from slimdiff.data.priors import read_priors
 from slimdiff.files import read_table
-from slimdiff.generation.finishing import DARK, _smoothed, outside_of_brain
+from slimdiff.generation.finishing import DARK, outside_of_brain
 from slimdiff.generation.generator import Generator
 from slimdiff.generation.samples import read_samples
 
@@ -101,6 +101,9 @@ def test_missing_or_mismatching_priors_are_refused(trained, priors, tmp_path):
         read_priors(tmp_path / "other.npz")
 
 
+BINOMIAL = np.array([1, 4, 6, 4, 1]) / 16
+
+
 def ring_of_glow(side=32):
     """A bright disc with a dark centre, and a faint glow around it."""
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
@@ -125,8 +128,23 @@ def test_only_what_is_connected_to_the_border_is_outside():
     both = np.stack([image, np.full_like(image, -1.0), np.full_like(image, 0.5)])
     outside = outside_of_brain(both)
     assert outside[1].all() and not outside[2].any()
-    expected = ndimage.label(_smoothed(both)[0] < DARK)[0]
+    mostly_dark = ndimage.convolve((image <= DARK).astype(float), np.outer(BINOMIAL, BINOMIAL)) > 0.5
+    expected = ndimage.label(mostly_dark)[0]
     np.testing.assert_array_equal(outside[0], expected == expected[0, 0])
+
+
+def test_a_frayed_outline_becomes_even_and_a_straight_one_stays():
+    columns = np.indices((32, 32))[1]
+    straight = np.where(columns < 16, -1.0, 0.2)
+    frayed = straight.copy()
+    # Single bright pixels and a spike of 1 px outside the brain; a single dark pixel inside.
+    frayed[5, 3] = frayed[20, 12:16] = 0.2
+    frayed[26, 20] = -1.0
+    outside = outside_of_brain(np.stack([straight, frayed]).astype(np.float16))
+    np.testing.assert_array_equal(outside[0], columns < 16)
+    # The foot of the spike stays.
+    outside[1, 20, 15] = True
+    np.testing.assert_array_equal(outside[1], columns < 16)
 
 
 def test_outside_changes_the_image_only(trained):

@@ -33,7 +33,10 @@ EVERYTHING = {
     "model": MODEL.model_copy(update={"prior": "concat", "null_token": True, "acquisition": True}),
     "diffusion": DiffusionConfig(
         loss=LossConfig(
-            uncertainty="each", focal_frequency=FocalFrequencyConfig(weight=0.5), min_snr_gamma=5.0
+            uncertainty="each",
+            focal_frequency=FocalFrequencyConfig(weight=0.5),
+            min_snr_gamma=5.0,
+            wavelet_weights=(6.0, 2.0, 0.5),
         )
     ),
     "priors": np.tril(np.ones((3, 8, 8), bool)),

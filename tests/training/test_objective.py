@@ -9,6 +9,7 @@ from helpers.tiny_training import CPU, DATA_SPEC, MODEL
 
 from slimdiff.config.diffusion import DiffusionConfig, FocalFrequencyConfig, LossConfig, PerceptualConfig
 from slimdiff.devices import autocast
+from slimdiff.diffusion.losses import haar_lp
 from slimdiff.diffusion.prediction import target
 from slimdiff.model.checkpoint import build_network
 from slimdiff.model.conditioning import Condition
@@ -208,6 +209,23 @@ def test_lesion_weight_of_the_image_does_not_change_the_mask_term():
     )
     assert plain[0] != weighted[0]
     torch.testing.assert_close(plain[1], weighted[1])
+
+
+@pytest.mark.parametrize("gamma", [None, 5.0])
+def test_wavelet_weights_replace_the_image_term_and_not_that_of_the_mask(gamma):
+    loss = LossConfig(wavelet_weights=(4.0, 2.0, 0.5), lesion_weight_mask=3.0, min_snr_gamma=gamma)
+    batch = a_batch()
+    draws = draws_at(TIMES, batch)
+    found = Objective(DiffusionConfig(loss=loss), 0.0)(Spy(), batch, draws)
+    plain = Objective(DiffusionConfig(loss=loss.model_copy(update={"wavelet_weights": ()})), 0.0)
+    images = []
+    for x0, epsilon, t in zip(batch.x0, draws.epsilon, TIMES, strict=True):
+        signal, noise = levels(t)
+        error = 0.3 * (signal * x0[0] + noise * epsilon[0]) - x0[0]
+        weight = 1.0 if gamma is None else min((signal / noise) ** 2, gamma)
+        images.append(weight * haar_lp(error[None], torch.tensor(1.5), (4.0, 2.0, 0.5)))
+    torch.testing.assert_close(found[0], torch.cat(images).mean(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(found[1], plain(Spy(), batch, draws)[1])
 
 
 def root_distance(estimate, image):
