@@ -68,9 +68,9 @@ A stage reads only the keys of its row. If one of them changes, Snakemake runs t
 
 REFERENCE_MODES = """## The published code's loss modes
 
-Its eight named modes (`loss.mode`) are combinations of the keys of `diffusion`, with its own defaults. The pMF modes
-are in its public repository, not in slim-diff 1.0.0. Where it weights lesion pixels, its mean is not divided by the sum
-of the weights; ours is, so only the ratio of lesion to background counts.
+Its eight named modes (`loss.mode`) are combinations of the keys of `diffusion`, in a study with `recipe: published`.
+The pMF modes are in its public repository, not in slim-diff 1.0.0. Where it weights lesion pixels, its mean is not
+divided by the sum of the weights; ours is, so only the ratio of lesion to background counts.
 
 | its mode | here |
 |---|---|

@@ -20,6 +20,7 @@ from turns import Wire, device_name, options, peak_memory_mb
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.config.model import ModelConfig
+from slimdiff.config.recipes import PUBLISHED
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import autocast
@@ -29,6 +30,7 @@ from slimdiff.model.checkpoint import DataSpec, ModelCard, build_network, save_m
 from slimdiff.model.conditioning import Condition
 from slimdiff.training.trainer import Trainer
 
+PAPER = DiffusionConfig.model_validate(PUBLISHED["diffusion"])
 N_BINS = 30
 CENTRES = [35.0 + 2.7 * b for b in range(N_BINS)]
 # Published dense bfloat16 TFLOP/s; other GPUs, types and CPUs are measured with a matrix product.
@@ -94,7 +96,7 @@ def train(wire: Wire, device: str, precision: str, size: int, batch: int, compil
     store = synthetic_store(size)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            ModelConfig(gaussian_components=0), DiffusionConfig(), config, store, ["sub-0"], Path(folder), {}
+            ModelConfig(gaussian_components=0), PAPER, config, store, ["sub-0"], Path(folder), {}
         )
         trainer.precision = getattr(torch, precision)
         for question in wire.questions():
@@ -148,7 +150,7 @@ def sample(wire: Wire, device: str, precision: str, size: int, batch: int, compi
     data = DataSpec((size, size), N_BINS, CENTRES)
     card = ModelCard(
         model=model,
-        diffusion=DiffusionConfig().model_dump(mode="json"),
+        diffusion=PAPER.model_dump(mode="json"),
         training={},
         data=data,
         spacing_mm=1.25,

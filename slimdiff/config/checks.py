@@ -163,7 +163,7 @@ def _check_variant(study: Study, name: str) -> None:
             f"variants.{name}: generation.evaluations is {generation.evaluations}, but ddim_ref allows at most "
             f"{timesteps} (diffusion.timesteps); lower generation.evaluations"
         )
-    levels = max(0, len(loss.wavelet_weights) - 1)
+    levels = max(0, len(loss.wavelet_weights or ()) - 1)
     if height % 2**levels or width % 2**levels:
         raise ConfigError(
             f"variants.{name}: diffusion.loss.wavelet_weights has {levels + 1} weights, which need sides that are "

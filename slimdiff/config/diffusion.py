@@ -41,11 +41,14 @@ class LossConfig(Section):
     """Weight of lesion pixels in the image channel; background has 1. The mean is divided by the sum of weights."""
     lesion_weight_mask: Positive = 1.0
     """Weight of lesion pixels in the mask channel; background has 1."""
-    wavelet_weights: tuple[Positive, ...] = ()
+    wavelet_weights: tuple[Positive, ...] | None = None
     """Weights of the image's Haar wavelets in the loss: of the details of 2 px, 4 px, ..., and last of the coarse rest.
-    Details have little power, so without weights they are learned last. Empty: pixels, unweighted (paper)."""
-    min_snr_gamma: Positive | None = None
-    """Maximum of the signal-to-noise weight (Hang et al. 2023: 5); null: all noise levels have the same weight."""
+    Details have little power, so without weights they are learned last. An empty list: pixels, unweighted (paper).
+    null: 6, 2, 0.7, 0.25, as far as the sides can be halved, where the difference is taken on x0 and
+    `lesion_weight_image` is 1; else pixels."""
+    min_snr_gamma: Positive | None = 5.0
+    """Maximum of the signal-to-noise weight (Hang et al. 2023: 5); null: all noise levels have the same weight
+    (paper)."""
     uncertainty: Literal["none", "each", "groups"] = "none"
     """Learned weights of the terms (Kendall et al. 2018). `each`: one per term; `groups`: one for image and mask
     together, one per further term; `none`: the plain sum."""

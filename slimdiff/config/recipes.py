@@ -7,7 +7,7 @@ from slimdiff.config.base import merged
 
 PUBLISHED = {
     "model": {"gaussian_components": 0},
-    "diffusion": {"loss": {"p_mask": 1.5}},
+    "diffusion": {"loss": {"p_mask": 1.5, "wavelet_weights": (), "min_snr_gamma": None}},
     "training": {"optimiser": "adamw"},
     "generation": {"sampler": "ddim", "evaluations": 300, "eta": 0.2},
 }

@@ -23,6 +23,8 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Distance between two batches of images (B, 1, H, W) in [-1, 1]; returns (B,)."""
 
 
+WAVELET_WEIGHTS = (6.0, 2.0, 0.7, 0.25)
+"""Weights of the Haar wavelets where the study sets none (docs/learning.md)."""
 PERCEPTUAL_BELOW = 0.5
 """The perceptual term applies to timesteps below this share of T (published code: 0.5)."""
 
@@ -119,6 +121,18 @@ class Objective(nn.Module):
         informed = int(self.self_conditioning * count + chance)
         return NoiseDraw(timestep, epsilon, informed, concerned=self._concerned(timestep).sum(dim=1))
 
+    def wavelet_weights(self, height: int, width: int) -> tuple[float, ...]:
+        """Weights of the image's wavelets on slices of this size in px; none: the loss is taken on pixels."""
+        loss = self.config.loss
+        if loss.wavelet_weights is not None:
+            return loss.wavelet_weights
+        if self.space != "x0" or loss.lesion_weight_image != 1:
+            return ()
+        halvings = 0
+        while halvings < len(WAVELET_WEIGHTS) - 1 and not (height | width) % 2 ** (halvings + 1):
+            halvings += 1
+        return WAVELET_WEIGHTS[: halvings + 1] if halvings else ()
+
     def _concerned(self, timestep: Tensor) -> Tensor:
         """The samples to which each term with `below` applies, bool (n, B)."""
         return timestep < self.below[:, None] * self.config.timesteps
@@ -155,8 +169,8 @@ class Objective(nn.Module):
         if loss.lesion_weight_image != 1 or loss.lesion_weight_mask != 1:
             weights = lesion_weights(batch.x0, loss.lesion_weight_image, loss.lesion_weight_mask)
         pixels = lp_per_channel(found, wanted, self.exponents, weights)
-        if loss.wavelet_weights:
-            image = haar_lp(found[:, 0] - wanted[:, 0], self.exponents[0], loss.wavelet_weights)
+        if wavelets := self.wavelet_weights(*wanted.shape[2:]):
+            image = haar_lp(found[:, 0] - wanted[:, 0], self.exponents[0], wavelets)
             pixels = torch.stack([image, pixels[:, 1]], dim=1)
         if loss.min_snr_gamma is not None:
             pixels = pixels * min_snr_weight(self.space, signal, noise, loss.min_snr_gamma).view(-1, 1)

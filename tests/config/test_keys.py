@@ -50,6 +50,9 @@ KEPT = {
     "measured: docs/sampling.md (benchmarks/quality/sampler_sweep.py, autoguidance.py)": [
         *("generation.guidance", "generation.guidance_interval", "generation.guide"),
     ],
+    "measured: docs/learning.md; `recipe: published` sets them": [
+        *("diffusion.loss.wavelet_weights", "diffusion.loss.min_snr_gamma"),
+    ],
     "settings of the published code's networks and loss modes, which are imported or reproduced": [
         # slimdiff/importing; slimdiff.key_reference.MODES and tests/training/test_published_loss_modes.py.
         *("diffusion.timesteps", "diffusion.schedule", "model.null_token", "training.condition_dropout"),

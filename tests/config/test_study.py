@@ -186,7 +186,10 @@ def test_numbers_that_are_not_finite_are_refused(place, value):
             ("focal_frequency.below", "epsilon", "0.8"),
         ),
         (
-            {**FITTING, "diffusion": {"prediction": "epsilon", "loss": {"space": "v"}}},
+            {
+                **FITTING,
+                "diffusion": {"prediction": "epsilon", "loss": {"space": "v", "min_snr_gamma": None}},
+            },
             ("diffusion.loss.space", "v", "min_snr_gamma"),
         ),
         (

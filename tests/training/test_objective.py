@@ -39,7 +39,8 @@ def a_batch(count=6):
 @pytest.mark.parametrize("kind", ["x0", "epsilon", "v"])
 @pytest.mark.parametrize("weight", [1.0, 4.0])
 def test_the_objective_matches_a_loop(kind, weight):
-    config = DiffusionConfig(prediction=kind, loss=LossConfig(lesion_weight_mask=weight))
+    loss = LossConfig(lesion_weight_mask=weight, wavelet_weights=(), min_snr_gamma=None)
+    config = DiffusionConfig(prediction=kind, loss=loss)
     objective, batch, spy = Objective(config, 0.0), a_batch(), Spy()
     draws = objective.draw(6, (4, 4), step_generator(0, 0, CPU), 0.5)
     assert draws.self_conditioned == 0
@@ -176,14 +177,14 @@ def slow_pixels(kind, loss, x0, epsilon, t):
 @pytest.mark.parametrize(
     "more",
     [
-        {},
+        {"min_snr_gamma": None},
         {"min_snr_gamma": 5.0},
         {"lesion_weight_image": 3.0, "lesion_weight_mask": 0.5, "min_snr_gamma": 1.0},
     ],
     ids=["plain", "min-snr", "lesions"],
 )
 def test_every_space_of_every_prediction_matches_a_loop(kind, space, more):
-    loss = LossConfig(space=space, **more)
+    loss = LossConfig(space=space, wavelet_weights=(), **more)
     objective, batch = Objective(DiffusionConfig(prediction=kind, loss=loss), 0.0), a_batch()
     draws = draws_at(TIMES, batch)
     expected = torch.stack(
@@ -226,6 +227,24 @@ def test_wavelet_weights_replace_the_image_term_and_not_that_of_the_mask(gamma):
         images.append(weight * haar_lp(error[None], torch.tensor(1.5), (4.0, 2.0, 0.5)))
     torch.testing.assert_close(found[0], torch.cat(images).mean(), rtol=1e-4, atol=0)
     torch.testing.assert_close(found[1], plain(Spy(), batch, draws)[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "expected"),
+    [
+        ({}, (16, 24), (6, 2, 0.7, 0.25)),
+        ({}, (12, 8), (6, 2, 0.7)),
+        ({}, (6, 8), (6, 2)),
+        ({}, (7, 8), ()),
+        ({"space": "v"}, (16, 16), ()),
+        ({"lesion_weight_image": 2.0}, (16, 16), ()),
+        ({"wavelet_weights": ()}, (16, 16), ()),
+        ({"wavelet_weights": (3.0, 1.0), "space": "v"}, (16, 16), (3, 1)),
+    ],
+)
+def test_wavelets_have_weights_where_the_study_sets_none(options, size, expected):
+    objective = Objective(DiffusionConfig(loss=LossConfig(**options)), 0.0)
+    assert objective.wavelet_weights(*size) == expected
 
 
 def root_distance(estimate, image):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from slimdiff.config.base import merged
 from slimdiff.config.diffusion import DiffusionConfig
+from slimdiff.config.recipes import PUBLISHED
 from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.key_reference import MODES
 from slimdiff.model.conditioning import Condition
@@ -60,7 +62,7 @@ def expected_loss(mode: str) -> float:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_mode_matches_its_formula(mode):
-    config = DiffusionConfig.model_validate(MODES[mode])
+    config = DiffusionConfig.model_validate(merged(PUBLISHED["diffusion"], MODES[mode]))
     perceptual = mean_distance if config.loss.perceptual.weight else None
     objective = Objective(config, 0.0, perceptual)
     if objective.uncertainty is not None:
