@@ -21,8 +21,8 @@ from src.diffusion.training.callbacks.epoch_callbacks import EMACallback
 from src.diffusion.training.lit_modules import JSDDPMLightningModule
 from torch.utils.flop_counter import FlopCounterMode
 
-EVALUATED = 64
-"""Batches of training slices on which averaged and last weights are compared."""
+EVALUATED, EVALUATED_TOGETHER = 64, 16
+"""Batches of training slices on which weights are compared, and slices in each."""
 SAMPLED_TOGETHER = 16
 
 
@@ -113,7 +113,7 @@ def main() -> None:
     losses = {}
     for name, weights in (("averaged", averaged), ("last", last)):
         module.model.load_state_dict(weights)
-        losses[name] = loss_of(module, pairs, job["batch"], seed=1)
+        losses[name] = loss_of(module, pairs, EVALUATED_TOGETHER, seed=1)
     chosen = min(losses, key=losses.get)
     module.model.load_state_dict({"averaged": averaged, "last": last}[chosen])
     sampler = DiffusionSampler(module.model, module.inferer, settings(job), "cpu")

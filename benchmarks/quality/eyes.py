@@ -3,8 +3,8 @@
 python benchmarks/quality/eyes.py --minutes 60                   # writes results/eyes/sheet.png: 48 numbered tiles
 python benchmarks/quality/eyes.py --minutes 60 --real 1,4,7,...  # the tiles you take for real; prints the share right
 
-The samples are those of a run of the race (against_published.py), the real slices are held out, of the same z-bins and
-classes. Chance is 50 %.
+The samples are those of a run of the race (against_published.py), the real slices are drawn from all held-out slices of
+the same z-bins and classes. Chance is 50 %.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def tiles(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     with np.load(run) as saved:
         drawn = saved["drawn"][:, 0].astype(float)
     rng = np.random.default_rng(0)
-    # Sample n was drawn with z-bin and class of the n-th of every EVERY-th held-out slice; real tiles are others.
+    # Sample n has the z-bin and class of the n-th of every EVERY-th held-out slice.
     chosen = rng.choice(len(drawn), EACH, replace=False)
     taken = set()
     for row in test[::EVERY][chosen]:

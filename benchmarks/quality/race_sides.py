@@ -13,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from slimdiff.config import Study
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
+from slimdiff.files import replacing
 from slimdiff.generation.generator import Generator
 from slimdiff.generation.requests import Request, stream_key
+from slimdiff.training.objective import WAVELET_WEIGHTS
 from slimdiff.training.trainer import Trainer
 
 PUBLISHED_FOLDER = Path(__file__).resolve().parents[1] / "published"
@@ -78,6 +80,8 @@ def run_slimdiff(
     recipe = {
         name: getattr(study, name).model_dump(mode="json") for name in ("model", "diffusion", "training")
     }
+    # What the recipe leaves open.
+    recipe["wavelets"] = list(WAVELET_WEIGHTS)
     if known.is_file():
         found = json.loads(known.read_text())
         if found["recipe"] != recipe:
@@ -85,7 +89,8 @@ def run_slimdiff(
         facts = found["facts"]
     else:
         facts = _trained(study, store, train, seconds, seed, folder)
-        known.write_text(json.dumps({"recipe": recipe, "facts": facts}))
+        with replacing(known) as temporary:
+            temporary.write_text(json.dumps({"recipe": recipe, "facts": facts}))
     settings = study.generation.model_copy(update={"seed": seed, "device": "cpu"})
     generator = Generator(folder / "model" / "model.safetensors", settings)
     requests = [

@@ -67,6 +67,8 @@ def plot() -> None:
     import pandas as pd
     from matplotlib import pyplot as plt
 
+    if not read_rows():
+        raise SystemExit(f"{TABLE}: expected runs of the race, found none; run against_published.py first")
     rows = pd.DataFrame(read_rows())
     numbers = ["minutes", "value", "floor"]
     rows[numbers] = rows[numbers].apply(pd.to_numeric, errors="coerce")

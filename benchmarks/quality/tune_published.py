@@ -18,7 +18,7 @@ from race_table import TABLE
 from slimdiff.files import read_table, write_table
 
 TUNING = TABLE.with_name("race_tuning.tsv")
-BATCHES, RATES, EMA_DECAY = (4, 16), (3e-4, 1e-3, 3e-3), 0.99
+BATCHES, RATES, EMA_DECAY = (4, 16), (1e-4, 3e-4, 1e-3, 3e-3), 0.99
 COLUMNS = ("cohort", "minutes", "batch", "learning_rate", "ema_decay", "steps", "averaged_weights", "loss")
 
 

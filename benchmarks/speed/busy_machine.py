@@ -1,8 +1,9 @@
 """How much a training slows down beside other work: python benchmarks/speed/busy_machine.py
 
-Times steps of the demo's network on all cores, alone and beside busy processes, with torch's threads waiting actively
-(they spin) and passively (`OMP_WAIT_POLICY=PASSIVE`, which slimdiff sets). Prints TSV: seconds a step, the slowdown
-against the same policy alone, and the slowdown of a fair share of the cores.
+Times steps of the demo's network, without its Gaussian model, on all cores, alone and beside busy processes. While they
+wait for each other, torch's threads spin for a while and then sleep (unset), spin throughout (active), or sleep at once
+(passive: `OMP_WAIT_POLICY=PASSIVE`, which slimdiff sets). Prints TSV: seconds a step, the slowdown against the same
+policy alone, and the slowdown of a fair share of the cores.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 COLUMNS = ("waiting", "competitors", "s_per_step", "slowdown", "fair_slowdown")
 BUSY = "while True: pass"
@@ -18,13 +20,14 @@ BUSY = "while True: pass"
 
 def steps(seconds: float) -> None:
     """Time steps of the demo's network for a while, and print seconds a step."""
+    # Before slimdiff, which sets the policy.
     import torch
 
     from slimdiff.config import load_study
     from slimdiff.model.checkpoint import DataSpec, build_network
     from slimdiff.model.conditioning import Condition
 
-    study = load_study("config/demo.yaml")
+    study = load_study(Path(__file__).resolve().parents[2] / "config" / "demo.yaml")
     settings = study.model.settings() | {"gaussian_components": 0}
     network = build_network(settings, DataSpec((64, 56), 6, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]))
     x = torch.randn(study.training.batch_size, 2, 64, 56)
@@ -54,11 +57,14 @@ def main() -> None:
     if options.child:
         steps(options.seconds)
         return
-    cores = len(os.sched_getaffinity(0))
+    cores = os.cpu_count() or 1
     command = [sys.executable, __file__, "--child", "--seconds", str(options.seconds)]
     print(*COLUMNS, sep="\t")
-    for policy in ("active", "passive"):
-        environment = {**os.environ, "OMP_NUM_THREADS": str(cores), "OMP_WAIT_POLICY": policy}
+    for policy in ("unset", "active", "passive"):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        environment |= {"OMP_NUM_THREADS": str(cores)} | (
+            {} if policy == "unset" else {"OMP_WAIT_POLICY": policy}
+        )
         alone = None
         for competitors in (0, options.competitors):
             with ExitStack() as stack:

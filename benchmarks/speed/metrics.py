@@ -32,6 +32,7 @@ from slimdiff.evaluation.metrics.kid import in_fixed_order, kid
 from slimdiff.evaluation.metrics.lesions import area_gap, lesions_of, tau_sweep
 from slimdiff.evaluation.metrics.memorisation import memorisation
 from slimdiff.evaluation.metrics.neighbours import nearest
+from slimdiff.evaluation.metrics.outline import in_real_range, outlines
 from slimdiff.evaluation.metrics.precision_recall import precision_recall
 from slimdiff.evaluation.metrics.profiles import (
     brain_histograms,
@@ -50,7 +51,7 @@ TAUS = EvaluationConfig().taus
 
 
 def image_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argparse.Namespace) -> None:
-    """Time feature distances, spectra and brain histograms."""
+    """Time feature distances, spectra, brain histograms and outlines."""
     x, y, like = real.features, drawn.features, train.features
     ordered = [in_fixed_order(features) for features in (x, y, like)]
     many = Resampling.of(real.subjects, options.bootstrap, SEED)
@@ -88,6 +89,7 @@ def image_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argpar
             f"{name}, with intervals and floors",
             lambda profile=profile, distance=distance: _profiles(real, drawn, train, many, profile, distance),
         )
+    clock.part("brain outlines", lambda: _outlines(real, drawn, train))
 
 
 def _of_bin(z_bin: int, real: Set, drawn: Set, train: Set, options: argparse.Namespace) -> None:
@@ -108,6 +110,13 @@ def _profiles(real: Set, drawn: Set, train: Set, draws: Resampling, profile: Cal
     resampled = distance(resampled_means(x, draws.index, draws.counts), middle)
     value = float(distance(x.mean(axis=0), middle))
     return draws.distance(value, resampled), distance(x.mean(axis=0), like.mean(axis=0))
+
+
+def _outlines(real: Set, drawn: Set, train: Set) -> float:
+    x, y, like = (outlines(part.images) for part in (real, drawn, train))
+    known, z_bin = np.concatenate([x, like]), np.concatenate([real.z_bin, train.z_bin])
+    inside = [in_real_range(*own, known, z_bin) for own in ((y, drawn.z_bin), (like, train.z_bin))]
+    return float(inside[0].mean())
 
 
 def lesion_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argparse.Namespace) -> None:

@@ -38,7 +38,7 @@ def lesion_weights(x0: Tensor, image: float, mask: float) -> Tensor:
 def haar_lp(error: Tensor, exponent: Tensor, weights: Sequence[float]) -> Tensor:
     """mean weight * |coefficient|^p over the orthonormal Haar transform of an error (Haar 1910).
 
-    For p = 2 the best estimate, the posterior mean, is the same with any weights.
+    The best estimate is the same with any weights, since each coefficient has its own: the posterior mean for p = 2.
 
     Args:
         error: (B, H, W); H and W are multiples of 2^(len(weights) - 1).

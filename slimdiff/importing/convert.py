@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 import slimdiff
+from slimdiff.config.base import merged
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.model import ModelConfig
+from slimdiff.config.recipes import PUBLISHED
 from slimdiff.config.training import TrainingConfig
 from slimdiff.importing.lightning import averaged_weights, read_lightning
 from slimdiff.importing.names import from_monai, prior_encoder_from_reference
@@ -173,14 +175,15 @@ def published_sections(config: Mapping, weights: Mapping[str, Any]) -> tuple[Mod
     centres = (first + shares * (last - first + 1)).long().clamp(0, min(last, conditioning["max_z"]))
     height, width = config["data"]["transforms"]["roi_size"][:2]
     p = float((config.get("loss", {}).get("lp_norm") or {}).get("p", 2.0))
-    diffusion = DiffusionConfig.model_validate(
-        {
-            "timesteps": scheduler["num_train_timesteps"],
-            "prediction": PREDICTIONS[kind],
-            "loss": {"p_image": p, "p_mask": p},
-        }
+    own = {
+        "timesteps": scheduler["num_train_timesteps"],
+        "prediction": PREDICTIONS[kind],
+        "loss": {"p_image": p, "p_mask": p},
+    }
+    diffusion = DiffusionConfig.model_validate(merged(PUBLISHED["diffusion"], own))
+    training = TrainingConfig.model_validate(
+        {**PUBLISHED["training"], "self_conditioning": 0.5 if ours.self_conditioning else 0.0}
     )
-    training = TrainingConfig(self_conditioning=0.5 if ours.self_conditioning else 0.0)
     data = DataSpec(
         (int(height), int(width)), n_bins, [float(z) for z in centres], quarter_turns=QUARTER_TURNS
     )

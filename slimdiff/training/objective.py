@@ -168,10 +168,13 @@ class Objective(nn.Module):
         weights = None
         if loss.lesion_weight_image != 1 or loss.lesion_weight_mask != 1:
             weights = lesion_weights(batch.x0, loss.lesion_weight_image, loss.lesion_weight_mask)
-        pixels = lp_per_channel(found, wanted, self.exponents, weights)
         if wavelets := self.wavelet_weights(*wanted.shape[2:]):
             image = haar_lp(found[:, 0] - wanted[:, 0], self.exponents[0], wavelets)
-            pixels = torch.stack([image, pixels[:, 1]], dim=1)
+            of_mask = None if weights is None else weights[:, 1:]
+            mask = lp_per_channel(found[:, 1:], wanted[:, 1:], self.exponents[1:], of_mask)
+            pixels = torch.cat([image[:, None], mask], dim=1)
+        else:
+            pixels = lp_per_channel(found, wanted, self.exponents, weights)
         if loss.min_snr_gamma is not None:
             pixels = pixels * min_snr_weight(self.space, signal, noise, loss.min_snr_gamma).view(-1, 1)
         terms = [pixels.mean(dim=0)]

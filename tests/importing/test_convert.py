@@ -187,7 +187,9 @@ def test_an_imported_network_has_the_outputs_of_the_reference(reference, tmp_pat
         found = ours(x, time.float(), Condition(z_bin, label, null=null), fed)
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
     assert (card.step, card.n_bins, card.z_range) == (1234, N_BINS, Z_RANGE)
-    assert card.diffusion["loss"]["p_image"] == 1.5
+    loss = card.diffusion["loss"]
+    assert (loss["p_image"], loss["min_snr_gamma"], loss["wavelet_weights"]) == (1.5, None, [])
+    assert card.training["optimiser"] == "adamw"
 
 
 def refused(capsys, checkpoint, *arguments) -> str:

@@ -10,7 +10,13 @@ from torch import nn
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.model.checkpoint import build_network
 from slimdiff.training.objective import Objective
-from slimdiff.training.optimiser import MATRIX_RATE, Muon, make_optimiser, orthogonal
+from slimdiff.training.optimiser import (
+    MATRIX_RATE,
+    NEWTON_SCHULZ_STEPS,
+    Muon,
+    make_optimiser,
+    orthogonal,
+)
 
 
 def network():
@@ -36,6 +42,28 @@ def test_the_directions_stay_and_singular_values_become_one(shape):
     values = torch.diagonal(inner, dim1=1, dim2=2)
     assert values.min() > 0.3 and values.max() < 1.3
     assert (inner - torch.diag_embed(values)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 64, 576), (2, 576, 64), (1, 48, 48), (2, 64, 64)],
+    ids=["wide", "tall", "square", "low rank"],
+)
+def test_the_products_on_the_gram_matrix_are_the_plain_iteration(shape):
+    generator = torch.Generator().manual_seed(2)
+    matrices = torch.randn(shape, generator=generator)
+    if shape == (2, 64, 64):
+        matrices = torch.randn((2, 64, 3), generator=generator) @ torch.randn((2, 3, 64), generator=generator)
+    elif shape[1] != shape[2]:
+        # Singular values over eight orders of magnitude.
+        scale = torch.logspace(0, -8, min(shape[1:]))
+        matrices = matrices * (scale[:, None] if shape[1] < shape[2] else scale)
+    x = matrices.double()
+    x = x / torch.linalg.matrix_norm(x, keepdim=True)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    torch.testing.assert_close(orthogonal(matrices).double(), x, rtol=0, atol=1e-4)
 
 
 def test_muon_trains_the_trunk_without_its_first_and_last_layer():

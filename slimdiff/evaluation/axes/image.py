@@ -1,4 +1,4 @@
-"""The image axis: KID, FID, precision, recall, LPIPS, spectra and brain histograms, with floors and intervals."""
+"""The image axis: KID, FID, precision, recall, LPIPS, spectra, histograms and outlines, with floors and intervals."""
 
 import numpy as np
 from scipy import ndimage
