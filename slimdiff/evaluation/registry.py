@@ -137,7 +137,7 @@ METRICS = {
         Metric(
             "outline_share",
             "image",
-            "Brain outline in the real range, share",
+            "Brain outlines in range, share",
             "higher",
             headline=True,
             share=True,
