@@ -140,7 +140,7 @@ def run(key: Key, work: Path, lgg: Path) -> None:
     """Train, sample and judge, and add the metrics to the table. Samples that are there are only judged."""
     import numpy as np
     from race_cohorts import OF_RECIPE, study_of
-    from race_sides import run_published, run_slimdiff
+    from race_sides import recipe_of, run_published, run_slimdiff
 
     from slimdiff.data.folds import read_folds
     from slimdiff.data.store import SliceStore
@@ -156,7 +156,7 @@ def run(key: Key, work: Path, lgg: Path) -> None:
         own, recipe = study, PUBLISHED[side]
     else:
         own = study.variant("base" if side == "slimdiff" else side.removeprefix("idea-"))
-        recipe = {name: getattr(own, name).model_dump(mode="json") for name in OF_RECIPE}
+        recipe = recipe_of(own, OF_RECIPE)
     folder = work / "runs" / f"{cohort}-{side}-{minutes}-{seed}"
     kept = folder / "drawn-and-facts.npz"
     if not kept.is_file():

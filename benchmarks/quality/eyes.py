@@ -84,7 +84,10 @@ def main() -> int:
         sheet(images, options.out / "sheet.png")
         print(options.out / "sheet.png")
         return 0
-    taken = np.isin(np.arange(1, len(images) + 1), [int(number) for number in options.real.split(",")])
+    numbers = [number.strip() for number in options.real.split(",")]
+    if not all(number.isdigit() and 1 <= int(number) <= len(images) for number in numbers):
+        parser.error(f"--real: expected numbers from 1 to {len(images)}, as 1,4,7, found {options.real}")
+    taken = np.isin(np.arange(1, len(images) + 1), np.array(numbers, int))
     print(f"{100 * (taken == real).mean():.0f} % right; {taken.sum()} of {len(real)} taken for real")
     return 0
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,12 @@ Drawn = tuple[np.ndarray, dict[str, float]]
 def pairs_of(store: SliceStore, rows: np.ndarray) -> np.ndarray:
     """Pairs (N, 2, H, W) float16 in [-1, 1] of store rows."""
     return np.stack([store.images[rows], 2 * np.asarray(store.masks[rows], np.float16) - 1], axis=1)
+
+
+def recipe_of(study: Study, sections: Sequence[str]) -> dict:
+    """These sections of the study, and the default that they leave to the objective."""
+    recipe = {name: getattr(study, name).model_dump(mode="json") for name in sections}
+    return {**recipe, "default_wavelet_weights": list(WAVELET_WEIGHTS)}
 
 
 def _trained(
@@ -77,11 +84,7 @@ def run_slimdiff(
     """With the recipe of the study. A network that is trained is not trained again."""
     torch.set_num_threads(1)
     known = folder / "trained.json"
-    recipe = {
-        name: getattr(study, name).model_dump(mode="json") for name in ("model", "diffusion", "training")
-    }
-    # What the recipe leaves open.
-    recipe["wavelets"] = list(WAVELET_WEIGHTS)
+    recipe = recipe_of(study, ("model", "diffusion", "training"))
     if known.is_file():
         found = json.loads(known.read_text())
         if found["recipe"] != recipe:

@@ -12,7 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "qua
 
 import against_published
 import race_cohorts
+import race_sides
 import race_table
+
+from slimdiff.config.loading import study_from_mapping
 
 
 @pytest.fixture
@@ -117,3 +120,11 @@ def test_samples_of_another_recipe_are_refused(tmp_path, volumes, monkeypatch, t
     with pytest.raises(SystemExit, match="of another recipe; delete"):
         against_published.run(("lgg", "slimdiff", 5, 0), tmp_path, volumes)
     assert race_table.read_rows() == []
+
+
+def test_samples_of_other_default_weights_are_of_another_recipe(monkeypatch):
+    study = study_from_mapping({})
+    before = race_sides.recipe_of(study, ("diffusion",))
+    assert before == race_sides.recipe_of(study, ("diffusion",))
+    monkeypatch.setattr(race_sides, "WAVELET_WEIGHTS", (3.0, 1.0))
+    assert race_sides.recipe_of(study, ("diffusion",)) != before
