@@ -189,7 +189,7 @@ def sample(wire: Wire, device: str, precision: str, size: int, batch: int, compi
         wire.answer(
             seconds=seconds,
             memory_mb=peak_memory_mb(torch, device),
-            evaluations=len(generator.sigmas) - 1,
+            evaluations=generator.config.evaluations,
         )
 
 

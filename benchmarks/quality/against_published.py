@@ -54,7 +54,11 @@ IDEAS = {
     "rate-0.003": {"training": {"learning_rate": 0.003}},
     "augmentation": {"training": {"augmentation": {"probability": 0.3}}},
     "background-drawn": {"generation": {"background": "drawn"}},
-    "evaluations-10": {"generation": {"evaluations": 10}},
+    "evaluations-20": {"generation": {"evaluations": 20}},
+    "masks-as-estimated": {"generation": {"calibrate_masks": False}},
+    "gaussian-nowhere": {"diffusion": {"gaussian_above": None}},
+    "snr-floor-0": {"diffusion": {"loss": {"min_snr_floor": 0}}},
+    "snr-floor-1": {"diffusion": {"loss": {"min_snr_floor": 1}}},
     "trailing": {"generation": {"spacing": "trailing"}},
 }
 """One change of the recipe each: sides `idea-NAME`, at the smallest budget."""

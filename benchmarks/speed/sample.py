@@ -1,7 +1,7 @@
 """Sampling speed against the reference, measured in turns: python benchmarks/speed/sample.py [--out sample.tsv]
 
 `evaluation`: one evaluation of the paper's network at 160 x 160, for one slice and for a batch. `sample`: a whole
-sample at the default settings of each side. slimdiff: 25 evaluations of DPM-Solver++(2M); on a CPU samples run in
+sample at the default settings of each side. slimdiff: 15 evaluations of DPM-Solver++(2M); on a CPU samples run in
 parallel, one per core. Reference: 300 evaluations of DDIM; its sampler runs a few, and the time is scaled to 300
 (`--full` runs all). The roof is the time of the network's convolutions alone, each at its fastest.
 """

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from slimdiff.config.base import Fraction, NonNegative, Positive, PositiveInt, Real, Section
 
@@ -49,11 +49,22 @@ class LossConfig(Section):
     min_snr_gamma: Positive | None = 5.0
     """Maximum of the signal-to-noise weight (Hang et al. 2023: 5); null: all noise levels have the same weight
     (paper)."""
+    min_snr_floor: NonNegative = 0.5
+    """Minimum of the weight of `min_snr_gamma`, for a loss on x0 (Hang et al. 2023: 0). High noise decides the outline
+    of the brain and the lesion."""
     uncertainty: Literal["none", "each", "groups"] = "none"
     """Learned weights of the terms (Kendall et al. 2018). `each`: one per term; `groups`: one for image and mask
     together, one per further term; `none`: the plain sum."""
     focal_frequency: FocalFrequencyConfig = FocalFrequencyConfig()
     perceptual: PerceptualConfig = PerceptualConfig()
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.min_snr_gamma is not None and self.min_snr_floor > self.min_snr_gamma:
+            raise ValueError(
+                f"min_snr_floor: expected at most min_snr_gamma ({self.min_snr_gamma}), found {self.min_snr_floor}"
+            )
+        return self
 
 
 class DiffusionConfig(Section):
@@ -65,4 +76,8 @@ class DiffusionConfig(Section):
     """Noise schedule (paper: cosine)."""
     prediction: Literal["x0", "epsilon", "v"] = "x0"
     """What the network predicts (paper's best: x0)."""
+    gaussian_above: Positive | None = 8.0
+    """Noise level sigma above which the estimate of the Gaussian model (`model.gaussian_components`) takes the place of
+    the network, in training and sampling: it is as good there and costs next to nothing. null: nowhere. Without effect
+    where the network has no Gaussian model."""
     loss: LossConfig = LossConfig()

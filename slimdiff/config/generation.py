@@ -23,12 +23,15 @@ class GenerationConfig(InheritingSection):
     """`dpmpp_2m`: DPM-Solver++(2M); `dpmpp_2m_sde`: its stochastic form; `unipc`: UniPC-2; `ddim`: DDIM with `eta`;
     `ddpm`: ancestral sampling; `ddim_ref`: DDIM from the published code's own noise levels, which can start with signal
     left (docs/method.md, F1); use it only to compare with its numbers. docs/sampling.md compares the samplers."""
-    evaluations: Annotated[int, Field(ge=2, le=1000)] = 25
-    """Network evaluations per sample."""
-    spacing: Literal["trailing", "leading", "log_snr"] = "trailing"
+    evaluations: Annotated[int, Field(ge=2, le=1000)] = 15
+    """Network evaluations per sample; those of the Gaussian model (`diffusion.gaussian_above`) do not count."""
+    spacing: Literal["trailing", "leading", "log_snr"] = "log_snr"
     """Spacing of the noise levels. `trailing`: equal steps in training time, down from the noisiest; `leading`: up from
     the cleanest (an error if the chain would start with signal left); `log_snr`: equal steps in the log of the
     signal-to-noise ratio."""
+    calibrate_masks: bool = True
+    """Whether the masks of class 1 are calibrated on the training slices, so that lesions have the right size and are
+    not lost (docs/method.md). Without effect on checkpoints without calibration."""
     eta: Fraction = 0.0
     """Stochasticity of DDIM (published code: 0.2)."""
     guidance: NonNegative = 1.0
@@ -72,6 +75,14 @@ class GenerationConfig(InheritingSection):
     """Device of the sampling; null: the study's."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """With float32, samples on a CPU are bit-identical in any batch."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_levels(cls, values):
+        """ddim_ref has no spacing; the same samples must not depend on the default of others."""
+        if isinstance(values, dict) and values.get("sampler") == "ddim_ref":
+            return {"spacing": "trailing", **values}
+        return values
 
     @model_validator(mode="after")
     def _has_effect(self):

@@ -9,7 +9,13 @@ PUBLISHED = {
     "model": {"gaussian_components": 0},
     "diffusion": {"loss": {"p_mask": 1.5, "wavelet_weights": (), "min_snr_gamma": None}},
     "training": {"optimiser": "adamw"},
-    "generation": {"sampler": "ddim", "evaluations": 300, "eta": 0.2},
+    "generation": {
+        "sampler": "ddim",
+        "evaluations": 300,
+        "spacing": "trailing",
+        "eta": 0.2,
+        "calibrate_masks": False,
+    },
 }
 """The paper's values (arXiv 2602.03372) of all keys whose default is another one."""
 

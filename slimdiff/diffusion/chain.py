@@ -12,13 +12,24 @@ from torch import Tensor
 from slimdiff.devices import autocast
 from slimdiff.diffusion.denoiser import Denoiser, Inpainted, lesion_hint
 from slimdiff.diffusion.samplers import SAMPLERS
-from slimdiff.diffusion.schedule import Schedule, leading, sampling_sigmas
+from slimdiff.diffusion.schedule import Schedule, check_start, leading, noisiest, sampling_sigmas
+
+GAUSSIAN_STEPS = 8
+"""Steps of a chain with the Gaussian model's estimate: each costs a few per cent of a network evaluation."""
 
 
 def sigmas_for(
-    schedule: Schedule, sampler: str, spacing: str, evaluations: int, quiet: bool = False
+    schedule: Schedule,
+    sampler: str,
+    spacing: str,
+    evaluations: int,
+    gaussian_above: float | None = None,
+    quiet: bool = False,
 ) -> np.ndarray:
     """Noise levels of a chain: `evaluations` falling values, then 0; float64 (evaluations + 1,).
+
+    With `gaussian_above`, GAUSSIAN_STEPS levels more, above this one: there the estimate of the Gaussian model takes
+    the place of the network's (`Denoiser`). Where the chain starts below this level, there are none.
 
     `ddim_ref` has the published code's own levels: leading spacing, with no check of the first one. A notice on
     standard error names it, unless `quiet`. Every other sampler has `spacing`.
@@ -26,7 +37,12 @@ def sigmas_for(
     Raises ValueError where there are no such levels, or the data would still show at the first one.
     """
     if sampler != "ddim_ref":
-        return sampling_sigmas(schedule, evaluations, spacing)
+        start = noisiest(schedule)
+        if gaussian_above is None or gaussian_above >= start:
+            return sampling_sigmas(schedule, evaluations, spacing)
+        check_start(start)
+        above = np.geomspace(start, gaussian_above, GAUSSIAN_STEPS + 1)[:-1]
+        return np.append(above, sampling_sigmas(schedule, evaluations, spacing, gaussian_above))
     sigmas = leading(schedule, evaluations)
     if not quiet:
         signal = 1 / math.sqrt(1 + sigmas[0] ** 2)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from slimdiff.diffusion.mask_calibration import MaskCalibration
 from slimdiff.diffusion.prediction import to_x0_epsilon
 from slimdiff.diffusion.schedule import Schedule
 
@@ -24,6 +25,10 @@ class Denoiser:
 
     With a `guide` (the same network without its condition, Ho & Salimans 2022) the prediction becomes
     guide + scale (network - guide), but only at noise levels low < sigma <= high (Kynkäänniemi et al. 2024).
+
+    With a `calibration` the mask of samples of class 1 is calibrated, after guidance.
+
+    With a `gaussian` model its estimates take the place of both networks' above `gaussian_above` (docs/learning.md).
     """
 
     network: Network
@@ -38,6 +43,12 @@ class Denoiser:
     """Of the batch; passed on to the network."""
     guide_condition: Any = None
     """Passed on to the guide."""
+    gaussian: Callable[[Tensor, Tensor, Any], Tensor] | None = None
+    """(x_t, timestep (B,), condition) -> estimate of x0 in [-1, 1] (`GaussianEstimate`)."""
+    gaussian_above: float | None = None
+    """Noise level above which it is used; None: nowhere."""
+    calibration: MaskCalibration | None = None
+    """Of the mask of slices with a lesion; needs a `Condition`."""
 
     def __call__(self, x: Tensor, sigma: float, previous: Tensor | None) -> Tensor:
         signal = 1 / (1 + sigma**2) ** 0.5
@@ -46,13 +57,29 @@ class Denoiser:
             (x.shape[0],), float(self.schedule.time_at(sigma)), dtype=torch.float32, device=x.device
         )
         x_t = x * signal
+        if self.gaussian is not None and self.gaussian_above is not None and sigma > self.gaussian_above:
+            estimate = self.gaussian(x_t, time, self.condition)
+            if self._guided(sigma):
+                plain = self.gaussian(x_t, time, self.guide_condition)
+                estimate = (plain + self.scale * (estimate - plain)).clamp(-1, 1)
+            return estimate
         output = self.network(x_t, time, self.condition, previous).float()
-        if self.guide is not None and self.scale != 1 and self.low < sigma <= self.high:
+        if self._guided(sigma):
             # x0, epsilon and v are one affine map of each other, so any of them can be guided.
             plain = self.guide(x_t, time, self.guide_condition, previous).float()
             output = plain + self.scale * (output - plain)
         x0, _ = to_x0_epsilon(self.prediction, output, x_t, torch.tensor(signal), torch.tensor(noise))
-        return x0.clamp(-1, 1) if self.clip else x0
+        x0 = x0.clamp(-1, 1) if self.clip else x0
+        if self.calibration is None:
+            return x0
+        lesion = self.condition.label == 1
+        if self.condition.null is not None:
+            lesion = lesion & ~self.condition.null
+        mask = torch.where(lesion[:, None, None], self.calibration(x0[:, 1], sigma), x0[:, 1])
+        return torch.stack([x0[:, 0], mask], dim=1)
+
+    def _guided(self, sigma: float) -> bool:
+        return self.guide is not None and self.scale != 1 and self.low < sigma <= self.high
 
 
 @dataclass(frozen=True)

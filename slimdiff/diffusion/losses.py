@@ -85,16 +85,17 @@ def focal_frequency(prediction: Tensor, target: Tensor, alpha: float, patches: i
     return (weight * power).mean(dim=(1, 2, 3, 4))
 
 
-def min_snr_weight(space: str, signal: Tensor, noise: Tensor, gamma: float) -> Tensor:
+def min_snr_weight(space: str, signal: Tensor, noise: Tensor, gamma: float, floor: float = 0.0) -> Tensor:
     """Weight of a sample by its signal-to-noise ratio, clipped at gamma (Hang et al. 2023, section 3.4).
 
     Args:
         space: where the loss is taken: x0, epsilon or v.
         signal, noise: sqrt(alpha_bar), sqrt(1 - alpha_bar), any shape.
         gamma: 5 in the paper.
+        floor: smallest ratio that counts; 0 in the paper.
     """
     snr = (signal / noise).square()
-    cut = snr.clamp_max(gamma)
+    cut = snr.clamp(floor, gamma)
     if space == "x0":
         return cut
     if space == "epsilon":

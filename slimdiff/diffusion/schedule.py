@@ -63,47 +63,64 @@ def make_schedule(name: str, timesteps: int) -> Schedule:
     return Schedule(np.cumprod(1 - betas))
 
 
-def sampling_sigmas(schedule: Schedule, evaluations: int, spacing: str = "trailing") -> np.ndarray:
+def noisiest(schedule: Schedule) -> float:
+    """The noise level at which a chain starts from pure noise."""
+    return min(SIGMA_MAX, float(np.exp(schedule.log_sigma[-1])))
+
+
+def sampling_sigmas(
+    schedule: Schedule, evaluations: int, spacing: str = "trailing", first: float | None = None
+) -> np.ndarray:
     """Noise levels of a chain: `evaluations` falling values, then 0; float64 (evaluations + 1,).
 
     `trailing` spaces them evenly in training time down from the noisiest, `leading` up from time 0 (see `leading`),
     `log_snr` evenly in log sigma, down to the last level of a trailing chain of 250: evaluations at still lower noise
     only add texture (docs/sampling.md).
-    Raises ValueError where the first level has sqrt(alpha_bar) > 0.02: pure noise would be a wrong start.
+
+    Args:
+        schedule: of the training.
+        evaluations: number of levels above 0.
+        spacing: trailing, leading or log_snr.
+        first: the highest level (with `leading`, an upper bound of it); None: that of a start from pure noise.
+    Raises:
+        ValueError: without `first`, where the first level has sqrt(alpha_bar) > 0.02: pure noise would be a wrong
+            start.
     """
     if evaluations < 1:
         raise ValueError(f"evaluations: expected at least 1, found {evaluations}")
-    last = min(SIGMA_MAX, float(np.exp(schedule.log_sigma[-1])))
-    t_max = float(schedule.time_at(np.array(last)))
+    highest = noisiest(schedule) if first is None else first
+    t_max = float(schedule.time_at(np.array(highest)))
     if spacing == "leading":
-        sigmas = leading(schedule, evaluations)[:-1]
+        times = schedule.timesteps if first is None else int(t_max) + 1
+        sigmas = leading(schedule, evaluations, times)[:-1]
     elif spacing == "trailing":
         # With more evaluations than training times the steps shrink to end at time 0, so no level is duplicate.
         step = min((t_max + 1) / evaluations, t_max / max(evaluations - 1, 1))
         sigmas = schedule.sigma_at(t_max - step * np.arange(evaluations))
     elif spacing == "log_snr":
-        first = float(
+        lowest = float(
             np.interp(schedule.timesteps / FINE - 1, np.arange(schedule.timesteps), schedule.log_sigma)
         )
-        sigmas = np.exp(np.linspace(math.log(last), first, evaluations))
+        sigmas = np.exp(np.linspace(math.log(highest), lowest, evaluations))
     else:
         raise ValueError(f"spacing: expected trailing, leading or log_snr, found {spacing!r}")
-    check_start(sigmas[0])
+    if first is None:
+        check_start(sigmas[0])
+    elif spacing != "leading":
+        sigmas[0] = first  # free of rounding
     return np.append(sigmas, 0.0)
 
 
-def leading(schedule: Schedule, evaluations: int) -> np.ndarray:
-    """Noise levels of leading spacing, every T // evaluations-th training time from 0, then 0.
+def leading(schedule: Schedule, evaluations: int, times: int | None = None) -> np.ndarray:
+    """Noise levels of leading spacing, every T // evaluations-th of the first T training times (default: all), then 0.
 
     Unchecked, as the DDIM of the published code has them: its first level may have sqrt(alpha_bar) 0.158 (300 of 1000)
     or 0.308 (400). Only that chain is allowed to, for a comparison with published numbers.
     """
-    if not 1 <= evaluations <= schedule.timesteps:
-        raise ValueError(
-            f"evaluations: expected 1 to {schedule.timesteps} with leading spacing, found {evaluations}"
-        )
-    times = np.arange(evaluations)[::-1] * (schedule.timesteps // evaluations)
-    return np.append(schedule.sigma_at(times), 0.0)
+    times = schedule.timesteps if times is None else times
+    if not 1 <= evaluations <= times:
+        raise ValueError(f"evaluations: expected 1 to {times} with leading spacing, found {evaluations}")
+    return np.append(schedule.sigma_at(np.arange(evaluations)[::-1] * (times // evaluations)), 0.0)
 
 
 def check_start(sigma: float) -> None:

@@ -17,12 +17,13 @@ from slimdiff.data.priors import priors_hash, read_priors
 from slimdiff.devices import autocast, pick_device, pick_precision
 from slimdiff.diffusion import chain
 from slimdiff.diffusion.denoiser import Denoiser
+from slimdiff.diffusion.mask_calibration import MaskCalibration
 from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import MISSING, sha256
 from slimdiff.generation.finishing import Finishing
 from slimdiff.generation.noise import normal, uniform
 from slimdiff.generation.requests import Request
-from slimdiff.model.checkpoint import ModelCard, load_model, read_card
+from slimdiff.model.checkpoint import ModelCard, gaussian_above, load_model, read_card
 from slimdiff.model.conditioning import Condition
 
 WORTH_COMPILING = 5000
@@ -54,8 +55,15 @@ class Generator:
         self.guide = self._load_guide(guide) if guide else None
         self.finishing = Finishing(config, priors, self.card)
         self.schedule = make_schedule(self.card.diffusion["schedule"], self.card.diffusion["timesteps"])
-        self.sigmas = chain.sigmas_for(self.schedule, config.sampler, config.spacing, config.evaluations)
+        self.gaussian_above = gaussian_above(self.card)
+        self.sigmas = chain.sigmas_for(
+            self.schedule, config.sampler, config.spacing, config.evaluations, self.gaussian_above
+        )
         check_settings(config, self.card, checkpoint)
+        # Classifier-free guidance of strength 0 draws without a class.
+        has_class = config.guidance != 0 or config.guide is not None
+        fitted = self.card.mask_calibration if config.calibrate_masks and has_class else None
+        self.calibration = MaskCalibration(**fitted) if fitted else None
         self.evaluate: Callable = self.network
         self.compiled = False
         self.precision = pick_precision(config.precision, self.device, self._trial)
@@ -166,6 +174,9 @@ class Generator:
             scale=self.config.guidance,
             low=low,
             high=high,
+            calibration=self.calibration,
+            gaussian=self.network.gaussian,
+            gaussian_above=self.gaussian_above,
         )
 
     def _conditioned(self, denoiser: Denoiser, condition: Condition) -> Denoiser:

@@ -32,7 +32,7 @@ from slimdiff.generation.folder import Job
 from slimdiff.generation.generator import check_guide, check_settings, guide_path
 from slimdiff.generation.requests import requests_of_bins
 from slimdiff.generation.samples import bin_name
-from slimdiff.model.checkpoint import ModelCard, read_card
+from slimdiff.model.checkpoint import ModelCard, gaussian_above, read_card
 from slimdiff.model.prior import check_priors
 
 SCHEMA = Path("workflow/schemas/generation_spec.schema.json")
@@ -356,7 +356,8 @@ def plan(spec: Spec, source: Path) -> Plan:
                 check_guide(guide, checkpoint, card)
         with at("config_path"):
             schedule = make_schedule(card.diffusion["schedule"], card.diffusion["timesteps"])
-            sigmas_for(schedule, settings.sampler, settings.spacing, settings.evaluations, quiet=True)
+            chosen = (settings.sampler, settings.spacing, settings.evaluations, gaussian_above(card))
+            sigmas_for(schedule, *chosen, quiet=True)
         notes = tuple(_surprises(study, card))
     whole = None if problems else Plan(checkpoint, card, settings, counts, output_dir, priors, notes)
     with at("output_dir"):

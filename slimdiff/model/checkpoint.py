@@ -61,6 +61,8 @@ class ModelCard:
     versions: dict
     ema_decay: float | None = None
     """EMA decay of the weights; None: unknown."""
+    mask_calibration: dict | None = None
+    """Fields of a `MaskCalibration`; None: masks are as the network estimates them."""
     format: int = FORMAT
 
     @property
@@ -76,6 +78,11 @@ class ModelCard:
     @property
     def n_bins(self) -> int:
         return self.data.n_bins
+
+
+def gaussian_above(card: ModelCard) -> float | None:
+    """Noise level above which the Gaussian model takes the place of the network; None: nowhere."""
+    return card.diffusion.get("gaussian_above") if card.model.get("gaussian_components") else None
 
 
 def build_network(model: dict, data: DataSpec) -> JointUNet:

@@ -1,5 +1,6 @@
 """The loss of one batch: noise, self-conditioning, prediction, and the loss terms of the study."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -67,16 +68,26 @@ class Objective(nn.Module):
         config: section `diffusion`.
         self_conditioning: probability, per sample, of a previous estimate.
         perceptual: distance for `loss.perceptual`; required if its weight is not 0.
+        gaussian: whether a Gaussian model takes the place of the network above `gaussian_above`.
     """
 
     def __init__(
-        self, config: DiffusionConfig, self_conditioning: float, perceptual: Perceptual | None = None
+        self,
+        config: DiffusionConfig,
+        self_conditioning: float,
+        perceptual: Perceptual | None = None,
+        gaussian: bool = False,
     ):
         super().__init__()
         self.config = config
         self.self_conditioning = self_conditioning
         self.space = config.prediction if config.loss.space == "target" else config.loss.space
-        alpha_bar = make_schedule(config.schedule, config.timesteps).alpha_bar
+        schedule = make_schedule(config.schedule, config.timesteps)
+        alpha_bar = schedule.alpha_bar
+        self.trained = config.timesteps
+        """Number of timesteps that are trained: the least noisy ones."""
+        if gaussian and config.gaussian_above is not None:
+            self.trained = math.ceil(schedule.time_at(config.gaussian_above)) + 1
         for name, values in (("signal", alpha_bar**0.5), ("noise", (1 - alpha_bar) ** 0.5)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
         exponents = torch.tensor([config.loss.p_image, config.loss.p_mask])
@@ -109,6 +120,9 @@ class Objective(nn.Module):
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, chance: float) -> NoiseDraw:
         """Draw timesteps, noise, and the number of self-conditioned samples: p * count, randomly rounded.
 
+        The timesteps are stratified: one in each of `count` equal parts (Kingma et al. 2021, appendix I.1).
+
+
         Args:
             count: samples of the whole batch.
             size: height and width of a slice, in px.
@@ -116,7 +130,9 @@ class Objective(nn.Module):
             chance: uniform in [0, 1), for the rounding; drawn on the host, which needs the number.
         """
         device = generator.device
-        timestep = torch.randint(self.config.timesteps, (count,), generator=generator, device=device)
+        places = torch.rand((count,), generator=generator, device=device)
+        places = (torch.randperm(count, generator=generator, device=device) + places) / count
+        timestep = (places * self.trained).long().clamp_max(self.trained - 1)
         epsilon = torch.randn((count, 2, *size), generator=generator, device=device)
         informed = int(self.self_conditioning * count + chance)
         return NoiseDraw(timestep, epsilon, informed, concerned=self._concerned(timestep).sum(dim=1))
@@ -176,7 +192,9 @@ class Objective(nn.Module):
         else:
             pixels = lp_per_channel(found, wanted, self.exponents, weights)
         if loss.min_snr_gamma is not None:
-            pixels = pixels * min_snr_weight(self.space, signal, noise, loss.min_snr_gamma).view(-1, 1)
+            floor = loss.min_snr_floor if self.space == "x0" else 0.0
+            weight = min_snr_weight(self.space, signal, noise, loss.min_snr_gamma, floor)
+            pixels = pixels * weight.view(-1, 1)
         terms = [pixels.mean(dim=0)]
         image = batch.x0[:, :1]
         looked_at = self._concerned(draws.timestep)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,9 @@ from slimdiff.data.store import SliceStore
 from slimdiff.files import write_table
 from slimdiff.model.checkpoint import DataSpec, ModelCard, save_model
 from slimdiff.png import write_png
+from slimdiff.training.calibration import fit_mask_calibration
 from slimdiff.training.checkpoint import Ema
+from slimdiff.training.data import TrainingSet
 from slimdiff.training.logs import History, Sinks
 from slimdiff.training.validation import COLUMNS, PreviewSampler, Validation, preview
 
@@ -31,7 +34,8 @@ class Outputs:
         identity: study, variant, fold and sections of the run.
         store: the slice store.
         data: the network's data specification.
-        sketch: sampler of the previews.
+        preview_sampler: sampler of the previews.
+        slices: the training slices, on which masks are calibrated.
     """
 
     def __init__(
@@ -42,9 +46,10 @@ class Outputs:
         store: SliceStore,
         data: DataSpec,
         preview_sampler: PreviewSampler,
+        slices: TrainingSet,
     ):
         self.folder, self.config, self.identity = folder, config, identity
-        self.store, self.data, self.preview_sampler = store, data, preview_sampler
+        self.store, self.data, self.preview_sampler, self.slices = store, data, preview_sampler, slices
         self.sinks: Sinks | None = None
 
     def open(self, step: int) -> None:
@@ -116,9 +121,23 @@ class Outputs:
         kept = network.state_dict()
         for ema in further:
             path = self.folder / f"ema-{ema.decay:g}.safetensors"
-            save_model(path, {**kept, **ema.weights()}, self._card(step, ema.decay, precision))
-        card = self._card(chosen_step, decay, precision)
+            card = self._card(step, ema.decay, precision)
+            save_model(path, {**kept, **ema.weights()}, self._calibrated(card, ema.weights()))
+        card = self._calibrated(self._card(chosen_step, decay, precision), weights)
         save_model(self.folder / "model.safetensors", {**kept, **weights}, card)
+
+    def _calibrated(self, card: ModelCard, weights: dict[str, Tensor]) -> ModelCard:
+        """This card with the calibration of masks."""
+        if not self.config.steps:
+            return card
+        found = fit_mask_calibration(
+            self.preview_sampler.denoiser(weights),
+            self.slices,
+            acquisition=bool(self.data.acquisitions),
+            self_conditioning=card.model["self_conditioning"],
+            seed=self.config.seed,
+        )
+        return replace(card, mask_calibration=asdict(found) if found else None)
 
     def snapshot(self, step: int, network: nn.Module, ema: Ema, precision: torch.dtype) -> None:
         """Save the averaged weights after this step."""

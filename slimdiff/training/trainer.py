@@ -100,7 +100,10 @@ class Trainer:
             self.network.gaussian.fit(self.set.blocks, store.n_bins, model.gaussian, log_sigma)
         decays = dict.fromkeys((training.ema_decay, *training.further_ema_decays))
         self.emas = [Ema(self.network, decay) for decay in decays]
-        self.objective = Objective(diffusion, training.self_conditioning, perceptual).to(self.device)
+        gaussian = self.network.gaussian is not None
+        self.objective = Objective(diffusion, training.self_conditioning, perceptual, gaussian).to(
+            self.device
+        )
         compiled = self.device.type == "cuda" if training.compile is None else training.compile
         self.loss = Loss(self.network, self.objective, self.device, compiled)
         self.shared_loss = self.processes.share(self.loss)
@@ -131,7 +134,9 @@ class Trainer:
                 acquisitions,
                 judge,
             )
-        self.outputs = Outputs(folder, training, self.identity, store, self.data_spec, self.preview_sampler)
+        self.outputs = Outputs(
+            folder, training, self.identity, store, self.data_spec, self.preview_sampler, self.set
+        )
         self._stop: int | None = None
         self._paused = 0.0
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from slimdiff.config.diffusion import DiffusionConfig
+from slimdiff.config.generation import GenerationConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import autocast
@@ -28,6 +29,8 @@ from slimdiff.training.data import Batch, TrainingSet
 from slimdiff.training.early_stopping import lowest_kid
 from slimdiff.training.objective import NOISE_BINS, NOISE_COLUMNS, NoiseDraw, Objective, losses_by_noise
 
+SAMPLER, SPACING = (GenerationConfig.model_fields[name].default for name in ("sampler", "spacing"))
+"""Of generation by default."""
 EVALUATIONS = 15
 BINS = 6
 VALIDATION_SLICES = 256
@@ -48,6 +51,21 @@ class PreviewSampler:
         self.network, self.diffusion, self.size, self.seed = network, diffusion, size, seed
         self.schedule = make_schedule(diffusion.schedule, diffusion.timesteps)
 
+    def denoiser(self, weights: dict[str, Tensor]) -> Denoiser:
+        """The network with these weights, without a condition."""
+
+        def evaluate(*inputs) -> Tensor:
+            return torch.func.functional_call(self.network, weights, inputs)
+
+        gaussian = self.network.gaussian
+        return Denoiser(
+            evaluate,
+            self.schedule,
+            self.diffusion.prediction,
+            gaussian=gaussian,
+            gaussian_above=None if gaussian is None else self.diffusion.gaussian_above,
+        )
+
     @torch.inference_mode()
     def draw(
         self,
@@ -58,13 +76,9 @@ class PreviewSampler:
         precision: torch.dtype,
     ) -> np.ndarray:
         """One sample per condition, in order, float32 (N, 2, H, W); always from the same noise."""
-        sigmas = chain.sigmas_for(self.schedule, "dpmpp_2m", "trailing", evaluations)
+        denoiser = self.denoiser(weights)
+        sigmas = chain.sigmas_for(self.schedule, SAMPLER, SPACING, evaluations, denoiser.gaussian_above)
         device = condition.z_bin.device
-
-        def evaluate(*inputs) -> Tensor:
-            return torch.func.functional_call(self.network, weights, inputs)
-
-        denoiser = Denoiser(evaluate, self.schedule, self.diffusion.prediction)
         generator = torch.Generator().manual_seed(self.seed)
         drawn = []
         for start in range(0, len(condition), batch_size):
@@ -74,7 +88,7 @@ class PreviewSampler:
                 replace(denoiser, condition=part),
                 lambda number, noise=noise: noise,
                 sigmas=sigmas,
-                sampler="dpmpp_2m",
+                sampler=SAMPLER,
                 precision=precision,
             )
             drawn.append(x0.float().cpu())
@@ -166,9 +180,8 @@ class Validation:
     def _fixed(
         self, held_out: TrainingSet, rows: np.ndarray, rng: np.random.Generator, acquisitions: list[str]
     ) -> list[tuple[Batch, NoiseDraw]]:
-        """Batches with timesteps spread evenly over 0 ... T - 1, and the self-conditioned share of training."""
-        timesteps = self.objective.config.timesteps
-        times = ((np.arange(len(rows)) + 0.5) / len(rows) * timesteps).astype(np.int64)
+        """Batches with timesteps spread evenly over the trained ones, and the self-conditioned share of training."""
+        times = ((np.arange(len(rows)) + 0.5) / len(rows) * self.objective.trained).astype(np.int64)
         times = torch.from_numpy(rng.permutation(times))
         generator = torch.Generator().manual_seed(self.config.seed)
         batches = []

@@ -50,8 +50,9 @@ KEPT = {
     "measured: docs/sampling.md (benchmarks/quality/sampler_sweep.py, autoguidance.py)": [
         *("generation.guidance", "generation.guidance_interval", "generation.guide"),
     ],
-    "measured: docs/learning.md; `recipe: published` sets them": [
-        *("diffusion.loss.wavelet_weights", "diffusion.loss.min_snr_gamma"),
+    "measured: docs/learning.md, docs/sampling.md; `recipe: published` sets or disables them": [
+        *("diffusion.loss.wavelet_weights", "diffusion.loss.min_snr_gamma", "diffusion.loss.min_snr_floor"),
+        *("diffusion.gaussian_above", "generation.spacing", "generation.calibrate_masks"),
     ],
     "settings of the published code's networks and loss modes, which are imported or reproduced": [
         # slimdiff/importing; slimdiff.key_reference.MODES and tests/training/test_published_loss_modes.py.

@@ -38,6 +38,42 @@ def test_levels_have_the_spacing_and_are_checked(sampler, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("spacing", ["trailing", "log_snr", "leading"])
+def test_the_gaussian_model_has_levels_of_its_own_above_those_of_the_network(spacing):
+    found = chain.sigmas_for(SCHEDULE, "dpmpp_2m", spacing, 10, gaussian_above=8.0)
+    above, below = found[: chain.GAUSSIAN_STEPS], found[chain.GAUSSIAN_STEPS :]
+    assert found[0] == pytest.approx(sampling_sigmas(SCHEDULE, 10)[0])
+    assert (above > 8).all()
+    assert len(below) == 11
+    assert below[0] == 8 if spacing != "leading" else below[0] <= 8
+    assert (np.diff(found) < 0).all()
+    assert found[-1] == 0
+    steps = np.diff(np.log(below[:-1]))
+    if spacing == "log_snr":
+        np.testing.assert_allclose(steps, steps[0])
+        assert below[-2] == pytest.approx(sampling_sigmas(SCHEDULE, 10, "log_snr")[-2])
+
+
+def test_a_level_above_the_start_leaves_the_chain_to_the_network():
+    found = chain.sigmas_for(SCHEDULE, "dpmpp_2m", "log_snr", 10, gaussian_above=1000.0)
+    np.testing.assert_array_equal(found, sampling_sigmas(SCHEDULE, 10, "log_snr"))
+
+
+def test_the_denoiser_asks_the_gaussian_model_above_its_level_only():
+    asked = []
+
+    def gaussian(x_t, time, condition):
+        asked.append((time[0].item(), condition))
+        return torch.full_like(x_t, 0.25)
+
+    denoiser = Denoiser(network, SCHEDULE, "x0", condition=0.3, gaussian=gaussian, gaussian_above=8.0)
+    x = torch.randn(SHAPE)
+    assert (denoiser(x, 8.1, None) == 0.25).all()
+    assert asked == [(pytest.approx(SCHEDULE.time_at(8.1)), 0.3)]
+    assert torch.equal(denoiser(x, 8.0, None), DENOISER(x, 8.0, None))
+    assert len(asked) == 1
+
+
 def test_ddim_ref_starts_with_signal_left_and_warns(capsys):
     found = chain.sigmas_for(SCHEDULE, "ddim_ref", "trailing", 300)
     np.testing.assert_array_equal(found, leading(SCHEDULE, 300))

@@ -20,6 +20,7 @@ from helpers.tiny_training import MODEL, PARTICIPANTS, tiny_store
 
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.training import TrainingConfig
+from slimdiff.diffusion.chain import GAUSSIAN_STEPS
 from slimdiff.files import read_table
 from slimdiff.generation.requests import Request, requests_of_bin
 from slimdiff.generation.samples import COLUMNS, read_samples
@@ -116,7 +117,7 @@ def test_an_interval_around_all_noise_levels_is_guidance_everywhere(conditioned)
 
 def test_guidance_acts_above_low_up_to_and_including_high(conditioned):
     generator = generator_of(conditioned[0])
-    sigmas = generator.sigmas
+    sigmas = generator.sigmas[GAUSSIAN_STEPS:]
     interval = (float(sigmas[2]), float(sigmas[1]))
     guided = generator_of(conditioned[0], guidance=4.0, guidance_interval=interval)
     drawn, seen = nulls_of(guided, mixed_requests(count=1))

@@ -82,7 +82,7 @@ def test_further_samples_are_added_to_the_existing_ones(trained, tmp_path, monke
         ({"sampler": "ddim"}, "zbin-02.json: generation.sampler: expected ddim, found dpmpp_2m"),
         ({"evaluations": 5}, "zbin-02.json: generation.evaluations: expected 5, found 4"),
         ({"seed": 1}, "zbin-02.json: generation.seed: expected 1, found 0"),
-        ({"spacing": "log_snr"}, "zbin-02.json: generation.spacing: expected log_snr, found trailing"),
+        ({"spacing": "trailing"}, "zbin-02.json: generation.spacing: expected trailing, found log_snr"),
         ({"tau": 0.1}, "zbin-02.json: generation.tau: expected 0.1, found 0.0"),
         ({"binary": True}, "zbin-02.json: generation.binary: expected True, found False"),
         ({"variant_in_key": True}, "zbin-02.json: generation.variant_in_key: expected True"),
@@ -328,8 +328,8 @@ def test_remaking_a_sample_reports_what_is_missing_or_wrong(trained, tmp_path):
 OLD_OPTIONS = [
     {},
     {"sampler": "ddim", "eta": 1 / 3, "tau": 0.1, "binary": True},
-    {"sampler": "ddim_ref", "eta": 0.2, "evaluations": 5},
-    {"sampler": "ddpm", "spacing": "log_snr", "seed": 5, "variant_in_key": True},
+    {"sampler": "ddim_ref", "eta": 0.2, "evaluations": 5, "spacing": "trailing"},
+    {"sampler": "ddpm", "spacing": "trailing", "seed": 5, "variant_in_key": True},
 ]
 
 
@@ -369,7 +369,7 @@ def test_rows_of_the_old_form_with_several_settings_are_refused(trained, tmp_pat
 
 
 def test_the_settings_restore_the_configuration(trained, tmp_path):
-    config = CONFIG.model_copy(update={"sampler": "ddim", "eta": 0.7, "spacing": "log_snr", "tau": -0.05})
+    config = CONFIG.model_copy(update={"sampler": "ddim", "eta": 0.7, "spacing": "trailing", "tau": -0.05})
     fill(Generator(trained, config), None, tmp_path, [0])
     assert read_manifest(tmp_path / "zbin-00")[1].config() == config
 

@@ -13,6 +13,7 @@ from helpers.tiny_sampling import (
     settings_in,
 )
 
+from slimdiff.diffusion import chain
 from slimdiff.files import read_table, sha256
 from slimdiff.generation.noise import normal
 from slimdiff.generation.requests import Request, requests_of_bin, stream_key
@@ -84,19 +85,20 @@ def test_estimates_are_fed_back_to_a_self_conditioned_network(trained):
     generator.draw(mixed_requests(count=1))
     hook.remove()
     assert len(seen) == CONFIG.evaluations
-    assert seen[0][3] is None
-    for _, _, _, previous in seen[1:]:
+    for _, _, _, previous in seen:
         assert previous.abs().max() <= 1
         assert previous.any()
     times = [inputs[1][0].item() for inputs in seen]
     assert times == sorted(times, reverse=True)
-    assert times[0] > 900
+    # Above this noise level the Gaussian model estimates; its last estimate is the first to be fed back.
+    assert generator.schedule.sigma_at(times[0]) == pytest.approx(8, rel=1e-3)
+    assert len(generator.sigmas) == chain.GAUSSIAN_STEPS + CONFIG.evaluations + 1
 
 
 def test_the_chain_starts_from_the_sample_s_own_noise(trained):
     generator = generator_of(trained)
     seen = []
-    generator.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    generator.network.gaussian.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     requests = mixed_requests(count=1)
     generator.draw(requests)
     # In the coordinates of the network x_T equals the draw, which is standard normal.
@@ -116,7 +118,7 @@ def test_every_step_of_a_sample_has_its_own_draw(trained, monkeypatch):
     monkeypatch.setattr(generator, "normal", recorded_normal)
     generator_of(trained, sampler="ddim", eta=0.5).draw(mixed_requests(count=1))
     # One for the start and one for each step except the last, which goes to sigma 0.
-    assert len(draw_numbers) == len(set(draw_numbers)) == CONFIG.evaluations
+    assert len(draw_numbers) == len(set(draw_numbers)) == CONFIG.evaluations + chain.GAUSSIAN_STEPS
 
 
 @pytest.mark.parametrize("given", [False, True])

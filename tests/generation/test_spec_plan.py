@@ -292,7 +292,7 @@ OTHERS = {
         "found zbin-02.json, zbin-02.npz, zbin-02.tsv",
     ),
     "evaluations": ({"evaluations": 5}, "evaluations: expected 5, found 4"),
-    "spacing": ({"spacing": "log_snr"}, "spacing: expected log_snr, found trailing"),
+    "spacing": ({"spacing": "trailing"}, "spacing: expected trailing, found log_snr"),
     "binary": ({"binary": True}, "binary: expected True, found False"),
     "precision": ({"precision": "bfloat16"}, "precision: expected bfloat16, found float32"),
 }

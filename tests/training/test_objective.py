@@ -11,6 +11,7 @@ from slimdiff.config.diffusion import DiffusionConfig, FocalFrequencyConfig, Los
 from slimdiff.devices import autocast
 from slimdiff.diffusion.losses import haar_lp
 from slimdiff.diffusion.prediction import target
+from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.model.checkpoint import build_network
 from slimdiff.model.conditioning import Condition
 from slimdiff.training.data import Batch, step_generator
@@ -162,7 +163,8 @@ def slow_pixels(kind, loss, x0, epsilon, t):
     snr = (signal / noise) ** 2
     weight = 1.0
     if loss.min_snr_gamma is not None:
-        weight = min(snr, loss.min_snr_gamma) / {"x0": 1, "epsilon": snr, "v": snr + 1}[space]
+        floor = loss.min_snr_floor if space == "x0" else 0
+        weight = max(min(snr, loss.min_snr_gamma), floor) / {"x0": 1, "epsilon": snr, "v": snr + 1}[space]
     terms = []
     for channel, (p, lesion) in enumerate(
         [(loss.p_image, loss.lesion_weight_image), (loss.p_mask, loss.lesion_weight_mask)]
@@ -223,7 +225,7 @@ def test_wavelet_weights_replace_the_image_term_and_not_that_of_the_mask(gamma):
     for x0, epsilon, t in zip(batch.x0, draws.epsilon, TIMES, strict=True):
         signal, noise = levels(t)
         error = 0.3 * (signal * x0[0] + noise * epsilon[0]) - x0[0]
-        weight = 1.0 if gamma is None else min((signal / noise) ** 2, gamma)
+        weight = 1.0 if gamma is None else max(min((signal / noise) ** 2, gamma), loss.min_snr_floor)
         images.append(weight * haar_lp(error[None], torch.tensor(1.5), (4.0, 2.0, 0.5)))
     torch.testing.assert_close(found[0], torch.cat(images).mean(), rtol=1e-4, atol=0)
     torch.testing.assert_close(found[1], plain(Spy(), batch, draws)[1])
@@ -385,3 +387,25 @@ def test_a_distance_without_a_perceptual_weight_is_not_called():
 
     objective, batch = Objective(DiffusionConfig(), 0.0, never), a_batch()
     assert objective(Spy(), batch, draws_at(TIMES, batch)).shape == (2,)
+
+
+def test_timesteps_are_stratified_and_end_where_the_gaussian_model_takes_over():
+    """One in each of 8 equal parts, in random order; the trained ones reach just above sigma 8."""
+    schedule = make_schedule("cosine", 1000)
+    for gaussian, trained in ((False, 1000), (True, 921)):
+        objective = Objective(DiffusionConfig(), 0.0, gaussian=gaussian)
+        assert objective.trained == trained
+        draws = [
+            objective.draw(8, (4, 4), torch.Generator().manual_seed(seed), 0.0).timestep
+            for seed in range(400)
+        ]
+        edges = np.arange(9) * trained / 8
+        for timestep in draws:
+            ordered = np.sort(timestep.numpy())
+            assert (ordered >= np.floor(edges[:-1])).all() and (ordered < edges[1:]).all()
+        assert len({tuple(timestep.argsort().tolist()) for timestep in draws}) > 350
+        every = torch.cat(draws)
+        assert every.min() < 10
+        assert trained - 10 < every.max() < trained
+    assert schedule.sigma_at(919) < 8 < schedule.sigma_at(920)
+    assert Objective(DiffusionConfig(gaussian_above=None), 0.0, gaussian=True).trained == 1000
