@@ -76,21 +76,13 @@ class GenerationConfig(InheritingSection):
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """With float32, samples on a CPU are bit-identical in any batch."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _own_levels(cls, values):
-        """ddim_ref has no spacing; the same samples must not depend on the default of others."""
-        if isinstance(values, dict) and values.get("sampler") == "ddim_ref":
-            return {"spacing": "trailing", **values}
-        return values
-
     @model_validator(mode="after")
     def _has_effect(self):
         if self.guidance_interval and self.guidance == 1:
             raise ValueError("guidance_interval has no effect with guidance 1")
         if self.guide and self.guidance == 1:
             raise ValueError("guide has no effect with guidance 1")
-        if self.sampler == "ddim_ref" and self.spacing != "trailing":
+        if self.sampler == "ddim_ref" and self.spacing == "leading":
             raise ValueError(
                 f"spacing {self.spacing} has no effect with sampler ddim_ref, which has its own; remove it"
             )
