@@ -18,7 +18,7 @@ FEWEST_SLICES = 8
 LEAST_PERCENTILE = 10
 """Of the training lesions' areas: what the chances of a slice sum to at least."""
 ITERATIONS, RIDGE = 50, 1e-6
-"""Of the regression; the ridge pulls towards the estimate as it is, which decides where all pixels are told apart."""
+"""Of the regression; the ridge pulls towards the estimate as it is, which decides where all pixels are separated."""
 WIDEST_OFFSET, TOLERANCE = 8.0, 0.02
 """Largest change of an offset, and the relative difference of areas that needs none."""
 

@@ -117,7 +117,7 @@ def test_the_training_command_validates_with_the_monitor(alexnet_weights, study_
     part = study.variant("base")
     judge = Monitor(store, parts["train"], parts["val"], "alexnet", CPU, tmp_path / "features", 0)
     preview = PreviewSampler(network, part.diffusion, store.size, part.training.seed)
-    objective = Objective(part.diffusion, part.training.self_conditioning)
+    objective = Objective(part.diffusion, part.training.self_conditioning, gaussian=True)
     again = Validation(part.training, store, parts["val"], objective, preview, CPU, [], judge)
     row = again.round(card.step, network, {0.9: dict(network.named_parameters())}, torch.float32)[0]
     for name in ("kid", "memorisation_ratio", "loss_image"):
