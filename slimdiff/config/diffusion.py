@@ -76,7 +76,7 @@ class DiffusionConfig(Section):
     """Noise schedule (paper: cosine)."""
     prediction: Literal["x0", "epsilon", "v"] = "x0"
     """What the network predicts (paper's best: x0)."""
-    gaussian_above: Positive | None = 8.0
+    gaussian_above: Annotated[Real, Field(ge=1)] | None = 8.0
     """Noise level sigma above which the estimate of the Gaussian model (`model.gaussian_components`) takes the place of
     the network, in training and sampling: it is as good there and costs next to nothing. null: nowhere. Without effect
     where the network has no Gaussian model."""

@@ -204,6 +204,11 @@ def test_numbers_that_are_not_finite_are_refused(place, value):
             changed(FITTING, "generation", {"sampler": "ddim_ref", "spacing": "leading"}),
             ("generation", "leading", "ddim_ref"),
         ),
+        (changed(FITTING, "diffusion.gaussian_above", 0.5), ("diffusion.gaussian_above", "0.5", "1")),
+        (
+            changed(FITTING, "diffusion.loss", {"min_snr_gamma": 1, "min_snr_floor": 2}),
+            ("diffusion.loss", "min_snr_floor", "min_snr_gamma (1.0)", "2"),
+        ),
         (changed(FITTING, "generation.eta", 0.2), ("generation", "eta 0.2", "dpmpp_2m")),
         (
             changed(FITTING, "generation.guidance_interval", [1, 5]),
