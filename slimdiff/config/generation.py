@@ -82,7 +82,10 @@ class GenerationConfig(InheritingSection):
             raise ValueError("guidance_interval has no effect with guidance 1")
         if self.guide and self.guidance == 1:
             raise ValueError("guide has no effect with guidance 1")
-        if self.sampler == "ddim_ref" and self.spacing == "leading":
+        if self.sampler == "ddim_ref" and "spacing" not in self.model_fields_set:
+            # It has its own levels. Recorded settings say so as before, whatever the default of the other samplers.
+            self.__dict__["spacing"] = "trailing"
+        if self.sampler == "ddim_ref" and self.spacing != "trailing":
             raise ValueError(
                 f"spacing {self.spacing} has no effect with sampler ddim_ref, which has its own; remove it"
             )

@@ -57,7 +57,7 @@ class Denoiser:
             (x.shape[0],), float(self.schedule.time_at(sigma)), dtype=torch.float32, device=x.device
         )
         x_t = x * signal
-        if self.gaussian is not None and self.gaussian_above is not None and sigma > self.gaussian_above:
+        if self.is_gaussian_at(sigma):
             estimate = self.gaussian(x_t, time, self.condition)
             if self._guided(sigma):
                 plain = self.gaussian(x_t, time, self.guide_condition)
@@ -77,6 +77,10 @@ class Denoiser:
             lesion = lesion & ~self.condition.null
         mask = torch.where(lesion[:, None, None], self.calibration(x0[:, 1], sigma), x0[:, 1])
         return torch.stack([x0[:, 0], mask], dim=1)
+
+    def is_gaussian_at(self, sigma: float) -> bool:
+        """Whether the Gaussian model estimates at this noise level."""
+        return self.gaussian is not None and self.gaussian_above is not None and sigma > self.gaussian_above
 
     def _guided(self, sigma: float) -> bool:
         return self.guide is not None and self.scale != 1 and self.low < sigma <= self.high

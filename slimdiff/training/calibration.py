@@ -83,7 +83,7 @@ class _Fit:
 
     def __call__(self, x: Tensor, sigma: float, previous: Tensor | None) -> Tensor:
         estimate = self.denoiser(x, sigma, previous)
-        if self.denoiser.gaussian_above is not None and sigma > self.denoiser.gaussian_above:
+        if self.denoiser.is_gaussian_at(sigma):
             return estimate
         slope, offset = self._regression(sigma)
         offset = self._matching(estimate[:, 1], slope, offset)

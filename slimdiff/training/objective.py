@@ -122,7 +122,6 @@ class Objective(nn.Module):
 
         The timesteps are stratified: one in each of `count` equal parts (Kingma et al. 2021, appendix I.1).
 
-
         Args:
             count: samples of the whole batch.
             size: height and width of a slice, in px.

@@ -201,8 +201,8 @@ def test_numbers_that_are_not_finite_are_refused(place, value):
             ("generation.evaluations", "101", "ddim_ref", "100"),
         ),
         (
-            changed(FITTING, "generation", {"sampler": "ddim_ref", "spacing": "leading"}),
-            ("generation", "leading", "ddim_ref"),
+            changed(FITTING, "generation", {"sampler": "ddim_ref", "spacing": "log_snr"}),
+            ("generation", "log_snr", "ddim_ref"),
         ),
         (changed(FITTING, "diffusion.gaussian_above", 0.5), ("diffusion.gaussian_above", "0.5", "1")),
         (

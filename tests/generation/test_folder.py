@@ -402,3 +402,10 @@ def test_the_call_depth_from_command_to_network_is_nine_functions(trained, monke
     assert above == [["draw", "draw"]]
     assert all(names == ["draw", "dpmpp_2m", "_two_estimates", "__call__"] for names in within)
     assert len(["run_stage", "run", *above[0], *within[0], "forward"]) == 9
+
+
+def test_ddim_ref_records_the_same_spacing_as_before_and_its_settings_are_read_again():
+    config = GenerationConfig(sampler="ddim_ref", evaluations=50)
+    assert config.spacing == "trailing"
+    assert GenerationConfig.model_validate_json(config.model_dump_json()) == config
+    assert GenerationConfig().spacing == "log_snr"

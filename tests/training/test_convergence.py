@@ -53,7 +53,7 @@ def test_the_loss_after_160_steps_is_below_half_of_the_first_20(
             "model": {"coupling": coupling, **TRUNK},
             "diffusion": {"prediction": prediction},
             "training": {
-                "steps": 160,
+                "steps": 200,
                 "batch_size": 4,
                 "learning_rate": 2e-3,
                 "log_every": 20,
@@ -72,4 +72,4 @@ def test_the_loss_after_160_steps_is_below_half_of_the_first_20(
     for term in ("loss", "loss_image", "loss_mask"):
         losses = [float(row[term]) for row in rows]
         assert np.isfinite(losses).all(), term
-        assert losses[-1] < 0.6 * losses[0], term
+        assert losses[-1] < 0.5 * losses[0], term
