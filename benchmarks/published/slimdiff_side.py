@@ -30,11 +30,12 @@ from slimdiff.model.checkpoint import DataSpec, ModelCard, build_network, save_m
 from slimdiff.model.conditioning import Condition
 from slimdiff.training.trainer import Trainer
 
+NETWORK = ModelConfig.model_validate(PUBLISHED["model"])
 PAPER = DiffusionConfig.model_validate(PUBLISHED["diffusion"])
 N_BINS = 30
 CENTRES = [35.0 + 2.7 * b for b in range(N_BINS)]
 # Published dense bfloat16 TFLOP/s; other GPUs, types and CPUs are measured with a matrix product.
-PUBLISHED = {"H200": 990, "H100 PCIe": 756, "H100 NVL": 835, "H100": 990, "A100": 312, "L40S": 362}
+PUBLISHED_TFLOPS = {"H200": 990, "H100 PCIe": 756, "H100 NVL": 835, "H100": 990, "A100": 312, "L40S": 362}
 
 
 def synchronised(device: str) -> float:
@@ -90,14 +91,13 @@ def train(wire: Wire, device: str, precision: str, size: int, batch: int, compil
         batch_size=batch,
         device=device,
         precision=precision,
+        self_conditioning=0.5,
         compile=compiled,
         tensorboard=False,
     )
     store = synthetic_store(size)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            ModelConfig(gaussian_components=0), PAPER, config, store, ["sub-0"], Path(folder), {}
-        )
+        trainer = Trainer(NETWORK, PAPER, config, store, ["sub-0"], Path(folder), {})
         trainer.precision = getattr(torch, precision)
         for question in wire.questions():
             if question.get("what") == "outside":
@@ -146,7 +146,7 @@ def _synchronisations(trainer: Trainer) -> int:
 
 def sample(wire: Wire, device: str, precision: str, size: int, batch: int, compiled: bool = False) -> None:
     """Questions: `what: evaluation` (the network alone), `what: sample` (whole samples at default settings)."""
-    model = ModelConfig(gaussian_components=0).settings()
+    model = NETWORK.settings()
     data = DataSpec((size, size), N_BINS, CENTRES)
     card = ModelCard(
         model=model,
@@ -211,9 +211,7 @@ class Convolutions(TorchDispatchMode):
 def convolutions_of(size: int, batch: int) -> Counter:
     """The convolutions of one evaluation, with their counts."""
     with torch.device("meta"):
-        network = build_network(
-            ModelConfig(gaussian_components=0).settings(), DataSpec((size, size), N_BINS, CENTRES)
-        )
+        network = build_network(NETWORK.settings(), DataSpec((size, size), N_BINS, CENTRES))
         with Convolutions() as convolutions, torch.no_grad():
             network(*inputs(batch, size, "meta"))
     return convolutions.seen
@@ -247,7 +245,7 @@ def peak_tflops(device: str, dtype: torch.dtype) -> tuple[float, str]:
     """Peak TFLOP/s of the device in matrix products, and the source of the number."""
     if device == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name()
-        for card, published in PUBLISHED.items():
+        for card, published in PUBLISHED_TFLOPS.items():
             if all(word in name for word in card.split()):
                 return float(published), "published dense"
     side = 8192 if device == "cuda" else 2048
@@ -258,9 +256,7 @@ def peak_tflops(device: str, dtype: torch.dtype) -> tuple[float, str]:
 def evaluation_gflop(size: int) -> float:
     """GFLOP of one evaluation of one slice; a multiply-add counts as two."""
     with torch.device("meta"):
-        network = build_network(
-            ModelConfig(gaussian_components=0).settings(), DataSpec((size, size), N_BINS, CENTRES)
-        )
+        network = build_network(NETWORK.settings(), DataSpec((size, size), N_BINS, CENTRES))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(*inputs(1, size, "meta"))
     return counter.get_total_flops() / 1e9

@@ -38,10 +38,10 @@ def tiles(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     with np.load(run) as saved:
         drawn = saved["drawn"][:, 0].astype(float)
     rng = np.random.default_rng(0)
-    # Sample n has the z-bin and class of the n-th of every EVERY-th held-out slice.
+    # Sample n has the z-bin and class of the n-th of every EVERY[cohort]-th held-out slice.
     chosen = rng.choice(len(drawn), EACH, replace=False)
     taken = set()
-    for row in test[::EVERY][chosen]:
+    for row in test[:: EVERY[options.cohort]][chosen]:
         alike = (store.z_bin[test] == store.z_bin[row]) & (store.label[test] == store.label[row])
         free = [other for other in test[alike] if other not in taken]
         taken.add(rng.choice(free))

@@ -55,7 +55,8 @@ def main() -> None:
     print("coupling\tpatch\tgaussian_components\tparameters\tgflop\tof_the_first")
     first = None
     for coupling, patch, components in rows:
-        model = ModelConfig(coupling=coupling, patch=patch, gaussian_components=components)
+        settings = {"coupling": coupling, "patch": patch, "gaussian_components": components}
+        model = ModelConfig(self_conditioning=True, **settings)
         parameters, gflop = cost(model, (options.size, options.size))
         first = first or gflop
         print(f"{coupling}\t{patch}\t{components}\t{parameters}\t{gflop:.2f}\t{gflop / first:.3f}")

@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from slimdiff.config.model import ModelConfig
 from slimdiff.devices import autocast, pick_device
 from slimdiff.model.checkpoint import DataSpec, build_network
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "published"))
 
-from slimdiff_side import CENTRES, N_BINS, best_of, inputs
+from slimdiff_side import CENTRES, N_BINS, NETWORK, best_of, inputs
 
 
 def main() -> None:
@@ -35,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     device, precision = pick_device(options.device), getattr(torch, options.precision)
     data = DataSpec((options.size, options.size), N_BINS, CENTRES)
-    network = build_network(ModelConfig(gaussian_components=0).settings(), data).to(device)
+    network = build_network(NETWORK.settings(), data).to(device)
     evaluate = torch.compile(network.forward, dynamic=False) if options.compile else network
     asked = inputs(options.batch, options.size, device.type)
 

@@ -18,14 +18,13 @@ from unittest.mock import patch
 import torch
 from torch.nn import functional as F
 
-from slimdiff.config.model import ModelConfig
 from slimdiff.devices import autocast, keep_freed_memory
 from slimdiff.model import blocks
 from slimdiff.model.checkpoint import DataSpec, build_network
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "published"))
 
-from slimdiff_side import CENTRES, N_BINS, inputs
+from slimdiff_side import CENTRES, N_BINS, NETWORK, inputs
 from turns import write_table
 
 
@@ -57,7 +56,7 @@ TAKEN_BACK: dict[str, tuple[Callable, bool]] = {
 def measure(contexts: dict[str, Callable], options: argparse.Namespace) -> dict[str, float]:
     """Seconds per image in each context, measured in turns; the fastest round counts."""
     data = DataSpec((options.size, options.size), N_BINS, CENTRES)
-    network = build_network(ModelConfig(gaussian_components=0).settings(), data)
+    network = build_network(NETWORK.settings(), data)
     asked, precision = inputs(options.batch, options.size, "cpu"), getattr(torch, options.precision)
 
     def work() -> None:

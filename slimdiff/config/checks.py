@@ -124,6 +124,12 @@ def _check_variant(study: Study, name: str) -> None:
             "generation.acquisition",
             "model.acquisition",
         ),
+        (
+            model.self_conditioning,
+            training.self_conditioning > 0,
+            "model.self_conditioning",
+            "training.self_conditioning",
+        ),
         (model.null_token, training.condition_dropout > 0, "model.null_token", "training.condition_dropout"),
     ]
     for required, present, by, key in pairs:

@@ -23,7 +23,7 @@ class GenerationConfig(InheritingSection):
     """`dpmpp_2m`: DPM-Solver++(2M); `dpmpp_2m_sde`: its stochastic form; `unipc`: UniPC-2; `ddim`: DDIM with `eta`;
     `ddpm`: ancestral sampling; `ddim_ref`: DDIM from the published code's own noise levels, which can start with signal
     left (docs/method.md, F1); use it only to compare with its numbers. docs/sampling.md compares the samplers."""
-    evaluations: Annotated[int, Field(ge=2, le=1000)] = 15
+    evaluations: Annotated[int, Field(ge=2, le=1000)] = 10
     """Network evaluations per sample; those of the Gaussian model (`diffusion.gaussian_above`) do not count."""
     spacing: Literal["trailing", "leading", "log_snr"] = "log_snr"
     """Spacing of the noise levels. `trailing`: equal steps in training time, down from the noisiest; `leading`: up from
@@ -65,10 +65,11 @@ class GenerationConfig(InheritingSection):
     """Whether the variant is part of a sample's noise key; if not, all variants start from the same noise."""
     tau: Tau | None = None
     """Mask threshold of lesion_px in the manifest and of `binary`; null: the study's."""
-    background: Literal["drawn", "prior", "outside"] = "drawn"
-    """`prior`: pixels outside the fold's z-bin prior become background (image and mask -1). `outside`: the faint glow
-    and the frayed border that a network leaves around the brain become background (image -1): pixels in mostly dark
-    surroundings that are connected to the border of the slice by such pixels."""
+    background: Literal["drawn", "prior", "outside"] = "outside"
+    """`drawn`: as the network draws it (paper); `prior`: pixels outside the fold's z-bin prior become background (image
+    and mask -1). `outside`: the faint glow and the frayed border that a network leaves around the brain become
+    background (image -1): pixels in mostly dark surroundings that are connected to the border of the slice by such
+    pixels."""
     binary: bool = False
     """Whether to write masks as -1 and 1, thresholded at `tau`, instead of continuous."""
     device: Device | None = None

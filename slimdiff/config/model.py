@@ -36,9 +36,9 @@ class ModelConfig(Section):
     """Channels per attention head; null: 32 for shared and decoupled, 20 for independent, 12 for bottleneck."""
     norm_groups: PositiveInt | None = None
     """Groups of the group normalisation; null: 32 for shared and decoupled, 12 for the other couplings."""
-    self_conditioning: bool = True
-    """Whether the previous estimate is an input (two more channels)."""
-    patch: Literal[1, 2, 4] = 1
+    self_conditioning: bool = False
+    """Whether the previous estimate is an input (two more channels); requires `training.self_conditioning` above 0."""
+    patch: Literal[1, 2, 4] = 2
     """Space-to-depth factor before the first and after the last convolution (paper: 1)."""
     gaussian_components: Count | None = None
     """Principal components of the Gaussian model of the training slices. Its estimate of the clean pair is an input of

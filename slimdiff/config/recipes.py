@@ -6,15 +6,16 @@ from typing import Any
 from slimdiff.config.base import merged
 
 PUBLISHED = {
-    "model": {"gaussian_components": 0},
+    "model": {"gaussian_components": 0, "patch": 1, "self_conditioning": True},
     "diffusion": {"loss": {"p_mask": 1.5, "wavelet_weights": (), "min_snr_gamma": None}},
-    "training": {"optimiser": "adamw"},
+    "training": {"optimiser": "adamw", "self_conditioning": 0.5},
     "generation": {
         "sampler": "ddim",
         "evaluations": 300,
         "spacing": "trailing",
         "eta": 0.2,
         "calibrate_masks": False,
+        "background": "drawn",
     },
 }
 """The paper's values (arXiv 2602.03372) of all keys whose default is another one."""

@@ -39,7 +39,7 @@ class ValidationConfig(Section):
     """Steps between rounds; the last step also has one. 0: off."""
     samples: Count = 128
     """Samples per round for KID and R (features of AlexNet); 0: losses only."""
-    evaluations: Annotated[int, Field(ge=2, le=1000)] = 15
+    evaluations: Annotated[int, Field(ge=2, le=1000)] = 10
     """Network evaluations per sample."""
     patience: Count = 0
     """Stop after this many consecutive rounds without improvement in KID; 0: never."""
@@ -94,8 +94,9 @@ class TrainingConfig(InheritingSection):
     snapshots: tuple[PositiveInt, ...] = ()
     """Steps whose averaged weights are also written, as `snapshot-{step}.safetensors`: guides for
     `generation.guide`."""
-    self_conditioning: Fraction = 0.5
-    """Probability, per sample, that the network sees its previous estimate (paper: 0.5)."""
+    self_conditioning: Fraction = 0.0
+    """Probability, per sample, that the network sees its previous estimate (paper: 0.5); requires
+    `model.self_conditioning`."""
     condition_dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     """Probability, per sample, that position and class are hidden (published code: 0.1); requires
     `model.null_token`."""

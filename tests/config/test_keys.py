@@ -52,7 +52,12 @@ KEPT = {
     ],
     "measured: docs/learning.md, docs/sampling.md; `recipe: published` sets or disables them": [
         *("diffusion.loss.wavelet_weights", "diffusion.loss.min_snr_gamma", "diffusion.loss.min_snr_floor"),
-        *("diffusion.gaussian_above", "generation.spacing", "generation.calibrate_masks"),
+        *(
+            "diffusion.gaussian_above",
+            "generation.spacing",
+            "generation.calibrate_masks",
+            "generation.background",
+        ),
     ],
     "settings of the published code's networks and loss modes, which are imported or reproduced": [
         # slimdiff/importing; slimdiff.key_reference.MODES and tests/training/test_published_loss_modes.py.
@@ -62,7 +67,7 @@ KEPT = {
     ],
     "early stopping, selection of weights and the mix of the utility test: choices of a study, off by default": [
         *("training.validation.patience", "training.validation.lowest_ratio", "training.validation.select"),
-        *("training.further_ema_decays", "utility.synthetic_per_real"),
+        *("training.further_ema_decays", "training.validation.evaluations", "utility.synthetic_per_real"),
     ],
 }
 """reason: keys that no shipped study sets."""

@@ -134,7 +134,7 @@ def test_numbers_that_are_not_finite_are_refused(place, value):
         (changed(FITTING, "slices.z_range", "all"), ("slices.z_range", '"all"', "auto")),
         (changed(FITTING, "folds.k", 17), ("folds.k", "17", "16")),
         (changed(FITTING, "folds.k", 1), ("folds", "k 1", "use_split")),
-        (changed(FITTING, "preprocess.grid", [30, 32, 32]), ("preprocess.grid", "30", "multiples of 8")),
+        (changed(FITTING, "preprocess.grid", [30, 32, 32]), ("preprocess.grid", "30", "multiples of 16")),
         (changed(FITTING, "model.patch", 8), ("model.patch", "8")),
         (
             changed(changed(FITTING, "model.patch", 4), "preprocess.grid", [48, 48, 32]),
@@ -143,7 +143,11 @@ def test_numbers_that_are_not_finite_are_refused(place, value):
         (changed(FITTING, "model.channels", [64, 128]), ("model", "attention has 4", "channels has 2")),
         (changed(FITTING, "model.norm_groups", 48), ("model", "64", "norm_groups 48")),
         (changed(FITTING, "model.head_channels", 96), ("model", "256", "head_channels 96")),
-        (changed(FITTING, "model.self_conditioning", False), ("self_conditioning", "0.5", "false")),
+        (changed(FITTING, "training.self_conditioning", 0.5), ("self_conditioning", "0.5", "false")),
+        (
+            changed(FITTING, "model.self_conditioning", True),
+            ("model.self_conditioning is true", "training.self_conditioning is 0.0"),
+        ),
         (
             changed(FITTING, "evaluation.extractors", ["resnet"]),
             ("evaluation.extractors", '"resnet"', "alexnet"),
@@ -354,8 +358,8 @@ def test_acquisitions_are_checked_against_the_participants():
         ({"training": {"ema_decay": 1}}, "training.ema_decay: expected a number less than 1, found 1"),
         (
             {"preprocess": {"grid": [250, 160, 160]}},
-            "preprocess.grid: slices of 250 x 160 px do not fit variant 'base': patch 1 and "
-            "4 levels require multiples of 8; "
+            "preprocess.grid: slices of 250 x 160 px do not fit variant 'base': patch 2 and "
+            "4 levels require multiples of 16; "
             "the next are 256 x 160",
         ),
     ],

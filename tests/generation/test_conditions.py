@@ -38,6 +38,7 @@ def conditioned(tmp_path_factory):
         learning_rate=5e-3,
         ema_decay=0.9,
         condition_dropout=0.3,
+        self_conditioning=0.5,
         preview_every=0,
         device="cpu",
         precision="float32",

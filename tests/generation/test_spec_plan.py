@@ -174,7 +174,7 @@ def test_f7_priors_are_required_if_used_and_refused_otherwise(checkpoint, study,
     assert planned(spec).priors == Path("priors.npz")
     assert problem({**spec, "config_path": without_background}, here) == (
         "priors_path",
-        "priors.npz: no effect with generation.background drawn; remove it",
+        "priors.npz: no effect with generation.background outside; remove it",
     )
     assert problem(without(spec, "priors_path"), here)[1].startswith("this key is required with generation.b")
     assert "absent.npz" in problem({**spec, "priors_path": "absent.npz"}, here)[1]

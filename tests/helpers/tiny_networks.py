@@ -18,6 +18,8 @@ SMALL = ModelConfig(
     attention=(False, True),
     head_channels=16,
     norm_groups=8,
+    patch=1,
+    self_conditioning=True,
     gaussian_components=0,
 ).settings()
 DATA = DataSpec(size=(16, 24), n_bins=3, bin_centres=[12.6, 16.0, 19.3])

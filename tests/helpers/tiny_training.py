@@ -13,13 +13,22 @@ from slimdiff.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 DATA_SPEC = DataSpec(size=(8, 8), n_bins=3, bin_centres=[0.5, 1.5, 2.5])
-MODEL = ModelConfig(channels=(16,), res_blocks=1, attention=(False,), head_channels=16, norm_groups=8)
+MODEL = ModelConfig(
+    channels=(16,),
+    res_blocks=1,
+    attention=(False,),
+    head_channels=16,
+    norm_groups=8,
+    patch=1,
+    self_conditioning=True,
+)
 PARTICIPANTS = ["sub-0", "sub-1", "sub-2"]
 TRAINING = TrainingConfig(
     steps=12,
     batch_size=4,
     learning_rate=2e-3,
     ema_decay=0.9,
+    self_conditioning=0.5,
     log_every=2,
     save_every=3,
     preview_every=0,

@@ -6,9 +6,17 @@ from helpers.tiny_networks import COUPLED, differ, inputs, randomise, small, thr
 from torch.nn import functional as F
 
 from slimdiff.config.model import ModelConfig
+from slimdiff.config.recipes import PUBLISHED
 from slimdiff.model.checkpoint import DataSpec, build_network
 from slimdiff.model.couplings import ParallelMiddle
 from slimdiff.model.trunk import TrunkSpec
+
+
+def published_network(**changes):
+    """The paper's network, or one with these changes."""
+    data = DataSpec(size=(160, 160), n_bins=30, bin_centres=[float(b) for b in range(30)])
+    with torch.device("meta"):
+        return build_network(ModelConfig.model_validate(PUBLISHED["model"] | changes).settings(), data)
 
 
 def crossings(network):
@@ -136,16 +144,11 @@ def test_decoupled_merges_both_paths():
     ],
 )
 def test_the_paper_s_size_has_the_paper_s_number_of_parameters(coupling, expected, tolerance):
-    data = DataSpec(size=(160, 160), n_bins=30, bin_centres=[float(b) for b in range(30)])
-    with torch.device("meta"):
-        network = build_network(ModelConfig(coupling=coupling, gaussian_components=0).settings(), data)
-    count = sum(parameter.numel() for parameter in network.parameters())
+    count = sum(parameter.numel() for parameter in published_network(coupling=coupling).parameters())
     assert count == pytest.approx(expected, rel=tolerance, abs=0)
 
 
 def test_without_self_conditioning_only_the_stem_is_smaller():
     """Two input channels of 64 filters of 3 x 3."""
-    data = DataSpec(size=(160, 160), n_bins=30, bin_centres=[float(b) for b in range(30)])
-    with torch.device("meta"):
-        network = build_network(ModelConfig(self_conditioning=False, gaussian_components=0).settings(), data)
+    network = published_network(self_conditioning=False)
     assert sum(parameter.numel() for parameter in network.parameters()) == 26_894_210 - 2 * 64 * 9

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from slimdiff.config.model import ModelConfig
+from slimdiff.config.recipes import PUBLISHED
 from slimdiff.importing.names import from_monai
 from slimdiff.model.checkpoint import DataSpec, build_network
 from slimdiff.model.conditioning import Condition
@@ -78,6 +79,7 @@ def pair(shape: dict, self_conditioning: bool, seed: int, cross: bool = False):
         )
     settings = {key: value for key, value in shape.items() if key != "size"}
     model = ModelConfig(
+        patch=1,
         self_conditioning=self_conditioning,
         prior="cross_attention" if cross else "none",
         gaussian_components=0,
@@ -162,7 +164,7 @@ def test_the_paper_s_network_has_monai_s_parameters():
             num_class_embeds=60,
         )
         ours = build_network(
-            ModelConfig(gaussian_components=0).settings(), DataSpec((160, 160), 30, [0.0] * 30)
+            ModelConfig.model_validate(PUBLISHED["model"]).settings(), DataSpec((160, 160), 30, [0.0] * 30)
         )
     theirs = from_monai({n: p for n, p in monai.named_parameters() if "class_embedding" not in n})
     own = {name: p for name, p in ours.named_parameters() if not name.startswith("condition.")}

@@ -102,7 +102,7 @@ def test_it_resumes_a_folder_and_refuses_one_of_another_configuration(drawing, c
             "expected values in [-1, 1], as the stage preprocess writes them, found 300 to 300",
         ),
         (["--id", "x"], "give --from-manifest"),
-        (["--priors", "absent.npz"], "generation.background is drawn"),
+        (["--priors", "absent.npz"], "generation.background is outside"),
     ],
 )
 def test_an_invalid_request_is_named_and_nothing_is_written(

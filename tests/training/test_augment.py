@@ -179,7 +179,13 @@ def trained(tmp_path_factory):
         folder, images.astype(np.float16), masks, names, zeros, zeros, label, acquisition, facts
     )
     model = ModelConfig(
-        channels=(24, 32), res_blocks=1, attention=(False, False), head_channels=16, norm_groups=8
+        channels=(24, 32),
+        res_blocks=1,
+        attention=(False, False),
+        head_channels=16,
+        norm_groups=8,
+        patch=1,
+        self_conditioning=True,
     )
     training = TrainingConfig(
         steps=1200,
@@ -187,6 +193,7 @@ def trained(tmp_path_factory):
         learning_rate=2e-3,
         warmup_steps=50,
         ema_decay=0.99,
+        self_conditioning=0.5,
         augmentation=OFTEN,
         preview_every=0,
         device="cpu",

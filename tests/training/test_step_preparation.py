@@ -34,7 +34,7 @@ def network(prior="none"):
 
 
 def prepare(tmp_path, with_acquisition=False, **changes) -> Preparation:
-    config = TrainingConfig(batch_size=8, **changes)
+    config = TrainingConfig(batch_size=8, self_conditioning=0.5, **changes)
     return Preparation(
         TrainingSet(tiny_store(tmp_path), PARTICIPANTS, CPU, 0.5), config, 6.0, with_acquisition
     )
