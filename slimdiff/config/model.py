@@ -38,7 +38,7 @@ class ModelConfig(Section):
     """Groups of the group normalisation; null: 32 for shared and decoupled, 12 for the other couplings."""
     self_conditioning: bool = False
     """Whether the previous estimate is an input (two more channels); requires `training.self_conditioning` above 0."""
-    patch: Literal[1, 2, 4] = 2
+    patch: Literal[1, 2, 4] = 1
     """Space-to-depth factor before the first and after the last convolution (paper: 1)."""
     gaussian_components: Count | None = None
     """Principal components of the Gaussian model of the training slices. Its estimate of the clean pair is an input of

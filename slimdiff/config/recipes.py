@@ -6,7 +6,7 @@ from typing import Any
 from slimdiff.config.base import merged
 
 PUBLISHED = {
-    "model": {"gaussian_components": 0, "patch": 1, "self_conditioning": True},
+    "model": {"gaussian_components": 0, "self_conditioning": True},
     "diffusion": {"loss": {"p_mask": 1.5, "wavelet_weights": (), "min_snr_gamma": None}},
     "training": {"optimiser": "adamw", "self_conditioning": 0.5},
     "generation": {

@@ -164,7 +164,6 @@ def published_sections(config: Mapping, weights: Mapping[str, Any]) -> tuple[Mod
         attention=tuple(model["attention_levels"]),
         head_channels=model["num_head_channels"],
         norm_groups=model["norm_num_groups"],
-        patch=1,
         self_conditioning=bool(config["training"]["self_conditioning"].get("enabled", False)),
         prior=prior,
         null_token="class_embedding.null_embedding" in weights,

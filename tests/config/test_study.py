@@ -134,7 +134,7 @@ def test_numbers_that_are_not_finite_are_refused(place, value):
         (changed(FITTING, "slices.z_range", "all"), ("slices.z_range", '"all"', "auto")),
         (changed(FITTING, "folds.k", 17), ("folds.k", "17", "16")),
         (changed(FITTING, "folds.k", 1), ("folds", "k 1", "use_split")),
-        (changed(FITTING, "preprocess.grid", [30, 32, 32]), ("preprocess.grid", "30", "multiples of 16")),
+        (changed(FITTING, "preprocess.grid", [30, 32, 32]), ("preprocess.grid", "30", "multiples of 8")),
         (changed(FITTING, "model.patch", 8), ("model.patch", "8")),
         (
             changed(changed(FITTING, "model.patch", 4), "preprocess.grid", [48, 48, 32]),
@@ -358,8 +358,8 @@ def test_acquisitions_are_checked_against_the_participants():
         ({"training": {"ema_decay": 1}}, "training.ema_decay: expected a number less than 1, found 1"),
         (
             {"preprocess": {"grid": [250, 160, 160]}},
-            "preprocess.grid: slices of 250 x 160 px do not fit variant 'base': patch 2 and "
-            "4 levels require multiples of 16; "
+            "preprocess.grid: slices of 250 x 160 px do not fit variant 'base': patch 1 and "
+            "4 levels require multiples of 8; "
             "the next are 256 x 160",
         ),
     ],

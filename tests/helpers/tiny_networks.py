@@ -18,7 +18,6 @@ SMALL = ModelConfig(
     attention=(False, True),
     head_channels=16,
     norm_groups=8,
-    patch=1,
     self_conditioning=True,
     gaussian_components=0,
 ).settings()

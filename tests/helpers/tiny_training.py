@@ -19,7 +19,6 @@ MODEL = ModelConfig(
     attention=(False,),
     head_channels=16,
     norm_groups=8,
-    patch=1,
     self_conditioning=True,
 )
 PARTICIPANTS = ["sub-0", "sub-1", "sub-2"]

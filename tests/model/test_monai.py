@@ -79,7 +79,6 @@ def pair(shape: dict, self_conditioning: bool, seed: int, cross: bool = False):
         )
     settings = {key: value for key, value in shape.items() if key != "size"}
     model = ModelConfig(
-        patch=1,
         self_conditioning=self_conditioning,
         prior="cross_attention" if cross else "none",
         gaussian_components=0,

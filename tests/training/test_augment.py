@@ -184,7 +184,6 @@ def trained(tmp_path_factory):
         attention=(False, False),
         head_channels=16,
         norm_groups=8,
-        patch=1,
         self_conditioning=True,
     )
     training = TrainingConfig(

@@ -18,7 +18,6 @@ TRUNK = {
     "attention": (False, True),
     "head_channels": 16,
     "norm_groups": 8,
-    "patch": 1,
     "self_conditioning": True,
 }
 
