@@ -17,6 +17,8 @@ DEMO = Path(__file__).resolve().parents[2] / "config" / "demo.yaml"
 OF_DATA = ("data", "preprocess", "slices", "folds")
 """Sections that determine the slices."""
 OF_RECIPE = ("model", "diffusion", "training", "generation")
+GRIDS = {"lgg": (3.0, [64, 64, 12]), "lgg-128": (1.5, [128, 128, 24])}
+"""Spacing in mm and grid of the real cohort, twice."""
 HELD_OUT, SEED = 27, 0
 """Held-out patients of lgg, and the seed of their choice."""
 
@@ -35,9 +37,10 @@ def study_of(cohort: str, work: Path, lgg: Path, variants: dict | None = None) -
     else:
         # Lesions are a hundred times larger than the phantom's.
         values["diffusion"]["loss"]["lesion_weight_mask"] = 1.3
+        spacing, grid = GRIDS[cohort]
         values |= {
             "data": {"source": "table", "table": str(split_table(lgg, work))},
-            "preprocess": {"spacing_mm": 3.0, "grid": [64, 64, 12]},
+            "preprocess": {"spacing_mm": spacing, "grid": grid},
             "slices": {"z_range": "auto", "n_bins": 6, "min_lesion_mm2": 72},
             "folds": {"k": 1, "use_split": True, "val_fraction": 0},
             "evaluation": {"min_component_mm2": 45, "ring_mm": 9},

@@ -19,7 +19,19 @@ from slimdiff.files import read_table, write_table
 
 TUNING = TABLE.with_name("race_tuning.tsv")
 BATCHES, RATES, EMA_DECAY = (4, 16), (1e-4, 3e-4, 1e-3, 3e-3), 0.99
-COLUMNS = ("cohort", "minutes", "batch", "learning_rate", "ema_decay", "steps", "averaged_weights", "loss")
+COLUMNS = (
+    "cohort",
+    "channels",
+    "minutes",
+    "batch",
+    "learning_rate",
+    "ema_decay",
+    "steps",
+    "averaged_weights",
+    "loss",
+)
+OF_RUN = COLUMNS[:5]
+"""Columns that name a run."""
 
 
 def main() -> int:
@@ -46,15 +58,14 @@ def main() -> int:
     store, train = SliceStore.open(study.paths.store), read_folds(study.paths.folds, 0)["train"]
     for batch, rate in product(BATCHES, RATES):
         rows = read_table(TUNING) if TUNING.is_file() else []
-        key = (options.cohort, minutes, batch, rate)
-        if any((row["cohort"], *(float(row[name]) for name in COLUMNS[1:4])) == key for row in rows):
+        widths = "-".join(map(str, study.model.widths))
+        run = dict(zip(OF_RUN, map(str, (options.cohort, widths, minutes, batch, rate)), strict=True))
+        if any(run.items() <= row.items() for row in rows):
             continue
         recipe = {"batch": batch, "learning_rate": rate, "ema_decay": EMA_DECAY}
         folder = work / "tuning" / f"{options.cohort}-{batch}-{rate:g}"
         _, facts = run_published(study, store, train, [], 60 * minutes, 0, folder, recipe)
-        rows.append(
-            {"cohort": options.cohort, "minutes": minutes, **recipe, **{n: facts[n] for n in COLUMNS[5:]}}
-        )
+        rows.append({**run, "ema_decay": EMA_DECAY, **{name: facts[name] for name in COLUMNS[6:]}})
         write_table(TUNING, rows, COLUMNS)
         print(*(rows[-1][name] for name in COLUMNS), sep="\t", flush=True)
     return 0

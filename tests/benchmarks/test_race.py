@@ -48,6 +48,19 @@ def test_runs_of_the_race_are_those_of_the_plan():
     assert len(set(runs)) == len(runs)
     assert {minutes for _, side, minutes, _ in runs if side == "published"} == {15}
     assert [key for key in runs if key[2] == 60 and key[3] != 0] == []
+    assert {minutes for cohort, _, minutes, _ in runs if cohort == "lgg-128"} == {60}
+    assert {cohort for cohort, *_ in against_published.ideas()} == {"phantom", "lgg"}
+
+
+def test_the_large_slices_are_of_the_same_patients(tmp_path, volumes, monkeypatch):
+    monkeypatch.setattr(race_cohorts, "_cache", lambda *_: None)
+    small, large = (race_cohorts.study_of(name, tmp_path, volumes) for name in ("lgg", "lgg-128"))
+    assert small.data == large.data
+    extents = [
+        [side * study.preprocess.spacing_mm for side in study.preprocess.grid] for study in (small, large)
+    ]
+    assert extents[0] == extents[1]
+    assert large.preprocess.grid[:2] == (128, 128)
 
 
 def test_every_idea_changes_the_recipe(tmp_path, volumes, monkeypatch):
