@@ -87,9 +87,9 @@ def plot() -> None:
         axis.axhline(own.floor.mean(), color="black", linestyle=":", label="floor")
         axis.set_xscale("log")
         axis.set_xticks(budgets, [f"{minutes:g}" for minutes in budgets])
-        axis.minorticks_off()
         if metric == "kid" and (own.value > 0).any():
-            axis.set_yscale("log")
+            axis.set_yscale("log")  # its floor is about 0 and not shown
+        axis.minorticks_off()
         name = metric if extractor == "n/a" else f"{metric}\n{extractor}"
         axis.set_title(f"{cohort}: {name}", fontsize=8)
         if line == len(cohorts) - 1:
