@@ -14,6 +14,7 @@ COLUMNS = ("cohort", "side", "minutes", "seed", "metric", "extractor", "value", 
 Key = tuple[str, str, int, int]
 """Cohort, side, minutes, seed."""
 COLOURS = {"slimdiff": "tab:blue", "published": "tab:grey", "published-tuned": "tab:orange"}
+KID_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 PANELS = (
     ("kid", "alexnet"),
     ("kid", "efficientnet"),
@@ -89,6 +90,9 @@ def plot() -> None:
         axis.set_xticks(budgets, [f"{minutes:g}" for minutes in budgets])
         if metric == "kid" and (own.value > 0).any():
             axis.set_yscale("log")  # its floor is about 0 and not shown
+            limits = axis.get_ylim()
+            axis.set_yticks(KID_TICKS, [f"{tick:g}" for tick in KID_TICKS])
+            axis.set_ylim(limits)
         axis.minorticks_off()
         name = metric if extractor == "n/a" else f"{metric}\n{extractor}"
         axis.set_title(f"{cohort}: {name}", fontsize=8)
