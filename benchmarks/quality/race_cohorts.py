@@ -18,7 +18,7 @@ OF_DATA = ("data", "preprocess", "slices", "folds")
 """Sections that determine the slices."""
 OF_RECIPE = ("model", "diffusion", "training", "generation")
 GRIDS = {"lgg": (3.0, [64, 64, 12]), "lgg-128": (1.5, [128, 128, 24])}
-"""Spacing in mm and grid of the real cohort, twice."""
+"""Spacing in mm and grid of the patients with glioma, at both resolutions."""
 HELD_OUT, SEED = 27, 0
 """Held-out patients of lgg, and the seed of their choice."""
 

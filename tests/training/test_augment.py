@@ -5,11 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_training import CPU
+from helpers.tiny_training import CPU, MODEL
 from scipy import ndimage
 
 from slimdiff.config.diffusion import DiffusionConfig
-from slimdiff.config.model import ModelConfig
 from slimdiff.config.training import AugmentationConfig, TrainingConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.diffusion.denoiser import Denoiser
@@ -178,14 +177,7 @@ def trained(tmp_path_factory):
     store = SliceStore(
         folder, images.astype(np.float16), masks, names, zeros, zeros, label, acquisition, facts
     )
-    model = ModelConfig(
-        channels=(24, 32),
-        res_blocks=1,
-        attention=(False, False),
-        head_channels=16,
-        norm_groups=8,
-        self_conditioning=True,
-    )
+    model = MODEL.model_copy(update={"channels": (24, 32), "attention": (False, False)})
     training = TrainingConfig(
         steps=1200,
         batch_size=12,
