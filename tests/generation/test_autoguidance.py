@@ -44,7 +44,7 @@ def test_a_guide_with_the_same_weights_changes_nothing(pair):
 def test_a_scale_above_1_moves_the_estimate_away_from_the_guide(pair):
     """The last estimate of x0 is D_guide + w (D - D_guide), of two networks at the same x, time and class."""
     scale = 1.7
-    generator = guided(pair[0], scale, evaluations=2)
+    generator = guided(pair[0], scale, evaluations=2, background="drawn")
     seen = []
     for network in (generator.network, generator.guide):
         network.register_forward_hook(

@@ -1,4 +1,4 @@
-"""Optional steps after drawing: off by default, exact, recorded in the settings."""
+"""Steps after drawing: background outside the brain by default, exact, recorded in the settings."""
 
 import numpy as np
 import pytest
@@ -32,14 +32,17 @@ def finished(trained, priors=None, **changes):
     return Generator(trained, CONFIG.model_copy(update=changes), priors)
 
 
-def test_it_is_off_by_default(trained, priors):
+def test_by_default_background_outside_the_brain_and_the_priors_are_not_used(trained, priors):
     requests = mixed_requests()
-    assert_equal(finished(trained, priors).draw(requests), generator_of(trained).draw(requests))
+    assert_equal(
+        finished(trained, priors).draw(requests),
+        generator_of(trained, background="outside", binary=False).draw(requests),
+    )
 
 
 def test_outside_the_prior_of_its_z_bin_a_sample_is_background(trained, priors):
     requests = mixed_requests()
-    drawn = generator_of(trained).draw(requests)
+    drawn = generator_of(trained, background="drawn").draw(requests)
     for found, plain in zip(finished(trained, priors, background="prior").draw(requests), drawn, strict=True):
         for slice_found, slice_plain, request in zip(found, plain, requests, strict=True):
             inside = priors[request.z_bin]
@@ -154,4 +157,5 @@ def test_outside_changes_the_image_only(trained):
     )
     np.testing.assert_array_equal(plain[1], finished[1])
     where = outside_of_brain(plain[0])
+    assert where.any() and not where.all()
     np.testing.assert_array_equal(finished[0], np.where(where, np.float16(-1), plain[0]))
