@@ -1,6 +1,6 @@
 """Learning rate and batch of the race's side `published-tuned`: python benchmarks/quality/tune_published.py
 
-Trains the published code with each pair of values in the smallest budget of the race, and prints its loss over fixed
+Trains the published code with each pair of values for 5 minutes of one core, and prints its loss over fixed
 batches and noise, of the better of averaged and last weights. Rows go into docs/race_tuning.tsv as soon as they are
 there, and a row that is there is not run again. The lowest loss decides.
 """
@@ -12,7 +12,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
-from against_published import BUDGETS, COHORTS, HERE
+from against_published import COHORTS, HERE, SHORT
 from race_table import TABLE
 
 from slimdiff.files import read_table, write_table
@@ -53,7 +53,7 @@ def main() -> int:
     from slimdiff.data.folds import read_folds
     from slimdiff.data.store import SliceStore
 
-    minutes, work = min(BUDGETS), options.work.resolve()
+    minutes, work = SHORT, options.work.resolve()
     study = study_of(options.cohort, work, options.lgg)
     store, train = SliceStore.open(study.paths.store), read_folds(study.paths.folds, 0)["train"]
     for batch, rate in product(BATCHES, RATES):

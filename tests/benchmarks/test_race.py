@@ -47,6 +47,9 @@ def test_runs_of_the_race_are_those_of_the_plan():
     runs = list(against_published.race())
     assert len(set(runs)) == len(runs)
     assert {minutes for _, side, minutes, _ in runs if side == "published"} == {15}
+    assert {side for _, side, minutes, _ in runs if minutes == 3} == {"slimdiff"}
+    assert {minutes for _, side, minutes, _ in runs if side == "published-tuned"} == {5, 15, 60}
+    assert {key[2] for key in against_published.ideas()} == {5}
     assert [key for key in runs if key[2] == 60 and key[3] != 0] == []
     assert {minutes for cohort, _, minutes, _ in runs if cohort == "lgg-128"} == {60}
     assert {cohort for cohort, *_ in against_published.ideas()} == {"phantom", "lgg"}
