@@ -13,7 +13,9 @@ from slimdiff.diffusion.samplers import dpmpp_2m
 from slimdiff.training.data import BLOCK, TrainingSet
 
 SLICES, LEVELS = 64, 10
-"""Slices and samples of the fit, and its noise levels."""
+"""Slices and samples of the fit, and noise levels of the chain."""
+LOWEST_SIGMA = 0.2
+"""Below this noise level masks are decided (docs/learning.md): the values of the last level above are used."""
 FEWEST_SLICES = 8
 LEAST_PERCENTILE = 10
 """Of the training lesions' areas: what the chances of a slice sum to at least."""
@@ -57,7 +59,8 @@ def fit_mask_calibration(
     )
     sigmas = sigmas_for(denoiser.schedule, "dpmpp_2m", "log_snr", LEVELS, denoiser.gaussian_above)
     start = fit.noise() * float((1 + sigmas[0] ** 2) ** 0.5)
-    dpmpp_2m(fit, start, sigmas.tolist(), lambda step: fit.noise())
+    evaluated = int((sigmas > LOWEST_SIGMA).sum())
+    dpmpp_2m(fit, start, sigmas[: evaluated + 1].tolist(), lambda step: fit.noise())
     log_sigma, slopes, offsets = zip(*reversed(fit.levels), strict=True)
     return MaskCalibration(list(log_sigma), list(slopes), list(offsets), fit.least_px)
 
