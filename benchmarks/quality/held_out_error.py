@@ -19,10 +19,10 @@ SIGMAS = (0.1, 0.2, 0.4, 0.7, 1.2, 2.0, 3.5, 6.0)
 
 def errors(run: Path, store, rows) -> list[float]:
     """Of the image at all noise levels, then of the mask."""
-    import numpy as np
     import torch
     from race_sides import pairs_of
 
+    from slimdiff.diffusion.denoiser import Denoiser
     from slimdiff.diffusion.schedule import make_schedule
     from slimdiff.model.checkpoint import load_model
     from slimdiff.model.conditioning import Condition
@@ -31,13 +31,12 @@ def errors(run: Path, store, rows) -> list[float]:
     schedule = make_schedule(card.diffusion["schedule"], card.diffusion["timesteps"])
     x0 = torch.from_numpy(pairs_of(store, rows)).float()
     condition = Condition(*(torch.from_numpy(part[rows]).long() for part in (store.z_bin, store.label)))
+    denoiser = Denoiser(network, schedule, card.diffusion["prediction"], clip=False, condition=condition)
     found = []
     for sigma in SIGMAS:
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(SEED))
-        x_t = (x0 + sigma * noise) / (1 + sigma**2) ** 0.5
-        time = torch.full((len(x0),), float(schedule.time_at(np.array(sigma))))
         with torch.inference_mode():
-            estimate = network(x_t, time, condition)
+            estimate = denoiser(x0 + sigma * noise, sigma, None)
         found.append((estimate - x0).square().mean(dim=(0, 2, 3)).sqrt())
     return torch.stack(found).T.flatten().tolist()
 
