@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from slimdiff.config.base import (
     Count,
@@ -70,10 +70,16 @@ class DataConfig(Section):
     ) = None
     """Mask values that are lesion: `binary` (one value above 0; more are an error), `any` (all values above 0), or a
     list of labels; null: `any` for `brats`, else `binary`."""
+    mask_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Soft masks (probabilities, smoothed or resampled labels): lesion is where the value exceeds this share of the
+    mask's largest value, or of 1 if that is below 1; 0.5 is usual. null: masks have whole numbers, and any other is an
+    error. With `lesion_labels` `binary` or `any`."""
     empty_mask: Literal["error", "control"] = "error"
     """Meaning of a mask without lesion: an error, or a control (usual in nnU-Net datasets)."""
-    mask_grid: Literal["same", "resample"] = "same"
-    """A mask on another grid than its image: an error (`same`), or resampled by both affines (nearest voxel)."""
+    mask_grid: Literal["same", "voxels", "resample"] = "same"
+    """A mask on another grid than its image: an error (`same`); resampled by both affines (`resample`, nearest voxel);
+    or taken voxel by voxel (`voxels`), if both have the same shape, and either the mask has the affine of the image's
+    other form (sform and qform differ) or one of the headers gives no position."""
     groups: tuple[str, ...] = ()
     """Only subjects of these groups, as named in participants.tsv; empty: all."""
     two_dimensional: Literal["exclude", "include"] = "exclude"
@@ -83,6 +89,15 @@ class DataConfig(Section):
     """participant_id: reason. Excluded subjects stay in participants.tsv, with the reason."""
     phantom: PhantomConfig = PhantomConfig()
     fetch: FetchConfig = FetchConfig()
+
+    @model_validator(mode="after")
+    def _threshold_or_labels(self):
+        if self.mask_threshold is not None and isinstance(self.lesion_labels, tuple):
+            raise ValueError(
+                "mask_threshold: expected lesion_labels binary or any with it, found a list of labels; soft masks have "
+                "no labels"
+            )
+        return self
 
     @property
     def labels(self) -> Literal["binary", "any"] | tuple[int, ...]:

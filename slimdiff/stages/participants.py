@@ -19,6 +19,7 @@ NEEDS = (
     "data.brain_suffix",
     "data.channel",
     "data.lesion_labels",
+    "data.mask_threshold",
     "data.empty_mask",
     "data.mask_grid",
     "data.groups",

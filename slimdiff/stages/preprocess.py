@@ -10,6 +10,7 @@ NEEDS = (
     # What the values and the grid of a mask mean; the source has a default of its own for it.
     "data.source",
     "data.lesion_labels",
+    "data.mask_threshold",
     "data.empty_mask",
     "data.mask_grid",
     *(

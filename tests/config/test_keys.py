@@ -17,7 +17,8 @@ KEPT = {
         *("data.brain_suffix", "data.channel", "data.fetch.base_url", "generation.counts"),
     ],
     "the user's masks, participants and their protocols": [
-        *("data.lesion_labels", "data.empty_mask", "data.mask_grid", "data.two_dimensional", "data.exclude"),
+        *("data.lesion_labels", "data.mask_threshold", "data.empty_mask", "data.mask_grid"),
+        *("data.two_dimensional", "data.exclude"),
         *(
             "preprocess.harmonise",
             "folds.val_fraction",

@@ -70,6 +70,7 @@ def judge(
     refuse_unknown_names(participants, config)
     included = [participant for participant in participants if participant.included]
     same = duplicates(included, measured)
+    known = {label for facts in measured.values() if facts.lesion_voxels for label in facts.mask_labels}
     found = []
     for participant in participants:
         name = participant.participant_id
@@ -80,7 +81,7 @@ def judge(
         if facts is not None:
             flags += [*facts.flags, *doubts(participant, facts, config)]
             flags += [same[name]] if name in same else []
-            participant, flags = _empty_mask_as_control(participant, flags, data)
+            participant, flags = _empty_mask_as_control(participant, flags, facts, known, data)
         stopping = tuple(flag for flag in flags if not _accepted(flag, name, config, data))
         shown = tuple(flag for flag in flags if flag not in stopping)
         if not participant.included:
@@ -143,14 +144,20 @@ def _accepted(flag: Flag, name: str, config: QualityConfig, data: DataConfig) ->
 
 
 def _empty_mask_as_control(
-    participant: Participant, flags: list[Flag], data: DataConfig
+    participant: Participant, flags: list[Flag], facts: "Measured", known: set[float], data: DataConfig
 ) -> tuple[Participant, list[Flag]]:
-    if data.empty_mask != "control" or not any(flag.name == "empty_mask" for flag in flags):
+    """The participant as a control, if its mask says that it has no lesion.
+
+    A mask with other labels than the lesion's says so only if these labels are `known` from masks with a lesion: labels
+    that occur nowhere else may be the lesion in another coding.
+    """
+    meant = {"empty_mask", "other_labels"} if known.issuperset(facts.mask_labels) else {"empty_mask"}
+    if data.empty_mask != "control" or not any(flag.name in meant for flag in flags):
         return participant, flags
     group = "control" if participant.group == "patient" else participant.group
     further = {**participant.further, EMPTY_MASK: str(participant.mask)}
     control = replace(participant, mask=None, group=group, further=further)
-    return control, [flag for flag in flags if flag.name != "empty_mask"]
+    return control, [flag for flag in flags if flag.name not in meant]
 
 
 def _enforce(
@@ -191,6 +198,8 @@ def _listed(first: str, flagged: dict[str, Sequence[Flag]], config: QualityConfi
 FLIP_SD = 0.3
 """`flip_suspected`: minimum gain in contrast by a flip, in SD of the brain. On 20 phantoms and two patients of open_ms
 all masks mirrored in the file exceed it and no correct mask does; of masks placed on no lesion 3 in 100 exceed it."""
+LARGEST_LESION_ML, LARGEST_LESION_SHARE = 300.0, 0.3
+"""`implausible_lesion`: the volume, and the share of the brain mask or head."""
 CLIPPED_SHARE = 1e-4
 """`intensity_overflow`: minimum share of voxels exactly at an end of the type."""
 
@@ -216,6 +225,24 @@ def doubts(participant: Participant, measured: "Measured", config: QualityConfig
                 "lesion_outside_brain",
                 f"{mask}: expected at most {100 * config.max_lesion_outside:.3g} % of the lesion outside the "
                 f"{measured.outside_of} (quality.max_lesion_outside), found {100 * share:.3g} %",
+            )
+        )
+    size = measured.lesion_ml or 0.0
+    if size > LARGEST_LESION_ML or (measured.lesion_share or 0.0) > LARGEST_LESION_SHARE:
+        flags.append(
+            Flag(
+                "implausible_lesion",
+                f"{mask}: expected a lesion of at most {LARGEST_LESION_ML:g} ml and {100 * LARGEST_LESION_SHARE:g} % "
+                f"of the {measured.outside_of}, found {size:.3g} ml and {100 * (measured.lesion_share or 0):.3g} %; is "
+                "it the mask of the brain?",
+            )
+        )
+    if spacing and (measured.forms_apart_mm or 0.0) > max(spacing):
+        flags.append(
+            Flag(
+                "forms_differ",
+                f"{image}: sform and qform of the header place a voxel up to {measured.forms_apart_mm:.3g} mm apart; "
+                "the sform counts",
             )
         )
     if measured.flip_contrast is not None and measured.flip_contrast - measured.lesion_contrast > FLIP_SD:

@@ -17,8 +17,10 @@ FAULTS: dict[str, str] = {
     "not_finite": "Voxels are NaN, infinite, or too large for an intensity.",
     "constant": "All voxels of the image are equal.",
     "other_grid": "The mask's shape or affine differs from the image's, so the position of the lesion is unknown.",
-    "mask_not_binary": "The mask has several values above 0, and the configuration does not name those of the lesion.",
-    "empty_mask": "No voxel of the mask is lesion.",
+    "mask_not_binary": "The mask has several values above 0, and the configuration names neither those of the lesion "
+    "nor a threshold.",
+    "empty_mask": "No voxel of the mask is above 0.",
+    "other_labels": "The mask has voxels above 0, but none with a label of the lesion.",
     "empty_brain_mask": "The source's brain mask has no voxel within the image.",
     "not_preprocessed": "The volume could not be resampled to the study's grid: no brain was found, the registration "
     "failed, or no head or lesion is left on the grid.",
@@ -29,6 +31,8 @@ DOUBTS: dict[str, str] = {
     "thick_slices": "Voxels are longer than `quality.max_spacing_mm` along one axis; slices would be blurred.",
     "lesion_outside_brain": "More of the lesion than `quality.max_lesion_outside` allows lies outside the brain mask, "
     "or outside the head if there is no brain mask.",
+    "implausible_lesion": "The lesion is larger than 300 ml, or than 30 % of the brain mask (without one: the head).",
+    "forms_differ": "The sform and qform of the image's header place voxels more than a voxel apart; the sform counts.",
     "flip_suspected": "The lesion has a higher contrast if its mask is flipped (left to right, or along an axis of the "
     "file) than as stored.",
     "duplicate_image": "Another participant's image has the same voxels, possibly stored in another format or order.",

@@ -14,11 +14,20 @@ from slimdiff.config.data import DataConfig
 from slimdiff.data.participants import PATHS, Flag, Participant
 from slimdiff.data.quality.artefacts import flip_contrasts, overflow, symmetry_plane
 from slimdiff.data.quality.planes import Planes, three_planes, write_planes
-from slimdiff.data.volumes.read import Volume, VolumeError, read_brain, read_image, read_lesion
+from slimdiff.data.volumes.read import (
+    Lesion,
+    Volume,
+    VolumeError,
+    largest_offset_mm,
+    read_brain,
+    read_image,
+    read_lesion,
+)
 from slimdiff.files import sha256, write_text
 
-MEASUREMENT_VERSION = 1
+MEASUREMENT_VERSION = 2
 """Increase it when a measurement below changes; cached measurements are then repeated."""
+MOST_LABELS = 50
 COARSE_MM = 2.0
 """The head is found on voxels of about this size; smaller ones change no value and cost a second per volume."""
 
@@ -38,12 +47,20 @@ class Measured:
     """Directions of the stored axes, for example LAS."""
     placed: bool = True
     """False if the header gives no position (`Volume.placed`)."""
+    forms_apart_mm: float | None = None
+    """Largest distance between the positions that sform and qform give to a voxel; None if the header lacks one."""
+    outside_voxels: int | None = None
+    """NaN voxels outside the field of view (`Volume.outside`)."""
     dtype: str | None = None
     """As stored."""
     minimum: float | None = None
     maximum: float | None = None
     lesion_voxels: int | None = None
     lesion_ml: float | None = None
+    lesion_share: float | None = None
+    """Voxels of the lesion / voxels of `outside_of`."""
+    mask_labels: tuple[float, ...] = ()
+    """Values above 0 of a mask without the lesion's labels, or with several labels (at most MOST_LABELS)."""
     lesion_outside_share: float | None = None
     """Share of the lesion's voxels outside `outside_of`."""
     outside_of: str | None = None
@@ -72,7 +89,8 @@ class Measured:
         unknown = values.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise TypeError(f"unknown keys: {', '.join(sorted(unknown))}")
-        lists = {key: tuple(values[key]) for key in ("shape", "spacing_mm") if values.get(key) is not None}
+        kept = ("shape", "spacing_mm", "mask_labels")
+        lists = {key: tuple(values[key]) for key in kept if values.get(key) is not None}
         flags = tuple(Flag(**flag) for flag in values.get("flags", ()))
         return cls(**{**values, **lists, "flags": flags})
 
@@ -92,29 +110,36 @@ def measure_volume(participant: Participant, data: DataConfig) -> tuple[Measured
     image = _tried(participant, flags, lambda: read_image(participant))
     if image is None:
         return Measured(**found, flags=tuple(flags)), None
-    masked = _tried(participant, flags, lambda: read_lesion(participant, image, data.labels, data.mask_grid))
-    lesion, moved = masked or (None, False)
+    try:
+        lesion = read_lesion(participant, image, data.labels, data.mask_grid, data.mask_threshold)
+    except VolumeError as error:
+        flags.append(_flag(participant, error))
+        found["mask_labels"] = error.labels[:MOST_LABELS]
+        lesion = Lesion(np.zeros(image.values.shape, bool))
+    else:
+        found |= {"mask_moved": lesion.moved, "mask_labels": lesion.labels[:MOST_LABELS]}
     brain, _ = _tried(participant, flags, lambda: read_brain(participant, image, data.mask_grid)) or (
         None,
         False,
     )
-    found |= _image_facts(image) | {"mask_moved": moved, "has_planes": True}
+    found |= _image_facts(image) | {"has_planes": True}
     canonical, codes = _to_ras(image.affine)
     spacing = nibabel.affines.voxel_sizes(image.affine)[codes]
     values = canonical(image.values)
-    lesion = np.zeros(values.shape, bool) if lesion is None else canonical(lesion)
+    voxels = canonical(lesion.voxels)
     inside, plane = _head(values, None if brain is None else canonical(brain), spacing)
-    if lesion.any():
+    if voxels.any():
         found |= {
-            "lesion_voxels": int(lesion.sum()),
-            "lesion_ml": float(lesion.sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000),
-            "lesion_outside_share": float((lesion & ~inside).sum() / lesion.sum()),
+            "lesion_voxels": int(voxels.sum()),
+            "lesion_ml": float(voxels.sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000),
+            "lesion_share": float(voxels.sum() / max(inside.sum(), 1)),
+            "lesion_outside_share": float((voxels & ~inside).sum() / voxels.sum()),
             "outside_of": "head" if brain is None else "brain mask",
         }
-        found |= _flips(flip_contrasts(values, lesion, inside, spacing, plane))
+        found |= _flips(flip_contrasts(values, voxels, inside, spacing, plane))
     elif participant.mask is None:
         found |= {"lesion_voxels": 0, "lesion_ml": 0.0}
-    planes = three_planes(values, lesion, spacing, inside)
+    planes = three_planes(values, voxels, spacing, inside)
     return Measured(**found, flags=tuple(flags)), planes
 
 
@@ -122,8 +147,12 @@ def _tried(participant: Participant, flags: list[Flag], read: Callable[[], Any])
     try:
         return read()
     except VolumeError as error:
-        flags.append(Flag(error.flag, str(error).removeprefix(f"{participant.participant_id}: ")))
+        flags.append(_flag(participant, error))
         return None
+
+
+def _flag(participant: Participant, error: VolumeError) -> Flag:
+    return Flag(error.flag, str(error).removeprefix(f"{participant.participant_id}: "))
 
 
 def _hash(path: Path | None) -> str | None:
@@ -149,6 +178,10 @@ def _image_facts(image: Volume) -> dict[str, Any]:
         "spacing_mm": tuple(round(float(size), 5) for size in nibabel.affines.voxel_sizes(image.affine)),
         "orientation": "".join(nibabel.aff2axcodes(image.affine)),
         "placed": image.placed,
+        "forms_apart_mm": None
+        if image.qform is None
+        else largest_offset_mm(image.affine, image.qform, image.values.shape),
+        "outside_voxels": image.outside,
         "dtype": image.stored.dtype.name,
         "minimum": float(ordered[0]),
         "maximum": float(ordered[-1]),
@@ -242,6 +275,7 @@ def _depends_on(participant: Participant, data: DataConfig) -> dict[str, Any]:
         "version": MEASUREMENT_VERSION,
         "labels": labels if isinstance(labels, str) else list(labels),
         "mask_grid": data.mask_grid,
+        "mask_threshold": data.mask_threshold,
         "files": {key: [str(path), *_state(path)] for key, path in files.items() if path},
     }
 

@@ -47,6 +47,8 @@ class NiftiFile:
     """(4, 4) voxel to world, mm, RAS+."""
     placed: bool
     """False: sform code and qform code are 0, so the affine holds only the voxel size."""
+    qform: np.ndarray | None
+    """(4, 4) of the header's qform where the affine is that of its sform; None without a valid qform."""
     sha256: str
     """Of the file's bytes."""
 
@@ -70,7 +72,8 @@ def read_nifti(path: Path) -> NiftiFile:
     # A slope of 0 or NaN means that there is no scaling (NIfTI-1 standard, scl_slope).
     slope, intercept = (1.0, 0.0) if slope is None else (float(slope), float(intercept or 0.0))
     affine, placed = _affine(header)
-    return NiftiFile(stored, slope, intercept, affine, placed, hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest()
+    return NiftiFile(stored, slope, intercept, affine, placed, _second_form(header), digest)
 
 
 def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, space: str = "scanner") -> None:
@@ -216,6 +219,17 @@ def _affine(header: nibabel.Nifti1Header) -> tuple[np.ndarray, bool]:
         )
         raise FileFault("unreadable", f"its affine is singular ({which}); fix its header")
     return affine, by_sform or by_qform
+
+
+def _second_form(header: nibabel.Nifti1Header) -> np.ndarray | None:
+    """The qform of a header whose sform counts."""
+    if int(header["sform_code"]) <= 0 or int(header["qform_code"]) <= 0:
+        return None
+    try:
+        affine = np.asarray(header.get_qform(), np.float64)
+    except (ValueError, nibabel.spatialimages.HeaderDataError):
+        return None
+    return affine if np.isfinite(affine).all() else None
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -103,7 +103,7 @@ def _on_grid(
     participant: Participant, data: DataConfig, config: PreprocessConfig, quality: QualityConfig
 ) -> tuple[np.ndarray, OnGrid, dict[str, Any]]:
     """The image in [-1, 1], the participant on the grid, and the record."""
-    pair = load_pair(participant, data.labels, data.mask_grid)
+    pair = load_pair(participant, data.labels, data.mask_grid, data.mask_threshold)
     who = f"{participant.participant_id}: {participant.image}"
     moved = to_grid(pair, participant, config, quality)
     try:

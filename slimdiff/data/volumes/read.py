@@ -10,6 +10,8 @@ from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.volumes.nifti import FileFault, read_nifti
 
 AFFINE_TOLERANCE_MM = 0.1
+LABEL_TOLERANCE = 1e-3
+"""Values this close to a whole number, or to 0 or the largest value of a mask below 1, count as it."""
 LARGEST = 1e12
 """Larger intensities come from a wrong byte order or data type; their squares overflow."""
 
@@ -17,12 +19,15 @@ LARGEST = 1e12
 class VolumeError(DataError):
     """A volume that cannot be used; `flag` is its name in the quality table."""
 
-    def __init__(self, flag: str, message: str):
+    def __init__(self, flag: str, message: str, labels: tuple[float, ...] = ()):
         super().__init__(message)
         self.flag = flag
+        self.labels = labels
+        """Values above 0 of a mask without the lesion's labels."""
 
 
 Labels = Literal["binary", "any"] | tuple[int, ...]
+MaskGrid = Literal["same", "voxels", "resample"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class Volume:
     placed: bool = True
     """False if sform and qform code are 0. The axes are then assumed to point left, anterior and superior
     (NIfTI-1, method 1)."""
+    qform: np.ndarray | None = None
+    """(4, 4) of the qform where the affine is that of the sform; None without one."""
+    outside: int = 0
+    """Voxels outside the field of view: NaN and connected to the border. `values` has the lowest intensity there."""
     sha256: str = ""
     """SHA-256 of the file's bytes."""
 
@@ -67,7 +76,19 @@ def read_volume(path: Path, who: str) -> Volume:
     with np.errstate(over="ignore", invalid="ignore"):
         values = stored * np.float64(file.slope) + file.intercept if file.scaled else stored
         values = np.array(values, np.float32)
-    return Volume(values, file.affine, stored, file.scaled, file.placed, file.sha256)
+    return Volume(values, file.affine, stored, file.scaled, file.placed, file.qform, sha256=file.sha256)
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A lesion on the image's grid."""
+
+    voxels: np.ndarray
+    """bool (X, Y, Z)."""
+    moved: bool = False
+    """It was resampled from another grid."""
+    labels: tuple[float, ...] = ()
+    """Values above 0 of the mask, without the noise of resampling; empty for a soft mask."""
 
 
 @dataclass(frozen=True)
@@ -84,29 +105,42 @@ class Pair:
 
 
 def load_pair(
-    participant: Participant, labels: Labels = "binary", mask_grid: Literal["same", "resample"] = "same"
+    participant: Participant,
+    labels: Labels = "binary",
+    mask_grid: MaskGrid = "same",
+    threshold: float | None = None,
 ) -> Pair:
     """Read image and masks and check that they fit together.
 
-    labels: the mask values that are lesion, see `DataConfig.lesion_labels`. mask_grid: whether masks may have another
-    grid. Raises VolumeError: what `read_volume` raises, not_finite, constant, other_grid, mask_not_binary, empty_mask,
-    empty_brain_mask.
+    Args:
+        labels: the mask values that are lesion, see `DataConfig.lesion_labels`.
+        mask_grid: whether masks may have another grid, see `DataConfig.mask_grid`.
+        threshold: of soft masks, see `DataConfig.mask_threshold`.
+
+    Raises:
+        VolumeError: what `read_volume` raises, not_finite, constant, other_grid, mask_not_binary, other_labels,
+            empty_mask, empty_brain_mask.
     """
     image = read_image(participant)
-    lesion, mask_moved = read_lesion(participant, image, labels, mask_grid)
+    lesion = read_lesion(participant, image, labels, mask_grid, threshold)
     brain, brain_moved = read_brain(participant, image, mask_grid)
-    moved = [kind for kind, was in (("mask", mask_moved), ("brain_mask", brain_moved)) if was]
-    return Pair(image, lesion, brain, tuple(moved))
+    moved = [kind for kind, was in (("mask", lesion.moved), ("brain_mask", brain_moved)) if was]
+    return Pair(image, lesion.voxels, brain, tuple(moved))
 
 
 def read_image(participant: Participant) -> Volume:
-    """The participant's image. Raises VolumeError: what `read_volume` raises, not_finite, constant."""
-    image = read_volume(participant.image, participant.participant_id)
+    """The participant's image. Raises VolumeError: what `read_volume` raises, not_finite, constant.
+
+    NaN outside the field of view, as registration tools write it, becomes the lowest intensity.
+    """
+    image = _with_field_of_view(read_volume(participant.image, participant.participant_id))
     where = f"{participant.participant_id}: {participant.image}"
     bad = int((~np.isfinite(image.values)).sum())
     if bad:
         raise VolumeError(
-            "not_finite", f"{where}: {bad} of {image.values.size} voxels are NaN or infinite; fix the file"
+            "not_finite",
+            f"{where}: {bad} of {image.values.size} voxels are NaN or infinite, and not NaN outside the field of view; "
+            "fix the file",
         )
     low, high = float(image.values.min()), float(image.values.max())
     if max(-low, high) > LARGEST:
@@ -119,35 +153,51 @@ def read_image(participant: Participant) -> Volume:
     return image
 
 
+def _with_field_of_view(image: Volume) -> Volume:
+    """The image, with the lowest intensity where it is NaN and connected to the border (6-connected) by NaN."""
+    from scipy import ndimage
+
+    nan = np.isnan(image.values)
+    if not nan.any() or nan.all():
+        return image
+    parts, _ = ndimage.label(nan)
+    faces = [np.take(parts, end, axis) for axis in range(3) for end in (0, -1)]
+    touching = np.setdiff1d(np.concatenate([np.unique(face) for face in faces]), [0])
+    outside = np.isin(parts, touching)
+    values = np.where(outside, np.nanmin(image.values), image.values)
+    return replace(image, values=values, outside=int(outside.sum()))
+
+
 def read_lesion(
     participant: Participant,
     image: Volume,
     labels: Labels = "binary",
-    mask_grid: Literal["same", "resample"] = "same",
-) -> tuple[np.ndarray, bool]:
-    """The lesion, bool (X, Y, Z) on the image's grid, and whether it was resampled from another grid.
+    mask_grid: MaskGrid = "same",
+    threshold: float | None = None,
+) -> Lesion:
+    """The participant's lesion; no voxel for a participant without a mask.
 
-    Raises VolumeError: what `read_volume` raises, not_finite, other_grid, mask_not_binary, empty_mask.
+    Raises VolumeError: what `read_volume` raises, not_finite, other_grid, mask_not_binary, other_labels, empty_mask.
     """
     if participant.mask is None:
-        return np.zeros(image.values.shape, bool), False
+        return Lesion(np.zeros(image.values.shape, bool))
     who = participant.participant_id
     mask, moved = _read_mask(participant.mask, who, image, mask_grid)
     where = f"{who}: {participant.mask}"
-    lesion = _lesion(mask.values, labels, where)
+    lesion, found = _lesion(mask.values, labels, threshold, where)
     if not moved:
-        return lesion, False
+        return Lesion(lesion, labels=found)
     on_image = on_grid_of(replace(mask, values=lesion.astype(np.float32)), image) > 0
     # Different from an empty mask, which may mark a control.
     if not on_image.any():
         raise VolumeError(
             "other_grid", f"{where}: the lesion lies outside the image; check the affines of both files"
         )
-    return on_image, True
+    return Lesion(on_image, True, found)
 
 
 def read_brain(
-    participant: Participant, image: Volume, mask_grid: Literal["same", "resample"] = "same"
+    participant: Participant, image: Volume, mask_grid: MaskGrid = "same"
 ) -> tuple[np.ndarray | None, bool]:
     """The source's brain mask (> 0), bool (X, Y, Z) on the image's grid, or None; and whether it was resampled.
 
@@ -166,52 +216,123 @@ def read_brain(
     return values > 0, moved
 
 
-def _lesion(values: np.ndarray, labels: Labels, where: str) -> np.ndarray:
-    above = np.unique(values[values > 0])
-    if labels == "binary" and len(above) > 1:
-        some = ", ".join(f"{value:g}" for value in above[:5]) + (", …" if len(above) > 5 else "")
+def label_values(values: np.ndarray) -> np.ndarray:
+    """Mask values without the noise of resampling and compression.
+
+    Values within LABEL_TOLERANCE of a whole number become that number. In a mask whose largest value is below 1 those
+    close to 0 or to the largest value, relative to it, become these.
+    """
+    largest = float(values.max())
+    unit = min(largest, 1.0) if largest > 0 else 1.0
+    nearest = np.rint(values / unit) * unit
+    return np.where(np.abs(values - nearest) <= LABEL_TOLERANCE * unit, nearest, values)
+
+
+def _lesion(
+    values: np.ndarray, labels: Labels, threshold: float | None, where: str
+) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Where a mask is lesion, bool (X, Y, Z), and its values above 0."""
+    found = label_values(values)
+    above = np.unique(found[found > 0])
+    largest = float(above[-1]) if len(above) else 0.0
+    if threshold is not None:
+        lesion = found > threshold * max(largest, 1.0)
+        missing = f" above {threshold:g} (data.mask_threshold); its largest value is {largest:g}"
+    else:
+        _refuse_unclear(above, labels, where)
+        lesion = found > 0 if labels in ("binary", "any") else np.isin(found, labels)
+        missing = " above 0"
+    named = tuple(float(value) for value in above) if threshold is None else ()
+    if lesion.any():
+        return lesion, named
+    if named:
+        raise VolumeError(
+            "other_labels",
+            f"{where}: expected label {', '.join(map(str, labels))} (data.lesion_labels), found only {_some(above)}; "
+            "add the label of this lesion to data.lesion_labels, or exclude the participant by name (data.exclude)",
+            named,
+        )
+    raise VolumeError(
+        "empty_mask",
+        f"{where}: the lesion mask has no voxel{missing}; draw the lesion, exclude the participant by name "
+        "(data.exclude), or, if every empty mask of this dataset belongs to a participant without a lesion, set "
+        "data.empty_mask: control",
+    )
+
+
+def _refuse_unclear(above: np.ndarray, labels: Labels, where: str) -> None:
+    """Raise VolumeError if the values above 0 do not say which voxels are lesion."""
+    soft = above[above != np.rint(above)]
+    named = labels not in ("binary", "any")
+    if len(soft) and (named or len(above) > 1):
+        also = " and data.lesion_labels: binary" if named else ""
         raise VolumeError(
             "mask_not_binary",
-            f"{where}: expected one value above 0, found {len(above)} values above 0 ({some}); name those of the "
-            "lesion in data.lesion_labels",
+            f"{where}: expected whole numbers, found {len(soft)} other values ({_some(soft)}), as in a soft or "
+            f"resampled mask; look at it, and if the lesion is where the values exceed half of the largest, set "
+            f"data.mask_threshold: 0.5{also}",
         )
-    lesion = values > 0 if labels in ("binary", "any") else np.isin(values, labels)
-    if not lesion.any():
-        wanted = "" if labels in ("binary", "any") else f" of label {', '.join(map(str, labels))}"
+    if labels == "binary" and len(above) > 1:
         raise VolumeError(
-            "empty_mask",
-            f"{where}: the lesion mask has no voxel{wanted}; replace it by n/a, exclude the subject by name "
-            "(data.exclude), or set data.empty_mask: control",
+            "mask_not_binary",
+            f"{where}: expected one value above 0, found {len(above)} values above 0 ({_some(above)}); name those "
+            "of the lesion in data.lesion_labels",
         )
-    return lesion
 
 
-def _read_mask(
-    path: Path, who: str, image: Volume, mask_grid: Literal["same", "resample"]
-) -> tuple[Volume, bool]:
-    """A mask on its own grid, and whether that grid differs from the image's."""
+def _some(values: np.ndarray) -> str:
+    return ", ".join(f"{value:g}" for value in values[:5]) + (", …" if len(values) > 5 else "")
+
+
+def _read_mask(path: Path, who: str, image: Volume, mask_grid: MaskGrid) -> tuple[Volume, bool]:
+    """A mask on its own grid, and whether it must be resampled to the image's."""
     mask = read_volume(path, who)
     if not np.isfinite(mask.values).all():
         raise VolumeError(
             "not_finite", f"{who}: {path}: the mask has voxels that are NaN or infinite; fix the file"
         )
-    same_shape = mask.values.shape == image.values.shape
-    offset = largest_offset_mm(mask.affine, image.affine, image.values.shape) if same_shape else np.inf
+    shape = image.values.shape
+    same_shape = mask.values.shape == shape
+    offset = largest_offset_mm(mask.affine, image.affine, shape) if same_shape else np.inf
     if offset <= AFFINE_TOLERANCE_MM:
         return mask, False
-    if mask_grid == "resample":
+    placed = mask.placed and image.placed
+    drawn_on_it = same_shape and (not placed or _by_the_other_form(mask, image))
+    if mask_grid == "voxels" and drawn_on_it:
+        return replace(mask, affine=image.affine), False
+    if mask_grid == "resample" and placed and not drawn_on_it:
         return mask, True
-    found = (
-        f"expected the image's affine, found a corner {offset:.3g} mm away from the image's"
-        if same_shape
-        else f"expected the image's shape {image.values.shape}, found {mask.values.shape}"
+    raise VolumeError("other_grid", f"{who}: {path}: {_other_grid(mask, image, offset, drawn_on_it)}")
+
+
+def _by_the_other_form(mask: Volume, image: Volume) -> bool:
+    """Whether the mask has the affine of the image's qform, or the image that of the mask's."""
+    forms = ((mask.affine, image.qform), (mask.qform, image.affine))
+    return any(
+        own is not None
+        and other is not None
+        and largest_offset_mm(own, other, image.values.shape) <= AFFINE_TOLERANCE_MM
+        for own, other in forms
     )
-    if same_shape and not (mask.placed and image.placed):
+
+
+def _other_grid(mask: Volume, image: Volume, offset: float, drawn_on_it: bool) -> str:
+    """What is wrong with the grid of a mask, and what is safe to do."""
+    shape, own = image.values.shape, mask.values.shape
+    wrong_place = f"expected the image's affine, found a corner {offset:.3g} mm away from the image's"
+    found = wrong_place if own == shape else f"expected the image's shape {shape}, found {own}"
+    if not (mask.placed and image.placed):
         which = "the image's" if mask.placed else "the mask's"
-        found += f" ({which} header gives no position: sform and qform code are 0)"
-    raise VolumeError(
-        "other_grid", f"{who}: {path}: {found}; resample the mask, or set data.mask_grid: resample"
-    )
+        found += f"; {which} header gives no position (sform and qform code are 0), so it cannot be resampled"
+        if drawn_on_it:
+            return f"{found}; if the mask was drawn on this image, set data.mask_grid: voxels"
+        return f"{found}; export both files again with their position"
+    if drawn_on_it:
+        return (
+            f"{found}, which is that of the other form of a header (sform and qform differ): the mask was drawn on "
+            "this image, and resampling would move it; set data.mask_grid: voxels"
+        )
+    return f"{found}; resample the mask, or set data.mask_grid: resample"
 
 
 def largest_offset_mm(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:

@@ -291,7 +291,7 @@ PAIRS = {
     "two values": ({"mask": TWO}, "mask_not_binary", "1, 2"),
     "no lesion": ({"mask": LESION * 0}, "empty_mask", "no voxel"),
     "below nought": ({"mask": -LESION.astype(np.int8)}, "empty_mask", "no voxel"),
-    "another label": ({"labels": (2,)}, "empty_mask", "label 2"),
+    "another label": ({"labels": (2,)}, "other_labels", "label 2"),
     "a brain of nothing": ({"brain": LESION * 0}, "empty_brain_mask", "brain"),
     # Not an empty mask, which may stand for a control.
     "a mask beside the image": (
