@@ -11,6 +11,7 @@ Doubt = Literal[
     "lesion_outside_brain",
     "implausible_lesion",
     "forms_differ",
+    "background_within",
     "flip_suspected",
     "duplicate_image",
     "intensity_overflow",
@@ -19,7 +20,11 @@ Doubt = Literal[
 """Flags that a person who has looked at the volume can accept. With any other flag a file cannot be used."""
 
 
-SHOWN_ONLY: dict[Doubt, Literal["all"]] = {"flip_suspected": "all", "forms_differ": "all"}
+SHOWN_ONLY: dict[Doubt, Literal["all"]] = {
+    "flip_suspected": "all",
+    "forms_differ": "all",
+    "background_within": "all",
+}
 """Flags that are accepted by default."""
 
 
@@ -32,8 +37,8 @@ class QualityConfig(Section):
     max_excluded: Count = 5
     """`exclude`: the run stops if flags exclude more participants than this."""
     accept: dict[Doubt, Literal["all"] | tuple[str, ...]] = Field(default_factory=SHOWN_ONLY.copy)
-    """flag: list of participant_ids, or `all`. An accepted flag is shown, but has no effect. `flip_suspected`
-    and `forms_differ` are accepted for all unless they are set to []."""
+    """flag: list of participant_ids, or `all`. An accepted flag is shown, but has no effect. `flip_suspected`,
+    `forms_differ` and `background_within` are accepted for all unless they are set to []."""
     max_spacing_mm: Positive = 3.0
     """`thick_slices`: flags voxels longer than this along any axis, in mm. With `data.two_dimensional: include` the
     flag is only shown."""

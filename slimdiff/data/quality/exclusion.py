@@ -237,6 +237,14 @@ def doubts(participant: Participant, measured: "Measured", config: QualityConfig
                 "it the mask of the brain?",
             )
         )
+    if measured.background_within is not None:
+        flags.append(
+            Flag(
+                "background_within",
+                f"{image}: the background has the value {measured.background_within:g}, and parts of the brain are "
+                "darker; it counts as the darkest",
+            )
+        )
     if spacing and (measured.forms_apart_mm or 0.0) > max(spacing):
         flags.append(
             Flag(

@@ -99,6 +99,7 @@ MEASURED = (
     "orientation",
     "forms_apart_mm",
     "outside_voxels",
+    "background_within",
     "dtype",
     "minimum",
     "maximum",

@@ -14,6 +14,7 @@ from slimdiff.config.data import DataConfig
 from slimdiff.data.participants import PATHS, Flag, Participant
 from slimdiff.data.quality.artefacts import flip_contrasts, overflow, symmetry_plane
 from slimdiff.data.quality.planes import Planes, three_planes, write_planes
+from slimdiff.data.volumes.foreground import background_within, with_dark_background
 from slimdiff.data.volumes.read import (
     Lesion,
     Volume,
@@ -51,6 +52,8 @@ class Measured:
     """Largest distance between the positions that sform and qform give to a voxel; None if the header lacks one."""
     outside_voxels: int | None = None
     """NaN voxels outside the field of view (`Volume.outside`)."""
+    background_within: float | None = None
+    """Value of a background that is not the darkest (`slimdiff.data.volumes.foreground.background_within`)."""
     dtype: str | None = None
     """As stored."""
     minimum: float | None = None
@@ -125,7 +128,7 @@ def measure_volume(participant: Participant, data: DataConfig) -> tuple[Measured
     found |= _image_facts(image) | {"has_planes": True}
     canonical, codes = _to_ras(image.affine)
     spacing = nibabel.affines.voxel_sizes(image.affine)[codes]
-    values = canonical(image.values)
+    values = with_dark_background(canonical(image.values))
     voxels = canonical(lesion.voxels)
     inside, plane = _head(values, None if brain is None else canonical(brain), spacing)
     if voxels.any():
@@ -182,6 +185,7 @@ def _image_facts(image: Volume) -> dict[str, Any]:
         if image.qform is None
         else largest_offset_mm(image.affine, image.qform, image.values.shape),
         "outside_voxels": image.outside,
+        "background_within": background_within(image.values),
         "dtype": image.stored.dtype.name,
         "minimum": float(ordered[0]),
         "maximum": float(ordered[-1]),

@@ -5,6 +5,41 @@ from collections.abc import Sequence
 import numpy as np
 
 OTSU_BINS = 256
+BORDER_SHARE, DARKER_SHARE = 0.5, 1e-3
+"""Of `background_within`: the share of the border with one value, and of all voxels that are darker than it."""
+
+
+def background_within(volume: np.ndarray) -> float | None:
+    """The value of the background (X, Y, Z) if it lies within the intensities of the brain; None if it is the darkest.
+
+    So it is in a stripped image whose brain was scaled to a mean of 0, with 0 outside: most of the border has one
+    value, and other voxels are darker.
+    """
+    faces = np.concatenate([np.take(volume, end, axis).ravel() for axis in range(3) for end in (0, -1)])
+    values, counts = np.unique(faces, return_counts=True)
+    most = counts.argmax()
+    darker = np.count_nonzero(volume < values[most])
+    if counts[most] < BORDER_SHARE * faces.size or darker < DARKER_SHARE * volume.size:
+        return None
+    return float(values[most])
+
+
+def with_dark_background(volume: np.ndarray) -> np.ndarray:
+    """The volume; a background within the intensities of the brain becomes darker than all of it.
+
+    It then is as far below the darkest voxel as the median of the others is above it, as in an image that was not
+    shifted. Only voxels that are connected to the border (6-connected) are background.
+    """
+    from scipy import ndimage
+
+    value = background_within(volume)
+    if value is None:
+        return volume
+    parts, _ = ndimage.label(volume == volume.dtype.type(value))
+    faces = [np.unique(np.take(parts, end, axis)) for axis in range(3) for end in (0, -1)]
+    outside = np.isin(parts, np.setdiff1d(np.concatenate(faces), [0]))
+    lowest, middle = float(volume.min()), float(np.median(volume[~outside]))
+    return np.where(outside, volume.dtype.type(2 * lowest - middle), volume)
 
 
 def foreground(volume: np.ndarray) -> np.ndarray:

@@ -24,7 +24,12 @@ from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import NOT_PREPROCESSED, DataError, Participant
 from slimdiff.data.volumes import bias_field, registration
 from slimdiff.data.volumes.brain import brain_mask
-from slimdiff.data.volumes.foreground import _in_memory_order, foreground
+from slimdiff.data.volumes.foreground import (
+    _in_memory_order,
+    background_within,
+    foreground,
+    with_dark_background,
+)
 from slimdiff.data.volumes.grid import (
     Grid,
     back_to_source,
@@ -141,9 +146,13 @@ def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig, qual
     """
     # From here on all arrays have RAS axes, whatever the order in the file.
     values, affine = canonical(pair.image.values, pair.image.affine)
+    found_background = background_within(values)
+    values = with_dark_background(values)
     lesion, _ = canonical(pair.lesion, pair.image.affine)
     given = None if pair.brain is None else canonical(pair.brain, pair.image.affine)[0]
     history: list[dict[str, Any]] = [{"step": "reorient", "axes": "RAS"}]
+    if found_background is not None:
+        history.append({"step": "darken_background", "from": found_background, "to": float(values.min())})
     background = float(values.min())
     who = f"{participant.participant_id}: {participant.image}"
 
