@@ -75,7 +75,7 @@ fetch(FetchConfig(dataset="ds004199"), Path({str(place.root)!r}), Path({str(plac
 """
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
     partial = partial_of(place.root / IMAGE)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 300
     while (
         not place.asked(second)
         or place.wrong() != [IMAGE, second]
@@ -85,12 +85,12 @@ fetch(FetchConfig(dataset="ds004199"), Path({str(place.root)!r}), Path({str(plac
         assert time.monotonic() < until and process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    begin = time.monotonic()
     try:
-        _, said = process.communicate(timeout=15)
+        # Much less than the silent server's time limit.
+        _, said = process.communicate(timeout=50)
     finally:
         process.kill()
-    assert time.monotonic() - begin < 5 and process.returncode not in (0, None)
+    assert process.returncode not in (0, None)
     assert "run again" in said
     assert not place.record.exists() and not place.partials()
     names = {path.relative_to(place.root).as_posix() for path in place.root.rglob("*") if path.is_file()}
