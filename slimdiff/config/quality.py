@@ -12,6 +12,7 @@ Doubt = Literal[
     "implausible_lesion",
     "forms_differ",
     "background_within",
+    "image_quality",
     "flip_suspected",
     "duplicate_image",
     "intensity_overflow",
@@ -24,6 +25,7 @@ SHOWN_ONLY: dict[Doubt, Literal["all"]] = {
     "flip_suspected": "all",
     "forms_differ": "all",
     "background_within": "all",
+    "image_quality": "all",
 }
 """Flags that are accepted by default."""
 
@@ -38,7 +40,7 @@ class QualityConfig(Section):
     """`exclude`: the run stops if flags exclude more participants than this."""
     accept: dict[Doubt, Literal["all"] | tuple[str, ...]] = Field(default_factory=SHOWN_ONLY.copy)
     """flag: list of participant_ids, or `all`. An accepted flag is shown, but has no effect. `flip_suspected`,
-    `forms_differ` and `background_within` are accepted for all unless they are set to []."""
+    `forms_differ`, `background_within` and `image_quality` are accepted for all unless they are set to []."""
     max_spacing_mm: Positive = 3.0
     """`thick_slices`: flags voxels longer than this along any axis, in mm. With `data.two_dimensional: include` the
     flag is only shown."""

@@ -13,6 +13,7 @@ from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import EMPTY_MASK, DataError, Flag, Participant
 from slimdiff.data.quality.flags import ACCEPTABLE
+from slimdiff.data.quality.image_quality import outliers
 from slimdiff.files import MISSING, read_table
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ def judge(
     included = [participant for participant in participants if participant.included]
     same = duplicates(included, measured)
     known = {label for facts in measured.values() if facts.lesion_voxels for label in facts.mask_labels}
+    worse = outliers(
+        {
+            row.participant_id: measured[row.participant_id]
+            for row in included
+            if row.participant_id in measured
+        }
+    )
     found = []
     for participant in participants:
         name = participant.participant_id
@@ -81,6 +89,10 @@ def judge(
         if facts is not None:
             flags += [*facts.flags, *doubts(participant, facts, config)]
             flags += [same[name]] if name in same else []
+            if name in worse:
+                flags.append(
+                    Flag("image_quality", f"{participant.image}: {'; '.join(worse[name])}; inspect the image")
+                )
             participant, flags = _empty_mask_as_control(participant, flags, facts, known, data)
         stopping = tuple(flag for flag in flags if not _accepted(flag, name, config, data))
         shown = tuple(flag for flag in flags if flag not in stopping)

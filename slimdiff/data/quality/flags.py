@@ -34,6 +34,7 @@ DOUBTS: dict[str, str] = {
     "implausible_lesion": "The lesion is larger than 300 ml, or than 30 % of the brain mask (without one: the head).",
     "background_within": "The value outside the brain lies within the intensities of the brain, as in a stripped image "
     "scaled to a mean of 0; the background counts as darker than the brain.",
+    "image_quality": "A measure of image quality is far worse than those of the cohort.",
     "forms_differ": "The sform and qform of the image's header place voxels more than a voxel apart; the sform counts.",
     "flip_suspected": "The lesion has a higher contrast if its mask is flipped (left to right, or along an axis of the "
     "file) than as stored.",

@@ -13,6 +13,7 @@ import numpy as np
 from slimdiff.config.data import DataConfig
 from slimdiff.data.participants import PATHS, Flag, Participant
 from slimdiff.data.quality.artefacts import flip_contrasts, overflow, symmetry_plane
+from slimdiff.data.quality.image_quality import image_quality
 from slimdiff.data.quality.planes import Planes, three_planes, write_planes
 from slimdiff.data.volumes.foreground import background_within, with_dark_background
 from slimdiff.data.volumes.read import (
@@ -78,6 +79,12 @@ class Measured:
     clipped_share: float | None = None
     mask_moved: bool = False
     """The mask was resampled from another grid."""
+    snr: float | None = None
+    efc: float | None = None
+    fber: float | None = None
+    slice_jump: float | None = None
+    ghost: float | None = None
+    """These five: `slimdiff.data.quality.image_quality.ImageQuality`."""
     has_planes: bool = False
     flags: tuple[Flag, ...] = field(default=())
     """Faults of the files themselves."""
@@ -142,6 +149,7 @@ def measure_volume(participant: Participant, data: DataConfig) -> tuple[Measured
         found |= _flips(flip_contrasts(values, voxels, inside, spacing, plane))
     elif participant.mask is None:
         found |= {"lesion_voxels": 0, "lesion_ml": 0.0}
+    found |= asdict(image_quality(values, inside))
     planes = three_planes(values, voxels, spacing, inside)
     return Measured(**found, flags=tuple(flags)), planes
 
