@@ -6,6 +6,7 @@ from pydantic import Field
 
 from slimdiff.config.base import (
     Count,
+    Fraction,
     InheritingSection,
     PositiveInt,
     Section,
@@ -47,8 +48,8 @@ class DataConfig(Section):
     """`bids`, `nnunet`, `brats`: the dataset's folder."""
     table: str | None = None
     """`table`: a TSV or CSV with the columns participant_id, image and mask (n/a: no mask). Optional columns:
-    brain_mask, group, acquisition, site, split, lobe. Further columns are kept. Relative paths are relative to the
-    table."""
+    brain_mask, group, acquisition, site, split, lobe, person (one value for all scans of a person). Further columns are
+    kept. Relative paths are relative to the table."""
     image_suffix: str | None = None
     """`bids`: a subject's image is `sub-*_{image_suffix}.nii[.gz]` in its `anat` folder; null: FLAIR. `brats`:
     `{case}_{image_suffix}` or `{case}-{image_suffix}`; null: flair or t2f."""
@@ -56,8 +57,11 @@ class DataConfig(Section):
     """`bids`: the lesion mask is `sub-*_{mask_suffix}.nii[.gz]`, even if `.bidsignore` lists it; null: FLAIR_roi.
     `brats`: likewise; null: seg."""
     entities: dict[WordOnly, WordOnly] = Field(default_factory=dict)
-    """`bids`: only images with these entities in their names, for example {ses: "01", acq: T2sel}. Masks are matched by
-    subject, and by session if images are."""
+    """`bids`: which image counts if a subject has several, for example {ses: "01", acq: T2sel}; 1 is 01. An image with
+    another value is dropped; an only image without the entity is kept. Masks are matched by subject, and by session if
+    images are."""
+    entities_may_drop: Fraction = 0.2
+    """`bids`: largest share of the subjects with images that `entities` may drop; more are an error."""
     mask_root: str | None = None
     """`bids`: folder of the masks, with the same sub-*/ tree, for example a derivative; null: `root`."""
     brain_suffix: str | None = None
@@ -72,10 +76,17 @@ class DataConfig(Section):
     list of labels; null: `any` for `brats`, else `binary`."""
     empty_mask: Literal["error", "control"] = "error"
     """Meaning of a mask without lesion: an error, or a control (usual in nnU-Net datasets)."""
+    several_masks: Literal["error", "union"] = "error"
+    """`bids`: several lesion masks of one image are an error, or the lesion is their union."""
+    patients_without_mask: Literal["error", "exclude", "control"] | None = None
+    """`bids`, `table`: members without a mask of a group in which others have one (such as MRI-negative patients): an
+    error, excluded, or used as `control`, whose slices are learned as lesion-free; null: exclude for `table`, else
+    error."""
     mask_grid: Literal["same", "resample"] = "same"
     """A mask on another grid than its image: an error (`same`), or resampled by both affines (nearest voxel)."""
     groups: tuple[str, ...] = ()
-    """Only subjects of these groups, as named in participants.tsv; empty: all."""
+    """Only subjects of these groups, as named in participants.tsv (case and plural do not count; `control` and
+    `patient` have synonyms such as hc and case); empty: all."""
     two_dimensional: Literal["exclude", "include"] = "exclude"
     """`bids`: whether to include images whose sidecar (the JSON beside them) says `MRAcquisitionType` 2D (thick
     slices)."""
@@ -83,6 +94,11 @@ class DataConfig(Section):
     """participant_id: reason. Excluded subjects stay in participants.tsv, with the reason."""
     phantom: PhantomConfig = PhantomConfig()
     fetch: FetchConfig = FetchConfig()
+
+    @property
+    def on_patients_without_mask(self) -> Literal["error", "exclude", "control"]:
+        """`patients_without_mask`, or the source's default: a table states that there is no mask, a folder does not."""
+        return self.patients_without_mask or ("exclude" if self.source == "table" else "error")
 
     @property
     def labels(self) -> Literal["binary", "any"] | tuple[int, ...]:
