@@ -127,23 +127,38 @@ def read_lesion(
 ) -> tuple[np.ndarray, bool]:
     """The lesion, bool (X, Y, Z) on the image's grid, and whether it was resampled from another grid.
 
-    Raises VolumeError: what `read_volume` raises, not_finite, other_grid, mask_not_binary, empty_mask.
+    Of several masks it is the union; single ones may be empty. Raises VolumeError: what `read_volume` raises,
+    not_finite, other_grid, mask_not_binary, empty_mask.
     """
+    lesion, any_moved = np.zeros(image.values.shape, bool), False
     if participant.mask is None:
-        return np.zeros(image.values.shape, bool), False
-    who = participant.participant_id
-    mask, moved = _read_mask(participant.mask, who, image, mask_grid)
-    where = f"{who}: {participant.mask}"
-    lesion = _lesion(mask.values, labels, where)
-    if not moved:
         return lesion, False
-    on_image = on_grid_of(replace(mask, values=lesion.astype(np.float32)), image) > 0
-    # Different from an empty mask, which may mark a control.
-    if not on_image.any():
+    who = participant.participant_id
+    for path in participant.masks:
+        mask, moved = _read_mask(path, who, image, mask_grid)
+        where = f"{who}: {path}"
+        own = _lesion(mask.values, labels, where)
+        any_moved |= moved
+        if not own.any():
+            continue
+        if moved:
+            own = on_grid_of(replace(mask, values=own.astype(np.float32)), image) > 0
+            # Different from an empty mask, which may mark a control.
+            if not own.any():
+                raise VolumeError(
+                    "other_grid",
+                    f"{where}: the lesion lies outside the image; check the affines of both files",
+                )
+        lesion |= own
+    if not lesion.any():
+        files = ", ".join(map(str, participant.masks))
+        wanted = "" if labels in ("binary", "any") else f" of label {', '.join(map(str, labels))}"
         raise VolumeError(
-            "other_grid", f"{where}: the lesion lies outside the image; check the affines of both files"
+            "empty_mask",
+            f"{who}: {files}: the lesion mask has no voxel{wanted}; replace it by n/a, exclude the subject by name "
+            "(data.exclude), or set data.empty_mask: control",
         )
-    return on_image, True
+    return lesion, any_moved
 
 
 def read_brain(
@@ -175,15 +190,7 @@ def _lesion(values: np.ndarray, labels: Labels, where: str) -> np.ndarray:
             f"{where}: expected one value above 0, found {len(above)} values above 0 ({some}); name those of the "
             "lesion in data.lesion_labels",
         )
-    lesion = values > 0 if labels in ("binary", "any") else np.isin(values, labels)
-    if not lesion.any():
-        wanted = "" if labels in ("binary", "any") else f" of label {', '.join(map(str, labels))}"
-        raise VolumeError(
-            "empty_mask",
-            f"{where}: the lesion mask has no voxel{wanted}; replace it by n/a, exclude the subject by name "
-            "(data.exclude), or set data.empty_mask: control",
-        )
-    return lesion
+    return values > 0 if labels in ("binary", "any") else np.isin(values, labels)
 
 
 def _read_mask(
