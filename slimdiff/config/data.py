@@ -8,6 +8,7 @@ from slimdiff.config.base import (
     Count,
     Fraction,
     InheritingSection,
+    PathText,
     PositiveInt,
     Section,
     Seed,
@@ -44,9 +45,10 @@ class DataConfig(Section):
     source: Literal["phantom", "bids", "nnunet", "brats", "table"] = "phantom"
     """`phantom` makes its own BIDS dataset; `bids` reads one; `nnunet` reads an nnU-Net raw dataset; `brats` reads
     files named case_flair and case_seg, in one folder or one folder per case; `table` reads a TSV or CSV of paths."""
-    root: str | None = None
-    """`bids`, `nnunet`, `brats`: the dataset's folder."""
-    table: str | None = None
+    root: PathText | None = None
+    """`bids`, `nnunet`, `brats`: the dataset's folder. In all paths `~` and environment variables such as $SCRATCH are
+    replaced when the study is loaded."""
+    table: PathText | None = None
     """`table`: a TSV or CSV with the columns participant_id, image and mask (n/a: no mask). Optional columns:
     brain_mask, group, acquisition, site, split, lobe, person (one value for all scans of a person). Further columns are
     kept. Relative paths are relative to the table."""
@@ -62,7 +64,7 @@ class DataConfig(Section):
     images are."""
     entities_may_drop: Fraction = 0.2
     """`bids`: largest share of the subjects with images that `entities` may drop; more are an error."""
-    mask_root: str | None = None
+    mask_root: PathText | None = None
     """`bids`: folder of the masks, with the same sub-*/ tree, for example a derivative; null: `root`."""
     brain_suffix: str | None = None
     """`bids`: a brain mask is `sub-*_{brain_suffix}.nii[.gz]` in the tree of the image or the mask; required by

@@ -11,6 +11,7 @@ from slimdiff.data.sources.bids_names import (
     BidsFile,
     mask_by_its_name,
     nearly,
+    same_label,
     sort_files,
     subjects_of,
     tree_of,
@@ -70,6 +71,7 @@ def bids_participants_of(
     if fetched_groups is None:
         refuse_mismatch(root / "participants.tsv", lines, subjects & (of_root | lines.keys()), config.exclude)
         subjects |= lines.keys()
+    _refuse_unknown_entities([image for own in files["image"].values() for image in own], root, config)
     rows, dropped = [], []
     for name in sorted(subjects):
         check_name(name, str(root / "participants.tsv" if name in lines else root))
@@ -131,6 +133,22 @@ def bids_participants_of(
         config,
     )
     return rows
+
+
+def _refuse_unknown_entities(images: list[BidsFile], root: Path, config: DataConfig) -> None:
+    """Raise DataError for an entity of `data.entities` that chooses no image at all."""
+    absent = {
+        key: value
+        for key, value in config.entities.items()
+        if not any(same_label(image.entities.get(key, ""), value) for image in images)
+    }
+    if images and absent:
+        suffix, _ = suffixes_of(config)
+        found = sorted({f"{key}-{image.entities[key]}" for image in images for key in absent if key in image.entities})
+        raise DataError(
+            f"{root}: expected images _{suffix} with {_as_written(absent)}, found "
+            f"{listed(found) or 'none with ' + ', '.join(absent)}; correct data.entities"
+        )
 
 
 def _refuse_many_dropped(dropped: list[str], subjects: int, root: Path, config: DataConfig) -> None:

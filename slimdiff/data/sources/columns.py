@@ -70,9 +70,10 @@ def plain_name(column: str) -> str:
     return re.sub(r"[\s_-]+", "_", column.strip().casefold())
 
 
-def is_read(column: str) -> bool:
-    """Whether a column of a source is read as one of participants.tsv."""
-    return plain_name(column) in MEANING_OF or plain_name(column) in COLUMNS
+def meaning_of(column: str) -> str | None:
+    """The column of participants.tsv that a column of a source is read as."""
+    name = plain_name(column)
+    return MEANING_OF.get(name, name if name in COLUMNS else None)
 
 
 def read_as(header: Iterable[str], where: str) -> dict[str, tuple[str, ...]]:
@@ -85,7 +86,7 @@ def read_as(header: Iterable[str], where: str) -> dict[str, tuple[str, ...]]:
         if not column.strip():
             continue
         other = plain.setdefault(plain_name(column), column)
-        if other != column and is_read(column):
+        if other != column and meaning_of(column):
             raise DataError(f"{where}: columns {other!r} and {column!r} have one meaning; keep one")
     found = {column: (plain[column],) for column in COLUMNS if column in plain}
     for column, names in SYNONYMS.items():
