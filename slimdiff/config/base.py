@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -95,9 +96,11 @@ def expanded_path(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    path = os.path.expanduser(value)
-    if path.startswith("~"):
-        raise ValueError(f"no user {path.partition('/')[0]!r}; write the folder, or ./~ for a folder of this name")
+    try:
+        path = str(Path(value).expanduser()) if value.startswith("~") else value
+    except RuntimeError:
+        user = value.partition("/")[0]
+        raise ValueError(f"no user {user!r}; write the folder, or ./~ for a folder of this name") from None
 
     def of(found: re.Match) -> str:
         name = found[1] or found[2]

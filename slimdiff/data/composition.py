@@ -55,12 +55,16 @@ def _to_check(rows: Sequence[Participant], with_mask: set[str]) -> list[str]:
         if same_word(group) in with_mask:
             empty = sum(EMPTY_MASK in row.further for row in members)
             why = f" ({empty} with an empty mask)" if empty else ""
-            found.append(f"group {group} has masks; {len(members)} members without one{why} count as free of lesions")
+            found.append(
+                f"group {group} has masks; {len(members)} members without one{why} count as free of lesions"
+            )
         elif role_of(group) != CONTROL:
             found.append(f"group {group} has no mask; all {len(members)} members count as controls ({names})")
     persons = Counter(row.person for row in included if row.person != MISSING)
     if several := sum(count > 1 for count in persons.values()):
-        found.append(f"{several} persons have several scans, which are in one part of each fold (column person)")
+        found.append(
+            f"{several} persons have several scans, which are in one part of each fold (column person)"
+        )
     found += [
         f"column {column} is not read; it has the values {', '.join(values)}"
         for column, values in unread_columns(rows).items()

@@ -115,7 +115,8 @@ def write_participants(path: Path, participants: Iterable[Participant]) -> None:
     participants = list(participants)
     # The study's own value of a column counts, if a source has a column of this name.
     further = [
-        row.further | ({MORE_MASKS: json.dumps([str(mask) for mask in row.more_masks])} if row.more_masks else {})
+        row.further
+        | ({MORE_MASKS: json.dumps([str(mask) for mask in row.more_masks])} if row.more_masks else {})
         for row in participants
     ]
     rows = (

@@ -37,15 +37,16 @@ class Folder:
 
     def read(self, **keys) -> dict[str, Participant]:
         """The participants of the BIDS source by name."""
-        return self._discover(source="bids", root=str(self.root), **keys)
+        return self.discover(source="bids", root=str(self.root), **keys)
 
     def read_table(self, *lines: str, **keys) -> dict[str, Participant]:
         """The participants of a table with these lines; every named volume exists."""
         path = self.describe(*lines, name="table.tsv")
         self.add(*{word for line in lines for word in line.split() if word.endswith(".nii")})
-        return self._discover(source="table", table=str(path), **keys)
+        return self.discover(source="table", table=str(path), **keys)
 
-    def _discover(self, **keys) -> dict[str, Participant]:
+    def discover(self, **keys) -> dict[str, Participant]:
+        """The participants of any source by name."""
         return {row.participant_id: row for row in discover(DataConfig(**keys), Path("unused"))}
 
 

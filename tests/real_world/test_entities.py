@@ -54,7 +54,9 @@ def test_an_image_without_the_entity_is_chosen_only_if_no_other_has_it(cohort):
 
 
 def test_two_images_that_the_entities_do_not_tell_apart_stay_two(cohort, flags_of):
-    cohort.add(image("sub-9", "run-1_acq-a"), image("sub-9", "run-1_acq-b"), "sub-9/anat/sub-9_FLAIR_roi.nii.gz")
+    cohort.add(
+        image("sub-9", "run-1_acq-a"), image("sub-9", "run-1_acq-b"), "sub-9/anat/sub-9_FLAIR_roi.nii.gz"
+    )
     assert flags_of(cohort.read(entities={"run": "1"})["sub-9"]) == ["several_images"]
 
 
@@ -77,7 +79,9 @@ def test_dropping_more_than_a_fifth_is_an_error(cohort):
     dropped = [name for name, row in cohort.read(entities={"run": "1"}).items() if not row.included]
     assert dropped == ["sub-10", "sub-11"], "2 of 11 are less than a fifth"
     cohort.add(image("sub-12", "run-2"), "sub-12/anat/sub-12_FLAIR_roi.nii.gz")
-    with pytest.raises(DataError, match=r"\(run-1\) drops 3 of 12 .*sub-10, sub-11, sub-12.*entities_may_drop"):
+    with pytest.raises(
+        DataError, match=r"\(run-1\) drops 3 of 12 .*sub-10, sub-11, sub-12.*entities_may_drop"
+    ):
         cohort.read(entities={"run": "1"})
     assert len(cohort.read(entities={"run": "1"}, entities_may_drop=0.25)) == 12
     assert cohort.read(entities={"run": "1"}, exclude={"sub-10": "motion"})["sub-11"].excluded != "n/a"

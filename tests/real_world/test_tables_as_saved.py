@@ -16,7 +16,9 @@ def cohort(folder):
     return folder
 
 
-def described(cohort, ids=NAMES, header="participant_id\tgroup\tsite\tsplit\tnote", end="\n", note="x") -> None:
+def described(
+    cohort, ids=NAMES, header="participant_id\tgroup\tsite\tsplit\tnote", end="\n", note="x"
+) -> None:
     rows = [
         f"{name}\t{'fcd' if number < 10 else 'hc'}\tsite{number % 2}\t{'test' if number % 3 == 0 else 'train'}\t{note}"
         for number, name in enumerate(ids)
@@ -61,12 +63,14 @@ def test_rows_of_tabs_and_blank_rows_are_no_participants(cohort, expected, blank
 
 def test_a_blank_row_does_not_change_the_line_of_a_fault(folder):
     folder.add("a.nii")
-    (folder.root / "table.tsv").write_text("participant_id\timage\tmask\n\t\t\n\nb\tgone.nii\tn/a\na\ta.nii\ta.nii\n")
-    row = folder._discover(source="table", table=str(folder.root / "table.tsv"))["b"]
+    (folder.root / "table.tsv").write_text(
+        "participant_id\timage\tmask\n\t\t\n\nb\tgone.nii\tn/a\na\ta.nii\ta.nii\n"
+    )
+    row = folder.discover(source="table", table=str(folder.root / "table.tsv"))["b"]
     assert "line 4" in row.flags[0].reason
     (folder.root / "table.tsv").write_text("participant_id\timage\tmask\n\n\t\t\na\ta.nii\n")
     with pytest.raises(DataError, match="line 4: expected 3 cells, found 2"):
-        folder._discover(source="table", table=str(folder.root / "table.tsv"))
+        folder.discover(source="table", table=str(folder.root / "table.tsv"))
 
 
 def test_a_value_beyond_the_header_is_an_error(cohort):
@@ -123,15 +127,17 @@ def test_a_csv_keeps_its_quoting_and_an_unclosed_quote_is_an_error(folder):
     path = folder.root / "table.csv"
     lines = ["participant_id,image,mask,note", 'a,"a, 1.nii",roi.nii,"said ""no"""', "b,b.nii,n/a,x"]
     path.write_text("\n".join(lines) + "\n")
-    rows = folder._discover(source="table", table=str(path))
+    rows = folder.discover(source="table", table=str(path))
     assert (rows["a"].image.name, rows["a"].further["note"]) == ("a, 1.nii", 'said "no"')
     path.write_text("\n".join([lines[0], 'a,"a, 1.nii",roi.nii,"open', *lines[2:]]) + "\n")
     with pytest.raises(DataError, match=r"table\.csv: .*quote"):
-        folder._discover(source="table", table=str(path))
+        folder.discover(source="table", table=str(path))
     # A later quote closes it; what is between is no cell.
-    path.write_text("\n".join([lines[0], 'a,"a, 1.nii",roi.nii,"open', "b,b.nii,n/a,x", 'c,b.nii,n/a,y"']) + "\n")
+    path.write_text(
+        "\n".join([lines[0], 'a,"a, 1.nii",roi.nii,"open', "b,b.nii,n/a,x", 'c,b.nii,n/a,y"']) + "\n"
+    )
     with pytest.raises(DataError, match=r"table\.csv, line 4: column note has a line break"):
-        folder._discover(source="table", table=str(path))
+        folder.discover(source="table", table=str(path))
 
 
 def test_a_column_without_a_name_that_has_values_stays_a_column(folder):

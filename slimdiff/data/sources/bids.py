@@ -114,7 +114,9 @@ def bids_participants_of(
                 split=first_of(line, "split") or MISSING,
                 lobe=first_of(line, "lobe") or MISSING,
                 person=first_of(line, "person") or MISSING,
-                brain_mask=next(iter(_of_image(brains, image, config.brain_suffix, "brain masks", faults)), None),
+                brain_mask=next(
+                    iter(_of_image(brains, image, config.brain_suffix, "brain masks", faults)), None
+                ),
                 further=further_of(line),
                 flags=tuple(faults),
                 more_masks=tuple(more),
@@ -144,7 +146,9 @@ def _refuse_unknown_entities(images: list[BidsFile], root: Path, config: DataCon
     }
     if images and absent:
         suffix, _ = suffixes_of(config)
-        found = sorted({f"{key}-{image.entities[key]}" for image in images for key in absent if key in image.entities})
+        found = sorted(
+            {f"{key}-{image.entities[key]}" for image in images for key in absent if key in image.entities}
+        )
         raise DataError(
             f"{root}: expected images _{suffix} with {_as_written(absent)}, found "
             f"{listed(found) or 'none with ' + ', '.join(absent)}; correct data.entities"

@@ -17,7 +17,10 @@ SYNONYMS = {
         *("group", "diagnosis", "dx", "dx_group", "diagnostic_group", "diagnosis_group", "patient_group"),
         *("participant_group", "subject_group", "clinical_group", "groups", "diagnoses"),
     ),
-    "site": ("site", "site_id", "center", "centre", "center_id", "centre_id", "hospital", "institution", "sites"),
+    "site": (
+        *("site", "site_id", "center", "centre", "center_id", "centre_id"),
+        *("hospital", "institution", "sites"),
+    ),
     "split": ("split", "data_split", "dataset_split", "partition", "subset"),
     "person": ("person", "person_id", "patient_id", "subject_id", "subject"),
     "lobe": ("lobe", "lesion_lobe"),
@@ -33,8 +36,8 @@ CONTROL = "control"
 PATIENT = "patient"
 ROLES = {
     CONTROL: (
-        *("control", "healthy control", "healthy", "normal control", "normal", "hc", "nc", "cn", "ctrl", "ctl", "con"),
-        *("healthy volunteer", "volunteer", "hv", "td", "typically developing", "non-patient"),
+        *("control", "healthy control", "normal control", "healthy", "normal", "hc", "nc", "cn", "ctrl", "ctl"),
+        *("con", "healthy volunteer", "volunteer", "hv", "td", "typically developing", "non-patient"),
     ),
     PATIENT: ("patient", "case", "pat", "pt"),
 }

@@ -58,7 +58,9 @@ def _folder_of(name: str, subjects: Collection[str], by_number: dict[int, list[s
     return name
 
 
-def refuse_mismatch(table: Path, rows: Collection[str], folders: Collection[str], excluded: Collection[str]) -> None:
+def refuse_mismatch(
+    table: Path, rows: Collection[str], folders: Collection[str], excluded: Collection[str]
+) -> None:
     """Raise DataError if there are rows without a folder and folders without a row: IDs may be misspelled.
 
     Then group, site and split of these folders would be lost. rows, folders: names of subjects. excluded: names in

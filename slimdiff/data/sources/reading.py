@@ -38,9 +38,10 @@ def listed(names: Iterable[str], most: int = 5) -> str:
 
 
 def table_lines(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Rows of a source's table with their lines in the file; columns that are read have their names in participants.tsv.
+    """Rows of a source's table, each with its line in the file.
 
-    The cells of the source's own columns are kept (`further_of`). Raises DataError with the file for any fault.
+    Columns that are read have their names in participants.tsv; all others are kept (`further_of`). Raises DataError
+    with the file for any fault.
     """
     try:
         header, body = numbered_cells(path)
@@ -76,7 +77,8 @@ def table_lines(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str
 
 def further_of(line: dict[str, str]) -> dict[str, str]:
     """The cells of a row in columns that participants.tsv does not define."""
-    return {name: first_of(line, name) or MISSING for name in line if name.strip() and name not in (*COLUMNS, MORE_MASKS)}
+    names = (name for name in line if name.strip() and name not in (*COLUMNS, MORE_MASKS))
+    return {name: first_of(line, name) or MISSING for name in names}
 
 
 def two_splits(lines: Sequence[tuple[str, dict[str, str]]], source: Path) -> dict[str, Flag]:

@@ -17,7 +17,12 @@ CHOICES = (
     {},
     {"two_dimensional": "include"},
     {"groups": ("fcd",)},
-    {"groups": ("hc", "fcd"), "exclude": {"sub-00001": "seen"}, "entities": {"acq": "T2sel"}, "entities_may_drop": 0.3},
+    {
+        "groups": ("hc", "fcd"),
+        "exclude": {"sub-00001": "seen"},
+        "entities": {"acq": "T2sel"},
+        "entities_may_drop": 0.3,
+    },
 )
 
 
