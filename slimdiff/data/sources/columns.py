@@ -36,8 +36,8 @@ CONTROL = "control"
 PATIENT = "patient"
 ROLES = {
     CONTROL: (
-        *("control", "healthy control", "normal control", "healthy", "normal", "hc", "nc", "cn", "ctrl", "ctl"),
-        *("con", "healthy volunteer", "volunteer", "hv", "td", "typically developing", "non-patient"),
+        *("control", "healthy control", "normal control", "healthy", "normal", "hc", "nc", "cn", "ctrl"),
+        *("ctl", "con", "healthy volunteer", "volunteer", "hv", "td", "typically developing", "non-patient"),
     ),
     PATIENT: ("patient", "case", "pat", "pt"),
 }
