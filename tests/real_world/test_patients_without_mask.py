@@ -16,9 +16,14 @@ KEY = "data.patients_without_mask"
 
 def test_a_table_s_patient_without_mask_is_excluded_with_the_key(folder):
     rows = folder.read_table(*TABLE)
-    assert rows["negative"].excluded.startswith("no lesion mask, but group fcd has lesion masks")
+    assert rows["negative"].excluded.startswith("no lesion mask, but others of group fcd have one")
     assert KEY in rows["negative"].excluded
     assert [row.participant_id for row in rows.values() if row.included and not row.is_patient] == ["c1"]
+
+
+def test_a_group_that_is_named_as_one_of_patients_needs_no_mask_to_be_one(folder):
+    row = folder.read_table(*TABLE, "x x.nii n/a patients")["x"]
+    assert row.excluded.startswith("no lesion mask, but group patients is one of patients")
 
 
 def test_the_study_may_use_them_as_controls(folder):

@@ -30,7 +30,7 @@ def with_lost_masks(rows: Sequence[Participant], config: DataConfig, mask_suffix
         return list(rows)
     with_mask = {same_word(row.group) for row in rows if row.included and row.is_patient}
     return [
-        _settled(row, config, mask_suffix)
+        _settled(row, same_word(row.group) in with_mask, config, mask_suffix)
         if row.included
         and not row.is_patient
         and not any(flag.name == "no_mask" for flag in row.flags)
@@ -40,12 +40,13 @@ def with_lost_masks(rows: Sequence[Participant], config: DataConfig, mask_suffix
     ]
 
 
-def _settled(row: Participant, config: DataConfig, mask_suffix: str) -> Participant:
+def _settled(row: Participant, known: bool, config: DataConfig, mask_suffix: str) -> Participant:
+    """known: others of its group have a mask; otherwise only its name says that it is one of patients."""
     name, group = row.participant_id, row.group
+    patients = f"others of group {group} have one" if known else f"group {group} is one of patients"
     if config.on_patients_without_mask == "exclude":
         return row.without(
-            f"no lesion mask, but group {group} has lesion masks, so a lesion may be visible "
-            "(data.patients_without_mask: exclude)"
+            f"no lesion mask, but {patients}, so a lesion may be visible (data.patients_without_mask: exclude)"
         )
     folder = Path(config.mask_root) / name if config.mask_root else row.image.parent
     found = (
@@ -54,7 +55,7 @@ def _settled(row: Participant, config: DataConfig, mask_suffix: str) -> Particip
         else f"{folder}: no mask matches _{mask_suffix}"
     )
     reason = (
-        f"{found}, but others of group {group} have one; add the mask, exclude {name} by name, or set "
+        f"{found}, but {patients}; add the mask, exclude {name} by name, or set "
         "data.patients_without_mask: exclude (control: there is no lesion to see)"
     )
     return replace(row, flags=(*row.flags, Flag("no_mask", reason)))
