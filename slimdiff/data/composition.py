@@ -54,16 +54,18 @@ def _to_check(rows: Sequence[Participant], with_mask: set[str]) -> list[str]:
         names = listed(row.participant_id for row in members)
         if same_word(group) in with_mask:
             empty = sum(EMPTY_MASK in row.further for row in members)
-            why = f" ({empty} with an empty mask)" if empty else ""
+            why = f", of them with an empty mask: {empty}" if empty else ""
             found.append(
-                f"group {group} has masks; {len(members)} members without one{why} count as free of lesions"
+                f"group {group} has masks; without one, learned as lesion-free: {len(members)} ({names}){why}"
             )
         elif role_of(group) != CONTROL:
-            found.append(f"group {group} has no mask; all {len(members)} members count as controls ({names})")
-    persons = Counter(row.person for row in included if row.person != MISSING)
-    if several := sum(count > 1 for count in persons.values()):
+            found.append(
+                f"group {group} has no mask; its members count as controls: {len(members)} ({names})"
+            )
+    scans = Counter(row.person for row in included if row.person != MISSING)
+    if several := sorted(person for person, count in scans.items() if count > 1):
         found.append(
-            f"{several} persons have several scans, which are in one part of each fold (column person)"
+            f"persons with several scans, which are in one part of each fold: {len(several)} ({listed(several)})"
         )
     found += [
         f"column {column} is not read; it has the values {', '.join(values)}"

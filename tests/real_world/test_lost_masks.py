@@ -154,8 +154,8 @@ def test_the_end_of_the_stage_says_who_counts_as_what():
     assert cells["hc", "bonn"] == ["0", "0", "1", "1"]
     assert cells["all", "2"] == ["1", "2", "1"]
     text = "\n".join(lines)
-    assert "Check: group fcd has masks; 1 members without one count as free of lesions" in text
-    assert "Check: group epilepsy has no mask; all 1 members count as controls (x1)" in text
+    assert "Check: group fcd has masks; without one, learned as lesion-free: 1 (p3)" in text
+    assert "Check: group epilepsy has no mask; its members count as controls: 1 (x1)" in text
     assert "group hc" not in text, "its name says that they are controls"
     assert "e1: excluded: motion" in lines
     assert lines[-1] == "5 participants included, 1 excluded"

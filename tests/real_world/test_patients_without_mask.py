@@ -30,7 +30,7 @@ def test_the_study_may_use_them_as_controls(folder):
     rows = folder.read_table(*TABLE, patients_without_mask="control")
     assert rows["negative"].included and rows["negative"].flags == ()
     text = "\n".join(composition(list(rows.values())))
-    assert "group fcd has masks; 1 members without one count as free of lesions" in text
+    assert "group fcd has masks; without one, learned as lesion-free: 1 (negative)" in text
 
 
 def test_the_study_may_make_them_an_error(folder, flags_of):

@@ -151,4 +151,6 @@ def test_a_scan_without_a_split_is_in_that_of_the_person(folder):
 
 def test_the_block_says_that_persons_have_several_scans(folder):
     rows = folder.read_table(SPLIT[0], "a a.nii r.nii P1 test", SPLIT[2], "c c.nii r.nii P2 train")
-    assert "1 persons have several scans" in "\n".join(composition(list(rows.values())))
+    assert "persons with several scans, which are in one part of each fold: 1 (P1)" in "\n".join(
+        composition(list(rows.values()))
+    )
