@@ -62,6 +62,12 @@ def _to_check(rows: Sequence[Participant], with_mask: set[str]) -> list[str]:
             found.append(
                 f"group {group} has no mask; its members count as controls: {len(members)} ({names})"
             )
+    named = Counter(row.group for row in included if not row.is_patient and role_of(row.group) == CONTROL)
+    if len(named) > 1:
+        sizes = ", ".join(f"{group} {count}" for group, count in sorted(named.items()))
+        found.append(
+            f"several groups of controls: {sizes}; {CONTROL} includes those without a mask and without a group"
+        )
     scans = Counter(row.person for row in included if row.person != MISSING)
     if several := sorted(person for person, count in scans.items() if count > 1):
         found.append(
@@ -82,7 +88,7 @@ def unread_columns(rows: Sequence[Participant]) -> dict[str, list[str]]:
     found = {}
     for column in dict.fromkeys(key for row in rows for key in row.further):
         having = [row for row in rows if row.further.get(column, MISSING) != MISSING]
-        different = sorted({row.further[column] for row in having})
+        different = sorted({row.further.get(column, MISSING) for row in rows})
         meaning = meaning_of(column)
         was_read = meaning and all(
             split_word(row.further[column]) == row.split
@@ -90,7 +96,7 @@ def unread_columns(rows: Sequence[Participant]) -> dict[str, list[str]]:
             else same_word(row.further[column]) == same_word(getattr(row, meaning))
             for row in having
         )
-        if not was_read and column != EMPTY_MASK and 2 <= len(different) <= min(FEW_VALUES, len(having) - 1):
+        if not was_read and column != EMPTY_MASK and 2 <= len(different) <= min(FEW_VALUES, len(rows) - 1):
             found[column] = different
     return found
 

@@ -180,3 +180,21 @@ def test_a_column_of_the_group_that_another_one_hides_is_named(with_lost_mask):
         "participant_id group dx", "sub-1 A fcd", "sub-2 A fcd", "sub-3 B hc", "sub-4 B hc", "sub-5 B hc"
     )
     assert unread_columns(list(with_lost_mask.read().values())) == {"dx": ["fcd", "hc"]}
+
+
+def test_a_column_with_a_name_of_the_study_s_table_is_not_lost(with_lost_mask):
+    """`excluded` of a source is not read: the study says who is excluded."""
+    with_lost_mask.describe(
+        "participant_id group Excluded mask",
+        *("sub-1 fcd n/a a", "sub-2 fcd motion a", "sub-3 x n/a a", "sub-4 hc n/a a", "sub-5 hc n/a b"),
+    )
+    rows = list(with_lost_mask.read().values())
+    assert rows[1].included and rows[1].further == {"Excluded (source)": "motion", "mask (source)": "a"}
+    assert "Check: column Excluded (source) is not read; it has the values motion, n/a" in composition(rows)
+
+
+def test_controls_of_two_names_are_named(with_lost_mask):
+    """A subject that the table does not describe counts as a control if it has no mask."""
+    with_lost_mask.describe("participant_id group", *(f"{n} fcd" for n in PATIENTS), "sub-4 hc", "sub-5 hc")
+    text = "\n".join(composition(list(with_lost_mask.read().values())))
+    assert "several groups of controls: control 1, hc 2; control includes those without a mask and" in text

@@ -9,6 +9,8 @@ from slimdiff.data.participants import DataError, Flag
 from slimdiff.data.sources.reading import is_there, listed, table_lines, two_splits
 
 PREFIX = "sub-"
+READ = ("group", "site", "split", "lobe", "person")
+"""Columns of participants.tsv that are read; the acquisition is that of the image's name."""
 NUMBER = re.compile(r"(?P<digits>\d+)(?:\.0+)?")
 
 
@@ -19,7 +21,7 @@ def described(table: Path, subjects: Collection[str]) -> tuple[dict[str, dict[st
     """
     if not is_there(table):
         return {}, {}
-    lines = table_lines(table, ["participant_id"])
+    lines = table_lines(table, ["participant_id"], READ)
     written = [line["participant_id"] for _, line in lines]
     folder_of = folders_of(written, subjects)
     if lines and subjects and not any(folder_of[name] in subjects for name in written):

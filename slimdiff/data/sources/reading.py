@@ -37,11 +37,13 @@ def listed(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def table_lines(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+def table_lines(
+    path: Path, required: Sequence[str], optional: Sequence[str]
+) -> list[tuple[int, dict[str, str]]]:
     """Rows of a source's table, each with its line in the file.
 
-    Columns that are read have their names in participants.tsv; all others are kept (`further_of`). Raises DataError
-    with the file for any fault.
+    required, optional: columns that are read, by their names in participants.tsv. All others are kept (`further_of`),
+    those with a name of participants.tsv as `{name} (source)`. Raises DataError with the file for any fault.
     """
     try:
         header, body = numbered_cells(path)
@@ -55,7 +57,8 @@ def table_lines(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str
         ) from None
     except (OSError, ValueError) as error:
         raise DataError(str(error)) from None
-    columns = read_as(header, str(path))
+    known = (*required, *optional)
+    columns = {name: found for name, found in read_as(header, str(path)).items() if name in known}
     missing = [column for column in required if column not in columns]
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}")
@@ -67,10 +70,13 @@ def table_lines(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str
             raise DataError(
                 f"{path}, line {number}: column {broken[0]} has a line break; remove it, or close the quote before it"
             )
-        line = {name: cell for name, cell in own.items() if plain_name(name) not in COLUMNS}
+        line = {
+            f"{name} (source)" if plain_name(name) in COLUMNS else name: cell
+            for name, cell in own.items()
+            if plain_name(name) not in known
+        }
         line |= {column: first_of(own, *names) or MISSING for column, names in columns.items()}
-        if "participant_id" in columns:
-            line["participant_id"] = own[columns["participant_id"][0]].strip()
+        line["participant_id"] = own[columns["participant_id"][0]].strip()
         lines.append((number, line | {"split": split_word(line.get("split", MISSING))}))
     return lines
 

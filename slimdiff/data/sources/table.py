@@ -10,6 +10,9 @@ from slimdiff.data.phantom.anatomy import lesion_site
 from slimdiff.data.sources.reading import further_of, table_lines, two_splits
 from slimdiff.files import MISSING
 
+REQUIRED = ("participant_id", "image", "mask")
+OPTIONAL = ("brain_mask", "group", "acquisition", "site", "split", "lobe", "person")
+
 
 def table_participants(table: Path) -> list[Participant]:
     """Participants of a TSV or CSV with columns participant_id, image, mask, and others as in `DataConfig.table`.
@@ -21,7 +24,7 @@ def table_participants(table: Path) -> list[Participant]:
         raise DataError(f"data.table: {table} not found")
     rows: dict[str, Participant] = {}
     lines = []
-    for number, line in table_lines(table, ["participant_id", "image", "mask"]):
+    for number, line in table_lines(table, REQUIRED, OPTIONAL):
         row = _participant(line, table, number)
         name = row.participant_id
         lines.append((name, line))
