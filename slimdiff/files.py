@@ -82,34 +82,53 @@ def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]
 
 
 def read_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a TSV (no quoting, as BIDS) or CSV (by its ending); a byte-order mark is skipped.
+    """Header and rows of a table; see `numbered_cells`."""
+    header, body = numbered_cells(path, required)
+    return header, [line for _, line in body]
 
-    Raises FileNotFoundError, and ValueError with the file if it is empty, a required column is missing, a column is
-    duplicate, or a row has too few or too many cells.
+
+def numbered_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header and rows of a TSV (no quoting, as BIDS) or CSV (by its ending), each row with its line in the file.
+
+    A byte-order mark, blank rows, and blank cells beyond the header are skipped.
+    Raises FileNotFoundError, csv.Error for an unclosed quote of a CSV, and ValueError with the file if it is empty, a
+    required column is missing, a column is duplicate, or a row has too few or too many cells.
     """
     path = Path(path)
     form = (
-        {"delimiter": ","}
+        {"delimiter": ",", "strict": True}
         if path.suffix.lower() == ".csv"
         else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; if a stage writes it, run that stage first")
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        lines = [line for line in csv.reader(stream, **form) if line]
+        reader = csv.reader(stream, **form)
+        # Not line.strip(): a first cell that is empty is a cell.
+        lines = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
     if not lines:
         raise ValueError(f"{path}: empty; expected a header line")
-    header, *body = lines
+    (_, header), *body = lines
+    named = max(place for place, column in enumerate(header, start=1) if column.strip())
+    # Tabs at line ends, as spreadsheets leave them, are no cells; a column without a name that has values is one.
+    if not any(_filled(line) > named for _, line in body):
+        header = header[:named]
+    body = [(number, line[: max(len(header), _filled(line))]) for number, line in body]
     duplicate = sorted({column for column in header if column and header.count(column) > 1})
     if duplicate:
         raise ValueError(f"{path}: duplicate column {', '.join(duplicate)}; keep one")
     missing = [column for column in required if column not in header]
     if missing:
         raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}")
-    for number, line in enumerate(body, start=2):
+    for number, line in body:
         if len(line) != len(header):
             raise ValueError(f"{path}, line {number}: expected {len(header)} cells, found {len(line)}")
     return header, body
+
+
+def _filled(line: Sequence[str]) -> int:
+    """Number of cells up to the last one that is not blank."""
+    return max((place for place, cell in enumerate(line, start=1) if cell.strip()), default=0)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -171,7 +190,10 @@ class ArrayWriter:
             )
 
 
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def sha256(*paths: Path) -> str:
+    """Hash of a file's bytes, in hexadecimal; of several files that of their bytes in this order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with Path(path).open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()

@@ -2,7 +2,10 @@
 
 import difflib
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -82,12 +85,40 @@ Tau = Annotated[Real, Field(gt=-1, lt=1)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 WordOnly = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
-Folder = Annotated[str, Field(pattern=r"^[^{}]+$")]
+FOLDER_PATTERN = r"^([^{}]|\$\{\w+\})+$"
+VARIABLE = re.compile(r"\$(?:(\w+)|\{([^{}]*)\})", re.ASCII)
+
+
+def expanded_path(value: Any) -> Any:
+    """A path with `~` and environment variables ($SCRATCH, ${SCRATCH}) replaced; values that are no text as they are.
+
+    Raises ValueError with the name of a variable that is not set or empty, or of an unknown user.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        path = str(Path(value).expanduser()) if value.startswith("~") else value
+    except RuntimeError:
+        user = value.partition("/")[0]
+        raise ValueError(f"no user {user!r}; write the folder, or ./~ for a folder of this name") from None
+
+    def of(found: re.Match) -> str:
+        name = found[1] or found[2]
+        if not os.environ.get(name):
+            state = "empty" if name in os.environ else "not set"
+            raise ValueError(f"the environment variable {name} is {state}; set it, or write the folder")
+        return os.environ[name]
+
+    return VARIABLE.sub(of, path)
+
+
+PathText = Annotated[str, BeforeValidator(expanded_path)]
+Folder = Annotated[str, Field(pattern=FOLDER_PATTERN), BeforeValidator(expanded_path)]
 
 PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "expected letters, digits and _ . - only, with a letter or digit first",
     r"^[A-Za-z0-9]+$": "expected letters and digits only",
-    r"^[^{}]+$": "expected a path without { and }",
+    FOLDER_PATTERN: "expected a path without { and }",
 }
 """What each pattern allows, in words."""
 

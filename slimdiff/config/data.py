@@ -6,7 +6,9 @@ from pydantic import Field, model_validator
 
 from slimdiff.config.base import (
     Count,
+    Fraction,
     InheritingSection,
+    PathText,
     PositiveInt,
     Section,
     Seed,
@@ -43,12 +45,13 @@ class DataConfig(Section):
     source: Literal["phantom", "bids", "nnunet", "brats", "table"] = "phantom"
     """`phantom` makes its own BIDS dataset; `bids` reads one; `nnunet` reads an nnU-Net raw dataset; `brats` reads
     files named case_flair and case_seg, in one folder or one folder per case; `table` reads a TSV or CSV of paths."""
-    root: str | None = None
-    """`bids`, `nnunet`, `brats`: the dataset's folder."""
-    table: str | None = None
+    root: PathText | None = None
+    """`bids`, `nnunet`, `brats`: the dataset's folder. In all paths `~` and environment variables such as $SCRATCH are
+    replaced when the study is loaded."""
+    table: PathText | None = None
     """`table`: a TSV or CSV with the columns participant_id, image and mask (n/a: no mask). Optional columns:
-    brain_mask, group, acquisition, site, split, lobe. Further columns are kept. Relative paths are relative to the
-    table."""
+    brain_mask, group, acquisition, site, split, lobe, person (one value for all scans of a person). Further columns are
+    kept. Relative paths are relative to the table."""
     image_suffix: str | None = None
     """`bids`: a subject's image is `sub-*_{image_suffix}.nii[.gz]` in its `anat` folder; null: FLAIR. `brats`:
     `{case}_{image_suffix}` or `{case}-{image_suffix}`; null: flair or t2f."""
@@ -56,9 +59,12 @@ class DataConfig(Section):
     """`bids`: the lesion mask is `sub-*_{mask_suffix}.nii[.gz]`, even if `.bidsignore` lists it; null: FLAIR_roi.
     `brats`: likewise; null: seg."""
     entities: dict[WordOnly, WordOnly] = Field(default_factory=dict)
-    """`bids`: only images with these entities in their names, for example {ses: "01", acq: T2sel}. Masks are matched by
-    subject, and by session if images are."""
-    mask_root: str | None = None
+    """`bids`: which image counts if a subject has several, for example {ses: "01", acq: T2sel}; 1 is 01. An image with
+    another value is dropped; an only image without the entity is kept. Masks are matched by subject, and by session if
+    images are."""
+    entities_may_drop: Fraction = 0.2
+    """`bids`: largest share of the subjects with images that `entities` may drop; more are an error."""
+    mask_root: PathText | None = None
     """`bids`: folder of the masks, with the same sub-*/ tree, for example a derivative; null: `root`."""
     brain_suffix: str | None = None
     """`bids`: a brain mask is `sub-*_{brain_suffix}.nii[.gz]` in the tree of the image or the mask; required by
@@ -76,12 +82,19 @@ class DataConfig(Section):
     error. With `lesion_labels` `binary` or `any`."""
     empty_mask: Literal["error", "control"] = "error"
     """Meaning of a mask without lesion: an error, or a control (usual in nnU-Net datasets)."""
+    several_masks: Literal["error", "union"] = "error"
+    """`bids`: several lesion masks of one image are an error, or the lesion is their union."""
+    patients_without_mask: Literal["error", "exclude", "control"] | None = None
+    """`bids`, `table`: members without a mask of a group in which others have one (such as MRI-negative patients): an
+    error, excluded, or used as `control`, whose slices are learned as lesion-free; null: exclude for `table`, else
+    error."""
     mask_grid: Literal["same", "voxels", "resample"] = "same"
     """A mask on another grid than its image: an error (`same`); resampled by both affines (`resample`, nearest voxel);
     or taken voxel by voxel (`voxels`), if both have the same shape, and either the mask has the affine of the image's
     other form (sform and qform differ) or one of the headers gives no position."""
     groups: tuple[str, ...] = ()
-    """Only subjects of these groups, as named in participants.tsv; empty: all."""
+    """Only subjects of these groups, as named in participants.tsv (case and plural do not count; `control` and
+    `patient` have synonyms such as hc and case); empty: all."""
     two_dimensional: Literal["exclude", "include"] = "exclude"
     """`bids`: whether to include images whose sidecar (the JSON beside them) says `MRAcquisitionType` 2D (thick
     slices)."""
@@ -98,6 +111,11 @@ class DataConfig(Section):
                 "no labels"
             )
         return self
+
+    @property
+    def on_patients_without_mask(self) -> Literal["error", "exclude", "control"]:
+        """`patients_without_mask`, or the source's default: a table states that there is no mask, a folder does not."""
+        return self.patients_without_mask or ("exclude" if self.source == "table" else "error")
 
     @property
     def labels(self) -> Literal["binary", "any"] | tuple[int, ...]:

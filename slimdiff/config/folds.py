@@ -8,7 +8,7 @@ from slimdiff.config.base import Fraction, InheritingSection, Seed
 
 
 class FoldsConfig(InheritingSection):
-    """Subject-wise folds, each with train, val and test."""
+    """Folds by person (all scans of a person are in one part), each with train, val and test."""
 
     k: int = Field(default=3, ge=1)
     """Number of folds (paper: 3); 1 requires `use_split`."""

@@ -9,6 +9,7 @@ from slimdiff.config.base import (
     Fraction,
     InheritingSection,
     NonNegative,
+    PathText,
     Positive,
     PositiveInt,
     Seed,
@@ -48,7 +49,7 @@ class GenerationConfig(InheritingSection):
     slices."""
     per_bin_and_class: PositiveInt = 100
     """Samples per z-bin and class."""
-    counts: str | None = None
+    counts: PathText | None = None
     """Number of samples, instead of `per_bin_and_class`: a TSV or CSV with the columns z_bin, class and n, or without n
     and one row per slice (such as a study's slices.tsv). z-bins and classes that are not listed have no samples."""
     replicas: PositiveInt = 1

@@ -1,10 +1,11 @@
-"""Split subjects into folds, each with train, val and test; all slices of a subject are in the same part.
+"""Split persons into folds, each with train, val and test; all scans and slices of a person are in the same part.
 
 Writes `folds.tsv`: participant, fold, split, stratified_by, stratum.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,32 @@ from slimdiff.files import MISSING, read_object, read_table, write_table
 
 COLUMNS = ("participant", "fold", "split", "stratified_by", "stratum")
 MIN_SUBJECTS_FOR_VAL = 4
+
+
+def persons(participants: Sequence[Participant]) -> dict[str, list[Participant]]:
+    """The scans of every person, by the first participant_id of the person; persons in the order of the participants.
+
+    Raises DataError if scans of one person are in different splits of the dataset.
+    """
+    scans = defaultdict(list)
+    for row in participants:
+        scans[row.participant_id if row.person == MISSING else row.person].append(row)
+    for person, rows in scans.items():
+        splits = {row.split.lower() for row in rows} - {MISSING}
+        if len(splits) > 1:
+            found = ", ".join(f"{row.participant_id} in {row.split}" for row in rows)
+            raise DataError(f"split: expected one split for all scans of the person {person}, found {found}")
+    return {min(row.participant_id for row in rows): rows for rows in scans.values()}
+
+
+def one_of_each(participants: Sequence[Participant]) -> list[Participant]:
+    """One row for each person: a patient if one of the scans has a lesion mask, in the split of any of the scans."""
+    found = []
+    for name, rows in persons(participants).items():
+        chosen = next((row for row in rows if row.is_patient), rows[0])
+        split = next((row.split for row in rows if row.split != MISSING), MISSING)
+        found.append(replace(chosen, participant_id=name, split=split))
+    return found
 
 
 def stratification(
@@ -55,9 +82,22 @@ def make_folds(
     """Rows of folds.tsv for the included participants.
 
     lesion_ml: lesion volume of every participant, ml. With `use_split` every fold has the dataset's own test part.
+    Folds are dealt by persons: the scans of a person count once, with the largest lesion.
     Raises ConfigError or DataError if a fold would have no patient in its test or training part.
     """
-    participants = [p for p in participants if p.included]
+    scans = persons([p for p in participants if p.included])
+    participants = one_of_each([p for p in participants if p.included])
+    lesion_ml = {name: max(lesion_ml[row.participant_id] for row in rows) for name, rows in scans.items()}
+    rows = []
+    for row in _by_person(participants, lesion_ml, config):
+        rows += [{**row, "participant": scan.participant_id} for scan in scans[row["participant"]]]
+    return rows
+
+
+def _by_person(
+    participants: Sequence[Participant], lesion_ml: dict[str, float], config: FoldsConfig
+) -> list[dict[str, str | int]]:
+    """`make_folds` of one row for each person."""
     held, strata = stratification(participants, lesion_ml, config)
     rng = np.random.default_rng(config.seed)
     if config.use_split:
@@ -104,7 +144,10 @@ def make_folds(
 
 
 def check_split(participants: Sequence[Participant], k: int) -> set[str]:
-    """The participants of the dataset's own test part; raises DataError if `use_split` cannot work with it."""
+    """The participants of the dataset's own test part; raises DataError if `use_split` cannot work with it.
+
+    participants: one for each person (`one_of_each`).
+    """
     fixed_test = {p.participant_id for p in participants if p.split.lower() == "test"}
     rest = len(participants) - len(fixed_test)
     if not fixed_test or not rest:

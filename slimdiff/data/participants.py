@@ -1,9 +1,10 @@
 """participants.tsv: one table for every source, so that all later stages read the same format.
 
-Columns: participant_id, group, image, mask, brain_mask, acquisition, site, split, lobe, excluded, then all further
-columns of the source. `excluded` is a reason or n/a.
+Columns: participant_id, group, image, mask, brain_mask, acquisition, site, split, lobe, person, excluded, then all
+further columns of the source. `excluded` is a reason or n/a. Rows with one `person` are scans of one person.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,11 @@ from slimdiff.files import MISSING, read_object, read_table, write_table
 PATHS = ("image", "mask", "brain_mask")
 EMPTY_MASK = "empty_mask"
 """Further column: the empty lesion mask of a participant that counts as a control (`data.empty_mask`)."""
-COLUMNS = ("participant_id", "group", *PATHS, "acquisition", "site", "split", "lobe", "excluded")
+MORE_MASKS = "more_masks"
+"""Further column, a JSON list: lesion masks beyond the first one, whose union is the lesion (`data.several_masks`)."""
+COLUMNS = ("participant_id", "group", *PATHS, "acquisition", "site", "split", "lobe", "person", "excluded")
+UNKNOWN = frozenset({"", MISSING, "na", "nan", "#n/a"})
+"""Cells that hold no value, in small letters."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -44,16 +49,30 @@ class Participant:
     site: str = MISSING
     split: str = MISSING
     lobe: str = MISSING
+    person: str = MISSING
+    """Whose scan it is; n/a: the participant's own. All scans of a person are in one part of a fold."""
     excluded: str = MISSING
     brain_mask: Path | None = None
     further: dict[str, str] = field(default_factory=dict, hash=False)
     """Further columns of the source: name, value."""
     flags: tuple[Flag, ...] = ()
     """Faults found at discovery; not written to the table."""
+    more_masks: tuple[Path, ...] = ()
+    """Further lesion masks; the lesion is the union of all."""
 
     @property
     def is_patient(self) -> bool:
         return self.mask is not None
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All lesion masks; empty for a subject without one."""
+        return () if self.mask is None else (self.mask, *self.more_masks)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Image, lesion masks and brain mask."""
+        return tuple(path for path in (self.image, *self.masks, self.brain_mask) if path)
 
     @property
     def included(self) -> bool:
@@ -86,7 +105,7 @@ def first_of(row: dict[str, str], *names: str) -> str | None:
     """The first of these columns that has a value."""
     for name in names:
         value = row.get(name, "").strip()
-        if value and value != MISSING:
+        if value.casefold() not in UNKNOWN:
             return value
     return None
 
@@ -94,16 +113,21 @@ def first_of(row: dict[str, str], *names: str) -> str | None:
 def write_participants(path: Path, participants: Iterable[Participant]) -> None:
     """Write participants.tsv. Paths are as configured; mask is n/a for subjects without a lesion mask."""
     participants = list(participants)
-    further = list(dict.fromkeys(key for row in participants for key in row.further))
-    rows = (
-        {**vars(row), **{key: value and str(value) for key, value in _paths(row).items()}, **row.further}
+    # The study's own value of a column counts, if a source has a column of this name.
+    further = [
+        row.further
+        | ({MORE_MASKS: json.dumps([str(mask) for mask in row.more_masks])} if row.more_masks else {})
         for row in participants
+    ]
+    rows = (
+        {**more, **{key: getattr(row, key) for key in COLUMNS}, **_paths(row)}
+        for row, more in zip(participants, further, strict=True)
     )
-    write_table(path, rows, (*COLUMNS, *further))
+    write_table(path, rows, (*COLUMNS, *dict.fromkeys(key for more in further for key in more)))
 
 
-def _paths(row: Participant) -> dict[str, Path | None]:
-    return {key: getattr(row, key) for key in PATHS}
+def _paths(row: Participant) -> dict[str, str | None]:
+    return {key: path and str(path) for key in PATHS for path in [getattr(row, key)]}
 
 
 def read_participants(path: Path) -> list[Participant]:
@@ -112,8 +136,10 @@ def read_participants(path: Path) -> list[Participant]:
     for row in read_table(path, ("participant_id", "group", "image", "mask")):
         values = {name: row.get(name, MISSING) for name in COLUMNS if name not in PATHS}
         paths = {key: None if row.get(key, MISSING) == MISSING else Path(row[key]) for key in PATHS}
-        further = {name: value for name, value in row.items() if name not in COLUMNS}
-        rows.append(Participant(**values, **paths, further=further))
+        further = {name: value for name, value in row.items() if name not in (*COLUMNS, MORE_MASKS)}
+        more = row.get(MORE_MASKS, MISSING)
+        masks = () if more == MISSING else tuple(map(Path, json.loads(more)))
+        rows.append(Participant(**values, **paths, further=further, more_masks=masks))
     return rows
 
 

@@ -15,12 +15,15 @@ NEEDS = (
     "data.image_suffix",
     "data.mask_suffix",
     "data.entities",
+    "data.entities_may_drop",
     "data.mask_root",
     "data.brain_suffix",
     "data.channel",
     "data.lesion_labels",
     "data.mask_threshold",
     "data.empty_mask",
+    "data.several_masks",
+    "data.patients_without_mask",
     "data.mask_grid",
     "data.groups",
     "data.two_dimensional",
@@ -49,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(study, options) -> None:
+    from slimdiff.data.composition import composition
     from slimdiff.data.participants import write_participants
     from slimdiff.data.quality.gate import run_quality_control, write_quality
     from slimdiff.data.volumes.input_fingerprint import SETTINGS, short_hash
@@ -61,7 +65,4 @@ def run(study, options) -> None:
     write_text(paths.quality_state / SETTINGS, short_hash(study.as_json()))
     write_quality(paths.quality, verdicts)
     write_participants(paths.participants, rows)
-    excluded = [row for row in rows if not row.included]
-    for row in excluded:
-        print(f"{row.participant_id}: excluded: {row.excluded}", file=sys.stderr)
-    print(f"{len(rows) - len(excluded)} participants included, {len(excluded)} excluded", file=sys.stderr)
+    print("\n".join(composition(rows)), file=sys.stderr)

@@ -19,6 +19,7 @@ KEPT = {
     "the user's masks, participants and their protocols": [
         *("data.lesion_labels", "data.mask_threshold", "data.empty_mask", "data.mask_grid"),
         *("data.two_dimensional", "data.exclude"),
+        *("data.entities_may_drop", "data.several_masks", "data.patients_without_mask"),
         *(
             "preprocess.harmonise",
             "folds.val_fraction",

@@ -7,7 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 from slimdiff import stages
 from slimdiff.config import ConfigError, check_acquisitions, check_fold_count, study_from_mapping
-from slimdiff.data.folds import check_split
+from slimdiff.data.folds import check_split, one_of_each
 from slimdiff.data.participants import DataError
 from slimdiff.data.quality.exclusion import settle_discovery
 from slimdiff.data.sources import discover
@@ -37,8 +37,8 @@ def check_generation(study):
 def check_paths(rows):
     """Raise for braces in a file's path, which Snakemake would read as a wildcard."""
     for row in rows:
-        for path in (row.image, row.mask, row.brain_mask):
-            if path and re.search("[{}]", str(path)):
+        for path in row.files:
+            if re.search("[{}]", str(path)):
                 raise DataError(
                     f"{path}: braces in a path are wildcards to Snakemake; rename the folder, or link it under another name"
                 )
@@ -56,10 +56,11 @@ try:
     )
     if STUDY.folds.use_split:
         if not split_unknown:
-            check_split(list(PARTICIPANTS.values()), STUDY.folds.k)
+            check_split(one_of_each(PARTICIPANTS.values()), STUDY.folds.k)
     else:
-        patients = sum(row.is_patient for row in PARTICIPANTS.values())
-        check_fold_count(STUDY.folds.k, patients, len(PARTICIPANTS) - patients)
+        persons = one_of_each(PARTICIPANTS.values())
+        patients = sum(row.is_patient for row in persons)
+        check_fold_count(STUDY.folds.k, patients, len(persons) - patients)
     check_acquisitions(STUDY, {row.acquisition for row in PARTICIPANTS.values()})
     check_generation(STUDY)
     check_paths(PARTICIPANTS.values())

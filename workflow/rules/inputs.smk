@@ -8,7 +8,10 @@ from slimdiff.data.volumes.input_fingerprint import SETTINGS, has_changed, short
 
 def rows_hash():
     """A hash of the participants and their files: the same before and after a dataset is fetched."""
-    rows = [(row.participant_id, *[getattr(row, key) for key in PATH_COLUMNS], row.included) for row in ROWS]
+    rows = [
+        (row.participant_id, *[getattr(row, key) for key in PATH_COLUMNS], row.included, *row.more_masks)
+        for row in ROWS
+    ]
     return hashlib.sha256(repr([[str(value) for value in row] for row in rows]).encode()).hexdigest()[:16]
 
 
@@ -31,14 +34,13 @@ def source_files(wildcards):
 def sources_of(wildcards):
     """Image and masks of the participant in the wildcards."""
     row = PARTICIPANTS[wildcards.participant]
-    return [str(path) for path in (row.image, row.mask, row.brain_mask) if path]
+    return [str(path) for path in row.files]
 
 
 def own_volumes(row):
     """A participant's files whose changes Snakemake sees: of a fetched dataset only masks that are the user's own."""
     own = Path(STUDY.data.mask_root) if FETCHED and STUDY.data.mask_root else None
-    paths = [path for path in (row.image, row.mask, row.brain_mask) if path]
-    return [str(path) for path in paths if not FETCHED or (own and own in path.parents)]
+    return [str(path) for path in row.files if not FETCHED or (own and own in path.parents)]
 
 
 def every_volume(wildcards):

@@ -168,7 +168,7 @@ def _empty_mask_as_control(
         return participant, flags
     group = "control" if participant.group == "patient" else participant.group
     further = {**participant.further, EMPTY_MASK: str(participant.mask)}
-    control = replace(participant, mask=None, group=group, further=further)
+    control = replace(participant, mask=None, more_masks=(), group=group, further=further)
     return control, [flag for flag in flags if flag.name not in meant]
 
 

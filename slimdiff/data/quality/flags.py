@@ -7,9 +7,9 @@ from slimdiff.config.quality import Doubt
 FAULTS: dict[str, str] = {
     "missing_file": "A file named by the source does not exist, or is a broken link.",
     "several_images": "More than one image of the participant matches the configuration.",
-    "several_masks": "More than one lesion mask of the participant matches the configuration.",
+    "several_masks": "More than one lesion mask matches the configuration, and `data.several_masks` is error.",
     "no_mask": "The participant has no lesion mask, but others of the same group have one.",
-    "two_splits": "The participant is listed in more than one split of the dataset.",
+    "two_splits": "The participant, or scans of its person, are in more than one split of the dataset.",
     "empty_file": "A file has no bytes.",
     "truncated": "A file ends before its last voxel, or its gzip stream is damaged.",
     "unreadable": "A file is not a NIfTI volume, or its header is damaged.",

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,8 @@ def measure_volume(participant: Participant, data: DataConfig) -> tuple[Measured
     """`measure`, and the planes for display, or None if the image cannot be read."""
     flags: list[Flag] = []
     found: dict[str, Any] = {
-        "image_sha256": _hash(participant.image),
-        "mask_sha256": _hash(participant.mask),
+        "image_sha256": _hash((participant.image,)),
+        "mask_sha256": _hash(participant.masks),
     }
     image = _tried(participant, flags, lambda: read_image(participant))
     if image is None:
@@ -166,9 +166,9 @@ def _flag(participant: Participant, error: VolumeError) -> Flag:
     return Flag(error.flag, str(error).removeprefix(f"{participant.participant_id}: "))
 
 
-def _hash(path: Path | None) -> str | None:
+def _hash(paths: Sequence[Path]) -> str | None:
     try:
-        return sha256(path) if path else None
+        return sha256(*paths) if paths else None
     except OSError:
         return None
 
@@ -282,6 +282,7 @@ def planes_path(participant_id: str, folder: Path) -> Path:
 
 def _depends_on(participant: Participant, data: DataConfig) -> dict[str, Any]:
     files = {key: getattr(participant, key) for key in PATHS}
+    files |= {f"mask {number}": path for number, path in enumerate(participant.more_masks, start=2)}
     labels = data.labels
     return {
         "version": MEASUREMENT_VERSION,

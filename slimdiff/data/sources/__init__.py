@@ -10,11 +10,14 @@ from slimdiff.data.participants import DataError, Flag, Participant
 from slimdiff.data.sources.bids import (
     bids_participants,
     bids_participants_of,
-    with_lost_masks,
+    suffixes_of,
     without_thick_slices,
 )
 from slimdiff.data.sources.brats import brats_participants
+from slimdiff.data.sources.columns import groups_meant, with_one_spelling
+from slimdiff.data.sources.lost_masks import keys_for, masks_in_derivatives, with_lost_masks
 from slimdiff.data.sources.nnunet import nnunet_participants
+from slimdiff.data.sources.persons import with_persons
 from slimdiff.data.sources.reading import listed
 from slimdiff.data.sources.table import phantom_participants, table_participants
 from slimdiff.files import MISSING
@@ -47,12 +50,13 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
     else:
         found = table_participants(Path(config.table))
     # By name first, so that a participant with any fault can be excluded by name.
-    rows = _without_named(found, config)
+    rows = with_persons(_without_named(with_one_spelling(found), config))
     if config.source == "bids" and config.two_dimensional == "exclude":
         rows = _without_two_dimensional(rows, fetched, config)
     rows = _of_groups(rows, config.groups)
-    if config.source == "bids":
-        rows = with_lost_masks(rows, config)
+    mask_suffix = suffixes_of(config)[1] if config.source == "bids" else ""
+    if config.source in ("bids", "table"):
+        rows = with_lost_masks(rows, config, mask_suffix)
     if config.source in ("bids", "nnunet", "brats") and not fetched:
         rows = [_with_dead_links(row) if row.included else row for row in rows]
     if not any(row.included and row.is_patient for row in rows):
@@ -62,6 +66,7 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
         raise DataError(
             f"{where}: the {config.source} source has no subject with a lesion mask ({len(rows)} subjects)"
             + (f"; flags: {listed(reasons)}" if reasons else "")
+            + _where_masks_are(config, mask_suffix)
         )
     return [row if row.included else replace(row, flags=()) for row in rows]
 
@@ -87,24 +92,31 @@ def _without_two_dimensional(
 
 
 def _of_groups(participants: list[Participant], groups: tuple[str, ...]) -> list[Participant]:
-    present = {participant.group for participant in participants}
-    for group in groups:
-        if group not in present:
-            raise DataError(f"data.groups: expected groups of {', '.join(sorted(present))}, found {group!r}")
+    meant = groups_meant(groups, {participant.group for participant in participants})
     return [
         p.without(f"group {p.group} is not in data.groups")
-        if groups and p.included and p.group not in groups
+        if groups and p.included and p.group not in meant
         else p
         for p in participants
     ]
 
 
+def _where_masks_are(config: DataConfig, mask_suffix: str) -> str:
+    """What an error adds if the lesion masks of a BIDS dataset are in its derivatives."""
+    if config.source != "bids" or config.mask_root or config.fetch.dataset:
+        return ""
+    masks = [mask for own in masks_in_derivatives(Path(config.root), mask_suffix).values() for mask in own]
+    if not masks:
+        return ""
+    files = listed((str(mask.path) for mask in masks), 2)
+    return f". Found {len(masks)} files named as lesion masks: {files}; to use them, set {keys_for(masks, mask_suffix)}"
+
+
 def _with_dead_links(participant: Participant) -> Participant:
     """Flag files that are broken links, as in a dataset whose contents have not been downloaded."""
-    paths = (participant.image, participant.mask, participant.brain_mask)
     dead = tuple(
         Flag("missing_file", f"{path}: broken link; download the file first (datalad get, git annex get)")
-        for path in paths
-        if path is not None and path.is_symlink() and not path.exists()
+        for path in participant.files
+        if path.is_symlink() and not path.exists()
     )
     return replace(participant, flags=participant.flags + dead) if dead else participant

@@ -1,136 +1,26 @@
 """A BIDS dataset: sub-*/[ses-*/]anat/sub-*_{suffix}.nii[.gz], on disk or to be fetched."""
 
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from slimdiff.config.data import DataConfig
 from slimdiff.data.participants import DataError, Flag, Participant, check_name, first_of
-from slimdiff.data.sources.reading import (
-    further_of,
-    is_there,
-    json_object,
-    listed,
-    stem_of,
-    table_lines,
-    two_splits,
+from slimdiff.data.sources.bids_names import (
+    OTHER,
+    BidsFile,
+    mask_by_its_name,
+    nearly,
+    same_label,
+    sort_files,
+    subjects_of,
+    tree_of,
+    with_entities,
 )
+from slimdiff.data.sources.described import described, refuse_mismatch
+from slimdiff.data.sources.lost_masks import keys_for, masks_in_derivatives
+from slimdiff.data.sources.reading import further_of, is_there, json_object, listed, stem_of
 from slimdiff.files import MISSING
-
-FOLDERS = ("sub-*", "sub-*/ses-*")
-OTHER = "other"
-LESION = re.compile(r"[_-](roi|lesion[a-z]*|tumou?r|fcd|wmh)([_-]|$)")
-TISSUE = re.compile(r"brain|head|skull|_([gw]m|csf|ribbon)_")
-
-
-@dataclass(frozen=True)
-class BidsFile:
-    """A file of a subject's `anat` folder."""
-
-    path: Path
-    stem: str
-    """File name without the ending."""
-    session: str | None
-    """Label of ses-*, from the folder or, without one, from the file name."""
-
-    @property
-    def entities(self) -> dict[str, str]:
-        return entities_of(self.stem)
-
-    def has(self, entities: dict[str, str]) -> bool:
-        """Whether the file name has all of these entities."""
-        return entities.items() <= self.entities.items()
-
-    def fits_session_of(self, image: "BidsFile") -> bool:
-        """Whether it can belong to `image`; a file without a session belongs to all sessions of the subject."""
-        return None in (self.session, image.session) or self.session == image.session
-
-
-def entities_of(stem: str) -> dict[str, str]:
-    """The key-value pairs of a BIDS name."""
-    return dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
-
-
-def tree_of(root: Path) -> list[PurePosixPath]:
-    """Subjects' folders and the NIfTI files of their `anat` folders, relative to root.
-
-    `.bidsignore` is not applied: its only use is to hide lesion masks from validators.
-    """
-    subjects = [path for path in root.glob("sub-*") if path.is_dir()]
-    files = [
-        path
-        for folder in FOLDERS
-        for path in root.glob(f"{folder}/anat/*")
-        if stem_of(path.name) and not path.is_dir()
-    ]
-    return sorted(PurePosixPath(path.relative_to(root).as_posix()) for path in (*subjects, *files))
-
-
-def subjects_of(paths: Iterable[PurePosixPath]) -> set[str]:
-    """The subjects with a folder, or with a file in it."""
-    return {path.parts[0] for path in paths if path.parts[0].startswith("sub-")}
-
-
-def sort_files(
-    paths: Iterable[PurePosixPath], root: Path, suffixes: dict[str, str | None]
-) -> dict[str, dict[str, list[BidsFile]]]:
-    """kind: subject: files, in order of their paths.
-
-    paths: relative to root. suffixes: kind: suffix of its files, or None. If several suffixes match a name, the longest
-    counts: with `mask` for lesions and `desc-brain_mask` for brains, a brain mask is not a lesion mask. Files without a
-    matching suffix are of the kind OTHER.
-    """
-    wanted = {kind: suffix for kind, suffix in suffixes.items() if suffix}
-    found: dict[str, dict[str, list[BidsFile]]] = {kind: {} for kind in (*suffixes, OTHER)}
-    for path in sorted(paths):
-        file = _anat_file(path, root)
-        if file is None:
-            continue
-        # "FLAIR" must not match "..._desc-xFLAIR": a suffix follows an underscore.
-        kinds = [kind for kind, suffix in wanted.items() if file.stem.endswith(f"_{suffix}")]
-        kind = max(kinds, key=lambda kind: len(wanted[kind]), default=OTHER)
-        found[kind].setdefault(path.parts[0], []).append(file)
-    return found
-
-
-def nearly(files: Iterable[BidsFile], suffix: str) -> BidsFile | None:
-    """The first file with nearly this suffix: another case, or a hyphen instead of an underscore."""
-    wanted = _plain(f"_{suffix}")
-    return next((file for file in files if _plain(file.stem).endswith(wanted)), None)
-
-
-def mask_by_its_name(files: Iterable[BidsFile]) -> BidsFile | None:
-    """The first file named as a lesion mask, or as a mask without saying of what."""
-    return next((file for file in files if _is_mask(file)), None)
-
-
-def _is_mask(file: BidsFile) -> bool:
-    # The subject's label is not searched, because it may contain any word.
-    name = "_" + file.stem.partition("_")[2].casefold()
-    if LESION.search(name):
-        return True
-    unspecified = not {"label", "desc"} & file.entities.keys() and not TISSUE.search(name)
-    return name.endswith(("_mask", "_seg", "_label")) and unspecified
-
-
-def _plain(name: str) -> str:
-    return name.casefold().replace("-", "_")
-
-
-def _anat_file(path: PurePosixPath, root: Path) -> BidsFile | None:
-    """A subject's NIfTI file in its `anat` folder or in that of a session; None for any other file."""
-    match path.parts:
-        case (subject, "anat", name):
-            session = None
-        case (subject, folder, "anat", name) if folder.startswith("ses-"):
-            session = folder.removeprefix("ses-")
-        case _:
-            return None
-    stem = stem_of(name)
-    if stem is None or not subject.startswith("sub-") or not stem.startswith(f"{subject}_"):
-        return None
-    return BidsFile(root / path, stem, session or entities_of(stem).get("ses"))
 
 
 def bids_participants(config: DataConfig) -> list[Participant]:
@@ -149,8 +39,8 @@ def bids_participants_of(
 ) -> list[Participant]:
     """Participants of a BIDS dataset with these files.
 
-    Group, site, split and lobe come from participants.tsv if it has them; the acquisition comes from the image's `acq-`
-    entity.
+    Group, site, split, lobe and person come from participants.tsv if it has them; the acquisition comes from the
+    image's `acq-` entity.
 
     Args:
         paths: files relative to root, from the file system or a manifest.
@@ -175,15 +65,19 @@ def bids_participants_of(
         subjects |= elsewhere["mask"].keys()
         for name, others in elsewhere[OTHER].items():
             files[OTHER].setdefault(name, []).extend(others)
-    described, flags = _described(root / "participants.tsv", subjects)
+    # Masks of a dataset to be fetched are in its list; otherwise they may be in a place that no key names.
+    hidden = {} if config.mask_root or fetched_groups else masks_in_derivatives(root, mask_suffix)
+    lines, flags = described(root / "participants.tsv", subjects)
     if fetched_groups is None:
-        subjects |= described.keys()
-    rows = []
+        refuse_mismatch(root / "participants.tsv", lines, subjects & (of_root | lines.keys()), config.exclude)
+        subjects |= lines.keys()
+    _refuse_unknown_entities([image for own in files["image"].values() for image in own], root, config)
+    rows, dropped = [], []
     for name in sorted(subjects):
-        check_name(name, str(root / "participants.tsv" if name in described else root))
-        line = described.get(name, {})
+        check_name(name, str(root / "participants.tsv" if name in lines else root))
+        line = lines.get(name, {})
         images, masks, brains = (files[kind].get(name, []) for kind in kinds)
-        chosen = [image for image in images if image.has(config.entities)]
+        chosen = with_entities(images, config.entities)
         if not chosen:
             group = fetched_groups[0 if masks else 1] if fetched_groups else MISSING
             row = _without_image(name, line, group, images, root, config)
@@ -193,6 +87,7 @@ def bids_participants_of(
                 )
                 row = _with_lost_image(row, masks, near)
             rows.append(row)
+            dropped += [name] if images else []
             continue
         faults = [flags[name]] if name in flags else []
         if len(chosen) > 1:
@@ -202,16 +97,12 @@ def bids_participants_of(
             )
             faults.append(Flag("several_images", reason))
         image = chosen[0]
-        mask = _of_image(masks, image, mask_suffix, "masks", faults)
+        union = config.several_masks == "union"
+        mask, *more = _of_image(masks, image, mask_suffix, "masks", faults, union) or [None]
         with_mask, without_mask = fetched_groups or ("patient", "control")
-        group = first_of(line, "group", "diagnosis")
-        stray = None if masks or group else _stray_mask(files[OTHER].get(name, []), mask_suffix)
-        if stray:
-            reason = (
-                f"{stray.path} looks like a lesion mask, but the expected suffix is _{mask_suffix}, so {name} would be "
-                "a control; rename the file, set data.mask_suffix, or give the group in participants.tsv"
-            )
-            faults.append(Flag("no_mask", reason))
+        group = first_of(line, "group")
+        if not masks and not group:
+            faults += _stray_masks(name, files[OTHER].get(name, []), hidden.get(name, []), mask_suffix)
         rows.append(
             Participant(
                 participant_id=name,
@@ -222,9 +113,13 @@ def bids_participants_of(
                 site=first_of(line, "site") or MISSING,
                 split=first_of(line, "split") or MISSING,
                 lobe=first_of(line, "lobe") or MISSING,
-                brain_mask=_of_image(brains, image, config.brain_suffix, "brain masks", faults),
+                person=first_of(line, "person") or MISSING,
+                brain_mask=next(
+                    iter(_of_image(brains, image, config.brain_suffix, "brain masks", faults)), None
+                ),
                 further=further_of(line),
                 flags=tuple(faults),
+                more_masks=tuple(more),
             )
         )
     if not any(row.included and not any(flag.name == "missing_file" for flag in row.flags) for row in rows):
@@ -233,7 +128,41 @@ def bids_participants_of(
         raise DataError(
             f"{root}: expected images sub-*/anat/sub-*_{image_suffix}.nii.gz{only}, found none; see {keys}"
         )
+    _refuse_many_dropped(
+        [name for name in dropped if name not in config.exclude],
+        sum(bool(images) for name, images in files["image"].items() if name not in config.exclude),
+        root,
+        config,
+    )
     return rows
+
+
+def _refuse_unknown_entities(images: list[BidsFile], root: Path, config: DataConfig) -> None:
+    """Raise DataError for an entity of `data.entities` that chooses no image at all."""
+    absent = {
+        key: value
+        for key, value in config.entities.items()
+        if not any(same_label(image.entities.get(key, ""), value) for image in images)
+    }
+    if images and absent:
+        suffix, _ = suffixes_of(config)
+        found = sorted(
+            {f"{key}-{image.entities[key]}" for image in images for key in absent if key in image.entities}
+        )
+        raise DataError(
+            f"{root}: expected images _{suffix} with {_as_written(absent)}, found "
+            f"{listed(found) or 'none with ' + ', '.join(absent)}; correct data.entities"
+        )
+
+
+def _refuse_many_dropped(dropped: list[str], subjects: int, root: Path, config: DataConfig) -> None:
+    """Raise DataError if `data.entities` drops too many of the subjects that have images."""
+    if len(dropped) > config.entities_may_drop * subjects:
+        raise DataError(
+            f"{root}: data.entities ({_as_written(config.entities)}) drops {len(dropped)} of {subjects} subjects with "
+            f"images ({listed(dropped)}), but data.entities_may_drop is {config.entities_may_drop:g}; correct "
+            "data.entities, exclude these subjects by name (data.exclude), or raise data.entities_may_drop"
+        )
 
 
 def _without_image(
@@ -246,7 +175,7 @@ def _without_image(
         reason += f" with {_as_written(config.entities)} (data.entities), only {_names(others)}"
     return Participant(
         participant_id=name,
-        group=first_of(line, "group", "diagnosis") or group,
+        group=first_of(line, "group") or group,
         image=others[0].path if others else root / name / "anat" / f"{name}_{suffix}.nii.gz",
         mask=None,
         excluded=reason,
@@ -268,8 +197,22 @@ def _with_lost_image(row: Participant, masks: list[BidsFile], near: BidsFile | N
     return replace(row, mask=mask, group=group, excluded=MISSING, flags=(Flag("missing_file", reason),))
 
 
-def _stray_mask(others: list[BidsFile], suffix: str) -> BidsFile | None:
-    return nearly(others, suffix) or mask_by_its_name(others)
+def _stray_masks(name: str, others: list[BidsFile], hidden: list[BidsFile], suffix: str) -> list[Flag]:
+    """The flag of a subject that would be a control, although a file of it has the name of a lesion mask."""
+    stray = nearly(others, suffix) or mask_by_its_name(others)
+    if stray:
+        reason = (
+            f"{stray.path} looks like a lesion mask, but the expected suffix is _{suffix}, so {name} would be "
+            "a control; rename the file, set data.mask_suffix, or give the group in participants.tsv"
+        )
+    elif hidden:
+        reason = (
+            f"{hidden[0].path} looks like a lesion mask, but data.mask_root is not set, so {name} would be a control; "
+            f"set {keys_for(hidden, suffix)}, or give the group in participants.tsv"
+        )
+    else:
+        return []
+    return [Flag("no_mask", reason)]
 
 
 def suffixes_of(config: DataConfig) -> tuple[str, str]:
@@ -297,35 +240,20 @@ def _mask_tree(config: DataConfig, root: Path) -> list[PurePosixPath]:
     return tree_of(folder)
 
 
-def _described(table: Path, subjects: set[str]) -> tuple[dict[str, dict[str, str]], dict[str, Flag]]:
-    """The first row of each participant_id in participants.tsv, and flags of those with several splits."""
-    if not is_there(table):
-        return {}, {}
-    lines = []
-    for line in table_lines(table, ["participant_id"]):
-        name = line["participant_id"].strip()
-        # Tables often omit the prefix "sub-".
-        lines.append((f"sub-{name}" if name not in subjects and f"sub-{name}" in subjects else name, line))
-    if lines and subjects and not any(name in subjects for name, _ in lines):
-        raise DataError(
-            f"{table}: expected the names of folders ({listed(sorted(subjects))}) as participant_id, found "
-            f"{listed(name for name, _ in lines)}"
-        )
-    flags = two_splits(lines, table)
-    # The first row of a participant counts; duplicates have a flag.
-    return dict(reversed(lines)), flags
-
-
 def _of_image(
-    files: list[BidsFile], image: BidsFile, suffix: str | None, kind: str, faults: list[Flag]
-) -> Path | None:
-    """The mask of an image: from its session if both have one, otherwise from its subject."""
+    files: list[BidsFile],
+    image: BidsFile,
+    suffix: str | None,
+    kind: str,
+    faults: list[Flag],
+    union: bool = False,
+) -> list[Path]:
+    """The masks of an image: from its session if both have one, otherwise from its subject. One, unless `union`."""
     fitting = [file for file in files if file.fits_session_of(image)]
-    if len(fitting) > 1:
+    if len(fitting) > 1 and not union:
         folder = _subject_folder(fitting[0].path)
-        reason = (
-            f"{folder}: {len(fitting)} {kind} match _{suffix}: {_names(fitting)}; keep one or use a table"
-        )
+        ways = "keep one, set data.several_masks: union," if kind == "masks" else "keep one"
+        reason = f"{folder}: {len(fitting)} {kind} match _{suffix}: {_names(fitting)}; {ways} or use a table"
         faults.append(Flag("several_masks", reason))
     if files and not fitting and kind == "masks":
         # A subject with a lesion in another session is not a control in this one.
@@ -334,7 +262,7 @@ def _of_image(
             f"{_names(files)}; select the session with data.entities, or use a table"
         )
         faults.append(Flag("no_mask", reason))
-    return fitting[0].path if fitting else None
+    return [file.path for file in (fitting if union else fitting[:1])]
 
 
 def _subject_folder(path: Path) -> Path:
@@ -368,24 +296,3 @@ def without_thick_slices(participant: Participant, known: str | None = None) -> 
 def _sidecar(image: Path) -> dict | None:
     path = image.with_name(f"{stem_of(image.name) or image.name}.json")
     return json_object(path) if is_there(path) else None
-
-
-def with_lost_masks(rows: list[Participant], config: DataConfig) -> list[Participant]:
-    """Flag participants without a mask in a group in which others have one.
-
-    Otherwise a patient with a lost mask would count as a control, and its lesion slices as lesion-free.
-    """
-    _, mask_suffix = suffixes_of(config)
-    with_mask = {row.group for row in rows if row.included and row.is_patient}
-    checked = []
-    for row in rows:
-        known = row.is_patient or any(flag.name == "no_mask" for flag in row.flags)
-        if row.included and row.group in with_mask and not known:
-            folder = Path(config.mask_root) / row.participant_id if config.mask_root else row.image.parent
-            reason = (
-                f"{folder}: no mask matches _{mask_suffix}, but others of group {row.group} have one; exclude "
-                f"{row.participant_id} by name, or use a table where its mask is n/a"
-            )
-            row = replace(row, flags=(*row.flags, Flag("no_mask", reason)))
-        checked.append(row)
-    return checked

@@ -5,8 +5,9 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from slimdiff.data.participants import COLUMNS, DataError, Flag, first_of, refuse_duplicates
-from slimdiff.files import MISSING, read_table
+from slimdiff.data.participants import COLUMNS, MORE_MASKS, DataError, Flag, first_of, refuse_duplicates
+from slimdiff.data.sources.columns import plain_name, read_as, split_word
+from slimdiff.files import MISSING, numbered_cells
 
 ENDINGS = (".nii.gz", ".nii")
 
@@ -36,21 +37,54 @@ def listed(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def table_lines(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
-    """Read a table with `read_table`; raises DataError with the file for any fault."""
+def table_lines(
+    path: Path, required: Sequence[str], optional: Sequence[str]
+) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a source's table, each with its line in the file.
+
+    required, optional: columns that are read, by their names in participants.tsv. All others are kept (`further_of`),
+    those with a name of participants.tsv as `{name} (source)`. Raises DataError with the file for any fault.
+    """
     try:
-        return read_table(path, required)
+        header, body = numbered_cells(path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8 text") from None
     except csv.Error as error:
-        raise DataError(f"{path}: not readable as a table: {error}") from None
+        raise DataError(
+            f"{path}: not readable as a table: {error}; a quote of a CSV may be unclosed"
+            if path.suffix.lower() == ".csv"
+            else f"{path}: not readable as a table: {error}"
+        ) from None
     except (OSError, ValueError) as error:
         raise DataError(str(error)) from None
+    known = (*required, *optional)
+    columns = {name: found for name, found in read_as(header, str(path)).items() if name in known}
+    missing = [column for column in required if column not in columns]
+    if missing:
+        raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}")
+    lines = []
+    for number, cells in body:
+        own = dict(zip(header, cells, strict=True))
+        broken = [column for column, cell in own.items() if any(sign in cell for sign in "\r\n")]
+        if broken:
+            raise DataError(
+                f"{path}, line {number}: column {broken[0]} has a line break; remove it, or close the quote before it"
+            )
+        line = {
+            f"{name} (source)" if plain_name(name) in COLUMNS else name: cell
+            for name, cell in own.items()
+            if plain_name(name) not in known
+        }
+        line |= {column: first_of(own, *names) or MISSING for column, names in columns.items()}
+        line["participant_id"] = own[columns["participant_id"][0]].strip()
+        lines.append((number, line | {"split": split_word(line.get("split", MISSING))}))
+    return lines
 
 
 def further_of(line: dict[str, str]) -> dict[str, str]:
     """The cells of a row in columns that participants.tsv does not define."""
-    return {name: first_of(line, name) or MISSING for name in line if name.strip() and name not in COLUMNS}
+    names = (name for name in line if name.strip() and name not in (*COLUMNS, MORE_MASKS))
+    return {name: first_of(line, name) or MISSING for name in names}
 
 
 def two_splits(lines: Sequence[tuple[str, dict[str, str]]], source: Path) -> dict[str, Flag]:

@@ -10,6 +10,9 @@ from slimdiff.data.phantom.anatomy import lesion_site
 from slimdiff.data.sources.reading import further_of, table_lines, two_splits
 from slimdiff.files import MISSING
 
+REQUIRED = ("participant_id", "image", "mask")
+OPTIONAL = ("brain_mask", "group", "acquisition", "site", "split", "lobe", "person")
+
 
 def table_participants(table: Path) -> list[Participant]:
     """Participants of a TSV or CSV with columns participant_id, image, mask, and others as in `DataConfig.table`.
@@ -21,7 +24,7 @@ def table_participants(table: Path) -> list[Participant]:
         raise DataError(f"data.table: {table} not found")
     rows: dict[str, Participant] = {}
     lines = []
-    for number, line in enumerate(table_lines(table, ["participant_id", "image", "mask"]), start=2):
+    for number, line in table_lines(table, REQUIRED, OPTIONAL):
         row = _participant(line, table, number)
         name = row.participant_id
         lines.append((name, line))
@@ -34,7 +37,7 @@ def table_participants(table: Path) -> list[Participant]:
 
 
 def _participant(line: dict[str, str], table: Path, number: int) -> Participant:
-    name = line["participant_id"].strip()
+    name = line["participant_id"]
     where = f"{table}, line {number}"
     check_name(name, where)
     written = {key: first_of(line, key) for key in ("image", "mask", "brain_mask")}
@@ -50,7 +53,7 @@ def _participant(line: dict[str, str], table: Path, number: int) -> Participant:
         participant_id=name,
         group=first_of(line, "group") or ("patient" if paths["mask"] else "control"),
         **paths,
-        **{key: first_of(line, key) or MISSING for key in ("acquisition", "site", "split", "lobe")},
+        **{key: first_of(line, key) or MISSING for key in ("acquisition", "site", "split", "lobe", "person")},
         further=further_of(line),
         flags=tuple(flags),
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from slimdiff.data.participants import EMPTY_MASK, PATHS, Participant, first_of
+from slimdiff.data.participants import EMPTY_MASK, MORE_MASKS, PATHS, Participant, first_of
 
 MADE_OF = "made_of"
 """Key of the fingerprint in the record."""
@@ -25,6 +25,8 @@ def made_of(participant: Participant, settings: str) -> dict[str, Any]:
     files = {key: path and str(path) for key in PATHS for path in [getattr(participant, key)]}
     # A patient whose mask has no lesion may have become a control (`data.empty_mask`).
     files["mask"] = files["mask"] or first_of(participant.further, EMPTY_MASK)
+    if participant.more_masks:
+        files[MORE_MASKS] = [str(path) for path in participant.more_masks]
     return {"settings": short_hash(settings), "files": files}
 
 

@@ -133,7 +133,7 @@ def _on_grid(
         "affine": moved.affine.tolist(),
         "source_sha256": {
             "image": pair.image.sha256,
-            "mask": sha256(participant.mask) if participant.mask else None,
+            "mask": sha256(*participant.masks) if participant.masks else None,
         },
     }
     return scaled, moved, record

@@ -177,13 +177,34 @@ def read_lesion(
 ) -> Lesion:
     """The participant's lesion; no voxel for a participant without a mask.
 
-    Raises VolumeError: what `read_volume` raises, not_finite, other_grid, mask_not_binary, other_labels, empty_mask.
+    Of several masks it is the union; single ones may be empty. Raises VolumeError: what `read_volume` raises,
+    not_finite, other_grid, mask_not_binary, other_labels, empty_mask.
     """
-    if participant.mask is None:
-        return Lesion(np.zeros(image.values.shape, bool))
-    who = participant.participant_id
-    mask, moved = _read_mask(participant.mask, who, image, mask_grid)
-    where = f"{who}: {participant.mask}"
+    lesion = np.zeros(image.values.shape, bool)
+    moved, labels_found, empty = False, set(), None
+    for path in participant.masks:
+        try:
+            own = _read_lesion_of(path, participant.participant_id, image, labels, mask_grid, threshold)
+        except VolumeError as error:
+            # One of several masks may be empty, but not all.
+            if error.flag != "empty_mask":
+                raise
+            empty = empty or error
+            continue
+        lesion |= own.voxels
+        moved |= own.moved
+        labels_found.update(own.labels)
+    if empty is not None and not lesion.any():
+        raise empty
+    return Lesion(lesion, moved, tuple(sorted(labels_found)))
+
+
+def _read_lesion_of(
+    path: Path, who: str, image: Volume, labels: Labels, mask_grid: MaskGrid, threshold: float | None
+) -> Lesion:
+    """The lesion of one mask; raises VolumeError as `read_lesion`."""
+    mask, moved = _read_mask(path, who, image, mask_grid)
+    where = f"{who}: {path}"
     lesion, found = _lesion(mask.values, labels, threshold, where)
     if not moved:
         return Lesion(lesion, labels=found)

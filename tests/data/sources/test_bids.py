@@ -109,19 +109,22 @@ def test_two_masks_of_a_subject_are_flagged(dataset, tree):
 
 def test_entities_choose_among_images(dataset, tree):
     tree("sub-1/anat/sub-1_acq-other_FLAIR.nii.gz", "sub-1/anat/sub-1_acq-other_run-2_FLAIR.nii.gz")
-    rows = bids(dataset, entities={"acq": "other", "run": "2"})
+    # sub-2 has another acquisition only.
+    rows = bids(dataset, entities={"acq": "other", "run": "2"}, entities_may_drop=0.4)
     assert rows[0].image.name == "sub-1_acq-other_run-2_FLAIR.nii.gz"
     assert rows[0].flags == ()
     assert rows[0].mask.name == "sub-1_acq-T2sel_FLAIR_roi.nii.gz", "masks are the subject's"
-    assert flags(bids(dataset, entities={"acq": "other"})[0]) == ["several_images"]
+    assert flags(bids(dataset, entities={"acq": "other"}, entities_may_drop=0.4)[0]) == ["several_images"]
 
 
-def test_a_subject_without_an_image_of_the_entities_stays_with_its_reason(dataset):
-    one, two, three = bids(dataset, entities={"acq": "T2sel"})
+def test_a_subject_whose_only_image_has_another_entity_stays_with_its_reason(dataset):
+    one, two, three = bids(dataset, entities={"acq": "T2sel"}, entities_may_drop=0.4)
     assert one.included
-    wanted = "no _FLAIR image with acq-T2sel (data.entities), only "
-    assert two.excluded == wanted + "sub-2_ses-a_acq-tse_FLAIR.nii"
-    assert three.excluded == wanted + "sub-3_FLAIR.nii.gz"
+    reason = "no _FLAIR image with acq-T2sel (data.entities), only sub-2_ses-a_acq-tse_FLAIR.nii"
+    assert two.excluded == reason
+    assert three.included, "an image that does not have the entity is the only one"
+    with pytest.raises(DataError, match=r"data\.entities \(acq-T2sel\) drops 1 of 3 .*sub-2"):
+        bids(dataset, entities={"acq": "T2sel"})
     with pytest.raises(DataError, match=r"with acq-T2, ses-7.*data\.entities"):
         bids(dataset, entities={"acq": "T2", "ses": "7"})
 
@@ -219,7 +222,9 @@ def test_subjects_whose_image_is_missing_stay_in_the_table(dataset):
     (dataset / "sub-3/anat/sub-3_FLAIR.nii.gz").unlink()
     shutil.rmtree(dataset / "sub-2")
     (dataset / "sub-4").mkdir()
-    rows = {row.participant_id: row for row in bids(dataset)}
+    with pytest.raises(DataError, match=r"without a folder \(sub-2\).*without a row \(sub-4\)"):
+        bids(dataset)
+    rows = {row.participant_id: row for row in bids(dataset, exclude={"sub-4": "no _FLAIR image"})}
     assert set(rows) == {"sub-1", "sub-2", "sub-3", "sub-4"}
     assert all(rows[name].excluded == "no _FLAIR image" for name in ("sub-2", "sub-3", "sub-4"))
     assert rows["sub-3"].further == {"age": "40"}

@@ -17,7 +17,12 @@ CHOICES = (
     {},
     {"two_dimensional": "include"},
     {"groups": ("fcd",)},
-    {"groups": ("hc", "fcd"), "exclude": {"sub-00001": "seen"}, "entities": {"acq": "T2sel"}},
+    {
+        "groups": ("hc", "fcd"),
+        "exclude": {"sub-00001": "seen"},
+        "entities": {"acq": "T2sel"},
+        "entities_may_drop": 0.3,
+    },
 )
 
 
@@ -112,7 +117,9 @@ def test_files_that_were_not_asked_for_make_no_difference(tmp_path):
     with (tmp_path / "participants.tsv").open("a") as stream:
         stream.write("sub-00998\tfcd\tM\tFL\ttrain\n")
     assert fetched(tmp_path) == before
-    assert len(on_disk(tmp_path)) == 172
+    with pytest.raises(DataError, match=r"without a folder \(sub-00998\).*without a row \(sub-00999\)"):
+        on_disk(tmp_path)
+    assert len(on_disk(tmp_path, exclude={"sub-00999": "not described"})) == 172
 
 
 def test_masks_of_one_s_own_are_found_beside_a_dataset_that_is_to_be_fetched(tmp_path):
