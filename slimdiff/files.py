@@ -4,15 +4,20 @@ import csv
 import hashlib
 import json
 import os
+import re
+import shlex
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 MISSING = "n/a"
+REMAKE = "; if a stage wrote the file, delete it and run that stage again"
+"""What to do about a table that was cut off: the reader does not know whether it is the user's own."""
 
 
 @contextmanager
@@ -28,7 +33,9 @@ def replacing(path: Path, suffix: str | None = None) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        # Shares such as CIFS or mounted S3 refuse to change the mode and set their own.
+        with suppress(OSError):
+            temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -38,6 +45,66 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def printable(text: object) -> str:
+    """A path or message as text that any terminal or UTF-8 file takes; bytes that are not UTF-8 become \\xNN."""
+    # Python holds such a byte as a lone surrogate, U+DC80 to U+DCFF.
+    return re.sub(r"[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", str(text))
+
+
+def content_hint(path: Path) -> str | None:
+    """Why the content of a file is elsewhere, and how to get it; None for a file with its content, or no file.
+
+    In a clone of a DataLad dataset, a file without its content is a broken link (locked) or a line of text (unlocked).
+    """
+    place = path = Path(path)
+    for _ in range(40):
+        if not place.is_symlink():
+            break
+        target = os.readlink(place)
+        if "annex/objects" in target.replace("\\", "/"):
+            return None if path.exists() else _datalad(place)
+        place = place.parent / target
+    if not path.exists():
+        return f"a link to {printable(os.readlink(path))}, which does not exist" if path.is_symlink() else None
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(200)
+    except OSError:
+        return None
+    if start.startswith(b"/annex/objects/"):
+        return _datalad(place)
+    if start.startswith(b"version https://git-lfs"):
+        return f"its content was not fetched (Git LFS); run: git lfs pull --include={shlex.quote(place.name)}"
+    return None
+
+
+def _datalad(path: Path) -> str:
+    return f"its content was not fetched (DataLad, git-annex); run: datalad get {shlex.quote(printable(path))}"
+
+
+def require_file(path: Path, remedy: str) -> None:
+    """Raise FileNotFoundError unless the file exists and has its content; `remedy`: what to do if it was not found."""
+    hint = content_hint(path)
+    if hint:
+        raise FileNotFoundError(f"{path}: {hint}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: {remedy}")
+
+
+def copy_annexed(folder: Path) -> None:
+    """Replace every link into an annex by a copy of its content, or remove it where the content was not fetched.
+
+    For folders with files that other programs rewrite in place: they would write into the annex.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and "annex/objects" in os.path.realpath(path).replace("\\", "/"):
+            if path.is_file():
+                with replacing(path) as temporary:
+                    shutil.copyfile(path, temporary)
+            else:
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -93,12 +160,11 @@ def read_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str], lis
         if path.suffix.lower() == ".csv"
         else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     )
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; if a stage writes it, run that stage first")
+    require_file(path, "not found; if a stage writes it, run that stage first")
     with path.open(encoding="utf-8-sig", newline="") as stream:
         lines = [line for line in csv.reader(stream, **form) if line]
     if not lines:
-        raise ValueError(f"{path}: empty; expected a header line")
+        raise ValueError(f"{path}: empty; expected a header line{REMAKE}")
     header, *body = lines
     duplicate = sorted({column for column in header if column and header.count(column) > 1})
     if duplicate:
@@ -108,15 +174,14 @@ def read_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str], lis
         raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}")
     for number, line in enumerate(body, start=2):
         if len(line) != len(header):
-            raise ValueError(f"{path}, line {number}: expected {len(header)} cells, found {len(line)}")
+            raise ValueError(f"{path}, line {number}: expected {len(header)} cells, found {len(line)}{REMAKE}")
     return header, body
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object that a stage wrote; raises FileNotFoundError, or ValueError with the file."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; run the stage that writes it first")
+    require_file(path, "not found; run the stage that writes it first")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimdiff.files import require_file
+
 
 class _Held:
     """Holds the state of an object whose class is not imported."""
@@ -54,8 +56,7 @@ def read_lightning(path: Path) -> dict[str, Any]:
     Raises FileNotFoundError, or ValueError if the file is not a Lightning checkpoint or contains other classes.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: checkpoint not found")
+    require_file(path, "checkpoint not found")
     try:
         with torch.serialization.safe_globals(_ADMITTED):
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -17,7 +17,7 @@ from slimdiff.data.quality.planes import Planes, three_planes, write_planes
 from slimdiff.data.volumes.read import Volume, VolumeError, read_brain, read_image, read_lesion
 from slimdiff.files import sha256, write_text
 
-MEASUREMENT_VERSION = 1
+MEASUREMENT_VERSION = 2
 """Increase it when a measurement below changes; cached measurements are then repeated."""
 COARSE_MM = 2.0
 """The head is found on voxels of about this size; smaller ones change no value and cost a second per volume."""
