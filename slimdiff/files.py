@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 MISSING = "n/a"
+POINTER_BYTES = 32_768
+"""Largest size of a file that git-annex takes for a pointer."""
 REMAKE = "; if a stage wrote the file, delete it and run that stage again"
 """What to do about a table that was cut off: the reader does not know whether it is the user's own."""
 
@@ -64,11 +66,13 @@ def content_hint(path: Path) -> str | None:
             break
         target = os.readlink(place)
         if "annex/objects" in target.replace("\\", "/"):
-            return None if path.exists() else _datalad(place)
+            return None if path.exists() else f"broken link, {_datalad(place)}"
         place = place.parent / target
     if not path.exists():
-        return f"a link to {printable(os.readlink(path))}, which does not exist" if path.is_symlink() else None
+        return f"broken link to {printable(os.readlink(path))}; get the file" if path.is_symlink() else None
     try:
+        if path.stat().st_size > POINTER_BYTES:
+            return None
         with path.open("rb") as stream:
             start = stream.read(200)
     except OSError:
@@ -142,14 +146,19 @@ def written(value: Any) -> Any:
     return value
 
 
-def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
+def read_table(path: Path, required: Sequence[str] = (), ended: bool = False) -> list[dict[str, str]]:
     """Read a table as dictionaries of strings, one per row; see `read_cells`."""
-    header, body = read_cells(path, required)
+    header, body = read_cells(path, required, ended)
     return [dict(zip(header, line, strict=True)) for line in body]
 
 
-def read_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+def read_cells(
+    path: Path, required: Sequence[str] = (), ended: bool = False
+) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a TSV (no quoting, as BIDS) or CSV (by its ending); a byte-order mark is skipped.
+
+    ended: whether the last line must end with a line break, as `write_table` ends it; without it a table that was cut
+    off within its last cell goes unnoticed.
 
     Raises FileNotFoundError, and ValueError with the file if it is empty, a required column is missing, a column is
     duplicate, or a row has too few or too many cells.
@@ -163,6 +172,8 @@ def read_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str], lis
     require_file(path, "not found; if a stage writes it, run that stage first")
     with path.open(encoding="utf-8-sig", newline="") as stream:
         lines = [line for line in csv.reader(stream, **form) if line]
+    if lines and ended and not _ends_with_line_break(path):
+        raise ValueError(f"{path}: expected a line break at the end, found none: it was cut off{REMAKE}")
     if not lines:
         raise ValueError(f"{path}: empty; expected a header line{REMAKE}")
     header, *body = lines
@@ -171,11 +182,17 @@ def read_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str], lis
         raise ValueError(f"{path}: duplicate column {', '.join(duplicate)}; keep one")
     missing = [column for column in required if column not in header]
     if missing:
-        raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}")
+        raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}{REMAKE}")
     for number, line in enumerate(body, start=2):
         if len(line) != len(header):
             raise ValueError(f"{path}, line {number}: expected {len(header)} cells, found {len(line)}{REMAKE}")
     return header, body
+
+
+def _ends_with_line_break(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) in b"\r\n"
 
 
 def read_object(path: Path) -> dict[str, Any]:

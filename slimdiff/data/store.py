@@ -45,7 +45,7 @@ class SliceStore:
         """Open a store with memory-mapped arrays; raises FileNotFoundError, or ValueError if files are inconsistent."""
         folder = Path(folder)
         facts = read_object(folder / "store.json")
-        rows = read_table(folder / "slices.tsv", COLUMNS)
+        rows = read_table(folder / "slices.tsv", COLUMNS, ended=True)
         images, masks = (_mapped(folder / name) for name in ("images.npy", "masks.npy"))
         if not (len(rows) == len(images) == len(masks) and images.shape == masks.shape):
             raise ValueError(

@@ -148,7 +148,7 @@ def read_samples(folder: Path, n_bins: int | None = None) -> Samples:
     arrays, rows = [], []
     for stem in stems:
         arrays.append(read_arrays(stem))
-        rows += read_table(stem.with_suffix(".tsv"), COLUMNS[:4])
+        rows += read_table(stem.with_suffix(".tsv"), COLUMNS[:4], ended=True)
     result = Samples(
         np.concatenate([part["images"] for part in arrays]),
         np.concatenate([part["masks"] for part in arrays]),
@@ -182,7 +182,7 @@ def read_manifest(stem: Path) -> tuple[list[dict[str, str]], SampleSettings | No
 
     Raises FileNotFoundError, or ValueError (ForeignFile) naming the file that does not fit.
     """
-    rows = read_table(stem.with_suffix(".tsv"), COLUMNS[:4])
+    rows = read_table(stem.with_suffix(".tsv"), COLUMNS[:4], ended=True)
     path = stem.with_suffix(".json")
     if path.is_file():
         values = read_object(path)

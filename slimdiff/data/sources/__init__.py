@@ -17,7 +17,7 @@ from slimdiff.data.sources.brats import brats_participants
 from slimdiff.data.sources.nnunet import nnunet_participants
 from slimdiff.data.sources.reading import listed
 from slimdiff.data.sources.table import phantom_participants, table_participants
-from slimdiff.files import MISSING
+from slimdiff.files import MISSING, content_hint
 
 FETCHED_GROUPS = {"ds004199": ("fcd", "hc")}
 """Names of the groups with and without a mask in participants.tsv, for each dataset that can be fetched."""
@@ -54,7 +54,7 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
     if config.source == "bids":
         rows = with_lost_masks(rows, config)
     if config.source in ("bids", "nnunet", "brats") and not fetched:
-        rows = [_with_dead_links(row) if row.included else row for row in rows]
+        rows = [_with_dropped_content(row) if row.included else row for row in rows]
     if not any(row.included and row.is_patient for row in rows):
         # A flag may be the cause.
         reasons = [flag.reason for row in rows if row.included for flag in row.flags]
@@ -99,12 +99,9 @@ def _of_groups(participants: list[Participant], groups: tuple[str, ...]) -> list
     ]
 
 
-def _with_dead_links(participant: Participant) -> Participant:
-    """Flag files that are broken links, as in a dataset whose contents have not been downloaded."""
+def _with_dropped_content(participant: Participant) -> Participant:
+    """Flag files whose content was not fetched: broken links, and the pointers of git-annex and Git LFS."""
     paths = (participant.image, participant.mask, participant.brain_mask)
-    dead = tuple(
-        Flag("missing_file", f"{path}: broken link; download the file first (datalad get, git annex get)")
-        for path in paths
-        if path is not None and path.is_symlink() and not path.exists()
-    )
-    return replace(participant, flags=participant.flags + dead) if dead else participant
+    hints = {path: content_hint(path) for path in paths if path is not None}
+    dropped = tuple(Flag("missing_file", f"{path}: {hint}") for path, hint in hints.items() if hint)
+    return replace(participant, flags=participant.flags + dropped) if dropped else participant

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from slimdiff.data.participants import COLUMNS, DataError, Flag, first_of, refuse_duplicates
-from slimdiff.files import MISSING, read_table
+from slimdiff.files import MISSING, content_hint, read_table
 
 ENDINGS = (".nii.gz", ".nii")
 
@@ -72,9 +72,9 @@ def two_splits(lines: Sequence[tuple[str, dict[str, str]]], source: Path) -> dic
 
 
 def is_there(path: Path) -> bool:
-    """Whether the file exists; raises DataError for a broken link, because the file is then expected."""
-    if path.is_symlink() and not path.exists():
-        raise DataError(f"{path}: broken link; download the file first (datalad get, git annex get)")
+    """Whether the file exists; raises DataError if its content was not fetched, because it is then expected."""
+    if hint := content_hint(path):
+        raise DataError(f"{path}: {hint}")
     return path.is_file()
 
 
