@@ -50,6 +50,10 @@ _ADMITTED = [
 ]
 
 
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""Parts of a weight's name that torch.compile, DataParallel or DDP, FSDP and activation checkpointing add."""
+
+
 def read_lightning(path: Path) -> dict[str, Any]:
     """The content of the checkpoint; the configuration in `hyper_parameters` as plain dicts, lists and values.
 
@@ -92,3 +96,19 @@ def averaged_weights(content: dict[str, Any]) -> dict[str, Tensor] | None:
         if isinstance(state, dict) and isinstance(state.get("ema"), dict):
             return state["ema"]
     return None
+
+
+def without_wrappers(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The weights under the names of the bare network, whichever wrappers (torch.compile, DDP, FSDP) it was saved in.
+
+    Raises ValueError if the file holds two weights that differ only by a wrapper.
+    """
+    bare = {}
+    for name, value in weights.items():
+        own = ".".join(part for part in str(name).split(".") if part not in WRAPPERS)
+        if own in bare:
+            raise ValueError(
+                f"{path}: weight {own} is duplicate, once in a wrapper ({name}); save one of the two"
+            )
+        bare[own] = value
+    return bare
