@@ -97,6 +97,17 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, space: str =
         temporary.write_bytes(igzip.compress(content, GZIP_LEVEL, mtime=0))
 
 
+def voxel_count(path: Path) -> int | None:
+    """Number of voxels by the header alone; None if it cannot be read, for example because the file is not fetched."""
+    try:
+        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
+            header = _header(stream.read(540))
+        shape = header.get_data_shape()
+    except (OSError, EOFError, zlib.error, ValueError, nibabel.spatialimages.HeaderDataError):
+        return None
+    return int(np.prod(shape, dtype=object)) if shape and min(shape) > 0 else None
+
+
 def _bytes_of(path: Path) -> bytes:
     if not path.name.lower().endswith(ENDINGS):
         raise FileFault("unreadable", f"expected a file named {' or '.join(ENDINGS)}; convert it")
