@@ -28,5 +28,10 @@ rule all:
         ALL_TARGETS,
 
 
+onstart:
+    # Snakemake rewrites its measurements in place.
+    copy_annexed(BENCHMARKS)
+
+
 onsuccess:
     build_report()

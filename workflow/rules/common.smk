@@ -76,7 +76,9 @@ TRAINING_THREADS = max(1, min(8, (workflow.resource_settings.cores or 8) // len(
 LOGS = PATHS.root / "logs"
 BENCHMARKS = PATHS.root / "benchmarks"
 CONDA = "../../envs/cuda.yaml" if STUDY.training.device == "cuda" else "../../envs/cpu.yaml"
-CATEGORY_NOTICE = f" ({STUDY.report.notice})" if STUDY.report.notice else ""
+# In a category Snakemake takes braces for wildcards and a line break for the end of its name.
+CATEGORY_NOTICE = " ".join(STUDY.report.notice.replace("{", "(").replace("}", ")").split())
+CATEGORY_NOTICE = f" ({CATEGORY_NOTICE})" if CATEGORY_NOTICE else ""
 
 
 wildcard_constraints:
