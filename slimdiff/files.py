@@ -114,13 +114,20 @@ def copy_annexed(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(_not_utf8(path, text[max(0, error.start - 60) : error.end + 20])) from None
+
+
+def _not_utf8(path: Path, text: str) -> str:
+    return f"{path}: {printable(text)!r} has bytes that are not UTF-8, probably from a file name; rename the file"
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Write rows as TSV without quoting; None and NaN become n/a, floats have nine digits.
 
-    Raises ValueError with the file if a cell has a tab or a line break.
+    Raises ValueError with the file if a cell has a tab, a line break, or bytes that are not UTF-8.
     """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(
@@ -134,6 +141,8 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence
                     raise ValueError(
                         f"{path}: column {column}: {cell!r} has a tab or a line break; remove it"
                     )
+                if isinstance(cell, str) and cell != printable(cell):
+                    raise ValueError(_not_utf8(path, cell))
             writer.writerow(cells)
 
 

@@ -13,6 +13,7 @@ from slimdiff.data.quality.exclusion import settle_discovery
 from slimdiff.data.sources import discover
 from slimdiff.diffusion.chain import sigmas_for
 from slimdiff.diffusion.schedule import make_schedule
+from slimdiff.files import printable
 from slimdiff.generation.requests import counts_of
 
 
@@ -64,7 +65,7 @@ try:
     check_generation(STUDY)
     check_paths(PARTICIPANTS.values())
 except (ConfigError, DataError) as error:
-    raise WorkflowError(str(error))
+    raise WorkflowError(printable(error))
 
 VARIANTS = list(STUDY.variants)
 FOLDS = list(range(STUDY.folds.k))

@@ -17,7 +17,7 @@ from slimdiff.data.sources.brats import brats_participants
 from slimdiff.data.sources.nnunet import nnunet_participants
 from slimdiff.data.sources.reading import listed
 from slimdiff.data.sources.table import phantom_participants, table_participants
-from slimdiff.files import MISSING, content_hint
+from slimdiff.files import MISSING, content_hint, printable
 
 FETCHED_GROUPS = {"ds004199": ("fcd", "hc")}
 """Names of the groups with and without a mask in participants.tsv, for each dataset that can be fetched."""
@@ -63,7 +63,19 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
             f"{where}: the {config.source} source has no subject with a lesion mask ({len(rows)} subjects)"
             + (f"; flags: {listed(reasons)}" if reasons else "")
         )
+    _refuse_other_names(rows)
     return [row if row.included else replace(row, flags=()) for row in rows]
+
+
+def _refuse_other_names(rows: Iterable[Participant]) -> None:
+    """Raise DataError for paths that no table can hold, because they have bytes that are not UTF-8."""
+    paths = [path for row in rows for path in (row.image, row.mask, row.brain_mask) if path]
+    bad = [printable(path) for path in paths if str(path) != printable(path)]
+    if bad:
+        raise DataError(
+            f"{len(bad)} paths have bytes that are not UTF-8 (shown as \\xNN): {listed(bad, 20)}; rename these files or "
+            "folders, or link them under other names"
+        )
 
 
 def _without_named(participants: list[Participant], config: DataConfig) -> list[Participant]:
