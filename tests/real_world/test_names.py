@@ -5,6 +5,8 @@ import io
 import json
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,6 @@ from slimdiff.files import write_table, write_text
 LATIN = os.fsdecode("caf\xe9".encode("latin-1"))
 """A name whose é is one byte, as old servers and archives have it."""
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="names of bytes exist on POSIX only")
 
 
 def renamed(path: Path, name: str) -> Path:
@@ -117,3 +118,58 @@ def test_a_study_in_a_folder_whose_own_name_is_not_utf8_runs(tmp_path):
         for stage in ("participants", "preprocess", "kfold", "cache"):
             assert cli.run_stage(stage, ["--config", "study.json"]) == 0, stage
     assert (folder / "results/tiny/slices/store.json").is_file()
+
+
+def spoil(root: Path, *names: str, encoding: str = "latin-1") -> list[Path]:
+    """Save these files of a dataset in another encoding, with a letter that is not ASCII."""
+    paths = [root / name for name in names]
+    for path in paths:
+        text = '{"InstitutionName": "Köln"}'
+        if path.suffix == ".tsv":
+            text = path.read_text(encoding="utf-8-sig").replace("bonn", "Köln")
+        path.write_bytes(text.encode(encoding))
+    return paths
+
+
+SIDECARS = [f"sub-0{number}/anat/sub-0{number}_FLAIR.json" for number in (1, 3, 4)]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+@pytest.mark.parametrize("names", [SIDECARS, ["participants.tsv", *SIDECARS], ["participants.tsv"]])
+def test_all_texts_in_another_encoding_are_named_at_once(tmp_path, names, encoding):
+    root = write_bids(tmp_path / "bids", 3, 1)
+    (root / "sub-02/anat/sub-02_FLAIR.json").write_text('{"InstitutionName": "Köln"}', encoding="utf-8")
+    paths = spoil(root, *names, encoding=encoding)
+    with pytest.raises(DataError) as caught:
+        discover(DataConfig(source="bids", root=str(root)), tmp_path)
+    said = str(caught.value)
+    assert f"{len(paths)} text file(s) are in another encoding" in said
+    likely = {"latin-1": "WINDOWS-1252", "utf-16": "UTF-16"}[encoding]
+    for path in paths:
+        assert f"{path}: not UTF-8 but probably {likely}" in said
+    assert "sub-02" not in said
+    # The advice is enough.
+    for path in paths:
+        path.write_text(path.read_bytes().decode(likely), encoding="utf-8")
+    assert len(discover(DataConfig(source="bids", root=str(root)), tmp_path)) == 4
+
+
+def test_the_conversion_that_the_message_names_works(tmp_path):
+    if not shutil.which("iconv"):
+        pytest.skip("iconv is not installed")
+    root = write_bids(tmp_path / "bids", 3, 1)
+    (path,) = spoil(root, "participants.tsv")
+    with pytest.raises(DataError) as caught:
+        discover(DataConfig(source="bids", root=str(root)), tmp_path)
+    command = re.search(r"iconv .*? && mv NEW FILE", str(caught.value))[0]
+    for word, value in (("ENCODING", "WINDOWS-1252"), ("FILE", str(path)), ("NEW", str(tmp_path / "new"))):
+        command = command.replace(word, value)
+    subprocess.run(command, shell=True, check=True)
+    assert {row.site for row in discover(DataConfig(source="bids", root=str(root)), tmp_path)} == {"Köln"}
+
+
+def test_a_table_of_paths_in_another_encoding_is_named(tmp_path):
+    table = tmp_path / "table.tsv"
+    table.write_bytes("participant_id\timage\tmask\tsite\np1\ta.nii\tn/a\tKöln\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"table\.tsv: not UTF-8 but probably WINDOWS-1252"):
+        discover(DataConfig(source="table", table=str(table)), tmp_path)

@@ -8,14 +8,16 @@ from slimdiff.config.data import DataConfig
 from slimdiff.data.fetch.download import File, read_file_manifest
 from slimdiff.data.participants import DataError, Flag, Participant
 from slimdiff.data.sources.bids import (
+    FOLDERS,
     bids_participants,
     bids_participants_of,
+    suffixes_of,
     with_lost_masks,
     without_thick_slices,
 )
 from slimdiff.data.sources.brats import brats_participants
 from slimdiff.data.sources.nnunet import nnunet_participants
-from slimdiff.data.sources.reading import listed
+from slimdiff.data.sources.reading import NotUtf8, listed, not_utf8
 from slimdiff.data.sources.table import phantom_participants, table_participants
 from slimdiff.files import MISSING, content_hint, printable
 
@@ -30,6 +32,19 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
     not change afterwards. A fault of one participant becomes its flag and raises nothing here; excluded participants
     have no flags. Raises DataError with the folder, table or key, what was expected and what was found.
     """
+    try:
+        return _discover(config, phantom_root)
+    except NotUtf8 as error:
+        if config.source != "bids":
+            raise
+        # One such file seldom comes alone: all of them in one message.
+        root, (suffix, _) = Path(config.root), suffixes_of(config)
+        sidecars = (path for folder in FOLDERS for path in root.glob(f"{folder}/anat/*_{suffix}.json"))
+        others = not_utf8(sorted(path for path in (root / "participants.tsv", *sidecars)))
+        raise NotUtf8(list(dict.fromkeys((*error.paths, *others)))) from None
+
+
+def _discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
     fetched: tuple[File, ...] = ()
     if config.source == "phantom":
         found = phantom_participants(config, phantom_root)

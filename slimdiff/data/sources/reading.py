@@ -1,5 +1,6 @@
 """Readers shared by the adapters: names of NIfTI files, tables of participants, JSON sidecars."""
 
+import codecs
 import csv
 import json
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,41 @@ from slimdiff.data.participants import COLUMNS, DataError, Flag, first_of, refus
 from slimdiff.files import MISSING, content_hint, read_table
 
 ENDINGS = (".nii.gz", ".nii")
+
+
+class NotUtf8(DataError):
+    """Text files of a source that are not UTF-8; the message lists all of them and how to convert them."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
+        lines = [f"{len(paths)} text file(s) are in another encoding:"]
+        lines += [f"  {path}: not UTF-8 but probably {likely_encoding(path)}" for path in paths]
+        lines.append(
+            "Convert each of them: iconv -f ENCODING -t UTF-8 FILE > NEW && mv NEW FILE. If the dataset is read-only, "
+            "link its volumes into a folder of your own and put the converted files there."
+        )
+        super().__init__("\n".join(lines))
+
+
+def likely_encoding(path: Path) -> str:
+    """The encoding that a file, which is not UTF-8, most likely has, as iconv names it."""
+    start = path.read_bytes()[:2]
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "UTF-16"
+    return "WINDOWS-1252"
+
+
+def not_utf8(paths: Iterable[Path]) -> list[Path]:
+    """Those of the files that are not UTF-8 text; files that cannot be read are left out."""
+    found = []
+    for path in paths:
+        try:
+            path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            found.append(path)
+        except OSError:
+            continue
+    return found
 
 
 def stem_of(name: str, endings: Sequence[str] = ENDINGS) -> str | None:
@@ -40,8 +76,8 @@ def table_lines(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
     """Read a table with `read_table`; raises DataError with the file for any fault."""
     try:
         return read_table(path, required)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8 text") from None
+    except UnicodeDecodeError:
+        raise NotUtf8([path]) from None
     except csv.Error as error:
         raise DataError(f"{path}: not readable as a table: {error}") from None
     except (OSError, ValueError) as error:
@@ -82,6 +118,8 @@ def json_object(path: Path) -> dict:
     """Read a JSON object; raises DataError for anything else."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise NotUtf8([path]) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(facts, dict):
