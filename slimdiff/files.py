@@ -64,12 +64,12 @@ def content_hint(path: Path) -> str | None:
     for _ in range(40):
         if not place.is_symlink():
             break
-        target = os.readlink(place)
-        if "annex/objects" in target.replace("\\", "/"):
+        target = place.readlink()
+        if "annex/objects" in target.as_posix():
             return None if path.exists() else f"broken link, {_datalad(place)}"
         place = place.parent / target
     if not path.exists():
-        return f"broken link to {printable(os.readlink(path))}; get the file" if path.is_symlink() else None
+        return f"broken link to {printable(path.readlink())}; get the file" if path.is_symlink() else None
     try:
         if path.stat().st_size > POINTER_BYTES:
             return None
@@ -85,7 +85,9 @@ def content_hint(path: Path) -> str | None:
 
 
 def _datalad(path: Path) -> str:
-    return f"its content was not fetched (DataLad, git-annex); run: datalad get {shlex.quote(printable(path))}"
+    return (
+        f"its content was not fetched (DataLad, git-annex); run: datalad get {shlex.quote(printable(path))}"
+    )
 
 
 def require_file(path: Path, remedy: str) -> None:
@@ -103,7 +105,7 @@ def copy_annexed(folder: Path) -> None:
     For folders with files that other programs rewrite in place: they would write into the annex.
     """
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and "annex/objects" in os.path.realpath(path).replace("\\", "/"):
+        if path.is_symlink() and "annex/objects" in Path(os.path.realpath(path)).as_posix():
             if path.is_file():
                 with replacing(path) as temporary:
                     shutil.copyfile(path, temporary)
@@ -194,7 +196,9 @@ def read_cells(
         raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}{REMAKE}")
     for number, line in enumerate(body, start=2):
         if len(line) != len(header):
-            raise ValueError(f"{path}, line {number}: expected {len(header)} cells, found {len(line)}{REMAKE}")
+            raise ValueError(
+                f"{path}, line {number}: expected {len(header)} cells, found {len(line)}{REMAKE}"
+            )
     return header, body
 
 

@@ -173,7 +173,9 @@ def read_folds(path: Path, fold: int) -> dict[str, list[str]]:
 
 def training_participants(path: Path) -> list[str]:
     """Participants in the training part of at least one fold."""
-    return sorted({row["participant"] for row in read_table(path, COLUMNS, ended=True) if row["split"] == "train"})
+    return sorted(
+        {row["participant"] for row in read_table(path, COLUMNS, ended=True) if row["split"] == "train"}
+    )
 
 
 def lesion_volumes(json_paths: dict[str, Path]) -> dict[str, float]:

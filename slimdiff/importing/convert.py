@@ -53,9 +53,7 @@ def import_reference(
             f"{checkpoint}: no configuration found; pass the published code's YAML with --config"
         )
     state = without_wrappers(content["state_dict"], checkpoint)
-    last = {
-        name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")
-    }
+    last = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     averaged = averaged_weights(content)
     if averaged is not None:
         bare = without_wrappers(averaged, checkpoint)

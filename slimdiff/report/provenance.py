@@ -211,7 +211,8 @@ def git_state(folder: Path) -> dict | None:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
+            command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True)
         except OSError:
             return None
         return done.stdout.strip() if done.returncode == 0 else None

@@ -23,7 +23,6 @@ LATIN = os.fsdecode("caf\xe9".encode("latin-1"))
 """A name whose é is one byte, as old servers and archives have it."""
 
 
-
 def renamed(path: Path, name: str) -> Path:
     try:
         return path.rename(path.with_name(name))
@@ -65,7 +64,12 @@ def test_paths_that_are_not_utf8_are_refused_in_a_form_that_can_be_printed(tmp_p
 def test_all_such_paths_are_named_at_once(tmp_path):
     with pytest.raises(DataError) as caught:
         discover(make_bids(tmp_path), tmp_path)
-    for part in (r"sub-02_acq-caf\xe9_FLAIR.nii.gz", r"sub-03_acq-caf\xe9_FLAIR_roi.nii.gz", "2 paths", "rename"):
+    for part in (
+        r"sub-02_acq-caf\xe9_FLAIR.nii.gz",
+        r"sub-03_acq-caf\xe9_FLAIR_roi.nii.gz",
+        "2 paths",
+        "rename",
+    ):
         assert part in str(caught.value)
 
 
@@ -83,12 +87,17 @@ def test_the_engine_refuses_them_before_the_first_job(tmp_path):
     done = snakemake("--dry-run", "--configfile", str(config), folder=tmp_path)
     assert done.returncode != 0
     assert r"sub-02_acq-caf\xe9_FLAIR.nii.gz" in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr and "UnicodeEncodeError" not in done.stdout + done.stderr
+    assert (
+        "Traceback" not in done.stdout + done.stderr and "UnicodeEncodeError" not in done.stdout + done.stderr
+    )
 
 
 def test_an_argument_that_is_not_utf8_is_refused_before_anything_is_written(tmp_path):
     before = sorted(tmp_path.iterdir())
-    for arguments in (["--ckpt", f"{LATIN}.ckpt", "--out", "m"], ["--ckpt", "c", "--out", f"{tmp_path}/{LATIN}/m"]):
+    for arguments in (
+        ["--ckpt", f"{LATIN}.ckpt", "--out", "m"],
+        ["--ckpt", "c", "--out", f"{tmp_path}/{LATIN}/m"],
+    ):
         with contextlib.redirect_stderr(io.StringIO()) as said:
             assert cli.run_stage("import", arguments) == 2
         assert r"caf\xe9" in said.getvalue() and "not UTF-8" in said.getvalue()

@@ -46,7 +46,11 @@ def first_line(page: str) -> str:
 def rendered(config: dict) -> str:
     """workflow.rst as Snakemake renders it: by Jinja, then by docutils."""
     text = (ROOT / "workflow" / "report" / "workflow.rst").read_text(encoding="utf-8")
-    rst = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(text).render(snakemake=SimpleNamespace(config=config))
+    rst = (
+        jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+        .from_string(text)
+        .render(snakemake=SimpleNamespace(config=config))
+    )
     return publish_parts(rst, writer="html")["html_body"]
 
 

@@ -35,7 +35,9 @@ def test_voxels_are_counted_by_the_header_alone(tmp_path, kind, name):
     assert voxel_count(promise(tmp_path / name, SEVEN_TESLA, kind)) == np.prod(SEVEN_TESLA)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x1f\x8b\x08", b"<html>" * 90, b"/annex/objects/MD5E-s9--0\n"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"\x1f\x8b\x08", b"<html>" * 90, b"/annex/objects/MD5E-s9--0\n"]
+)
 def test_a_header_that_cannot_be_read_counts_no_voxels(tmp_path, content):
     path = tmp_path / "v.nii.gz"
     if content is not None:

@@ -22,10 +22,15 @@ from slimdiff.evaluation.utility.segmenter import Segmenter, load_segmenter, sav
 from slimdiff.files import read_object, read_table, write_table, write_text
 from slimdiff.generation.samples import read_arrays
 from slimdiff.model.checkpoint import read_card
-from slimdiff.training.checkpoint import StateDamaged
 from slimdiff.report.participants import read_records
+from slimdiff.training.checkpoint import StateDamaged
 
-CUTS = {"empty": lambda size: 0, "a few bytes": lambda size: 7, "half": lambda size: size // 2, "no end": lambda size: size - 9}
+CUTS = {
+    "empty": lambda size: 0,
+    "a few bytes": lambda size: 7,
+    "half": lambda size: size // 2,
+    "no end": lambda size: size - 9,
+}
 
 
 def cut(path: Path, how: str) -> Path:
@@ -153,7 +158,9 @@ def test_cut_samples_and_models_are_named_with_what_to_delete(trained, tmp_path,
     with samples.open("wb") as stream:
         np.savez(stream, images=np.zeros((2, 4, 4)), masks=np.zeros((2, 4, 4)))
     cut(samples, how)
-    with pytest.raises(ValueError, match=re.escape(str(samples)) + ".*delete it and its manifest zbin-00.tsv"):
+    with pytest.raises(
+        ValueError, match=re.escape(str(samples)) + ".*delete it and its manifest zbin-00.tsv"
+    ):
         read_arrays(samples.with_suffix(""))
 
 
@@ -174,5 +181,7 @@ def test_a_table_without_an_end_is_named_with_what_to_do(tmp_path):
 
 def test_pages_name_a_cut_record(tmp_path):
     write_text(tmp_path / "sub-01.json", '{"qc": {"lesion')
-    with pytest.raises(ValueError, match=r"sub-01\.json: not readable as JSON .*delete it and run its stage again"):
+    with pytest.raises(
+        ValueError, match=r"sub-01\.json: not readable as JSON .*delete it and run its stage again"
+    ):
         read_records({"sub-01": tmp_path / "sub-01.json", "sub-02": tmp_path / "gone.json"})

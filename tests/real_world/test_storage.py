@@ -91,7 +91,9 @@ def test_the_command_quotes_a_path_with_spaces_and_a_pointer_of_lfs_names_lfs(tm
 @pytest.mark.parametrize("source", ["bids", "table"])
 def test_discovery_names_every_dropped_volume_at_once(tmp_path, source, drop):
     root = write_bids(tmp_path / "bids", 3, 1)
-    image, mask = (root / f"sub-0{n}/anat/sub-0{n}_FLAIR{end}" for n, end in ((1, ".nii.gz"), (2, "_roi.nii.gz")))
+    image, mask = (
+        root / f"sub-0{n}/anat/sub-0{n}_FLAIR{end}" for n, end in ((1, ".nii.gz"), (2, "_roi.nii.gz"))
+    )
     drop(image), drop(mask)
     config = DataConfig(source="bids", root=str(root))
     if source == "table":

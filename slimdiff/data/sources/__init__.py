@@ -88,8 +88,8 @@ def _refuse_other_names(rows: Iterable[Participant]) -> None:
     bad = [printable(path) for path in paths if str(path) != printable(path)]
     if bad:
         raise DataError(
-            f"{len(bad)} paths have bytes that are not UTF-8 (shown as \\xNN): {listed(bad, 20)}; rename these files or "
-            "folders, or link them under other names"
+            f"{len(bad)} paths have bytes that are not UTF-8 (shown as \\xNN): {listed(bad, 20)}; rename these files "
+            "or folders, or link them under other names"
         )
 
 

@@ -24,7 +24,7 @@ GZIP_LEVEL = 1
 
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 """NIfTI's codes of metre, millimetre and micrometre (bits 0 to 2 of xyzt_units); any other code counts as mm."""
-VOXEL_MM = (0.001, 100.0)
+VOXEL_MM = (0.01, 100.0)
 """Voxel sizes outside this range come from a header with another unit than its numbers."""
 
 QUATERNION_ROUNDING = 1e-4
