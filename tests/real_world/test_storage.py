@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.synthetic import head, save_nifti, study_mapping, write_bids
+from helpers.workflow_runs import snakemake, write_study
 
 from slimdiff import cli
 from slimdiff.config import study_from_mapping
@@ -175,6 +176,24 @@ def test_stages_on_results_in_an_annex_replace_links_only(tmp_path):
     volume = tmp_path / "results/tiny/volumes/sub-01_FLAIR.nii.gz"
     assert not volume.is_symlink()
     assert volume.read_bytes() not in before.values()
+
+
+def test_the_engine_on_results_in_an_annex_replaces_links_only(tmp_path):
+    """Logs and measured times, too, which other programs than the stages write."""
+    root = write_bids(tmp_path / "bids", 3, 1)
+    sections = {"data": {"source": "bids", "root": str(root)}, "quality": {"max_spacing_mm": 7.0}}
+    arguments = ("preprocessed", "--cores", "1", "--configfile")
+    done = snakemake(*arguments, str(write_study(tmp_path, **sections)), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = [path for path in sorted((tmp_path / "results").rglob("*")) if path.is_file()]
+    before = {content: content.read_bytes() for content in map(locked, results)}
+    config = write_study(tmp_path, **sections, preprocess={"percentiles": [1.0, 99.0]})
+    done = snakemake(*arguments, str(config), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {content: content.read_bytes() for content in before} == before
+    for name in ("volumes/sub-01_FLAIR.nii.gz", "logs/preprocess/sub-01.log", "benchmarks/preprocess/sub-01.tsv"):
+        assert (tmp_path / "results/tiny" / name).is_file()
+        assert not (tmp_path / "results/tiny" / name).is_symlink()
 
 
 def test_links_in_the_folder_of_measured_times_become_copies_which_the_engine_may_rewrite(tmp_path):
