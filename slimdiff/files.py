@@ -183,8 +183,6 @@ def read_cells(
     require_file(path, "not found; if a stage writes it, run that stage first")
     with path.open(encoding="utf-8-sig", newline="") as stream:
         lines = [line for line in csv.reader(stream, **form) if line]
-    if lines and ended and not _ends_with_line_break(path):
-        raise ValueError(f"{path}: expected a line break at the end, found none: it was cut off{REMAKE}")
     if not lines:
         raise ValueError(f"{path}: empty; expected a header line{REMAKE}")
     header, *body = lines
@@ -199,6 +197,8 @@ def read_cells(
             raise ValueError(
                 f"{path}, line {number}: expected {len(header)} cells, found {len(line)}{REMAKE}"
             )
+    if ended and not _ends_with_line_break(path):
+        raise ValueError(f"{path}: expected a line break at the end, found none: it was cut off{REMAKE}")
     return header, body
 
 
