@@ -1,11 +1,15 @@
+from pathlib import Path
+
 from snakemake.utils import min_version
 
 min_version("9.0")
 
 # The demo is the default study. Given --configfile, only that file counts: two studies are never merged.
+# With --directory the working directory is another one than that of this file.
 if not workflow.overwrite_configfiles:
+    DEMO = "config/demo.yaml"
 
-    configfile: "config/demo.yaml"
+    configfile: DEMO if Path(DEMO).is_file() else workflow.source_path(DEMO)
 
 
 include: "workflow/rules/common.smk"
@@ -26,6 +30,11 @@ rule all:
     default_target: True
     input:
         ALL_TARGETS,
+
+
+onstart:
+    # Snakemake rewrites its measurements in place.
+    copy_annexed(BENCHMARKS)
 
 
 onsuccess:

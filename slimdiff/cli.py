@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from slimdiff import __version__, stages
+from slimdiff.files import printable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,10 +38,11 @@ def run_stage(stage: str, argv: list[str] | None = None, prog: str | None = None
     )
     options = stages.fill(stage, parser).parse_args(argv)
     try:
+        _refuse_other_bytes(argv)
         study = stages.study_of(stage, options)
         stages.module_of(stage).run(study, options)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        print(f"{prog}: error: {printable(error)}", file=sys.stderr)
         if os.environ.get("SLIMDIFF_DEBUG"):
             raise
         return 2
@@ -62,6 +64,15 @@ def __getattr__(name: str) -> Callable[[list[str] | None], int]:
 def _dashed(argv: list[str]) -> list[str]:
     """Option names with dashes: the founding commands' `--z_bins` and `--out_dir` are `--z-bins` and `--out-dir`."""
     return [re.sub(r"^--[a-z_]+", lambda found: found[0].replace("_", "-"), word) for word in argv]
+
+
+def _refuse_other_bytes(argv: list[str]) -> None:
+    """Raise ValueError for an argument, usually a path, that no output or record can hold."""
+    for word in argv:
+        if word != printable(word):
+            raise ValueError(
+                f"{printable(word)}: this argument has bytes that are not UTF-8 (shown as \\xNN); rename the file"
+            )
 
 
 def _elsewhere(stage: str, argv: list[str]) -> tuple[str, list[str]]:

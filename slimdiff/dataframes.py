@@ -19,7 +19,7 @@ def read_frame(path: Path, required: Sequence[str] = (), numbers: Sequence[str] 
     Raises FileNotFoundError, and ValueError naming the file where it is empty, a column is missing or duplicate, a row
     has too few or too many cells, or a number cannot be read.
     """
-    header, body = read_cells(path, required)
+    header, body = read_cells(path, required, ended=True)
     frame = pd.DataFrame(body, columns=header, dtype=str)
     for name in numbers:
         try:

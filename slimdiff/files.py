@@ -4,15 +4,22 @@ import csv
 import hashlib
 import json
 import os
+import re
+import shlex
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 MISSING = "n/a"
+POINTER_BYTES = 32_768
+"""Largest size of a file that git-annex takes for a pointer."""
+REMAKE = "; if a stage wrote the file, delete it and run that stage again"
+"""What to do about a table that was cut off: the reader does not know whether it is the user's own."""
 
 
 @contextmanager
@@ -28,7 +35,9 @@ def replacing(path: Path, suffix: str | None = None) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        # Shares such as CIFS or mounted S3 refuse to change the mode and set their own.
+        with suppress(OSError):
+            temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -40,16 +49,87 @@ def _umask() -> int:
     return mask
 
 
+def printable(text: object) -> str:
+    """A path or message as text that any terminal or UTF-8 file takes; bytes that are not UTF-8 become \\xNN."""
+    # Python holds such a byte as a lone surrogate, U+DC80 to U+DCFF.
+    return re.sub(r"[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", str(text))
+
+
+def content_hint(path: Path) -> str | None:
+    """Why the content of a file is elsewhere, and how to get it; None for a file with its content, or no file.
+
+    In a clone of a DataLad dataset, a file without its content is a broken link (locked) or a line of text (unlocked).
+    """
+    place = path = Path(path)
+    for _ in range(40):
+        if not place.is_symlink():
+            break
+        target = place.readlink()
+        if "annex/objects" in target.as_posix():
+            return None if path.exists() else f"broken link, {_datalad(place)}"
+        place = place.parent / target
+    if not path.exists():
+        return f"broken link to {printable(path.readlink())}; get the file" if path.is_symlink() else None
+    try:
+        if path.stat().st_size > POINTER_BYTES:
+            return None
+        with path.open("rb") as stream:
+            start = stream.read(200)
+    except OSError:
+        return None
+    if start.startswith(b"/annex/objects/"):
+        return _datalad(place)
+    if start.startswith(b"version https://git-lfs"):
+        return f"its content was not fetched (Git LFS); run: git lfs pull --include={shlex.quote(place.name)}"
+    return None
+
+
+def _datalad(path: Path) -> str:
+    return (
+        f"its content was not fetched (DataLad, git-annex); run: datalad get {shlex.quote(printable(path))}"
+    )
+
+
+def require_file(path: Path, remedy: str) -> None:
+    """Raise FileNotFoundError unless the file exists and has its content; `remedy`: what to do if it was not found."""
+    hint = content_hint(path)
+    if hint:
+        raise FileNotFoundError(f"{path}: {hint}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: {remedy}")
+
+
+def copy_annexed(folder: Path) -> None:
+    """Replace every link into an annex by a copy of its content, or remove it where the content was not fetched.
+
+    For folders with files that other programs rewrite in place: they would write into the annex.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and "annex/objects" in Path(os.path.realpath(path)).as_posix():
+            if path.is_file():
+                with replacing(path) as temporary:
+                    shutil.copyfile(path, temporary)
+            else:
+                path.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(_not_utf8(path, text[max(0, error.start - 60) : error.end + 20])) from None
+
+
+def _not_utf8(path: Path, text: str) -> str:
+    return f"{path}: {printable(text)!r} has bytes that are not UTF-8, probably from a file name; rename the file"
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Write rows as TSV without quoting; None and NaN become n/a, floats have nine digits.
 
-    Raises ValueError with the file if a cell has a tab or a line break.
+    Raises ValueError with the file if a cell has a tab, a line break, or bytes that are not UTF-8.
     """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(
@@ -63,6 +143,8 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence
                     raise ValueError(
                         f"{path}: column {column}: {cell!r} has a tab or a line break; remove it"
                     )
+                if isinstance(cell, str) and cell != printable(cell):
+                    raise ValueError(_not_utf8(path, cell))
             writer.writerow(cells)
 
 
@@ -75,22 +157,30 @@ def written(value: Any) -> Any:
     return value
 
 
-def read_table(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
+def read_table(path: Path, required: Sequence[str] = (), ended: bool = False) -> list[dict[str, str]]:
     """Read a table as dictionaries of strings, one per row; see `read_cells`."""
-    header, body = read_cells(path, required)
+    header, body = read_cells(path, required, ended)
     return [dict(zip(header, line, strict=True)) for line in body]
 
 
-def read_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+def read_cells(
+    path: Path, required: Sequence[str] = (), ended: bool = False
+) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a table; see `numbered_cells`."""
-    header, body = numbered_cells(path, required)
+    header, body = numbered_cells(path, required, ended)
     return header, [line for _, line in body]
 
 
-def numbered_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def numbered_cells(
+    path: Path, required: Sequence[str] = (), ended: bool = False
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header and rows of a TSV (no quoting, as BIDS) or CSV (by its ending), each row with its line in the file.
 
     A byte-order mark, blank rows, and blank cells beyond the header are skipped.
+
+    ended: whether the last line must end with a line break, as `write_table` ends it; without it a table that was cut
+    off within its last cell goes unnoticed.
+
     Raises FileNotFoundError, csv.Error for an unclosed quote of a CSV, and ValueError with the file if it is empty, a
     required column is missing, a column is duplicate, or a row has too few or too many cells.
     """
@@ -100,14 +190,13 @@ def numbered_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str],
         if path.suffix.lower() == ".csv"
         else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     )
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; if a stage writes it, run that stage first")
+    require_file(path, "not found; if a stage writes it, run that stage first")
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream, **form)
         # Not line.strip(): a first cell that is empty is a cell.
         lines = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
     if not lines:
-        raise ValueError(f"{path}: empty; expected a header line")
+        raise ValueError(f"{path}: empty; expected a header line{REMAKE}")
     (_, header), *body = lines
     named = max(place for place, column in enumerate(header, start=1) if column.strip())
     # Tabs at line ends, as spreadsheets leave them, are no cells; a column without a name that has values is one.
@@ -119,10 +208,14 @@ def numbered_cells(path: Path, required: Sequence[str] = ()) -> tuple[list[str],
         raise ValueError(f"{path}: duplicate column {', '.join(duplicate)}; keep one")
     missing = [column for column in required if column not in header]
     if missing:
-        raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}")
+        raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}{REMAKE}")
     for number, line in body:
         if len(line) != len(header):
-            raise ValueError(f"{path}, line {number}: expected {len(header)} cells, found {len(line)}")
+            raise ValueError(
+                f"{path}, line {number}: expected {len(header)} cells, found {len(line)}{REMAKE}"
+            )
+    if ended and not _ends_with_line_break(path):
+        raise ValueError(f"{path}: expected a line break at the end, found none: it was cut off{REMAKE}")
     return header, body
 
 
@@ -131,11 +224,16 @@ def _filled(line: Sequence[str]) -> int:
     return max((place for place, cell in enumerate(line, start=1) if cell.strip()), default=0)
 
 
+def _ends_with_line_break(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) in b"\r\n"
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object that a stage wrote; raises FileNotFoundError, or ValueError with the file."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; run the stage that writes it first")
+    require_file(path, "not found; run the stage that writes it first")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -201,7 +201,7 @@ def write_folds(path: Path, rows: list[dict]) -> None:
 def read_folds(path: Path, fold: int) -> dict[str, list[str]]:
     """Participants of one fold: {"train": [...], "val": [...], "test": [...]}."""
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for number, row in enumerate(read_table(path, COLUMNS), start=2):
+    for number, row in enumerate(read_table(path, COLUMNS, ended=True), start=2):
         if not row["fold"].isdecimal() or row["split"] not in parts:
             raise ValueError(
                 f"{path}, line {number}: expected a whole number as fold and {', '.join(parts)} as split, found fold "
@@ -216,7 +216,9 @@ def read_folds(path: Path, fold: int) -> dict[str, list[str]]:
 
 def training_participants(path: Path) -> list[str]:
     """Participants in the training part of at least one fold."""
-    return sorted({row["participant"] for row in read_table(path, COLUMNS) if row["split"] == "train"})
+    return sorted(
+        {row["participant"] for row in read_table(path, COLUMNS, ended=True) if row["split"] == "train"}
+    )
 
 
 def lesion_volumes(json_paths: dict[str, Path]) -> dict[str, float]:

@@ -133,7 +133,7 @@ def _paths(row: Participant) -> dict[str, str | None]:
 def read_participants(path: Path) -> list[Participant]:
     """Read participants.tsv as `write_participants` writes it."""
     rows = []
-    for row in read_table(path, ("participant_id", "group", "image", "mask")):
+    for row in read_table(path, ("participant_id", "group", "image", "mask"), ended=True):
         values = {name: row.get(name, MISSING) for name in COLUMNS if name not in PATHS}
         paths = {key: None if row.get(key, MISSING) == MISSING else Path(row[key]) for key in PATHS}
         further = {name: value for name, value in row.items() if name not in (*COLUMNS, MORE_MASKS)}

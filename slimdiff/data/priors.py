@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slimdiff.files import replacing
+from slimdiff.files import replacing, require_file
 
 THRESHOLD = 0.2
 """A pixel belongs to the prior if it is brain in at least this share of the training slices."""
@@ -52,15 +52,14 @@ def read_priors(path: Path) -> np.ndarray:
 
     Raises FileNotFoundError, or ValueError naming the file and what is wrong with it.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: not found; run the stage priors (slimdiff-priors) first")
+    require_file(path, "not found; run the stage priors (slimdiff-priors) first")
     try:
         with np.load(path, allow_pickle=False) as archive:
             return archive["priors"]
     except Exception as error:
         # A plain array, half a zip file, a pickle: NumPy raises a different error for each.
         raise ValueError(
-            f"{path}: expected a file of z-bin priors ({error}); run the stage priors again"
+            f"{path}: expected a file of z-bin priors ({error}); delete it and run the stage priors again"
         ) from None
 
 

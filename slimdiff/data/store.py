@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slimdiff.files import read_object, read_table
+from slimdiff.files import read_object, read_table, require_file
 
 COLUMNS = ("participant", "z", "z_bin", "class", "lesion_px", "acquisition")
 
@@ -45,7 +45,7 @@ class SliceStore:
         """Open a store with memory-mapped arrays; raises FileNotFoundError, or ValueError if files are inconsistent."""
         folder = Path(folder)
         facts = read_object(folder / "store.json")
-        rows = read_table(folder / "slices.tsv", COLUMNS)
+        rows = read_table(folder / "slices.tsv", COLUMNS, ended=True)
         images, masks = (_mapped(folder / name) for name in ("images.npy", "masks.npy"))
         if not (len(rows) == len(images) == len(masks) and images.shape == masks.shape):
             raise ValueError(
@@ -91,7 +91,11 @@ class SliceStore:
 
 
 def _mapped(path: Path) -> np.ndarray:
+    require_file(path, "not found; run the cache stage first")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not readable as an array ({error}); run the cache stage again") from None
+        raise ValueError(
+            f"{path}: not readable as an array ({error}); restore it from a copy, or delete it and run the cache "
+            "stage again"
+        ) from None

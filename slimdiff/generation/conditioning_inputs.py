@@ -9,6 +9,7 @@ import numpy as np
 
 from slimdiff.data.participants import DataError
 from slimdiff.data.zbins import z_bin
+from slimdiff.files import require_file
 from slimdiff.generation.conditional import ConditioningInput, fixed_mask, fixed_surroundings
 
 IMAGE_RANGE = 1.001  # [-1, 1] and the rounding in a file
@@ -133,18 +134,19 @@ def _grey(path: Path) -> np.ndarray:
 def _slices(path: Path, grid: SliceGrid) -> list[np.ndarray]:
     size, spacing_mm = grid.size, grid.spacing_mm
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found")
+    require_file(path, "not found")
     if _is_png(path):
         slices = [_grey(path)]
     elif path.name.lower().endswith((".nii", ".nii.gz")):
         import nibabel
 
         from slimdiff.data.slices import axial
+        from slimdiff.data.volumes.nifti import mm_per_unit
 
         try:
             image = nibabel.as_closest_canonical(nibabel.load(path))
-            volume, zooms = np.asarray(image.dataobj), image.header.get_zooms()[:2]
+            volume = np.asarray(image.dataobj)
+            zooms = np.array(image.header.get_zooms()[:2]) * mm_per_unit(image.header)
         except Exception as error:
             raise DataError(f"{path}: not readable as NIfTI: {error}") from None
         if volume.ndim == 2:

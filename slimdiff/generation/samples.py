@@ -19,7 +19,15 @@ import numpy as np
 from pydantic import ValidationError
 
 from slimdiff.config.generation import GenerationConfig
-from slimdiff.files import MISSING, read_object, read_table, replacing, write_table, write_text
+from slimdiff.files import (
+    MISSING,
+    read_object,
+    read_table,
+    replacing,
+    require_file,
+    write_table,
+    write_text,
+)
 
 COLUMNS = ("id", "key", "z_bin", "class", "replica", "index", "acquisition", "lesion_px")
 CONDITIONAL_COLUMNS = (*COLUMNS, "mode", "source")
@@ -140,7 +148,7 @@ def read_samples(folder: Path, n_bins: int | None = None) -> Samples:
     arrays, rows = [], []
     for stem in stems:
         arrays.append(read_arrays(stem))
-        rows += read_table(stem.with_suffix(".tsv"), COLUMNS[:4])
+        rows += read_table(stem.with_suffix(".tsv"), COLUMNS[:4], ended=True)
     result = Samples(
         np.concatenate([part["images"] for part in arrays]),
         np.concatenate([part["masks"] for part in arrays]),
@@ -156,15 +164,17 @@ def read_samples(folder: Path, n_bins: int | None = None) -> Samples:
 def read_arrays(stem: Path) -> dict[str, np.ndarray]:
     """The arrays of `{stem}.npz`; raises FileNotFoundError, or ForeignFile where it cannot be read."""
     path = stem.with_suffix(".npz")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; run the stage generate first")
+    require_file(path, "not found; run the stage generate first")
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {"images": archive["images"], "masks": archive["masks"]} | {
                 name: archive[name] for name in FIXED if name in archive
             }
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise ForeignFile(f"{path}: not readable: {error}; delete it and its manifest") from None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ForeignFile(
+            f"{path}: not readable: {error}; delete it and its manifest {stem.name}.tsv; the stage generate draws the "
+            "same samples again"
+        ) from None
 
 
 def read_manifest(stem: Path) -> tuple[list[dict[str, str]], SampleSettings | None]:
@@ -172,7 +182,7 @@ def read_manifest(stem: Path) -> tuple[list[dict[str, str]], SampleSettings | No
 
     Raises FileNotFoundError, or ValueError (ForeignFile) naming the file that does not fit.
     """
-    rows = read_table(stem.with_suffix(".tsv"), COLUMNS[:4])
+    rows = read_table(stem.with_suffix(".tsv"), COLUMNS[:4], ended=True)
     path = stem.with_suffix(".json")
     if path.is_file():
         values = read_object(path)

@@ -18,7 +18,7 @@ from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.model import ModelConfig
 from slimdiff.config.recipes import PUBLISHED
 from slimdiff.config.training import TrainingConfig
-from slimdiff.importing.lightning import averaged_weights, read_lightning
+from slimdiff.importing.lightning import averaged_weights, read_lightning, without_wrappers
 from slimdiff.importing.names import from_monai, prior_encoder_from_reference
 from slimdiff.model.checkpoint import DataSpec, ModelCard, build_network, put_priors, save_model
 from slimdiff.model.prior import GROUPS, TOKEN_WIDTH, WIDTHS
@@ -52,12 +52,12 @@ def import_reference(
         raise ValueError(
             f"{checkpoint}: no configuration found; pass the published code's YAML with --config"
         )
-    last = {
-        name.removeprefix("model."): value
-        for name, value in content["state_dict"].items()
-        if name.startswith("model.")
-    }
+    state = without_wrappers(content["state_dict"], checkpoint)
+    last = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     averaged = averaged_weights(content)
+    if averaged is not None:
+        bare = without_wrappers(averaged, checkpoint)
+        averaged = {name.removeprefix("model."): value for name, value in bare.items()}
     if averaged is None and not raw:
         raise ValueError(f"{checkpoint}: no averaged (EMA) weights found; use --raw for the last weights")
     weights = last if raw or averaged is None else {**last, **averaged}
@@ -80,7 +80,7 @@ def import_reference(
     if model.prior == "cross_attention":
         encoder = {
             name.removeprefix("_anatomical_encoder."): value
-            for name, value in content["state_dict"].items()
+            for name, value in state.items()
             if name.startswith("_anatomical_encoder.")
         }
         ours |= prior_encoder_from_reference(encoder)

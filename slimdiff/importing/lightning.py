@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimdiff.files import require_file
+
 
 class _Held:
     """Holds the state of an object whose class is not imported."""
@@ -48,14 +50,17 @@ _ADMITTED = [
 ]
 
 
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""Parts of a weight's name that torch.compile, DataParallel or DDP, FSDP and activation checkpointing add."""
+
+
 def read_lightning(path: Path) -> dict[str, Any]:
     """The content of the checkpoint; the configuration in `hyper_parameters` as plain dicts, lists and values.
 
     Raises FileNotFoundError, or ValueError if the file is not a Lightning checkpoint or contains other classes.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: checkpoint not found")
+    require_file(path, "checkpoint not found")
     try:
         with torch.serialization.safe_globals(_ADMITTED):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -91,3 +96,19 @@ def averaged_weights(content: dict[str, Any]) -> dict[str, Tensor] | None:
         if isinstance(state, dict) and isinstance(state.get("ema"), dict):
             return state["ema"]
     return None
+
+
+def without_wrappers(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The weights under the names of the bare network, whichever wrappers (torch.compile, DDP, FSDP) it was saved in.
+
+    Raises ValueError if the file holds two weights that differ only by a wrapper.
+    """
+    bare = {}
+    for name, value in weights.items():
+        own = ".".join(part for part in str(name).split(".") if part not in WRAPPERS)
+        if own in bare:
+            raise ValueError(
+                f"{path}: weight {own} is duplicate, once in a wrapper ({name}); save one of the two"
+            )
+        bare[own] = value
+    return bare

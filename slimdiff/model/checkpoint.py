@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from slimdiff.files import replacing
+from slimdiff.files import replacing, require_file
 from slimdiff.model.prior import check_priors
 from slimdiff.model.unet import JointUNet
 
@@ -122,19 +122,23 @@ def save_model(path: Path, weights: dict[str, torch.Tensor], card: ModelCard) ->
 def read_card(path: Path) -> ModelCard:
     """The model card of a checkpoint; raises ValueError if the file is not a slimdiff checkpoint."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: checkpoint not found")
+    require_file(path, "checkpoint not found")
     try:
         with safe_open(path, framework="pt") as archive:
             metadata = archive.metadata() or {}
     except Exception as error:
         hint = (
-            "; slimdiff-import converts one of the published code" if path.suffix in (".ckpt", ".pt") else ""
+            "slimdiff-import converts one of the published code"
+            if path.suffix in (".ckpt", ".pt")
+            else "if it was cut off, copy it again, or delete it and run the stage train again"
         )
-        raise ValueError(f"{path}: not a safetensors file: {error}{hint}") from None
+        raise ValueError(f"{path}: not a safetensors file: {error}; {hint}") from None
     if "slimdiff" not in metadata:
         raise ValueError(f"{path}: expected slimdiff's model card in the metadata, found none")
-    values = json.loads(metadata["slimdiff"])
+    try:
+        values = json.loads(metadata["slimdiff"])
+    except ValueError as error:
+        raise ValueError(f"{path}: its model card is not readable as JSON: {error}") from None
     if values.get("format") != FORMAT:
         raise ValueError(f"{path}: expected checkpoint format {FORMAT}, found format {values.get('format')}")
     data = DataSpec(**{**values["data"], "size": tuple(values["data"]["size"])})

@@ -1,6 +1,5 @@
 """The table of participants: folds, lesion volume, number of slices, and what looks unusual."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pandas as pd
 
 from slimdiff.data.participants import Participant
 from slimdiff.data.store import SliceStore
-from slimdiff.files import MISSING
+from slimdiff.files import MISSING, read_object
 from slimdiff.report import html_page
 
 OUTSIDE_SHARE = 0.05
@@ -18,9 +17,7 @@ ODD_DEVIATIONS = 3.5  # of the robust z-score; Iglewicz and Hoaglin 1993
 
 def read_records(paths: dict[str, Path]) -> dict[str, dict]:
     """The preprocess record of every participant that has one."""
-    return {
-        name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()
-    }
+    return {name: read_object(path) for name, path in paths.items() if path.is_file()}
 
 
 def odd_sizes(records: dict[str, dict]) -> set[str]:

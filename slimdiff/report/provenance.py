@@ -19,7 +19,7 @@ from slimdiff.config import VARIANT_SECTIONS, Study, StudyPaths
 from slimdiff.data.participants import read_included
 from slimdiff.data.store import SliceStore
 from slimdiff.dataframes import read_frame
-from slimdiff.files import sha256, write_text
+from slimdiff.files import read_object, sha256, write_text
 from slimdiff.report import html_page
 
 SHOWN_OF_HASH = 16
@@ -211,7 +211,8 @@ def git_state(folder: Path) -> dict | None:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
+            command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True)
         except OSError:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -276,7 +277,7 @@ def source_hashes(paths: StudyPaths) -> dict[str, dict]:
         if not person.included:
             result[person.participant_id] = {"excluded": person.excluded}
         elif record.is_file():
-            result[person.participant_id] = json.loads(record.read_text(encoding="utf-8"))["source_sha256"]
+            result[person.participant_id] = read_object(record)["source_sha256"]
     return result
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from slimdiff.config import Study, StudyPaths
 from slimdiff.data.participants import Participant, read_included
 from slimdiff.data.quality.flags import MEANINGS
 from slimdiff.data.quality.planes import read_planes, three_planes
-from slimdiff.files import MISSING, read_table, write_text
+from slimdiff.files import MISSING, read_object, read_table, write_text
 from slimdiff.report import html_page
 from slimdiff.report.style import OUTLINE
 
@@ -176,7 +175,7 @@ def _facts(row: dict[str, str], record_path: Path) -> list[str]:
     facts = []
     if row.get("spacing_mm", MISSING) != MISSING:
         facts.append(f"{row['spacing_mm']} mm, {row.get('orientation', MISSING)}")
-    record = json.loads(record_path.read_text(encoding="utf-8")) if record_path.is_file() else {}
+    record = read_object(record_path) if record_path.is_file() else {}
     qc = record.get("qc", {})
     if qc.get("lesion_ml_source"):
         outside = qc["lesion_outside_foreground_share"]

@@ -123,6 +123,8 @@ def save(figure: Figure, path: Path, notice: str, dpi: int, study: str = "") -> 
             fontsize=6.5,
             color=QUIET,
             va="bottom",
+            # Free text: $ is a sign, not the begin of a formula.
+            parse_math=False,
         )
         kind = path.suffix[1:]
         metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}

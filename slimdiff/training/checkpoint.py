@@ -1,12 +1,13 @@
 """Resume state: written atomically next to the model, not an output of the workflow.
 
 A workflow engine deletes the declared outputs of a failed job. `state/last.pt` survives, and the next run resumes
-from it.
+from it, or from the state before it (`state/previous.pt`) if `last.pt` was cut off.
 """
 
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from slimdiff.config.training import TrainingConfig
-from slimdiff.files import replacing
+from slimdiff.files import content_hint, replacing
 
 
 class TrainingFailed(RuntimeError):
@@ -88,6 +89,14 @@ class StateNotSaved(RuntimeError):
     """A resume state could not be written; the previous one is unchanged."""
 
 
+class StateDamaged(ValueError):
+    """A resume state cannot be read. `what`: which and why."""
+
+    def __init__(self, what: str, remedy: str):
+        super().__init__(f"{what}; {remedy}")
+        self.what = what
+
+
 class StateMismatch(ValueError):
     """A resume state belongs to another configuration or to other data."""
 
@@ -111,6 +120,7 @@ def save_state(path: Path, state: dict, identity: dict) -> None:
             # Flush to disk before this file replaces the previous state.
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
+            _keep_as_previous(path)
     except (OSError, RuntimeError) as error:
         free = shutil.disk_usage(path.parent).free / 1e6
         raise StateNotSaved(
@@ -118,6 +128,24 @@ def save_state(path: Path, state: dict, identity: dict) -> None:
             f"{free:.0f} MB free); previous state: {'kept' if path.is_file() else 'none'}. Free disk space and run "
             "again to resume"
         ) from error
+
+
+def previous_state(path: Path) -> Path:
+    """The state before the one in `path`, from which a run resumes if that one is damaged."""
+    return path.with_name("previous.pt")
+
+
+def _keep_as_previous(path: Path) -> None:
+    if not path.is_file():
+        return
+    beside = path.with_name(f".{path.name}.previous")
+    try:
+        # A second name, so that there is no moment without `path`.
+        os.link(path, beside)
+        beside.replace(previous_state(path))
+    except OSError:
+        # A file system without hard links.
+        path.replace(previous_state(path))
 
 
 def _on_host(value):
@@ -129,9 +157,21 @@ def _on_host(value):
 
 
 def load_state(path: Path, identity: dict, device: torch.device) -> dict:
-    """Read the state of this run; raises StateMismatch naming the differences. No pickled code is executed."""
-    state = torch.load(path, map_location=device, weights_only=True)
-    found = json.loads(state.pop("identity"))
+    """Read the state of this run, or the one before if the last one is damaged. No pickled code is executed.
+
+    A damaged state is removed once the one before was read. Raises StateDamaged if there is no readable state, and
+    StateMismatch naming the differences to this run.
+    """
+    try:
+        state, found = _read_state(path, device)
+    except StateDamaged as damage:
+        before = previous_state(path)
+        if not before.is_file():
+            raise
+        state, found = _read_state(before, device)
+        print(f"{damage.what}; the state before it is used: {before}, step {state['step']}", file=sys.stderr)
+        # Otherwise the next saved state would replace the good one by the damaged one.
+        path.unlink(missing_ok=True)
     differences = [
         f"{key}: expected {new}, found {old}"
         for key, old, new in _differences(found, json.loads(json.dumps(identity)))
@@ -142,6 +182,23 @@ def load_state(path: Path, identity: dict, device: torch.device) -> dict:
             f"delete {path.parent} to start again"
         )
     return state
+
+
+def _read_state(path: Path, device: torch.device) -> tuple[dict, dict]:
+    """State and identity."""
+    if hint := content_hint(path):
+        raise FileNotFoundError(f"{path}: {hint}")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        return state, json.loads(state.pop("identity"))
+    except Exception as error:
+        # torch raises pickle, runtime, key or end-of-file errors, depending on the file.
+        reason = str(error) or type(error).__name__
+    size = path.stat().st_size if path.is_file() else 0
+    raise StateDamaged(
+        f"{path}: the training state of {size} bytes is cut off or damaged ({reason.splitlines()[0][:200]})",
+        f"delete {path.parent} to start this training again; all other files of the model stay",
+    )
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:

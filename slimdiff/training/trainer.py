@@ -25,7 +25,15 @@ from slimdiff.data.store import SliceStore
 from slimdiff.devices import is_out_of_memory, peak_memory_mb, pick_device, pick_precision, synchronise
 from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.model.checkpoint import DataSpec, build_network, put_priors
-from slimdiff.training.checkpoint import Ema, Interrupted, learnt, load_state, out_of_memory, save_state
+from slimdiff.training.checkpoint import (
+    Ema,
+    Interrupted,
+    learnt,
+    load_state,
+    out_of_memory,
+    previous_state,
+    save_state,
+)
 from slimdiff.training.data import TrainingSet
 from slimdiff.training.distributed import STOP_SIGNALS, Processes
 from slimdiff.training.early_stopping import reason_to_stop
@@ -159,7 +167,7 @@ class Trainer:
         Raises Interrupted after a stop signal, once the state is saved.
         """
         config, first = self.config, self.processes.first
-        if self.state_path.is_file():
+        if self.state_path.is_file() or previous_state(self.state_path).is_file():
             self._restore()
         elif config.steps:
             self._choose_precision()
@@ -206,7 +214,8 @@ class Trainer:
                 parts = (self.network, self.emas, self.history, self.validation, self.precision)
                 self.outputs.write(self.step, *parts)
                 self.outputs.tell_missing_snapshots()
-                self.state_path.unlink(missing_ok=True)
+                for state in (self.state_path, previous_state(self.state_path)):
+                    state.unlink(missing_ok=True)
             # Wait until the first process has written the model.
             self.processes.largest(0)
         finally:

@@ -13,6 +13,7 @@ from slimdiff.data.quality.exclusion import settle_discovery
 from slimdiff.data.sources import discover
 from slimdiff.diffusion.chain import sigmas_for
 from slimdiff.diffusion.schedule import make_schedule
+from slimdiff.files import printable
 from slimdiff.generation.requests import counts_of
 
 
@@ -65,7 +66,7 @@ try:
     check_generation(STUDY)
     check_paths(PARTICIPANTS.values())
 except (ConfigError, DataError) as error:
-    raise WorkflowError(str(error))
+    raise WorkflowError(printable(error))
 
 VARIANTS = list(STUDY.variants)
 FOLDS = list(range(STUDY.folds.k))
@@ -77,7 +78,9 @@ TRAINING_THREADS = max(1, min(8, (workflow.resource_settings.cores or 8) // len(
 LOGS = PATHS.root / "logs"
 BENCHMARKS = PATHS.root / "benchmarks"
 CONDA = "../../envs/cuda.yaml" if STUDY.training.device == "cuda" else "../../envs/cpu.yaml"
-CATEGORY_NOTICE = f" ({STUDY.report.notice})" if STUDY.report.notice else ""
+# In a category Snakemake takes braces for wildcards and a line break for the end of its name.
+CATEGORY_NOTICE = " ".join(STUDY.report.notice.replace("{", "(").replace("}", ")").split())
+CATEGORY_NOTICE = f" ({CATEGORY_NOTICE})" if CATEGORY_NOTICE else ""
 
 
 wildcard_constraints:

@@ -89,8 +89,8 @@ rule preprocess:
     conda:
         CONDA
     resources:
-        mem_mb=2500,
-        runtime=10,
+        mem_mb=preprocess_memory_mb,
+        runtime=preprocess_minutes,
     params:
         config=needs("preprocess"),
         # A file of another name is another volume, though no input may have changed.

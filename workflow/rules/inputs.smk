@@ -1,5 +1,6 @@
 # What single rules read: source files and volumes, priors, tables of counts.
 
+import functools
 import hashlib
 
 from slimdiff.data.participants import PATHS as PATH_COLUMNS
@@ -67,9 +68,30 @@ def source_volumes(wildcards):
     return fetched + own_volumes(PARTICIPANTS[name])
 
 
+@functools.cache
+def megavoxels(name):
+    """Voxels of the participant's largest file, in millions; 0 while no header can be read."""
+    from slimdiff.data.volumes.nifti import voxel_count
+
+    row = PARTICIPANTS[name]
+    counts = [voxel_count(path) or 0 for path in (row.image, row.mask, row.brain_mask) if path]
+    return max(counts) / 1e6
+
+
 def quality_memory_mb(wildcards, threads, attempt):
-    """24 bytes per voxel and worker: 700 MB for 320 x 320 x 256."""
-    return attempt * (1000 + 700 * threads)
+    """27 bytes per voxel and worker, and at least 700 MB per worker (320 x 320 x 256)."""
+    largest = max(megavoxels(name) for name in PARTICIPANTS)
+    return attempt * round(1000 + max(700, 27 * largest) * threads)
+
+
+def preprocess_memory_mb(wildcards, attempt):
+    """60 bytes per voxel; deepbet with a negative `dilate_mm` took 50, N4 30, resampling alone 11."""
+    return attempt * round(max(2500, 1000 + 60 * megavoxels(wildcards.participant)))
+
+
+def preprocess_minutes(wildcards, attempt):
+    """10 minutes up to 40 million voxels, for larger volumes more."""
+    return attempt * round(max(10, megavoxels(wildcards.participant) / 4))
 
 
 def priors_for(wildcards):

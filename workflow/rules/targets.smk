@@ -5,6 +5,8 @@ import json
 import subprocess
 import sys
 
+from slimdiff.files import copy_annexed, write_text
+
 FIGURES = stages.module_of("figures").outputs(PATHS, VARIANTS)
 TABLES = stages.module_of("tables").outputs(PATHS)
 
@@ -38,7 +40,7 @@ def build_report():
         print(f"no report yet: {len(missing)} targets of `all` are missing, the first is {missing[0]}")
         return
     merged, draft = PATHS.root / "config.json", PATHS.root / ".report.html"
-    merged.write_text(json.dumps(config, indent=1))
+    write_text(merged, json.dumps(config, indent=1))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow.main_snakefile)]
     command += ["--configfile", str(merged), "--report", str(draft), "--nolock", "--quiet", "all"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -5,7 +5,7 @@ from typing import get_args
 from slimdiff.config.quality import Doubt
 
 FAULTS: dict[str, str] = {
-    "missing_file": "A file named by the source does not exist, or is a broken link.",
+    "missing_file": "A file named by the source does not exist, is a broken link, or its content was not fetched.",
     "several_images": "More than one image of the participant matches the configuration.",
     "several_masks": "More than one lesion mask matches the configuration, and `data.several_masks` is error.",
     "no_mask": "The participant has no lesion mask, but others of the same group have one.",

@@ -1,6 +1,7 @@
 """Three planes of a volume for display: axial, coronal, sagittal, through the lesion or the centre of the head."""
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy import ndimage
@@ -92,6 +93,11 @@ def write_planes(path: Path, planes: Planes) -> None:
 
 
 def read_planes(path: Path) -> Planes:
-    """Read what `write_planes` wrote."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return [(arrays[f"{name}_image"], arrays[f"{name}_mask"]) for name in NAMES]
+    """Read what `write_planes` wrote; raises ValueError naming the file."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return [(arrays[f"{name}_image"], arrays[f"{name}_mask"]) for name in NAMES]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ValueError(
+            f"{path}: not readable: {error}; delete it and run the stage participants again"
+        ) from None

@@ -8,6 +8,7 @@ from slimdiff.config.data import DataConfig
 from slimdiff.data.fetch.download import File, read_file_manifest
 from slimdiff.data.participants import DataError, Flag, Participant
 from slimdiff.data.sources.bids import (
+    FOLDERS,
     bids_participants,
     bids_participants_of,
     suffixes_of,
@@ -18,9 +19,9 @@ from slimdiff.data.sources.columns import groups_meant, with_one_spelling
 from slimdiff.data.sources.lost_masks import keys_for, masks_in_derivatives, with_lost_masks
 from slimdiff.data.sources.nnunet import nnunet_participants
 from slimdiff.data.sources.persons import with_persons
-from slimdiff.data.sources.reading import listed
+from slimdiff.data.sources.reading import NotUtf8, listed, not_utf8
 from slimdiff.data.sources.table import phantom_participants, table_participants
-from slimdiff.files import MISSING
+from slimdiff.files import MISSING, content_hint, printable
 
 FETCHED_GROUPS = {"ds004199": ("fcd", "hc")}
 """Names of the groups with and without a mask in participants.tsv, for each dataset that can be fetched."""
@@ -33,6 +34,19 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
     not change afterwards. A fault of one participant becomes its flag and raises nothing here; excluded participants
     have no flags. Raises DataError with the folder, table or key, what was expected and what was found.
     """
+    try:
+        return _discover(config, phantom_root)
+    except NotUtf8 as error:
+        if config.source != "bids":
+            raise
+        # One such file seldom comes alone: all of them in one message.
+        root, (suffix, _) = Path(config.root), suffixes_of(config)
+        sidecars = (path for folder in FOLDERS for path in root.glob(f"{folder}/anat/*_{suffix}.json"))
+        others = not_utf8(sorted(path for path in (root / "participants.tsv", *sidecars)))
+        raise NotUtf8(list(dict.fromkeys((*error.paths, *others)))) from None
+
+
+def _discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
     fetched: tuple[File, ...] = ()
     if config.source == "phantom":
         found = phantom_participants(config, phantom_root)
@@ -58,7 +72,7 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
     if config.source in ("bids", "table"):
         rows = with_lost_masks(rows, config, mask_suffix)
     if config.source in ("bids", "nnunet", "brats") and not fetched:
-        rows = [_with_dead_links(row) if row.included else row for row in rows]
+        rows = [_with_dropped_content(row) if row.included else row for row in rows]
     if not any(row.included and row.is_patient for row in rows):
         # A flag may be the cause.
         reasons = [flag.reason for row in rows if row.included for flag in row.flags]
@@ -68,7 +82,19 @@ def discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
             + (f"; flags: {listed(reasons)}" if reasons else "")
             + _where_masks_are(config, mask_suffix)
         )
+    _refuse_other_names(rows)
     return [row if row.included else replace(row, flags=()) for row in rows]
+
+
+def _refuse_other_names(rows: Iterable[Participant]) -> None:
+    """Raise DataError for paths that no table can hold, because they have bytes that are not UTF-8."""
+    paths = [path for row in rows for path in (row.image, row.mask, row.brain_mask) if path]
+    bad = [printable(path) for path in paths if str(path) != printable(path)]
+    if bad:
+        raise DataError(
+            f"{len(bad)} paths have bytes that are not UTF-8 (shown as \\xNN): {listed(bad, 20)}; rename these files "
+            "or folders, or link them under other names"
+        )
 
 
 def _without_named(participants: list[Participant], config: DataConfig) -> list[Participant]:
@@ -112,11 +138,8 @@ def _where_masks_are(config: DataConfig, mask_suffix: str) -> str:
     return f". Found {len(masks)} files named as lesion masks: {files}; to use them, set {keys_for(masks, mask_suffix)}"
 
 
-def _with_dead_links(participant: Participant) -> Participant:
-    """Flag files that are broken links, as in a dataset whose contents have not been downloaded."""
-    dead = tuple(
-        Flag("missing_file", f"{path}: broken link; download the file first (datalad get, git annex get)")
-        for path in participant.files
-        if path.is_symlink() and not path.exists()
-    )
-    return replace(participant, flags=participant.flags + dead) if dead else participant
+def _with_dropped_content(participant: Participant) -> Participant:
+    """Flag files whose content was not fetched: broken links, and the pointers of git-annex and Git LFS."""
+    hints = {path: content_hint(path) for path in participant.files}
+    dropped = tuple(Flag("missing_file", f"{path}: {hint}") for path, hint in hints.items() if hint)
+    return replace(participant, flags=participant.flags + dropped) if dropped else participant

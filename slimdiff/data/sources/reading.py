@@ -1,5 +1,6 @@
 """Readers shared by the adapters: names of NIfTI files, tables of participants, JSON sidecars."""
 
+import codecs
 import csv
 import json
 from collections.abc import Iterable, Sequence
@@ -7,9 +8,44 @@ from pathlib import Path
 
 from slimdiff.data.participants import COLUMNS, MORE_MASKS, DataError, Flag, first_of, refuse_duplicates
 from slimdiff.data.sources.columns import plain_name, read_as, split_word
-from slimdiff.files import MISSING, numbered_cells
+from slimdiff.files import MISSING, content_hint, numbered_cells
 
 ENDINGS = (".nii.gz", ".nii")
+
+
+class NotUtf8(DataError):
+    """Text files of a source that are not UTF-8; the message lists all of them and how to convert them."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
+        lines = [f"{len(paths)} text file(s) are in another encoding:"]
+        lines += [f"  {path}: not UTF-8 but probably {likely_encoding(path)}" for path in paths]
+        lines.append(
+            "Convert each of them: iconv -f ENCODING -t UTF-8 FILE > NEW && mv NEW FILE. If the dataset is read-only, "
+            "link its volumes into a folder of your own and put the converted files there."
+        )
+        super().__init__("\n".join(lines))
+
+
+def likely_encoding(path: Path) -> str:
+    """The encoding that a file, which is not UTF-8, most likely has, as iconv names it."""
+    start = path.read_bytes()[:2]
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "UTF-16"
+    return "WINDOWS-1252"
+
+
+def not_utf8(paths: Iterable[Path]) -> list[Path]:
+    """Those of the files that are not UTF-8 text; files that cannot be read are left out."""
+    found = []
+    for path in paths:
+        try:
+            path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            found.append(path)
+        except OSError:
+            continue
+    return found
 
 
 def stem_of(name: str, endings: Sequence[str] = ENDINGS) -> str | None:
@@ -47,8 +83,8 @@ def table_lines(
     """
     try:
         header, body = numbered_cells(path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8 text") from None
+    except UnicodeDecodeError:
+        raise NotUtf8([path]) from None
     except csv.Error as error:
         raise DataError(
             f"{path}: not readable as a table: {error}; a quote of a CSV may be unclosed"
@@ -106,9 +142,9 @@ def two_splits(lines: Sequence[tuple[str, dict[str, str]]], source: Path) -> dic
 
 
 def is_there(path: Path) -> bool:
-    """Whether the file exists; raises DataError for a broken link, because the file is then expected."""
-    if path.is_symlink() and not path.exists():
-        raise DataError(f"{path}: broken link; download the file first (datalad get, git annex get)")
+    """Whether the file exists; raises DataError if its content was not fetched, because it is then expected."""
+    if hint := content_hint(path):
+        raise DataError(f"{path}: {hint}")
     return path.is_file()
 
 
@@ -116,6 +152,8 @@ def json_object(path: Path) -> dict:
     """Read a JSON object; raises DataError for anything else."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise NotUtf8([path]) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(facts, dict):

@@ -8,7 +8,7 @@ from slimdiff.data.participants import DataError, Flag, Participant, check_name,
 from slimdiff.data.phantom import cohort
 from slimdiff.data.phantom.anatomy import lesion_site
 from slimdiff.data.sources.reading import further_of, table_lines, two_splits
-from slimdiff.files import MISSING
+from slimdiff.files import MISSING, content_hint
 
 REQUIRED = ("participant_id", "image", "mask")
 OPTIONAL = ("brain_mask", "group", "acquisition", "site", "split", "lobe", "person")
@@ -21,7 +21,7 @@ def table_participants(table: Path) -> list[Participant]:
     unreadable table, a row without an image, and a duplicate participant_id.
     """
     if not table.is_file():
-        raise DataError(f"data.table: {table} not found")
+        raise DataError(f"data.table: {table} {content_hint(table) or 'not found'}")
     rows: dict[str, Participant] = {}
     lines = []
     for number, line in table_lines(table, REQUIRED, OPTIONAL):
@@ -44,11 +44,11 @@ def _participant(line: dict[str, str], table: Path, number: int) -> Participant:
     if written["image"] is None:
         raise DataError(f"{where}: expected a path in column image of {name}, found none")
     paths = {key: table.parent / path if path else None for key, path in written.items()}
-    flags = [
-        Flag("missing_file", f"{where}: {name}: {path} not found")
-        for path in paths.values()
-        if path is not None and not path.is_file()
-    ]
+    flags = []
+    for path in paths.values():
+        hint = path and content_hint(path)
+        if hint or (path and not path.is_file()):
+            flags.append(Flag("missing_file", f"{where}: {name}: {path} {hint or 'not found'}"))
     return Participant(
         participant_id=name,
         group=first_of(line, "group") or ("patient" if paths["mask"] else "control"),

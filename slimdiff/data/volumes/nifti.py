@@ -15,12 +15,17 @@ import nibabel
 import numpy as np
 from isal import igzip, isal_zlib
 
-from slimdiff.files import replacing
+from slimdiff.files import content_hint, replacing
 
 ENDINGS = (".nii", ".nii.gz")
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_LEVEL = 1
 """Of written files: a higher level costs time, and noise does not compress further."""
+
+MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
+"""NIfTI's codes of metre, millimetre and micrometre (bits 0 to 2 of xyzt_units); any other code counts as mm."""
+VOXEL_MM = (0.01, 100.0)
+"""Voxel sizes outside this range come from a header with another unit than its numbers."""
 
 QUATERNION_ROUNDING = 1e-4
 """Largest excess of a quaternion's length over one that counts as a rounding error of its writer."""
@@ -95,17 +100,25 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, space: str =
         temporary.write_bytes(igzip.compress(content, GZIP_LEVEL, mtime=0))
 
 
+def voxel_count(path: Path) -> int | None:
+    """Number of voxels by the header alone; None if it cannot be read, for example because the file is not fetched."""
+    try:
+        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
+            header = _header(stream.read(540))
+        shape = header.get_data_shape()
+    except (OSError, EOFError, zlib.error, ValueError, nibabel.spatialimages.HeaderDataError):
+        return None
+    return int(np.prod(shape, dtype=object)) if shape and min(shape) > 0 else None
+
+
 def _bytes_of(path: Path) -> bytes:
     if not path.name.lower().endswith(ENDINGS):
         raise FileFault("unreadable", f"expected a file named {' or '.join(ENDINGS)}; convert it")
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        if path.is_symlink():
-            raise FileFault(
-                "missing_file", f"is a link to {path.readlink()}, which does not exist; fetch the file itself"
-            ) from None
-        raise FileFault("missing_file", "not found") from None
+        hint = content_hint(path)
+        raise FileFault("missing_file", f"not found: {hint}" if hint else "not found") from None
     except IsADirectoryError:
         raise FileFault("unreadable", "expected a file, found a folder") from None
     except PermissionError:
@@ -114,9 +127,8 @@ def _bytes_of(path: Path) -> bytes:
         raise FileFault("unreadable", error.strerror or str(error)) from None
     if not content:
         raise FileFault("empty_file", "is empty (0 bytes); copy it again")
-    start = content[:200]
-    if start.startswith(b"version https://git-lfs") or b"/annex/objects/" in start:
-        raise FileFault("unreadable", "it is a pointer of Git LFS or git-annex; fetch the file itself")
+    if hint := content_hint(path):
+        raise FileFault("unreadable", hint)
     return content
 
 
@@ -200,17 +212,24 @@ def _voxels(raw: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
     return np.ndarray(shape, dtype, raw, start, order="F")
 
 
+def mm_per_unit(header: nibabel.Nifti1Header) -> float:
+    """Length in mm of the unit of the voxel sizes and the affine."""
+    return MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
 def _affine(header: nibabel.Nifti1Header) -> tuple[np.ndarray, bool]:
     by_sform, by_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
-    sizes = np.abs(np.asarray(header["pixdim"][1:4], np.float64))
+    to_mm = mm_per_unit(header)
+    sizes = np.abs(np.asarray(header["pixdim"][1:4], np.float64)) * to_mm
     if not by_sform and not (np.isfinite(sizes).all() and (sizes > 0).all()):
         raise FileFault("unreadable", f"its voxel size is {_numbers(sizes)} mm; fix its header")
     try:
-        affine = np.asarray(header.get_best_affine(), np.float64)
+        affine = np.array(header.get_best_affine(), np.float64)
     except (ValueError, nibabel.spatialimages.HeaderDataError) as error:
         raise FileFault("unreadable", f"its qform is broken ({error}); fix its header") from None
     if not np.isfinite(affine).all():
         raise FileFault("unreadable", "its affine is not finite; fix its header")
+    affine[:3] *= to_mm
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     # Determinant of the directions alone, so that small voxels do not count as singular.
     if (sizes == 0).any() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
@@ -218,6 +237,13 @@ def _affine(header: nibabel.Nifti1Header) -> tuple[np.ndarray, bool]:
             f"voxel size {_numbers(sizes)} mm" if (sizes == 0).any() else "two axes have the same direction"
         )
         raise FileFault("unreadable", f"its affine is singular ({which}); fix its header")
+    if to_mm != 1 and not (VOXEL_MM[0] <= sizes.min() and sizes.max() <= VOXEL_MM[1]):
+        unit = "metre" if to_mm > 1 else "micrometre"
+        raise FileFault(
+            "unreadable",
+            f"its header gives the unit {unit} (xyzt_units), so its voxel size is {_numbers(sizes)} mm; expected "
+            f"{VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm; fix xyzt_units (2: mm)",
+        )
     return affine, by_sform or by_qform
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from slimdiff.config.utility import UtilityConfig
-from slimdiff.files import replacing
+from slimdiff.files import replacing, require_file
 from slimdiff.model.trunk import Decoder, Encoder, Middle, TrunkSpec
 
 BACKGROUND = -1.0
@@ -130,15 +130,19 @@ def load_segmenter(path: Path, device: torch.device) -> tuple[Segmenter, dict]:
         ValueError: the file does not contain a segmenter.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a segmenter, found no file; run slimdiff-segmenter first")
-    with safe_open(path, framework="pt") as archive:
-        facts = json.loads((archive.metadata() or {}).get("segmenter", "null"))
-        if facts is None:
-            raise ValueError(
-                f"{path}: expected a segmenter, found another safetensors file; run slimdiff-segmenter again"
-            )
-        weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+    require_file(path, "expected a segmenter, found no file; run slimdiff-segmenter first")
+    try:
+        with safe_open(path, framework="pt") as archive:
+            facts = json.loads((archive.metadata() or {}).get("segmenter", "null"))
+            weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"{path}: not readable as a segmenter: {error}; delete it and run slimdiff-segmenter again"
+        ) from None
+    if facts is None:
+        raise ValueError(
+            f"{path}: expected a segmenter, found another safetensors file; run slimdiff-segmenter again"
+        )
     segmenter = Segmenter(**facts.pop("network"))
     segmenter.load_state_dict(weights)
     return segmenter.to(device), facts

@@ -1,0 +1,187 @@
+"""A file that a stage reads back was cut off, or is empty: it is named, with what can be deleted safely."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.synthetic import study_mapping, write_bids
+from helpers.tiny_training import CPU, assert_same_run, fail_at, trainer_in
+
+from slimdiff import cli
+from slimdiff.config import study_from_mapping
+from slimdiff.data.participants import read_participants
+from slimdiff.data.priors import read_priors
+from slimdiff.data.quality.planes import read_planes
+from slimdiff.data.store import SliceStore
+from slimdiff.dataframes import read_frame
+from slimdiff.evaluation.utility.segmenter import Segmenter, load_segmenter, save_segmenter
+from slimdiff.files import read_object, read_table, write_table, write_text
+from slimdiff.generation.samples import read_arrays
+from slimdiff.model.checkpoint import read_card
+from slimdiff.report.participants import read_records
+from slimdiff.training.checkpoint import StateDamaged
+
+CUTS = {
+    "empty": lambda size: 0,
+    "a few bytes": lambda size: 7,
+    "half": lambda size: size // 2,
+    "no end": lambda size: size - 9,
+}
+
+
+def cut(path: Path, how: str) -> Path:
+    os.truncate(path, CUTS[how](path.stat().st_size))
+    return path
+
+
+class Interrupted(Exception):
+    """The process ends."""
+
+
+def end():
+    raise Interrupted
+
+
+def stopped_after_two_states(folder: Path) -> Path:
+    """A training that saved the states of steps 3 and 6 and then ended; returns the path of the last one."""
+    trainer = trainer_in(folder)
+    fail_at(trainer, 7, end)
+    with pytest.raises(Interrupted):
+        trainer.run()
+    assert sorted(path.name for path in (folder / "state").iterdir()) == ["last.pt", "previous.pt"]
+    return trainer.state_path
+
+
+@pytest.mark.parametrize("how", CUTS)
+def test_a_training_whose_last_state_is_cut_resumes_from_the_one_before(tmp_path, capsys, how):
+    trainer_in(tmp_path / "whole").run()
+    last = cut(stopped_after_two_states(tmp_path / "run"), how)
+    again = trainer_in(tmp_path / "run")
+    steps = []
+    advance = again.advance
+    again.advance = lambda: steps.append(again.step) or advance()
+    again.run()
+    assert steps[0] == 3
+    said = capsys.readouterr().err
+    assert str(last) in said and "previous.pt, step 3" in said
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert list((tmp_path / "run" / "state").iterdir()) == []
+
+
+@pytest.mark.parametrize("how", CUTS)
+def test_without_a_readable_state_the_folder_that_can_be_deleted_is_named(tmp_path, how):
+    last = cut(stopped_after_two_states(tmp_path / "run"), how)
+    cut(last.with_name("previous.pt"), how)
+    before = {path: path.read_bytes() for path in last.parent.iterdir()}
+    with pytest.raises(StateDamaged) as caught:
+        trainer_in(tmp_path / "run").run()
+    assert str(last.with_name("previous.pt")) in str(caught.value)
+    assert f"delete {last.parent} to start this training again" in str(caught.value)
+    assert {path: path.read_bytes() for path in last.parent.iterdir()} == before
+    # The advice is safe.
+    shutil.rmtree(last.parent)
+    trainer_in(tmp_path / "whole").run()
+    trainer_in(tmp_path / "run").run()
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_damaged_state_never_replaces_the_good_one_before(tmp_path):
+    cut(stopped_after_two_states(tmp_path / "run"), "half")
+    again = trainer_in(tmp_path / "run")
+    fail_at(again, 4, end)
+    with pytest.raises(Interrupted):
+        again.run()
+    assert sorted(path.name for path in (tmp_path / "run" / "state").iterdir()) == ["previous.pt"]
+    again = trainer_in(tmp_path / "run")
+    fail_at(again, 7, end)
+    with pytest.raises(Interrupted):
+        again.run()
+    for name, step in (("previous.pt", 3), ("last.pt", 6)):
+        assert torch.load(tmp_path / "run" / "state" / name, weights_only=True)["step"] == step
+
+
+def test_a_file_system_without_hard_links_keeps_the_state_before_too(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError("Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    last = stopped_after_two_states(tmp_path / "run")
+    for path, step in ((last.with_name("previous.pt"), 3), (last, 6)):
+        assert torch.load(path, map_location=CPU, weights_only=True)["step"] == step
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """Results of a tiny study up to the priors."""
+    folder = tmp_path_factory.mktemp("results")
+    root = write_bids(folder / "bids", 3, 1)
+    study = study_from_mapping(study_mapping(root, folder / "results"))
+    for stage in ("participants", "preprocess", "kfold", "cache", "priors"):
+        assert cli.run_stage(stage, ["--config", study.model_dump_json()]) == 0, stage
+    save_segmenter(folder / "results/tiny/segmenter.safetensors", Segmenter((8, 8), 1, 1), {})
+    return folder / "results" / "tiny"
+
+
+READERS = {
+    "participants.tsv": read_participants,
+    "quality.tsv": lambda path: read_frame(path, ("participant_id", "verdict")),
+    "volumes/sub-01.json": read_object,
+    "quality/sub-01.npz": read_planes,
+    "slices/store.json": lambda path: SliceStore.open(path.parent),
+    "slices/images.npy": lambda path: SliceStore.open(path.parent),
+    "priors/fold-0.npz": read_priors,
+    "segmenter.safetensors": lambda path: load_segmenter(path, CPU),
+}
+
+
+@pytest.mark.parametrize("how", CUTS)
+@pytest.mark.parametrize("name", READERS)
+def test_a_cut_file_is_named_with_what_to_delete(results, tmp_path, name, how):
+    shutil.copytree((results / name).parent, (tmp_path / name).parent, dirs_exist_ok=True)
+    path = cut(tmp_path / name, how)
+    with pytest.raises(ValueError) as caught:
+        READERS[name](path)
+    assert str(path) in str(caught.value)
+    assert re.search("delete it and run|run that stage again", str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize("how", CUTS)
+def test_cut_samples_and_models_are_named_with_what_to_delete(trained, tmp_path, how):
+    model = cut(Path(shutil.copy(trained, tmp_path / "model.safetensors")), how)
+    with pytest.raises(ValueError, match=re.escape(str(model)) + ".*delete it and run the stage train again"):
+        read_card(model)
+    samples = tmp_path / "zbin-00.npz"
+    with samples.open("wb") as stream:
+        np.savez(stream, images=np.zeros((2, 4, 4)), masks=np.zeros((2, 4, 4)))
+    cut(samples, how)
+    with pytest.raises(
+        ValueError, match=re.escape(str(samples)) + ".*delete it and its manifest zbin-00.tsv"
+    ):
+        read_arrays(samples.with_suffix(""))
+
+
+def test_a_table_without_an_end_is_named_with_what_to_do(tmp_path):
+    path = tmp_path / "t.tsv"
+    write_table(path, [{"a": 1, "b": 0.123}], ("a", "b"))
+    assert read_table(path, ended=True) == [{"a": "1", "b": "0.123"}]
+    # Within the last cell: a number with fewer digits.
+    os.truncate(path, path.stat().st_size - 2)
+    with pytest.raises(ValueError, match=r"t\.tsv: .*cut off; if a stage wrote the file, delete it"):
+        read_frame(path)
+    # A table of the user's own may have no line break at the end.
+    assert read_table(path) == [{"a": "1", "b": "0.12"}]
+    os.truncate(path, 5)
+    with pytest.raises(ValueError, match=r"t\.tsv, line 2: .*if a stage wrote the file, delete it"):
+        read_table(path)
+
+
+def test_pages_name_a_cut_record(tmp_path):
+    write_text(tmp_path / "sub-01.json", '{"qc": {"lesion')
+    with pytest.raises(
+        ValueError, match=r"sub-01\.json: not readable as JSON .*delete it and run its stage again"
+    ):
+        read_records({"sub-01": tmp_path / "sub-01.json", "sub-02": tmp_path / "gone.json"})
