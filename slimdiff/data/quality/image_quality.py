@@ -17,8 +17,8 @@ FEWEST_PARTICIPANTS = 10
 """Of a cohort in which outliers are sought."""
 OUTLIER_SD, OUTLIER_SHARE, OUTLIER_STEP = 5.0, 0.2, 0.03
 """Distance of an outlier from the cohort's median: in SD (1.4826 times the median absolute deviation), as a share
-of the median, and for `slice_jump` and `ghost`, whose median can be 0, as it is. Both must be exceeded, so that nobody
-is an outlier of a cohort of nearly equal images."""
+of the median, and for `slice_jump` and `ghost`, whose median can be 0, as it is. Both must be exceeded, so that a
+cohort of nearly equal images has no outlier."""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from slimdiff.config.data import DataConfig
 from slimdiff.data.fetch.download import File, read_file_manifest
 from slimdiff.data.participants import DataError, Flag, Participant
 from slimdiff.data.sources.bids import (
-    FOLDERS,
     bids_participants,
     bids_participants_of,
     suffixes_of,
     without_thick_slices,
 )
+from slimdiff.data.sources.bids_names import FOLDERS
 from slimdiff.data.sources.brats import brats_participants
 from slimdiff.data.sources.columns import groups_meant, with_one_spelling
 from slimdiff.data.sources.lost_masks import keys_for, masks_in_derivatives, with_lost_masks

@@ -181,7 +181,7 @@ def read_lesion(
     not_finite, other_grid, mask_not_binary, other_labels, empty_mask.
     """
     lesion = np.zeros(image.values.shape, bool)
-    moved, labels_found, empty = False, set(), None
+    moved, labels_found, empty = False, set(), []
     for path in participant.masks:
         try:
             own = _read_lesion_of(path, participant.participant_id, image, labels, mask_grid, threshold)
@@ -189,13 +189,14 @@ def read_lesion(
             # One of several masks may be empty, but not all.
             if error.flag != "empty_mask":
                 raise
-            empty = empty or error
+            empty.append(error)
             continue
         lesion |= own.voxels
         moved |= own.moved
         labels_found.update(own.labels)
-    if empty is not None and not lesion.any():
-        raise empty
+    if empty and not lesion.any():
+        files = ", ".join(map(str, participant.masks))
+        raise VolumeError("empty_mask", str(empty[0]).replace(str(participant.masks[0]), files, 1))
     return Lesion(lesion, moved, tuple(sorted(labels_found)))
 
 
