@@ -99,6 +99,16 @@ def require_file(path: Path, remedy: str) -> None:
         raise FileNotFoundError(f"{path}: {remedy}")
 
 
+def dropped_below(folder: Path) -> list[Path]:
+    """Files below the folder that are links to annexed content which was not fetched, sorted; .git is left out."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != ".git"]
+        links = [path for path in (Path(place, name) for name in names) if path.is_symlink()]
+        found += [path for path in links if not path.exists() and "datalad get" in (content_hint(path) or "")]
+    return sorted(found)
+
+
 def copy_annexed(folder: Path) -> None:
     """Replace every link into an annex by a copy of its content, or remove it where the content was not fetched.
 

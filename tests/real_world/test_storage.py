@@ -200,6 +200,21 @@ def test_the_engine_on_results_in_an_annex_replaces_links_only(tmp_path):
         assert not (tmp_path / "results/tiny" / name).is_symlink()
 
 
+def test_the_engine_says_which_results_can_be_fetched_instead_of_made_again(tmp_path):
+    root = write_bids(tmp_path / "bids", 3, 1)
+    config = write_study(tmp_path, data={"source": "bids", "root": str(root)})
+    model = "results/tiny/models/base/fold-0/model.safetensors"
+    plan = ("--dry-run", "--configfile", str(config))
+    assert "datalad" not in snakemake(*plan, folder=tmp_path).stderr
+    locked_without_content(tmp_path / model)
+    locked_without_content(tmp_path / "results/tiny/.git/annex/objects/of-the-annex-itself")
+    (tmp_path / "results/tiny/elsewhere").symlink_to("gone")
+    done = snakemake(*plan, folder=tmp_path)
+    assert done.returncode == 0
+    assert "1 results have no content on this machine (DataLad, git-annex)" in done.stdout + done.stderr
+    assert f"datalad get {model}\n" in done.stdout + done.stderr
+
+
 def test_links_in_the_folder_of_measured_times_become_copies_which_the_engine_may_rewrite(tmp_path):
     kept, dropped, own = tmp_path / "a.tsv", tmp_path / "sub" / "b.tsv", tmp_path / "c.tsv"
     content = locked(kept)

@@ -1,9 +1,11 @@
 # The study behind this run, checked before the first job; helpers for inputs, parameters and resources.
 
 import re
+import shlex
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from slimdiff import stages
 from slimdiff.config import ConfigError, check_acquisitions, check_fold_count, study_from_mapping
@@ -13,7 +15,7 @@ from slimdiff.data.quality.exclusion import settle_discovery
 from slimdiff.data.sources import discover
 from slimdiff.diffusion.chain import sigmas_for
 from slimdiff.diffusion.schedule import make_schedule
-from slimdiff.files import printable
+from slimdiff.files import dropped_below, printable
 from slimdiff.generation.requests import counts_of
 
 
@@ -67,6 +69,14 @@ try:
     check_paths(PARTICIPANTS.values())
 except (ConfigError, DataError) as error:
     raise WorkflowError(printable(error))
+
+# To Snakemake such a file is missing: it would train again for hours where a download is enough.
+if workflow.is_main_process and (dropped := dropped_below(PATHS.root)):
+    logger.warning(
+        f"{len(dropped)} results have no content on this machine (DataLad, git-annex). They are made again where they are "
+        f"needed, unless you get them first: datalad get {' '.join(shlex.quote(str(path)) for path in dropped[:20])}"
+        + (f", and {len(dropped) - 20} more below {PATHS.root}" if len(dropped) > 20 else "")
+    )
 
 VARIANTS = list(STUDY.variants)
 FOLDS = list(range(STUDY.folds.k))
