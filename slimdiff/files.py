@@ -18,7 +18,7 @@ import numpy as np
 MISSING = "n/a"
 POINTER_BYTES = 32_768
 """Largest size of a file that git-annex takes for a pointer."""
-REMAKE = "; if a stage wrote the file, delete it and run that stage again"
+REMAKE = "; if a stage wrote the file, restore a copy of it, or delete it and run that stage again"
 """What to do about a table that was cut off: the reader does not know whether it is the user's own."""
 
 
@@ -240,20 +240,16 @@ def _ends_with_line_break(path: Path) -> bool:
         return stream.read(1) in b"\r\n"
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object that a stage wrote; raises FileNotFoundError, or ValueError with the file."""
+def read_object(path: Path, remedy: str = "delete it and run its stage again") -> dict[str, Any]:
+    """Read a JSON object that a stage wrote; raises FileNotFoundError, or ValueError with the file and the remedy."""
     path = Path(path)
     require_file(path, "not found; run the stage that writes it first")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: not readable as JSON ({error}); delete it and run its stage again"
-        ) from None
+        raise ValueError(f"{path}: not readable as JSON ({error}); {remedy}") from None
     if not isinstance(values, dict):
-        raise ValueError(
-            f"{path}: expected a JSON object, found {type(values).__name__}; delete it and run its stage again"
-        )
+        raise ValueError(f"{path}: expected a JSON object, found {type(values).__name__}; {remedy}")
     return values
 
 

@@ -185,7 +185,11 @@ def read_manifest(stem: Path) -> tuple[list[dict[str, str]], SampleSettings | No
     rows = read_table(stem.with_suffix(".tsv"), COLUMNS[:4], ended=True)
     path = stem.with_suffix(".json")
     if path.is_file():
-        values = read_object(path)
+        # Samples without their settings are refused, so all three files go.
+        values = read_object(
+            path,
+            f"delete it together with {stem.name}.npz and {stem.name}.tsv, and run the stage generate again",
+        )
         try:
             names = {field.name for field in fields(SampleSettings)}
             if set(values) != names:

@@ -20,7 +20,7 @@ from slimdiff.data.store import SliceStore
 from slimdiff.dataframes import read_frame
 from slimdiff.evaluation.utility.segmenter import Segmenter, load_segmenter, save_segmenter
 from slimdiff.files import read_object, read_table, write_table, write_text
-from slimdiff.generation.samples import read_arrays
+from slimdiff.generation.samples import read_arrays, read_manifest
 from slimdiff.model.checkpoint import read_card
 from slimdiff.report.participants import read_records
 from slimdiff.training.checkpoint import StateDamaged
@@ -164,18 +164,29 @@ def test_cut_samples_and_models_are_named_with_what_to_delete(trained, tmp_path,
         read_arrays(samples.with_suffix(""))
 
 
+def test_cut_settings_of_samples_are_deleted_together_with_the_samples(tmp_path):
+    """Samples without their settings are refused, so deleting the settings alone would not help."""
+    stem = tmp_path / "zbin-00"
+    write_table(stem.with_suffix(".tsv"), [], ("id", "key", "z_bin", "class"))
+    write_text(stem.with_suffix(".json"), '{"checkpoint_sha')
+    with pytest.raises(ValueError) as caught:
+        read_manifest(stem)
+    assert "zbin-00.json: not readable as JSON" in str(caught.value)
+    assert "delete it together with zbin-00.npz and zbin-00.tsv" in str(caught.value)
+
+
 def test_a_table_without_an_end_is_named_with_what_to_do(tmp_path):
     path = tmp_path / "t.tsv"
     write_table(path, [{"a": 1, "b": 0.123}], ("a", "b"))
     assert read_table(path, ended=True) == [{"a": "1", "b": "0.123"}]
     # Within the last cell: a number with fewer digits.
     os.truncate(path, path.stat().st_size - 2)
-    with pytest.raises(ValueError, match=r"t\.tsv: .*cut off; if a stage wrote the file, delete it"):
+    with pytest.raises(ValueError, match=r"t\.tsv: .*cut off; if a stage wrote the file, .*delete it"):
         read_frame(path)
     # A table of the user's own may have no line break at the end.
     assert read_table(path) == [{"a": "1", "b": "0.12"}]
     os.truncate(path, 5)
-    with pytest.raises(ValueError, match=r"t\.tsv, line 2: .*if a stage wrote the file, delete it"):
+    with pytest.raises(ValueError, match=r"t\.tsv, line 2: .*if a stage wrote the file, .*delete it"):
         read_table(path)
 
 
