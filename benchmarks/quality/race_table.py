@@ -1,4 +1,7 @@
-"""The table of the race, docs/race.tsv, and its figure, docs/race.svg: python benchmarks/quality/race_table.py"""
+"""The table of the race, docs/race.tsv, and what is made of it: python benchmarks/quality/race_table.py
+
+Writes docs/race.md, a short table a cohort, and docs/race.svg, metrics against the budget.
+"""
 
 import csv
 import fcntl
@@ -7,7 +10,7 @@ from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
-from slimdiff.files import write_table
+from slimdiff.files import MISSING, write_table
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "race.tsv"
 COLUMNS = ("cohort", "side", "minutes", "seed", "metric", "extractor", "value", "floor")
@@ -25,6 +28,40 @@ PANELS = (
     ("memorisation_ratio", "alexnet"),
     ("memorisation_ratio", "pixels"),
 )
+
+HEAD = """\
+# The race in numbers
+
+Written by `benchmarks/quality/race_table.py` from [race.tsv](race.tsv); what the rows mean is in
+[learning.md](learning.md). Minutes are processor time of one core. Two values separated by `;` are of seeds 0 and 1.
+"""
+SHOWN = (
+    ("slices seen", [("images", "n/a")], 0),
+    ("TFLOP of the training", [("tflop", "n/a")], 0),
+    ("seconds of sampling", [("sample_s", "n/a")], 0),
+    ("KID, AlexNet", [("kid", "alexnet")], 3),
+    ("KID, EfficientNet-Lite0", [("kid", "efficientnet")], 3),
+    ("FID, AlexNet", [("fid", "alexnet")], 0),
+    ("precision and recall, AlexNet", [("precision", "alexnet"), ("recall", "alexnet")], 2),
+    (
+        "precision and recall, EfficientNet-Lite0",
+        [("precision", "efficientnet"), ("recall", "efficientnet")],
+        2,
+    ),
+    ("LPIPS between samples", [("lpips", "lpips-alex")], 3),
+    ("spectrum, dB", [("spectrum", "n/a")], 2),
+    ("outlines", [("outline_share", "n/a")], 2),
+    ("lesion shapes, mean W1 (MMD-MF)", [("mmd_mf_w1", "n/a")], 2),
+    ("lesion contrast, mean W1 (MMD-PL)", [("mmd_pl_w1", "n/a")], 2),
+    ("robust MMD of lesion shapes", [("mmd_robust", "n/a")], 3),
+    ("lesion when asked / when not", [("lesion_share_class1", "n/a"), ("lesion_share_class0", "n/a")], 2),
+    ("lesion area gap, doublings", [("lesion_area_gap", "n/a")], 2),
+    ("R, features and pixels", [("memorisation_ratio", "alexnet"), ("memorisation_ratio", "pixels")], 2),
+    ("suspects, features and pixels", [("suspect_share", "alexnet"), ("suspect_share", "pixels")], 2),
+    ("two-sample test, AUC", [("two_sample_auc", "n/a")], 2),
+    ("Dice of a segmenter trained on samples alone", [("tstr_dice", "n/a")], 3),
+)
+"""Rows of docs/race.md: name, metrics with their extractors, decimals."""
 
 
 def key_of(row: dict) -> Key:
@@ -103,5 +140,49 @@ def plot() -> None:
     figure.savefig(TABLE.with_suffix(".svg"), metadata={"Date": None})
 
 
-if __name__ == "__main__":
+def markdown(rows: list[dict]) -> str:
+    """A table a cohort: a column for each side and budget, with the values of its seeds, and one for the floor."""
+    runs: dict[Key, dict[tuple[str, str], dict]] = {}
+    for row in rows:
+        runs.setdefault(key_of(row), {})[row["metric"], row["extractor"]] = row
+    lines = [HEAD]
+    for cohort in dict.fromkeys(key[0] for key in runs):
+        own = {key: found for key, found in runs.items() if key[0] == cohort}
+        columns = sorted(
+            {key[1:3] for key in own}, key=lambda column: (list(COLOURS).index(column[0]), column[1])
+        )
+        heads = [f"{side}, {minutes} minutes" for side, minutes in columns]
+        lines += [f"## {cohort}", "", f"| | {' | '.join(heads)} | floor |", "|---" * (len(columns) + 2) + "|"]
+        for name, metrics, decimals in SHOWN:
+            of_columns = [[own[key] for key in sorted(own) if key[1:3] == column] for column in columns]
+            cells = [
+                "; ".join(filter(None, (_cell(run, metrics, "value", decimals) for run in seeds)))
+                for seeds in of_columns
+            ]
+            lines.append(
+                f"| {name} | {' | '.join(cells)} | {_cell(of_columns[0][0], metrics, 'floor', decimals)} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(
+    run: dict[tuple[str, str], dict], metrics: list[tuple[str, str]], column: str, decimals: int
+) -> str:
+    """The values of these metrics of a run, or its floors; empty if there are none."""
+    found = [run.get(metric, {}).get(column, MISSING) for metric in metrics]
+    if set(found) == {MISSING}:
+        return ""
+    numbers = [MISSING if value == MISSING else f"{float(value):,.{decimals}f}" for value in found]
+    return " / ".join(numbers).replace("-", "−")
+
+
+def main() -> None:
+    """Write both files."""
     plot()
+    short = markdown([row for row in read_rows() if row["side"] in COLOURS])
+    TABLE.with_suffix(".md").write_text(short, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -214,13 +214,13 @@ MASKS = {
     ),
     "probabilities": Bad(
         mask_of(np.where(LESION, np.random.default_rng(0).random(LESION.shape), 0).astype(np.float32)),
-        (MASK, "values above 0"),
+        (MASK, "other values"),
     ),
     "nothing": Bad(mask_of(np.zeros(LESION.shape, np.uint8)), (MASK, "no voxel|empty")),
     "below zero alone": Bad(mask_of(-LESION.astype(np.int8)), (MASK, "no voxel|empty|negative|-1")),
     "NaN": Bad(mask_of(with_value(LESION, np.nan)), (MASK, "NaN")),
     "outside of the head": Bad(mask_of(ball((2, 2, 2), 2).astype(np.uint8)), (MASK, "outside")),
-    "the image itself": Bad(mask_of(head(2)), (MASK, "values above 0")),
+    "the image itself": Bad(mask_of(head(2)), (MASK, "other values|image")),
     "left for right": Bad(
         mask_of(LESION[::-1].astype(np.uint8)),
         (MASK, "left|right|flip|mirror"),

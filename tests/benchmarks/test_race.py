@@ -144,3 +144,16 @@ def test_samples_of_other_default_weights_are_of_another_recipe(monkeypatch):
     assert before == race_sides.recipe_of(study, ("diffusion",))
     monkeypatch.setattr(race_sides, "WAVELET_WEIGHTS", (3.0, 1.0))
     assert race_sides.recipe_of(study, ("diffusion",)) != before
+
+
+def test_the_short_table_has_every_run_and_the_values_of_both_seeds():
+    rows = metrics(("lgg", "slimdiff", 5, 0), 0.0264) + metrics(("lgg", "slimdiff", 5, 1), 0.031)
+    rows += metrics(("lgg", "published-tuned", 60, 0), -0.0014) + metrics(("phantom", "slimdiff", 3, 0), 0.5)
+    rows.append({**rows[0], "metric": "precision", "value": 0.52, "floor": 0.74})
+    text = race_table.markdown([{key: str(value) for key, value in row.items()} for row in rows])
+    lgg, phantom = text.split("## lgg")[1].split("## phantom")
+    assert "| | slimdiff, 5 minutes | published-tuned, 60 minutes | floor |" in lgg
+    assert "| KID, AlexNet | 0.026; 0.031 | −0.001 | 0.000 |" in lgg
+    # A metric that a run lacks is n/a beside one that it has.
+    assert "| precision and recall, AlexNet | 0.52 / n/a |  | 0.74 / n/a |" in lgg
+    assert "| KID, AlexNet | 0.500 | 0.000 |" in phantom

@@ -291,8 +291,8 @@ def _refuse_unclear(above: np.ndarray, labels: Labels, where: str) -> None:
         raise VolumeError(
             "mask_not_binary",
             f"{where}: expected whole numbers, found {len(soft)} other values ({_some(soft)}), as in a soft or "
-            f"resampled mask; look at it, and if the lesion is where the values exceed half of the largest, set "
-            f"data.mask_threshold: 0.5{also}",
+            f"resampled mask, or in an image; look at it, and if it is a mask whose lesion is where the values exceed "
+            f"half of the largest, set data.mask_threshold: 0.5{also}",
         )
     if labels == "binary" and len(above) > 1:
         raise VolumeError(
