@@ -60,6 +60,7 @@ def run(checkout: Path, elsewhere: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_and_its_report_leave_a_read_only_checkout_as_it_is(checkout, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
