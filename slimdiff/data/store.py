@@ -16,6 +16,8 @@ import numpy as np
 from slimdiff.files import read_object, read_table, require_file
 
 COLUMNS = ("participant", "z", "z_bin", "class", "lesion_px", "acquisition")
+FEWEST_LESION_SUBJECTS = 2
+"""Training subjects with a lesion in a z-bin, below which its class-1 samples are copies or guesses."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,19 @@ class SliceStore:
     def rows_of(self, participants: list[str]) -> np.ndarray:
         """Indices (M,) of the slices of these participants, in the store's order."""
         return np.flatnonzero(np.isin(self.participant, participants))
+
+    def lesion_subjects(self, participants: list[str]) -> np.ndarray:
+        """Number of these participants that have a lesion slice in each z-bin, (n_bins,)."""
+        rows = self.rows_of(participants)
+        rows = rows[self.label[rows] == 1]
+        return np.array(
+            [len(set(self.participant[rows[self.z_bin[rows] == z_bin]])) for z_bin in range(self.n_bins)]
+        )
+
+    def few_lesions(self, participants: list[str]) -> str:
+        """z-bins in which fewer than FEWEST_LESION_SUBJECTS of these participants have a lesion, as text; often ""."""
+        counts = enumerate(self.lesion_subjects(participants).tolist())
+        return ", ".join(f"{z_bin} ({count})" for z_bin, count in counts if count < FEWEST_LESION_SUBJECTS)
 
 
 def _mapped(path: Path) -> np.ndarray:

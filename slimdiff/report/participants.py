@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from slimdiff.data.participants import Participant
-from slimdiff.data.store import SliceStore
+from slimdiff.data.store import FEWEST_LESION_SUBJECTS, SliceStore
 from slimdiff.files import MISSING, read_object
 from slimdiff.report import html_page
 
@@ -132,6 +132,12 @@ def _summary(people: Sequence[Participant], splits: Sequence[dict[str, list[str]
             for part, names in split.items()
         ]
         notes.append(f"Fold {fold}, subjects: {', '.join(parts)}.")
+        if few := store.few_lesions(split["train"]):
+            notes.append(
+                f"Fold {fold}: z-bins in which fewer than {FEWEST_LESION_SUBJECTS} training subjects have a lesion "
+                f"(number of subjects): {few}. Do not use class-1 samples of these z-bins: they copy one subject, or "
+                "lesions of other z-bins."
+            )
     notes.append(
         f"Flags: more than {100 * OUTSIDE_SHARE:g} % of the lesion outside the head; a lesion volume that changes by "
         f"more than {100 * VOLUME_CHANGE:g} % on the grid; no slice, or no lesion slice, in the store; lesion slices "

@@ -237,6 +237,17 @@ def test_the_participants_page_has_splits_volumes_and_exclusions(finished):
         "Fold 0, subjects: train 2 (2 with a lesion), val 0 (0 with a lesion), test 1 (1 with a lesion)."
         in page.text
     )
+    # z-bins in which only one training subject has a lesion, or none.
+    lesions = store.lesion_subjects(["sub-03"])
+    assert lesions.tolist() == [
+        int(((store.label == 1) & (store.participant == "sub-03") & (store.z_bin == z_bin)).any())
+        for z_bin in range(store.n_bins)
+    ]
+    few = ", ".join(f"{z_bin} ({count})" for z_bin, count in enumerate(lesions))
+    assert (
+        f"Fold 1: z-bins in which fewer than 2 training subjects have a lesion (number of subjects): {few}."
+        in page.text
+    )
 
 
 def test_utility_is_read_if_present(tmp_path):
