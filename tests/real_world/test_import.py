@@ -2,63 +2,18 @@
 
 import pytest
 import torch
-from torch import nn
+from helpers.published_checkpoints import configuration, reference_without_wheel
 
 from slimdiff.cli import import_
 from slimdiff.model.checkpoint import load_model
 
-DiffusionModelUNet = pytest.importorskip("monai.networks.nets").DiffusionModelUNet
-
-N_BINS, SIZE = 7, 32
-CONFIG = {
-    "data": {
-        "transforms": {"target_spacing": [1.25, 1.25, 1.25], "roi_size": [SIZE, SIZE, 160]},
-        "slice_sampling": {"z_range": [34, 115]},
-    },
-    "conditioning": {"z_bins": N_BINS, "use_sinusoidal": True, "max_z": 159},
-    "model": {
-        "type": "DiffusionModelUNet",
-        "channels": [16, 32],
-        "attention_levels": [False, True],
-        "num_res_blocks": 1,
-        "num_head_channels": 16,
-        "norm_num_groups": 8,
-    },
-    "scheduler": {"num_train_timesteps": 1000, "schedule": "cosine", "prediction_type": "sample"},
-    "training": {"self_conditioning": {"enabled": False}},
-}
-
-
-class Embedding(nn.Module):
-    """Weights with the names of the published embedding."""
-
-    def __init__(self, width: int = 64):
-        super().__init__()
-        self.pathology_embedding = nn.Embedding(2, width)
-        self.z_encoder = nn.Module()
-        self.z_encoder.bin_embedding = nn.Embedding(N_BINS, width)
-        self.z_encoder.combine = nn.Linear(2 * width, width)
-        self.combine = nn.Linear(2 * width, width)
+CONFIG = configuration(self_conditioning=False)
 
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, torch.Tensor]:
     """Of a network of the published code, by the names within it."""
-    torch.manual_seed(0)
-    model = DiffusionModelUNet(
-        spatial_dims=2,
-        in_channels=2,
-        out_channels=2,
-        channels=(16, 32),
-        attention_levels=(False, True),
-        num_res_blocks=1,
-        num_head_channels=16,
-        norm_num_groups=8,
-        norm_eps=1e-6,
-        num_class_embeds=2 * N_BINS,
-    )
-    model.class_embedding = Embedding()
-    return {name: torch.randn_like(value) for name, value in model.state_dict().items()}
+    return reference_without_wheel(self_conditioning=False).model.state_dict()
 
 
 def within(name: str, wrapper: str) -> str:

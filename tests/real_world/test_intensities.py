@@ -22,6 +22,10 @@ def z_scored(volume):
     return np.where(inside, scaled, 0).astype(np.float32)
 
 
+def darkened(volume):
+    return with_dark_background(volume, background_within(volume))
+
+
 def test_a_z_scored_head_is_preprocessed_as_the_head_itself(tmp_path):
     """On its own grid nothing is interpolated: the same foreground, and the same grey levels."""
     expected = run(tmp_path / "a", head(1), LESION)
@@ -38,13 +42,13 @@ def test_the_head_of_a_z_scored_image_is_whole():
     volume = z_scored(head(1))
     # Otsu's threshold of the image as it is takes the background for the head.
     assert not np.array_equal(foreground(volume), head(1) > 0)
-    np.testing.assert_array_equal(foreground(with_dark_background(volume)), head(1) > 0)
+    np.testing.assert_array_equal(foreground(darkened(volume)), head(1) > 0)
 
 
 def test_background_inside_the_head_is_brain():
     volume = z_scored(head(1))
     volume[15:17, 15:17, 15:17] = 0
-    found = with_dark_background(volume)
+    found = darkened(volume)
     assert (found[15:17, 15:17, 15:17] == 0).all()
     assert (found[head(1) <= 0] == found.min()).all()
 
@@ -53,7 +57,15 @@ def test_background_inside_the_head_is_brain():
 def test_a_dark_background_is_left_alone(change):
     volume = head(1) + np.float32(change)
     assert background_within(volume) is None
-    assert with_dark_background(volume) is volume
+    assert darkened(volume) is volume
+
+
+def test_dark_edges_of_resampling_are_no_brain():
+    """A background of 0, and 2 % of the head below it, as after interpolation by splines."""
+    volume = head(1)
+    inside = np.flatnonzero(volume > 0)
+    volume.ravel()[np.random.default_rng(0).choice(inside, len(inside) // 50, replace=False)] = -8
+    assert background_within(volume) is None
 
 
 def test_noise_in_the_background_is_no_single_value():

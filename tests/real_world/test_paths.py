@@ -28,8 +28,8 @@ def read(study, key: str):
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    monkeypatch.setenv("HOME", "/people/ada")
+    monkeypatch.setenv("SCRATCH", "/fast/ada")
     monkeypatch.setenv("EMPTY", "")
     monkeypatch.delenv("ABSENT", raising=False)
 
@@ -38,11 +38,11 @@ def environment(monkeypatch):
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
-        ("~/data", "/home/me/data"),
-        ("~", "/home/me"),
-        ("$SCRATCH/data", "/scratch/me/data"),
-        ("${SCRATCH}/a", "/scratch/me/a"),
-        ("a/$SCRATCH", "a//scratch/me"),
+        ("~/data", "/people/ada/data"),
+        ("~", "/people/ada"),
+        ("$SCRATCH/data", "/fast/ada/data"),
+        ("${SCRATCH}/a", "/fast/ada/a"),
+        ("a/$SCRATCH", "a//fast/ada"),
         ("plain/ö ~/x$", "plain/ö ~/x$"),
     ],
 )
@@ -81,7 +81,7 @@ def test_a_rule_s_stage_gets_the_replaced_paths(tmp_path, monkeypatch):
     )
     text = stages.config_of("participants", load_study(path))
     monkeypatch.delenv("SCRATCH")
-    monkeypatch.setenv("HOME", "/home/other")
+    monkeypatch.setenv("HOME", "/people/eve")
     study = load_study(text)
-    assert (study.results_dir, study.data.root) == ("/scratch/me/out", "/home/me/b")
-    assert str(study.paths.participants) == "/scratch/me/out/study/participants.tsv"
+    assert (study.results_dir, study.data.root) == ("/fast/ada/out", "/people/ada/b")
+    assert str(study.paths.participants) == "/fast/ada/out/study/participants.tsv"

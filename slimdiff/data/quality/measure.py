@@ -135,7 +135,7 @@ def measure_volume(participant: Participant, data: DataConfig) -> tuple[Measured
     found |= _image_facts(image) | {"has_planes": True}
     canonical, codes = _to_ras(image.affine)
     spacing = nibabel.affines.voxel_sizes(image.affine)[codes]
-    values = with_dark_background(canonical(image.values))
+    values = with_dark_background(canonical(image.values), found["background_within"])
     voxels = canonical(lesion.voxels)
     inside, plane = _head(values, None if brain is None else canonical(brain), spacing)
     if voxels.any():

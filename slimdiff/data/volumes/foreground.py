@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 OTSU_BINS = 256
-BORDER_SHARE, DARKER_SHARE = 0.5, 1e-3
-"""Of `background_within`: the share of the border with one value, and of all voxels that are darker than it."""
+BORDER_SHARE, DARKER_SHARE = 0.5, 0.05
+"""Of `background_within`: the share of the border with one value, and the share of the other voxels that are darker. At
+edges resampling makes some darker ones, too, but fewer."""
 
 
 def background_within(volume: np.ndarray) -> float | None:
@@ -18,26 +19,30 @@ def background_within(volume: np.ndarray) -> float | None:
     faces = np.concatenate([np.take(volume, end, axis).ravel() for axis in range(3) for end in (0, -1)])
     values, counts = np.unique(faces, return_counts=True)
     most = counts.argmax()
-    darker = np.count_nonzero(volume < values[most])
-    if counts[most] < BORDER_SHARE * faces.size or darker < DARKER_SHARE * volume.size:
+    darker, others = (np.count_nonzero(of) for of in (volume < values[most], volume != values[most]))
+    if counts[most] < BORDER_SHARE * faces.size or darker <= DARKER_SHARE * others:
         return None
     return float(values[most])
 
 
-def with_dark_background(volume: np.ndarray) -> np.ndarray:
-    """The volume; a background within the intensities of the brain becomes darker than all of it.
-
-    It then is as far below the darkest voxel as the median of the others is above it, as in an image that was not
-    shifted. Only voxels that are connected to the border (6-connected) are background.
-    """
+def connected_to_border(mask: np.ndarray) -> np.ndarray:
+    """The components (6-connected) of a mask (X, Y, Z) that touch the border of the volume. bool (X, Y, Z)."""
     from scipy import ndimage
 
-    value = background_within(volume)
+    parts, _ = ndimage.label(mask)
+    faces = [np.unique(np.take(parts, end, axis)) for axis in range(3) for end in (0, -1)]
+    return np.isin(parts, np.setdiff1d(np.concatenate(faces), [0]))
+
+
+def with_dark_background(volume: np.ndarray, value: float | None) -> np.ndarray:
+    """The volume; its background of this value (`background_within`) becomes darker than all of the brain.
+
+    It then is as far below the darkest voxel as the median of the others is above it, as in an image that was not
+    shifted. Only voxels that are connected to the border are background.
+    """
     if value is None:
         return volume
-    parts, _ = ndimage.label(volume == volume.dtype.type(value))
-    faces = [np.unique(np.take(parts, end, axis)) for axis in range(3) for end in (0, -1)]
-    outside = np.isin(parts, np.setdiff1d(np.concatenate(faces), [0]))
+    outside = connected_to_border(volume == volume.dtype.type(value))
     lowest, middle = float(volume.min()), float(np.median(volume[~outside]))
     return np.where(outside, volume.dtype.type(2 * lowest - middle), volume)
 

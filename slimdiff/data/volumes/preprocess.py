@@ -147,7 +147,7 @@ def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig, qual
     # From here on all arrays have RAS axes, whatever the order in the file.
     values, affine = canonical(pair.image.values, pair.image.affine)
     found_background = background_within(values)
-    values = with_dark_background(values)
+    values = with_dark_background(values, found_background)
     lesion, _ = canonical(pair.lesion, pair.image.affine)
     given = None if pair.brain is None else canonical(pair.brain, pair.image.affine)[0]
     history: list[dict[str, Any]] = [{"step": "reorient", "axes": "RAS"}]

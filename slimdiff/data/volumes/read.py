@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from slimdiff.data.participants import DataError, Participant
+from slimdiff.data.volumes.foreground import connected_to_border
 from slimdiff.data.volumes.nifti import FileFault, read_nifti
 
 AFFINE_TOLERANCE_MM = 0.1
@@ -155,15 +156,10 @@ def read_image(participant: Participant) -> Volume:
 
 def _with_field_of_view(image: Volume) -> Volume:
     """The image, with the lowest intensity where it is NaN and connected to the border (6-connected) by NaN."""
-    from scipy import ndimage
-
     nan = np.isnan(image.values)
     if not nan.any() or nan.all():
         return image
-    parts, _ = ndimage.label(nan)
-    faces = [np.take(parts, end, axis) for axis in range(3) for end in (0, -1)]
-    touching = np.setdiff1d(np.concatenate([np.unique(face) for face in faces]), [0])
-    outside = np.isin(parts, touching)
+    outside = connected_to_border(nan)
     values = np.where(outside, np.nanmin(image.values), image.values)
     return replace(image, values=values, outside=int(outside.sum()))
 
