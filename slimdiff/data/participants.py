@@ -138,7 +138,13 @@ def read_participants(path: Path) -> list[Participant]:
         paths = {key: None if row.get(key, MISSING) == MISSING else Path(row[key]) for key in PATHS}
         further = {name: value for name, value in row.items() if name not in (*COLUMNS, MORE_MASKS)}
         more = row.get(MORE_MASKS, MISSING)
-        masks = () if more == MISSING else tuple(map(Path, json.loads(more)))
+        try:
+            masks = () if more == MISSING else tuple(map(Path, json.loads(more)))
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"{path}: {row['participant_id']}: expected a JSON list of paths in column {MORE_MASKS}, found "
+                f"{more!r}; run the stage participants again"
+            ) from None
         rows.append(Participant(**values, **paths, further=further, more_masks=masks))
     return rows
 

@@ -68,6 +68,16 @@ def test_a_change_of_the_second_mask_is_noticed(two_lesions, tmp_path):
     assert made_of(row, "") != made_of(one, ""), "the volume is made of both"
 
 
+@pytest.mark.parametrize("cell", ["[", "7", '["a", 7]'])
+def test_a_damaged_list_of_masks_is_named(tmp_path, cell):
+    path = tmp_path / "participants.tsv"
+    path.write_text(f"participant_id\tgroup\timage\tmask\tmore_masks\nsub-1\tfcd\ta.nii\tb.nii\t{cell}\n")
+    with pytest.raises(
+        ValueError, match="participants.tsv: sub-1: expected a JSON list of paths in column more_masks"
+    ):
+        read_participants(path)
+
+
 def test_one_of_several_may_be_empty_but_not_all(two_lesions):
     row, nothing = two_lesions.row, np.zeros(ONE.shape, np.uint8)
     save_nifti(row.masks[0], nothing)

@@ -24,8 +24,8 @@ def save_in(path: Path, array: np.ndarray, affine_mm: np.ndarray, unit: str, by:
     affine = affine_mm.copy()
     affine[:3] *= PER_MM[unit]
     image = nibabel.Nifti1Image(array, affine)
-    image.set_sform(affine, code=1 if by == "sform" else 0)
-    image.set_qform(affine, code=1 if by == "qform" else 0)
+    image.set_sform(affine, code=1 if by in ("sform", "both") else 0)
+    image.set_qform(affine, code=1 if by in ("qform", "both") else 0)
     image.header.set_xyzt_units(unit)
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(image, path)
@@ -38,6 +38,13 @@ def test_affine_and_voxel_size_are_in_mm_whatever_the_unit(tmp_path, unit, by):
     volume = read_volume(save_in(tmp_path / "v.nii.gz", head(1), TILTED, unit, by), "sub-01")
     np.testing.assert_allclose(volume.affine, TILTED, atol=2e-4)
     np.testing.assert_allclose(nibabel.affines.voxel_sizes(volume.affine), [1.8, 1.5, 2.4], rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", PER_MM)
+def test_both_forms_are_in_mm(tmp_path, unit):
+    volume = read_volume(save_in(tmp_path / "v.nii.gz", head(1), TILTED, unit, "both"), "sub-01")
+    np.testing.assert_allclose(volume.affine, TILTED, atol=2e-4)
+    np.testing.assert_allclose(volume.qform, TILTED, atol=1e-3)
 
 
 @pytest.mark.parametrize("unit", ["meter", "micron"])

@@ -73,9 +73,7 @@ def megavoxels(name):
     """Voxels of the participant's largest file, in millions; 0 while no header can be read."""
     from slimdiff.data.volumes.nifti import voxel_count
 
-    row = PARTICIPANTS[name]
-    counts = [voxel_count(path) or 0 for path in (row.image, row.mask, row.brain_mask) if path]
-    return max(counts) / 1e6
+    return max(voxel_count(path) or 0 for path in PARTICIPANTS[name].files) / 1e6
 
 
 def quality_memory_mb(wildcards, threads, attempt):

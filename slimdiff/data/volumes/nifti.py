@@ -248,13 +248,14 @@ def _affine(header: nibabel.Nifti1Header) -> tuple[np.ndarray, bool]:
 
 
 def _second_form(header: nibabel.Nifti1Header) -> np.ndarray | None:
-    """The qform of a header whose sform counts."""
+    """The qform in mm of a header whose sform counts."""
     if int(header["sform_code"]) <= 0 or int(header["qform_code"]) <= 0:
         return None
     try:
-        affine = np.asarray(header.get_qform(), np.float64)
+        affine = np.array(header.get_qform(), np.float64)
     except (ValueError, nibabel.spatialimages.HeaderDataError):
         return None
+    affine[:3] *= mm_per_unit(header)
     return affine if np.isfinite(affine).all() else None
 
 
