@@ -214,11 +214,6 @@ def read_folds(path: Path, fold: int) -> dict[str, list[str]]:
     return parts
 
 
-def fold_numbers(path: Path) -> list[int]:
-    """The folds of folds.tsv, rising."""
-    return sorted({int(row["fold"]) for row in read_table(path, COLUMNS, ended=True)})
-
-
 def training_participants(path: Path) -> list[str]:
     """Participants in the training part of at least one fold."""
     return sorted(

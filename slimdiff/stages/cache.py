@@ -20,10 +20,9 @@ def outputs(paths: StudyPaths) -> list[Path]:
 
 
 def run(study, options) -> None:
-    from slimdiff.data.folds import fold_numbers, read_folds, training_participants
+    from slimdiff.data.folds import training_participants
     from slimdiff.data.participants import read_included
     from slimdiff.data.slices import build_store
-    from slimdiff.data.store import FEWEST_LESION_SUBJECTS, SliceStore
 
     paths = study.paths
     training = training_participants(paths.folds) if study.slices.z_range == "auto" else []
@@ -44,11 +43,3 @@ def run(study, options) -> None:
             "lesion than slices.min_lesion_mm2; the other slices are used as lesion-free ones",
             file=sys.stderr,
         )
-    store = SliceStore.open(paths.store)
-    for fold in fold_numbers(paths.folds):
-        if few := store.few_lesions(read_folds(paths.folds, fold)["train"]):
-            print(
-                f"fold {fold}: z-bins in which fewer than {FEWEST_LESION_SUBJECTS} training subjects have a lesion "
-                f"(number of subjects): {few}; lesions drawn there copy one subject, or those of other z-bins",
-                file=sys.stderr,
-            )

@@ -1,5 +1,6 @@
 """Write the z-bin priors of one fold (or all folds): where its training subjects have brain."""
 
+import sys
 from pathlib import Path
 
 from slimdiff.config import StudyPaths
@@ -18,11 +19,18 @@ def run(study, options) -> None:
 
     from slimdiff.data.folds import read_folds
     from slimdiff.data.priors import write_priors, z_bin_priors
-    from slimdiff.data.store import SliceStore
+    from slimdiff.data.store import FEWEST_LESION_SUBJECTS, SliceStore
 
     store = SliceStore.open(study.paths.store)
     for fold in options.runs:
-        rows = store.rows_of(read_folds(study.paths.folds, fold)["train"])
+        train = read_folds(study.paths.folds, fold)["train"]
+        if few := store.few_lesions(train):
+            print(
+                f"fold {fold}: z-bins in which fewer than {FEWEST_LESION_SUBJECTS} training subjects have a lesion "
+                f"(number of subjects): {few}; lesions drawn there copy one subject, or those of other z-bins",
+                file=sys.stderr,
+            )
+        rows = store.rows_of(train)
         images = np.asarray(store.images[rows])
         priors = z_bin_priors(images, store.z_bin[rows], store.n_bins, store.spacing_mm)
         write_priors(study.paths.prior(fold), priors)

@@ -10,7 +10,26 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def snakemake(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+RECORDER = """
+import os, sys
+
+def record(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        writes = arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        name = os.path.abspath(os.fsdecode(arguments[0]))
+        os.write(log, f"{'write' if writes else 'read'} {name}\\0".encode())
+
+with open("/proc/self/cmdline") as file:
+    words = file.read().split("\\0")[1:-1]  # after the interpreter
+if words and os.path.basename(words[0]).startswith("slimdiff-"):
+    log = os.open(os.environ["RECORDED"] + f"/{os.getpid()}", os.O_CREAT | os.O_WRONLY)
+    os.write(log, ("\\n".join(words) + "\\0").encode())
+    sys.addaudithook(record)
+"""
+"""Text of a sitecustomize.py: each slimdiff command writes its words, and the files that it opens, into $RECORDED."""
+
+
+def snakemake(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
     command = [
         sys.executable,
         "-m",
@@ -23,7 +42,10 @@ def snakemake(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
     # The commands are in the folder of the interpreter, even if its environment is not activated.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, env={**os.environ, "PATH": path}
+        [*command, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path, **environment},
     )
 
 

@@ -1,10 +1,13 @@
 """Planned jobs of a fresh clone, and those that a changed section reruns."""
 
+import csv
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from helpers.workflow_runs import ROOT, job_counts, snakemake, write_study
+from helpers.workflow_runs import RECORDER, ROOT, job_counts, snakemake, write_study
 
 from slimdiff import weights
 from slimdiff.config import load_study
@@ -103,7 +106,12 @@ def finished(tmp_path_factory):
     except weights.WeightsUnavailable as error:
         pytest.skip(f"extractor weights: {error}")
     folder = tmp_path_factory.mktemp("study")
-    done = snakemake("--cores", "2", "--configfile", str(write_study(folder)), folder=folder)
+    recorded = folder / "recorded"
+    recorded.mkdir()
+    (recorded / "sitecustomize.py").write_text(RECORDER, encoding="utf-8")
+    environment = {"PYTHONPATH": str(recorded), "RECORDED": str(recorded)}
+    study = str(write_study(folder))
+    done = snakemake("--cores", "2", "--configfile", study, folder=folder, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done
 
@@ -125,6 +133,47 @@ def test_the_run_ends_with_the_path_of_the_report(finished):
 def test_a_second_run_has_nothing_to_do(finished, tmp_path):
     folder, _ = finished
     assert planned(folder, write_study(tmp_path)) == set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_stage_reads_only_files_that_its_rule_names(finished):
+    """A file that is read but not an input of the rule may not exist yet, or be of an earlier run."""
+    folder, _ = finished
+    results = folder / "results" / "tiny"
+    # Kept between jobs: measured volumes, features of slices, and Snakemake's times, which only provenance reads.
+    kept = tuple(f"{results / name}/" for name in ("quality", "metrics/features", "benchmarks"))
+    done = snakemake("--detailed-summary", "--configfile", str(folder / "study.json"), folder=folder)
+    assert done.returncode == 0, done.stderr
+    inputs: dict[str, set[str]] = {}
+    outputs: dict[str, set[str]] = {}
+    for row in csv.DictReader(done.stdout.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE):
+        for command in row["shellcmd"].split("&&"):
+            words = shlex.split(command)
+            command = " ".join(words[: words.index("2>&1")] if "2>&1" in words else words)
+            inputs.setdefault(command, set()).update(
+                str(folder / name) for name in row["input-file(s)"].split(",")
+            )
+            outputs.setdefault(command, set()).add(str(folder / row["output_file"]))
+    seen, unnamed = set(), set()
+    for path in (folder / "recorded").glob("[0-9]*"):
+        words, *opened = path.read_text(encoding="utf-8").split("\0")[:-1]
+        stage, *words = words.split("\n")
+        stage = Path(stage).name
+        command = " ".join([stage, *words])
+        seen.add(stage)
+        named, jobs = set(), {command}  # what this job, those that it waits for, and those before them write
+        for _ in outputs:
+            named |= set().union(*(outputs[job] | inputs[job] for job in jobs))
+            jobs |= {job for job, made in outputs.items() if made & named}
+        written = {name.removeprefix("write ") for name in opened if name.startswith("write ")}
+        read = {name.removeprefix("read ") for name in opened if name.startswith("read ")}
+        unnamed |= {
+            f"{stage} reads {name.removeprefix(str(folder))}"
+            for name in read - written - named
+            if name.startswith(f"{results}/") and not name.startswith(kept) and Path(name).is_file()
+        }
+    assert {"slimdiff-cache", "slimdiff-train", "slimdiff-metrics", "slimdiff-tables"} <= seen
+    assert not unnamed, "\n".join(sorted(unnamed))
 
 
 @pytest.mark.parametrize("section", CHANGES)
