@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from slimdiff.report.metric_table import Notes
 
 CSS = """
-body { font: 14px/1.45 system-ui, "Segoe UI", "DejaVu Sans", Arial, sans-serif; color: #222; margin: 1.5rem; }
+body { font: 13px/1.4 system-ui, "Segoe UI", "DejaVu Sans", Arial, sans-serif; color: #222; margin: 1.5rem; }
 h1 { font-size: 1.25rem; margin: 0 0 .2rem; } h2 { font-size: 1rem; margin: 1.6rem 0 .3rem; }
 .notice { color: #a33f00; margin: 0 0 .8rem; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; border-top: 2px solid #222; border-bottom: 2px solid #222; }
 sup { line-height: 0; }
-th, td { padding: .22rem .9rem .22rem 0; text-align: left; vertical-align: baseline; white-space: nowrap; }
+th, td { padding: .2rem .7rem .2rem 0; text-align: left; vertical-align: baseline; white-space: nowrap; }
 thead tr:last-child > * { border-bottom: 1px solid #222; } th { font-weight: 600; }
 tbody th { font-weight: 400; } tr.first > * { border-top: 1px solid #eee; }
 tr.group th { font-weight: 600; padding-top: .7rem; border-bottom: 1px solid #ccc; }

@@ -12,6 +12,9 @@ from slimdiff.report import html_page
 
 OUTSIDE_SHARE = 0.05
 VOLUME_CHANGE = 0.2
+FACTS = ("acquisition", "site", "lobe", "source voxel [mm]", "axes")
+"""Columns of the table that are left out, and said once, where all participants have the same value."""
+NUMBERS = ("lesion, source [ml]", "on the grid [ml]", "slices", "with lesion", "lesion too small")
 ODD_DEVIATIONS = 3.5  # of the robust z-score; Iglewicz and Hoaglin 1993
 
 
@@ -65,60 +68,78 @@ def participants_body(
 
     splits: for each fold the mapping that `read_folds` returns.
     """
-    head = (
-        "<tr><th>participant</th><th>group</th><th>acquisition</th><th>site</th><th>lobe</th>"
-        + "".join(f"<th>fold {fold}</th>" for fold in range(len(splits)))
-        + '<th class="number">lesion, source [ml]</th><th class="number">on the grid [ml]</th>'
-        '<th class="number">slices</th><th class="number">with lesion</th>'
-        '<th class="number">lesion too small</th><th>source voxel [mm]</th>'
-        "<th>axes</th><th>flags</th></tr>"
-    )
     odd = odd_sizes(records)
     small = store.facts.get("dropped_small_lesion", {})
     outside = store.facts.get("lesion_outside_z_range", {})
-    where = [{name: part for part, names in split.items() for name in names} for split in splits]
-    body = []
+    rows = []
     for person in people:
         name = person.participant_id
-        cells = [f'<th scope="row">{html_page.text(name)}</th>']
-        cells += [
-            f"<td>{html_page.text(v)}</td>"
-            for v in (person.group, person.acquisition, person.site, person.lobe)
-        ]
-        cells += [f"<td>{html_page.text(own.get(name, '–'))}</td>" for own in where]
+        row = {"participant": name, "flags": "", "group": person.group}
+        row |= {
+            f"fold {fold}": next((part for part, names in split.items() if name in names), "–")
+            for fold, split in enumerate(splits)
+        }
+        rows.append(row | {key: getattr(person, key) for key in ("acquisition", "site", "lobe")})
         if not person.included or name not in records:
-            reason = f"excluded: {person.excluded}" if not person.included else "no preprocess record"
-            body.append(
-                f'<tr>{"".join(cells)}<td class="wrap alarm" colspan="8">{html_page.text(reason)}</td></tr>'
+            rows[-1]["flags"] = (
+                f"excluded: {person.excluded}" if not person.included else "no preprocess record"
             )
             continue
         qc = records[name]["qc"]
-        rows = store.rows_of([name])
-        lesioned = int((store.label[rows] == 1).sum())
-        volumes = [
-            f"{qc[key]:.2f}" if person.is_patient else "–" for key in ("lesion_ml_source", "lesion_ml_grid")
-        ]
-        cells += [
-            f'<td class="number">{value}</td>'
-            for value in (*volumes, len(rows), lesioned, small.get(name, 0))
-        ]
-        voxel = " × ".join(f"{edge:.3g}" for edge in qc["source_spacing_mm"])
-        cells.append(f"<td>{voxel}</td><td>{html_page.text(qc['source_orientation'])}</td>")
-        found = flags(person, qc, len(rows), lesioned, name in odd, outside.get(name, 0))
-        cells.append(f'<td class="wrap alarm">{html_page.text("; ".join(found))}</td>')
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    return html_page.table(head, body) + _summary(people, splits, store)
+        own = store.rows_of([name])
+        lesioned = int((store.label[own] == 1).sum())
+        rows[-1] |= {
+            "flags": "; ".join(flags(person, qc, len(own), lesioned, name in odd, outside.get(name, 0))),
+            "lesion, source [ml]": f"{qc['lesion_ml_source']:.2f}" if person.is_patient else "–",
+            "on the grid [ml]": f"{qc['lesion_ml_grid']:.2f}" if person.is_patient else "–",
+            "slices": len(own),
+            "with lesion": lesioned,
+            "lesion too small": small.get(name, 0),
+            "source voxel [mm]": " × ".join(f"{edge:.3g}" for edge in qc["source_spacing_mm"]),
+            "axes": qc["source_orientation"],
+        }
+    columns = list(max(rows, key=len)) if rows else []
+    same = {name: values.pop() for name in FACTS if len(values := _values(rows, name)) == 1 and len(rows) > 1}
+    columns = [name for name in columns if name not in same]
+    head = "".join(f"<th{_style(name)}>{name}</th>" for name in columns)
+    body = ["".join(_cell(name, row.get(name, "–")) for name in columns) for row in rows]
+    table = html_page.table(f"<tr>{head}</tr>", [f"<tr>{cells}</tr>" for cells in body])
+    remark = (
+        [f"The same for all: {', '.join(f'{name} {value}' for name, value in same.items())}."] if same else []
+    )
+    return table + _summary(people, splits, store, remark)
 
 
-def _summary(people: Sequence[Participant], splits: Sequence[dict[str, list[str]]], store: SliceStore) -> str:
+def _values(rows: Sequence[dict], name: str) -> set[str]:
+    return {row[name] for row in rows if name in row}
+
+
+def _style(name: str) -> str:
+    return ' class="number"' if name in NUMBERS else ""
+
+
+def _cell(name: str, value: object) -> str:
+    shown = html_page.text(value)
+    if name == "participant":
+        return f'<th scope="row">{shown}</th>'
+    return f'<td class="wrap alarm">{shown}</td>' if name == "flags" else f"<td{_style(name)}>{shown}</td>"
+
+
+def _summary(
+    people: Sequence[Participant],
+    splits: Sequence[dict[str, list[str]]],
+    store: SliceStore,
+    remarks: Sequence[str],
+) -> str:
     included = [p for p in people if p.included]
     patients = {p.participant_id for p in included if p.is_patient}
     notes = [
+        *remarks,
         f"{len(included)} participants in the study, {len(patients)} with a lesion mask; "
         f"{len(people) - len(included)} excluded. {len(store)} slices at {store.spacing_mm:g} mm, "
         f"{int((store.label == 1).sum())} with a lesion; {sum(store.facts['dropped'].values())} dropped: "
         f"{store.facts['dropped']['lesion_too_small']} with a lesion under {store.facts['min_lesion_px']} px, "
-        f"{store.facts['dropped']['too_little_tissue']} with too little tissue."
+        f"{store.facts['dropped']['too_little_tissue']} with too little tissue.",
     ]
     # A store of an earlier version does not have the key.
     if harmonised := store.facts.get("harmonise"):

@@ -7,7 +7,7 @@ from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
 from slimdiff.data.participants import read_included
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation.registry import SYMBOLS, describe
+from slimdiff.evaluation.registry import describe, heading
 from slimdiff.files import write_table, write_text
 from slimdiff.report import comparison, html_page, latex, participants
 from slimdiff.report.html_page import notes_list, table, text
@@ -21,24 +21,21 @@ def metrics_body(sections, variants: Sequence[str], folds: int, remarks: Sequenc
     several = len(variants) > 1
     fold_heads = "".join(f'<th class="span" colspan="2">fold {fold}</th>' for fold in range(folds))
     head = (
-        f'<tr><th colspan="{2 + several}"></th><th class="span" colspan="2">over folds</th>{fold_heads}</tr>'
-        f"<tr><th>metric</th><th>extractor</th>{'<th>variant</th>' if several else ''}"
+        f'<tr><th colspan="{1 + several}"></th><th class="span" colspan="2">over folds</th>{fold_heads}</tr>'
+        f"<tr><th>metric</th>{'<th>variant</th>' if several else ''}"
         '<th class="number">mean ± sd</th><th class="number">floor</th>'
         + '<th class="number">value [95 %]</th><th class="number">floor</th>' * folds
         + "</tr>"
     )
     body = []
     for name, own in sections:
-        body.append(f'<tr class="group"><th colspan="{4 + several + 2 * folds}">{text(name)}</th></tr>')
+        body.append(f'<tr class="group"><th colspan="{3 + several + 2 * folds}">{text(name)}</th></tr>')
         for line in own:
             cells = []
             if not several or line.variant == variants[0]:
-                entry = describe(line.metric)
-                label = f"{entry.label} {SYMBOLS[entry.better]}".strip() + notes.mark(line.note)
+                label = heading(line.metric, line.extractor) + notes.mark(line.note)
                 span = f' rowspan="{len(variants)}"' if several else ""
-                cells.append(
-                    f'<th scope="row"{span}>{text(label)}</th><td{span}>{text(line.extractor or "–")}</td>'
-                )
+                cells.append(f'<th scope="row"{span}>{text(label)}</th>')
             if several:
                 cells.append(f"<td>{text(line.variant)}</td>")
             cells.append(f'<td class="number">{text(mean_sd(line.summary, line.format, folds))}</td>')

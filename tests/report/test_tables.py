@@ -112,9 +112,8 @@ def test_the_page_shows_value_interval_floor_and_extractor(written):
     first, second = (
         row for row in page.rows if len(row) > 5 and ("base" in row or "other" in row) and "0.0041" in row
     )
-    assert first[:2] == ["KID ↓", "alexnet"]
-    assert first[2:5] == ["base", "0.0263 ± 0.0071", "0.0041"]
-    assert first[5:7] == ["0.0213 [0.0163, 0.0253]", "0.0041"]
+    assert first[:4] == ["KID ↓ (alexnet)", "base", "0.0263 ± 0.0071", "0.0041"]
+    assert first[4:6] == ["0.0213 [0.0163, 0.0253]", "0.0041"]
     assert second[0] == "other"
     assert "invented numbers, no patients" in page.text
     assert "A & B" in page.text  # the title has to be escaped
@@ -225,14 +224,24 @@ def test_the_participants_page_has_splits_volumes_and_exclusions(finished):
         {"train": ["sub-03"], "val": [], "test": ["sub-01"]},
     ]
     page = Rows(participants.participants_body([*people, excluded], records, splits, store))
-    found = {row[0]: row for row in page.rows}
-    assert found["sub-01"][5:7] == ["train", "test"]
-    assert found["sub-02"][5:7] == ["train", "–"]
+    head, *rows = page.rows
+    found = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert (found["sub-01"]["fold 0"], found["sub-01"]["fold 1"]) == ("train", "test")
+    assert (found["sub-02"]["fold 0"], found["sub-02"]["fold 1"]) == ("train", "–")
     source = records["sub-01"]["qc"]["lesion_ml_source"]
-    assert found["sub-01"][7] == f"{source:.2f}"
+    assert found["sub-01"]["lesion, source [ml]"] == f"{source:.2f}"
     own = store.rows_of(["sub-01"])
-    assert found["sub-01"][9:11] == [str(len(own)), str(int(store.label[own].sum()))]
-    assert found["sub-99"][-1] == "excluded: moved <much>"
+    assert found["sub-01"]["slices"] == str(len(own))
+    assert found["sub-01"]["with lesion"] == str(int(store.label[own].sum()))
+    assert found["sub-99"]["flags"] == "excluded: moved <much>"
+    assert head[1] == "flags"
+    # What all participants share is said once.
+    assert not {"axes", "source voxel [mm]"} & set(head)
+    axes = records["sub-01"]["qc"]["source_orientation"]
+    assert f"axes {axes}." in page.text
+    records["sub-01"]["qc"]["source_orientation"] = "LPS"
+    head, *rows = Rows(participants.participants_body(people, records, splits, store)).rows
+    assert {row[0]: dict(zip(head, row, strict=True))["axes"] for row in rows}["sub-01"] == "LPS"
     assert (
         "Fold 0, subjects: train 2 (2 with a lesion), val 0 (0 with a lesion), test 1 (1 with a lesion)."
         in page.text
