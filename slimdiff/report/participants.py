@@ -33,7 +33,7 @@ def odd_sizes(records: dict[str, dict]) -> set[str]:
     return set(sizes.index[deviation / spread > ODD_DEVIATIONS])
 
 
-def flags(
+def to_check(
     person: Participant, qc: dict, slices: int, lesion_slices: int, odd: bool, cut: int = 0
 ) -> list[str]:
     """What to check before using this participant's slices."""
@@ -74,14 +74,14 @@ def participants_body(
     rows = []
     for person in people:
         name = person.participant_id
-        row = {"participant": name, "flags": "", "group": person.group}
+        row = {"participant": name, "to check": "", "group": person.group}
         row |= {
             f"fold {fold}": next((part for part, names in split.items() if name in names), "–")
             for fold, split in enumerate(splits)
         }
         rows.append(row | {key: getattr(person, key) for key in ("acquisition", "site", "lobe")})
         if not person.included or name not in records:
-            rows[-1]["flags"] = (
+            rows[-1]["to check"] = (
                 f"excluded: {person.excluded}" if not person.included else "no preprocess record"
             )
             continue
@@ -89,7 +89,9 @@ def participants_body(
         own = store.rows_of([name])
         lesioned = int((store.label[own] == 1).sum())
         rows[-1] |= {
-            "flags": "; ".join(flags(person, qc, len(own), lesioned, name in odd, outside.get(name, 0))),
+            "to check": "; ".join(
+                to_check(person, qc, len(own), lesioned, name in odd, outside.get(name, 0))
+            ),
             "lesion, source [ml]": f"{qc['lesion_ml_source']:.2f}" if person.is_patient else "–",
             "on the grid [ml]": f"{qc['lesion_ml_grid']:.2f}" if person.is_patient else "–",
             "slices": len(own),
@@ -122,7 +124,7 @@ def _cell(name: str, value: object) -> str:
     shown = html_page.text(value)
     if name == "participant":
         return f'<th scope="row">{shown}</th>'
-    return f'<td class="wrap alarm">{shown}</td>' if name == "flags" else f"<td{_style(name)}>{shown}</td>"
+    return f'<td class="wrap alarm">{shown}</td>' if name == "to check" else f"<td{_style(name)}>{shown}</td>"
 
 
 def _summary(
@@ -160,10 +162,10 @@ def _summary(
                 "lesions of other z-bins."
             )
     notes.append(
-        f"Flags: more than {100 * OUTSIDE_SHARE:g} % of the lesion outside the head; a lesion volume that changes by "
+        f"To check: more than {100 * OUTSIDE_SHARE:g} % of the lesion outside the head; a lesion volume that changes by "
         f"more than {100 * VOLUME_CHANGE:g} % on the grid; no slice, or no lesion slice, in the store; lesion slices "
         "outside slices.z_range; a foreground volume more than "
-        f"{ODD_DEVIATIONS:g} robust deviations from the median. A flag is a request to check; it excludes no "
+        f"{ODD_DEVIATIONS:g} robust deviations from the median. None of these excludes a "
         f"participant. {MISSING}: not in the source data."
     )
     return '<ul class="notes">' + "".join(f"<li>{html_page.text(line)}</li>" for line in notes) + "</ul>"

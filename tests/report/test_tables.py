@@ -197,12 +197,12 @@ PATIENT = Participant("sub-01", "fcd", None, "mask.nii.gz")
     ],
 )
 def test_flags_name_the_problem(changes, slices, lesioned, odd, expected):
-    assert participants.flags(PATIENT, qc(**changes), slices, lesioned, odd) == expected
+    assert participants.to_check(PATIENT, qc(**changes), slices, lesioned, odd) == expected
 
 
 def test_a_control_has_no_lesion_flags():
     control = Participant("sub-02", "hc", None, None)
-    assert participants.flags(control, qc(lesion_ml_source=0.0, lesion_ml_grid=0.0), 20, 0, False) == []
+    assert participants.to_check(control, qc(lesion_ml_source=0.0, lesion_ml_grid=0.0), 20, 0, False) == []
 
 
 def test_an_odd_foreground_is_far_from_the_median():
@@ -233,8 +233,8 @@ def test_the_participants_page_has_splits_volumes_and_exclusions(finished):
     own = store.rows_of(["sub-01"])
     assert found["sub-01"]["slices"] == str(len(own))
     assert found["sub-01"]["with lesion"] == str(int(store.label[own].sum()))
-    assert found["sub-99"]["flags"] == "excluded: moved <much>"
-    assert head[1] == "flags"
+    assert found["sub-99"]["to check"] == "excluded: moved <much>"
+    assert head[1] == "to check"
     # What all participants share is said once.
     assert not {"axes", "source voxel [mm]"} & set(head)
     axes = records["sub-01"]["qc"]["source_orientation"]
