@@ -162,9 +162,9 @@ def _summary(
                 "lesions of other z-bins."
             )
     notes.append(
-        f"To check: more than {100 * OUTSIDE_SHARE:g} % of the lesion outside the head; a lesion volume that changes by "
-        f"more than {100 * VOLUME_CHANGE:g} % on the grid; no slice, or no lesion slice, in the store; lesion slices "
-        "outside slices.z_range; a foreground volume more than "
+        f"To check: more than {100 * OUTSIDE_SHARE:g} % of the lesion outside the head; a lesion volume that changes "
+        f"by more than {100 * VOLUME_CHANGE:g} % on the grid; no slice, or no lesion slice, in the store; lesion "
+        "slices outside slices.z_range; a foreground volume more than "
         f"{ODD_DEVIATIONS:g} robust deviations from the median. None of these excludes a "
         f"participant. {MISSING}: not in the source data."
     )
