@@ -4,8 +4,6 @@ import ctypes
 import os
 import resource
 import sys
-import time
-from collections.abc import Callable
 
 import torch
 
@@ -48,36 +46,13 @@ def keep_freed_memory() -> None:
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
-def pick_precision(
-    name: str, device: torch.device, step: Callable[[torch.dtype], None], repeats: int = 3
-) -> torch.dtype:
-    """The autocast type of a precision. For `auto`: bfloat16 on a GPU that supports it, elsewhere only if `step` is a
-    fifth faster. A smaller difference is within the noise of a shared machine, and runs would differ.
-
-    step(dtype) runs one unit of the stage's work without a change of its state.
-    """
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The autocast type of a precision. `auto`: bfloat16 on a CUDA device that has it, else float32. A processor's
+    speed is not measured: on a busy machine the choice, and with it the weights, would depend on chance."""
     if name != "auto":
         return getattr(torch, name)
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float32
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        try:
-            step(dtype)
-            seconds[dtype] = min(_timed(step, dtype, device) for _ in range(repeats))
-        except RuntimeError:
-            # The device has no bfloat16 kernels.
-            seconds[dtype] = float("inf")
-    return torch.bfloat16 if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else torch.float32
-
-
-def _timed(step: Callable[[torch.dtype], None], dtype: torch.dtype, device: torch.device) -> float:
-    synchronise(device)
-    start = time.perf_counter()
-    step(dtype)
-    synchronise(device)
-    return time.perf_counter() - start
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float32
 
 
 def synchronise(device: torch.device) -> None:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from slimdiff.devices import pick_device
+from slimdiff.devices import pick_device, pick_precision
 
 SCRIPT = """
 import resource, torch
@@ -60,3 +60,14 @@ def test_a_missing_gpu_is_an_error_and_auto_uses_the_cpu(monkeypatch):
         RuntimeError, match="device cuda: not found on this machine, which has .*cpu; set device: auto"
     ):
         pick_device("cuda")
+
+
+def test_the_precision_depends_on_the_device_and_not_on_the_time_of_a_step(monkeypatch):
+    assert pick_precision("auto", torch.device("cpu")) == torch.float32
+    assert pick_precision("bfloat16", torch.device("cpu")) == torch.bfloat16
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native
+        )
+        assert pick_precision("auto", torch.device("cuda", 0)) == expected
+    assert pick_precision("float32", torch.device("cuda", 0)) == torch.float32

@@ -115,7 +115,8 @@ class TrainingConfig(InheritingSection):
     device: Device | None = None
     """Device of the training; null: the study's."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto`: bfloat16 autocast on a GPU that supports it; on a CPU only if a timed step is faster than in float32."""
+    """`auto`: bfloat16 autocast on a GPU that has it, else float32. On processors with AMX bfloat16 may be faster
+    (docs/performance.md)."""
     compile: bool | None = None
     """Whether to use torch.compile (a minute at the start, then faster steps); null: on CUDA."""
     tensorboard: bool = True

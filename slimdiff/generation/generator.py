@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.data.priors import priors_hash, read_priors
-from slimdiff.devices import autocast, pick_device, pick_precision
+from slimdiff.devices import pick_device, pick_precision
 from slimdiff.diffusion import chain
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.mask_calibration import MaskCalibration
@@ -66,7 +66,7 @@ class Generator:
         self.calibration = MaskCalibration(**fitted) if fitted else None
         self.evaluate: Callable = self.network
         self.compiled = False
-        self.precision = pick_precision(config.precision, self.device, self._trial)
+        self.precision = pick_precision(config.precision, self.device)
 
     def _load_guide(self, path: Path) -> Callable:
         check_guide(path, self.checkpoint, self.card)
@@ -192,14 +192,6 @@ class Generator:
             torch.from_numpy(np.ascontiguousarray(np.rot90(part, turns, axes=(2, 3)))) for part in fixed
         )
         return chain.FixedPart(values, where, torch.tensor([request.label == 1 for request in requests]))
-
-    @torch.inference_mode()
-    def _trial(self, precision: torch.dtype) -> None:
-        count = 1 if self.device.type == "cpu" else min(self.config.batch_size, 8)
-        condition = self._condition([Request("", 0, 0, 0, 0)] * count)
-        x = torch.zeros((count, 2, *self.card.size), device=self.device)
-        with autocast(self.device, precision):
-            self.network(x, condition.z_bin.float(), condition)
 
 
 def _rows(start: int, size: int, count: int) -> slice | torch.Tensor:

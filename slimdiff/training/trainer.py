@@ -223,12 +223,7 @@ class Trainer:
                 signal.signal(number, handler)
 
     def _choose_precision(self) -> None:
-        config = self.config
-        if config.precision == "auto" and self.processes.count > 1 and self.device.type == "cpu":
-            # Each process would time for itself and might choose another precision.
-            self.precision = torch.float32
-        else:
-            self.precision = pick_precision(config.precision, self.device, self._trial)
+        self.precision = pick_precision(self.config.precision, self.device)
         if self.processes.first:
             print(f"precision: {str(self.precision).removeprefix('torch.')}", file=sys.stderr)
 
@@ -284,10 +279,9 @@ class Trainer:
             self.outputs.snapshot(self.step, self.network, self.emas[0], self.precision)
         return due and bool(self.processes.largest(int(bool(reason))))
 
-    def advance(self, update: bool = True) -> None:
+    def advance(self) -> None:
         """One optimiser step: batch and noise, prediction, loss, gradients, clipping, update, EMA.
 
-        update: whether to change the weights; False in a trial that measures time and memory of a step.
         Raises TrainingFailed if the batch does not fit into the device's memory.
         """
         config, processes = self.config, self.processes
@@ -305,14 +299,11 @@ class Trainer:
                     (total * processes.count).backward()
                 found = [total.detach(), terms.detach(), by_noise]
                 sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
-            if not update:
-                self.optimiser.zero_grad(set_to_none=True)
-                return
             norm = update_weights(self.optimiser, self.network, learning_rate(config, self.step))
             for ema in self.emas:
                 ema.update(self.step)
         except RuntimeError as error:
-            if not update or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             where = (self.device, self.step, processes.count, self.state_path)
             raise out_of_memory(error, config, self.data_spec.size, *where) from error
@@ -320,10 +311,6 @@ class Trainer:
         # The norm is equal in all processes; the other values are summed over processes.
         total, terms, by_noise = sums
         self.history.note(total, terms, norm / processes.count, by_noise)
-
-    def _trial(self, precision: torch.dtype) -> None:
-        self.precision = precision
-        self.advance(update=False)
 
     def _ask_to_stop(self, signum: int, frame) -> None:
         self._stop = signum
