@@ -82,3 +82,8 @@ def trained(prepared, store, tmp_path_factory) -> Path:
     identity = {"study": "tiny", "variant": "base", "fold": 0}
     Trainer(prepared.model, prepared.diffusion, training, store, participants, folder, identity).run()
     return folder / "model.safetensors"
+
+
+def pytest_collection_modifyitems(items):
+    """The long files first, so that no worker is left alone with them at the end."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)

@@ -179,7 +179,7 @@ def trained(tmp_path_factory):
     )
     model = MODEL.model_copy(update={"channels": (24, 32), "attention": (False, False)})
     training = TrainingConfig(
-        steps=1200,
+        steps=700,
         batch_size=12,
         learning_rate=2e-3,
         warmup_steps=50,
