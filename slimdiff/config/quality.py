@@ -42,8 +42,9 @@ class QualityConfig(Section):
     """flag: list of participant_ids, or `all`. An accepted flag is shown, but has no effect. `flip_suspected`,
     `forms_differ`, `background_within` and `image_quality` are accepted for all unless they are set to []."""
     max_spacing_mm: Positive = 3.0
-    """`thick_slices`: flags voxels longer than this along any axis, in mm. With `data.two_dimensional: include` the
-    flag is only shown."""
+    """`thick_slices`: flags voxels longer than this along any axis that is resampled, in mm: all axes, or with native
+    slices (`preprocess.spacing_mm`) those in plane. With `data.two_dimensional: include` the flag is only shown, unless
+    slices are native."""
     max_lesion_outside: Fraction = 0.5
     """`lesion_outside_brain`: flags a lesion with a larger share outside the brain mask (without one: the head)."""
 

@@ -34,6 +34,8 @@ NEEDS = (
     # The server of the files makes no difference to the participants; the dataset does.
     "data.fetch.dataset",
     "quality",
+    # Which axes are resampled.
+    "preprocess.spacing_mm",
 )
 
 
@@ -60,7 +62,12 @@ def run(study, options) -> None:
 
     paths = study.paths
     rows, verdicts = run_quality_control(
-        study.data, study.quality, paths.phantom, paths.quality_state, options.workers
+        study.data,
+        study.quality,
+        paths.phantom,
+        paths.quality_state,
+        options.workers,
+        study.preprocess.native,
     )
     write_text(paths.quality_state / SETTINGS, short_hash(study.as_json()))
     write_quality(paths.quality, verdicts)

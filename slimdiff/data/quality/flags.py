@@ -28,7 +28,8 @@ FAULTS: dict[str, str] = {
 """A file cannot be used: fix it or exclude the participant."""
 
 DOUBTS: dict[str, str] = {
-    "thick_slices": "Voxels are longer than `quality.max_spacing_mm` along one axis; slices would be blurred.",
+    "thick_slices": "Voxels are longer than `quality.max_spacing_mm` along one axis that is resampled; slices would be "
+    "blurred.",
     "lesion_outside_brain": "More of the lesion than `quality.max_lesion_outside` allows lies outside the brain mask, "
     "or outside the head if there is no brain mask.",
     "implausible_lesion": "The lesion is larger than 300 ml, or than 30 % of the brain mask (without one: the head).",

@@ -28,11 +28,17 @@ REFUSED = "refused.tsv"
 
 
 def run_quality_control(
-    data: DataConfig, quality: QualityConfig, phantom_root: Path, folder: Path, workers: int = 1
+    data: DataConfig,
+    quality: QualityConfig,
+    phantom_root: Path,
+    folder: Path,
+    workers: int = 1,
+    native: bool = False,
 ) -> tuple[list[Participant], list[Verdict]]:
     """Discover, measure and judge the participants.
 
-    folder: cache of the measurements and planes. workers: number of parallel processes.
+    folder: cache of the measurements and planes. workers: number of parallel processes. native: volumes
+    keep their own slices (`preprocess.spacing_mm`).
     Returns the rows of participants.tsv and those of quality.tsv, in the source's order.
     Raises DataError that lists all flagged participants if the policy requires it; `refused.tsv` then has the table.
     """
@@ -41,7 +47,7 @@ def run_quality_control(
     measured = measure_all([row for row in rows if row.included and not row.flags], data, folder, workers)
     if quality.policy == "exclude":
         rows = leave_out(rows)
-    judged = judge(rows, measured, quality, data)
+    judged = judge(rows, measured, quality, data, native)
     refused = folder / REFUSED
     try:
         enforce(judged, quality, refused)
