@@ -36,6 +36,8 @@ DOUBTS: dict[str, str] = {
     "background_within": "The value outside the brain lies within the intensities of the brain, as in a stripped image "
     "scaled to a mean of 0; the background counts as darker than the brain.",
     "image_quality": "A measure of image quality is far worse than those of the cohort.",
+    "field_of_view": "Without registration, the z-range misses more than 25 mm of the head at the vertex, or the "
+    "heights of the cohort's heads differ by more than 20 mm.",
     "forms_differ": "The sform and qform of the image's header place voxels more than a voxel apart; the sform counts.",
     "flip_suspected": "The lesion has a higher contrast if its mask is flipped (left to right, or along an axis of the "
     "file) than as stored.",

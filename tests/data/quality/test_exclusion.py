@@ -8,6 +8,7 @@ from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import DataError, Flag, Participant
 from slimdiff.data.quality.exclusion import judge, settle_discovery, verdicts
+from slimdiff.data.quality.field_of_view import Slicing
 from slimdiff.data.quality.gate import write_quality
 from slimdiff.data.quality.measure import Measured
 from slimdiff.files import read_table
@@ -150,7 +151,7 @@ def test_native_slices_may_be_thick_if_they_are_axial(orientation, spacing_mm, w
     """Coronal and sagittal stacks are resampled along their thick axis, also where 2-D images are included."""
     row, data = person(1), DataConfig(source="bids", root="x", two_dimensional="include")
     measured = {"sub-01": facts(1, orientation=orientation, spacing_mm=spacing_mm)}
-    found = judge([row], measured, QualityConfig(**EXCLUDE), data, native=True)[0]
+    found = judge([row], measured, QualityConfig(**EXCLUDE), data, slicing=Slicing(native=True))[0]
     assert found.word == word
     if found.stopping:
         assert "3 mm in plane, because only axial slices stay as they are" in found.stopping[0].reason
