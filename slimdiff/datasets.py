@@ -39,8 +39,9 @@ class SliceDataset(Dataset):
         masks: (N, H, W), any number above `threshold` is lesion.
         rows: the index of each item in the arrays.
         facts: key, (N,) values, for the other keys.
-        spacing_mm: size of a pixel.
+        spacing_mm: side of a pixel.
         threshold: of the mask's values.
+        slice_mm: distance between slices; None: that of an isotropic grid.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class SliceDataset(Dataset):
         facts: dict[str, Sequence],
         spacing_mm: float,
         threshold: float = 0,
+        slice_mm: float | None = None,
     ):
         self.images, self.masks, self.rows, self.facts = images, masks, np.asarray(rows, int), facts
         self.spacing_mm, self.threshold = spacing_mm, threshold
+        self.slice_mm = spacing_mm if slice_mm is None else slice_mm
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -74,7 +77,7 @@ class SliceDataset(Dataset):
         """
         from torchio import LabelMap, ScalarImage, Subject, SubjectsDataset
 
-        affine = np.diag([self.spacing_mm] * 3 + [1])
+        affine = np.diag([self.spacing_mm, self.spacing_mm, self.slice_mm, 1])
 
         def subject(item: dict) -> Subject:
             # Rows run from anterior to posterior, torchio's second axis from posterior to anterior.
@@ -106,7 +109,8 @@ def real_slices(study: Study, fold: int, part: str = "train") -> SliceDataset:
         "name": names,
         "participant": store.participant.tolist(),
     }
-    return SliceDataset(store.images, store.masks, store.rows_of(parts[part]), facts, store.spacing_mm)
+    rows = store.rows_of(parts[part])
+    return SliceDataset(store.images, store.masks, rows, facts, store.spacing_mm, slice_mm=store.slice_mm)
 
 
 def synthetic_slices(study: Study, variant: str, fold: int) -> SliceDataset:
@@ -124,7 +128,10 @@ def synthetic_slices(study: Study, variant: str, fold: int) -> SliceDataset:
     }
     threshold = study.variant(variant).export.tau
     rows = range(len(samples.id))
-    return SliceDataset(samples.images, samples.masks, rows, facts, study.preprocess.spacing_mm, threshold)
+    grid = study.preprocess
+    # Native slices have their distance in the store only.
+    slice_mm = SliceStore.open(study.paths.store).slice_mm if grid.native else grid.slice_mm
+    return SliceDataset(samples.images, samples.masks, rows, facts, grid.pixel_mm, threshold, slice_mm)
 
 
 def real_volumes(study: Study, fold: int | None = None, part: str = "train") -> "SubjectsDataset":

@@ -226,7 +226,8 @@ def _kind(kind: typing.Any) -> str:
     if origin is tuple:
         if arguments[-1] is Ellipsis:
             return f"list of: {_kind(arguments[0])}"
-        return f"list of {len(arguments)}: {_kind(arguments[0])}"
+        kinds = dict.fromkeys(map(_kind, arguments))
+        return f"list of {len(arguments)}: {'; last: '.join(kinds)}"
     if origin is dict:
         return "mapping"
     return _NAMES.get(kind, getattr(kind, "__name__", str(kind)))

@@ -40,8 +40,13 @@ def check_data(data: DataConfig, preprocess: PreprocessConfig) -> None:
 def check_study(study: Study) -> None:
     """Raise ConfigError if sections do not fit together."""
     check_data(study.data, study.preprocess)
-    depth = study.preprocess.grid[2]
-    if study.slices.z_range != "auto" and study.slices.z_range[1] >= depth:
+    depth, by_number = study.preprocess.grid[2], study.slices.height == "slice"
+    if by_number and study.preprocess.native:
+        raise ConfigError(
+            "slices.height: slice requires slices with common numbers, but preprocess.spacing_mm has native slices; "
+            "set height to relative or mm"
+        )
+    if by_number and study.slices.z_range != "auto" and study.slices.z_range[1] >= depth:
         raise ConfigError(
             f"slices.z_range: {list(study.slices.z_range)} is outside the volume: preprocess.grid has "
             f"{depth} slices, so 0 to {depth - 1} are allowed"

@@ -97,7 +97,7 @@ class DataConfig(Section):
     `patient` have synonyms such as hc and case); empty: all."""
     two_dimensional: Literal["exclude", "include"] = "exclude"
     """`bids`: whether to include images whose sidecar (the JSON beside them) says `MRAcquisitionType` 2D (thick
-    slices)."""
+    slices). With native slices (`preprocess.spacing_mm`) the default is `include`."""
     exclude: dict[str, str] = Field(default_factory=dict)
     """participant_id: reason. Excluded subjects stay in participants.tsv, with the reason."""
     phantom: PhantomConfig = PhantomConfig()

@@ -1,10 +1,50 @@
 """From a clinical volume to the study's grid."""
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from slimdiff.config.base import Positive, PositiveInt, Real, Section
+from slimdiff.config.base import PositiveInt, Real, Section
+
+LARGEST_MM = 20.0
+"""Largest voxel size, in mm; a larger one is in another unit."""
+Millimetres = Annotated[Real, Field(gt=0, le=LARGEST_MM)]
+
+
+def _spacing(value: Any) -> Any:
+    """A number, or three of which the last may be `native`. Raises ValueError with what is expected instead."""
+    if not isinstance(value, (list, tuple)):
+        return _millimetres(value, "; or three values, as [1.25, 1.25, native]")
+    if len(value) != 3:
+        raise ValueError(
+            "expected a number, or three values along right, anterior, superior, as [1.25, 1.25, native]"
+        )
+    if "native" in value[:2]:
+        raise ValueError(
+            "expected native only as the third value: slices are resampled in plane, so that all have one size; give "
+            "two numbers and native, as [1.25, 1.25, native]"
+        )
+    right, anterior = (_millimetres(part) for part in value[:2])
+    if right != anterior:
+        raise ValueError("expected the same number along right and anterior, because pixels are square")
+    return (
+        right,
+        anterior,
+        value[2] if value[2] == "native" else _millimetres(value[2], ", or native as the third"),
+    )
+
+
+def _millimetres(value: Any, otherwise: str = "") -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number <= LARGEST_MM:
+        raise ValueError(
+            f"expected a finite number of mm, greater than 0 and at most {LARGEST_MM:g}{otherwise}"
+        )
+    return number
 
 
 class BiasFieldConfig(Section):
@@ -36,10 +76,16 @@ class RegistrationConfig(Section):
 class PreprocessConfig(Section):
     """Bias field, brain, template, reorient, resample, crop or pad, scale to [-1, 1] (docs/data.md)."""
 
-    spacing_mm: Positive = 1.25
-    """Isotropic voxel size of the grid, in mm (paper: 1.25)."""
+    spacing_mm: Annotated[
+        Millimetres | tuple[Millimetres, Millimetres, Millimetres | Literal["native"]],
+        BeforeValidator(_spacing),
+    ] = 1.25
+    """Voxel size of the grid, in mm (paper: 1.25): one number, or three along right, anterior, superior, the first two
+    equal. With `native` as the third, as [1.25, 1.25, native], slices are resampled in plane only, and every volume
+    keeps its own: for stacks of thick slices (docs/data.md)."""
     grid: tuple[PositiveInt, PositiveInt, PositiveInt] = (160, 160, 160)
-    """Voxels along right, anterior, superior (paper: 160, 160, 160)."""
+    """Voxels along right, anterior, superior (paper: 160, 160, 160). With `native` slices the third is the largest
+    number of slices that a volume may have."""
     bias_field: BiasFieldConfig = BiasFieldConfig()
     brain: BrainConfig = BrainConfig()
     registration: RegistrationConfig = RegistrationConfig()
@@ -60,8 +106,37 @@ class PreprocessConfig(Section):
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise ValueError(f"percentiles: expected 0 <= low < high <= 100, found {low}, {high}")
+        if self.native and self.registration.transform != "none":
+            raise ValueError(
+                f"spacing_mm: native slices do not fit the template's grid of registration.transform "
+                f"{self.registration.transform}; give three numbers, as [{self.pixel_mm:g}, {self.pixel_mm:g}, 4], or "
+                "set transform: none"
+            )
         if self.harmonise == "histogram" and self.percentiles_over != "foreground":
             raise ValueError(
                 f"harmonise: histogram requires percentiles_over: foreground, found {self.percentiles_over}"
             )
         return self
+
+    @property
+    def pixel_mm(self) -> float:
+        """Side of a pixel of a slice."""
+        return self.spacing_mm[0] if isinstance(self.spacing_mm, tuple) else self.spacing_mm
+
+    @property
+    def slice_mm(self) -> float | None:
+        """Distance between slices; None: each volume's own."""
+        if self.native:
+            return None
+        return self.spacing_mm[2] if isinstance(self.spacing_mm, tuple) else self.spacing_mm
+
+    @property
+    def native(self) -> bool:
+        """Whether volumes keep their own slices."""
+        return isinstance(self.spacing_mm, tuple) and self.spacing_mm[2] == "native"
+
+    @property
+    def voxel(self) -> str:
+        """The voxel size for messages."""
+        sizes = self.spacing_mm if isinstance(self.spacing_mm, tuple) else (self.spacing_mm,)
+        return " x ".join(size if size == "native" else f"{size:g}" for size in sizes) + " mm"

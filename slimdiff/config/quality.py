@@ -10,6 +10,7 @@ Doubt = Literal[
     "thick_slices",
     "lesion_outside_brain",
     "implausible_lesion",
+    "field_of_view",
     "forms_differ",
     "background_within",
     "image_quality",
@@ -23,6 +24,7 @@ Doubt = Literal[
 
 SHOWN_ONLY: dict[Doubt, Literal["all"]] = {
     "flip_suspected": "all",
+    "field_of_view": "all",
     "forms_differ": "all",
     "background_within": "all",
     "image_quality": "all",
@@ -40,10 +42,12 @@ class QualityConfig(Section):
     """`exclude`: the run stops if flags exclude more participants than this."""
     accept: dict[Doubt, Literal["all"] | tuple[str, ...]] = Field(default_factory=SHOWN_ONLY.copy)
     """flag: list of participant_ids, or `all`. An accepted flag is shown, but has no effect. `flip_suspected`,
-    `forms_differ`, `background_within` and `image_quality` are accepted for all unless they are set to []."""
+    `field_of_view`, `forms_differ`, `background_within` and `image_quality` are accepted for all unless they are set to
+    []."""
     max_spacing_mm: Positive = 3.0
-    """`thick_slices`: flags voxels longer than this along any axis, in mm. With `data.two_dimensional: include` the
-    flag is only shown."""
+    """`thick_slices`: flags voxels longer than this along any axis that is resampled, in mm: all axes, or with native
+    slices (`preprocess.spacing_mm`) those in plane. With `data.two_dimensional: include` the flag is only shown, unless
+    slices are native."""
     max_lesion_outside: Fraction = 0.5
     """`lesion_outside_brain`: flags a lesion with a larger share outside the brain mask (without one: the head)."""
 

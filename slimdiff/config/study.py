@@ -80,6 +80,21 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def _thick_slices_as_they_are(self):
+        # Native slices have no common number, and are what a 2-D acquisition consists of.
+        if not self.preprocess.native:
+            return self
+        if "height" not in self.slices.model_fields_set:
+            values = self.slices.model_dump(exclude_unset=True)
+            try:
+                self.__dict__["slices"] = SlicesConfig.model_validate({**values, "height": "relative"})
+            except ValidationError as error:
+                raise ValueError(explain(error, SlicesConfig, prefix="slices")) from None
+        if "two_dimensional" not in self.data.model_fields_set:
+            self.__dict__["data"] = self.data.model_copy(update={"two_dimensional": "include"})
+        return self
+
+    @model_validator(mode="after")
     def _sections_follow_the_study(self):
         self.__dict__.update(_inherited(self))
         return self

@@ -17,7 +17,7 @@ from slimdiff.data.store import COLUMNS
 from slimdiff.data.volumes import harmonise
 from slimdiff.data.volumes.harmonise import Landmarks
 from slimdiff.data.volumes.read import read_volume
-from slimdiff.data.zbins import bin_centres, z_bin
+from slimdiff.data.zbins import ZBins, heights_of
 from slimdiff.files import ArrayWriter, replacing, sha256, write_table, write_text
 
 BACKGROUND_LEVEL = -0.9
@@ -36,8 +36,9 @@ def tissue_extent(volumes: Iterable[np.ndarray], config: SlicesConfig) -> tuple[
     shares = [(volume > BACKGROUND_LEVEL).mean(axis=(0, 1)) for volume in volumes]
     kept = np.flatnonzero(np.max(shares, axis=0) >= config.min_tissue)
     if not len(kept):
+        key = "z_range auto" if config.height == "slice" else f"height {config.height}"
         raise DataError(
-            f"slices.z_range auto: expected slices in which a share of at least {config.min_tissue} of the "
+            f"slices.{key}: expected slices in which a share of at least {config.min_tissue} of the "
             f"pixels is above {BACKGROUND_LEVEL}, found none; inspect the volumes or lower slices.min_tissue"
         )
     return int(kept[0]), int(kept[-1])
@@ -70,13 +71,17 @@ def build_store(
     Returns the content of store.json. Raises DataError if no slice is kept, or a participant or a z-bin has none;
     then nothing is written.
     """
-    shape, spacing_mm = _common_grid([p.participant_id for p in participants], volume_path, folder)
+    names = [participant.participant_id for participant in participants]
+    shape, spacing_mm, slice_mm = _common_grid(names, volume_path, folder, config.height != "slice")
 
     def image_of(name: str) -> np.ndarray:
         image = _read(volume_path, name, "FLAIR")
         return image if landmarks is None else harmonise.apply(image, landmarks)
 
-    z_min, z_max = _extent(participants, image_of, config, training_participants)
+    # Heights above the brain's lowest slice are measured from each participant's own brain.
+    brains = {} if config.height == "slice" else {name: _brain(name, image_of, config) for name in names}
+    brain_mm = {name: (last - first) * slice_mm[name] for name, (first, last) in brains.items()}
+    z_bins = _z_bins(participants, image_of, brain_mm, config, training_participants)
     min_lesion_px = max(1, round(config.min_lesion_mm2 / spacing_mm**2))
     kept = _Kept()
     # Axial slices: rows along y, columns along x.
@@ -89,9 +94,11 @@ def build_store(
         ):
             for participant in tqdm(participants, desc="slices", unit="subject"):
                 name = participant.participant_id
-                # Only slices within the z-range are converted.
-                z_kept = slice(z_min, z_max + 1)
                 lesion = _read(volume_path, name, "mask") > 0
+                heights = heights_of(config.height, lesion.shape[2], brains.get(name, ()), slice_mm[name])
+                z_inside = np.flatnonzero(z_bins.inside(heights))
+                # Only slices within the z-range are converted.
+                z_kept = slice(z_inside[0], z_inside[-1] + 1) if len(z_inside) else slice(0)
                 pair = (
                     image_of(name)[:, :, z_kept].astype(np.float16),
                     lesion[:, :, z_kept],
@@ -100,21 +107,24 @@ def build_store(
                 outside = int(with_lesion.sum() - with_lesion[z_kept].sum())
                 if outside:
                     kept.outside[name] = outside
-                for z, image, mask in _slices(
-                    *pair, range(z_min, z_max + 1), config, min_lesion_px, name, kept
-                ):
+                for z, image, mask in _slices(*pair, z_inside.tolist(), config, min_lesion_px, name, kept):
                     images.append(image)
                     masks.append(mask)
-                    kept.rows.append(_row(participant, z, mask, (z_min, z_max, config.n_bins)))
-        _refuse_nothing_kept(participants, kept.rows, (z_min, z_max))
+                    kept.rows.append(_row(participant, z, mask, heights[z], z_bins))
+        _refuse_nothing_kept(participants, kept.rows, z_bins)
         _refuse_gaps(kept.rows, config, min_lesion_px)
-        write_table(temporary["slices"], kept.rows, COLUMNS)
+        write_table(
+            temporary["slices"], kept.rows, (*COLUMNS, *([] if config.height == "slice" else ["height"]))
+        )
     facts = {
         "shape": [len(kept.rows), *size],
         "spacing_mm": spacing_mm,
-        "z_range": [z_min, z_max],
+        "slice_mm": float(np.median([slice_mm[name] for name in names])),
+        "height": config.height,
+        "z_range": list(z_bins.z_range),
         "n_bins": config.n_bins,
-        "bin_centres": bin_centres(z_min, z_max, config.n_bins).tolist(),
+        "bin_centres": z_bins.centres.tolist(),
+        **({"brain_mm": brain_mm} if brain_mm else {}),
         "background_level": BACKGROUND_LEVEL,
         "harmonise": landmarks and asdict(landmarks),
         "min_lesion_px": min_lesion_px,
@@ -132,44 +142,78 @@ def build_store(
 
 
 def _common_grid(
-    names: Sequence[str], volume_path: VolumePath, folder: Path
-) -> tuple[tuple[int, int, int], float]:
-    """Shape in voxels and spacing in mm that all volumes share, from their headers."""
+    names: Sequence[str], volume_path: VolumePath, folder: Path, own_slices: bool
+) -> tuple[tuple[int, ...], float, dict[str, float]]:
+    """Shape in voxels and side of a pixel in mm that all volumes share, and each one's distance of slices in mm.
+
+    own_slices: volumes may differ in the number and distance of their slices; the shape is then (X, Y).
+    """
     if not names:
         raise DataError(
             f"{folder.parent / 'participants.tsv'}: expected included participants, found none; see the column excluded"
         )
-    grids = {}
+    grids, slice_mm, counts = {}, {}, {}
     for name in names:
         for kind in ("FLAIR", "mask"):
             header = nibabel.load(volume_path(name, kind)).header
-            grids.setdefault((header.get_data_shape(), float(header.get_zooms()[0])), name)
+            shape, edges_mm = header.get_data_shape(), [float(edge) for edge in header.get_zooms()]
+            grids.setdefault((shape[:2], edges_mm[0]) if own_slices else (shape, *edges_mm), name)
+            if counts.setdefault(name, shape) != shape:
+                grids.setdefault((shape, *edges_mm), f"{name}'s mask")
+            slice_mm[name] = edges_mm[2]
     if len(grids) != 1:
-        found = "; ".join(f"{name}: {shape} at {spacing:g} mm" for (shape, spacing), name in grids.items())
+        found = "; ".join(
+            f"{name}: {shape} at {' x '.join(f'{edge:g}' for edge in dict.fromkeys(edges))} mm"
+            for (shape, *edges), name in grids.items()
+        )
         raise DataError(
             f"{folder.parent / 'volumes'}: expected one grid, found several ({found}); run the preprocess stage again"
+            + (
+                ""
+                if own_slices
+                else ", or set slices.height to mm or relative if each volume has its own slices"
+            )
         )
-    return next(iter(grids))
+    ((shape, pixel_mm, *_),) = grids
+    return shape, pixel_mm, slice_mm
 
 
-def _extent(
+def _brain(name: str, image_of: Callable[[str], np.ndarray], config: SlicesConfig) -> tuple[int, int]:
+    """Numbers of the lowest and the highest slice with brain. Raises DataError if there are fewer than two."""
+    try:
+        first, last = tissue_extent([image_of(name).astype(np.float16)], config)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+    if first == last:
+        raise DataError(
+            f"{name}: slices.height {config.height}: expected at least two slices with brain, found slice {first} "
+            "only; inspect the volume, lower slices.min_tissue, or exclude the participant (data.exclude)"
+        )
+    return first, last
+
+
+def _z_bins(
     participants: Sequence[Participant],
     image_of: Callable[[str], np.ndarray],
+    brain_mm: dict[str, float],
     config: SlicesConfig,
     training_participants: Sequence[str],
-) -> tuple[int, int]:
-    if config.z_range == "auto":
-        known = [participant.participant_id for participant in participants]
-        names = [name for name in training_participants if name in known] or known
-        z_min, z_max = tissue_extent((image_of(name).astype(np.float16) for name in names), config)
-    else:
-        z_min, z_max = config.z_range
-    if z_max - z_min + 1 < config.n_bins:
+) -> ZBins:
+    """The z-bins of the study; `z_range: auto` follows the training participants."""
+    known = [participant.participant_id for participant in participants]
+    names = [name for name in training_participants if name in known] or known
+    z_range = config.z_range
+    if z_range == "auto" and config.height == "slice":
+        z_range = tissue_extent((image_of(name).astype(np.float16) for name in names), config)
+    elif z_range == "auto":
+        z_range = (0.0, 1.0 if config.height == "relative" else max(brain_mm[name] for name in names))
+    first, last = z_range
+    if config.height == "slice" and last - first + 1 < config.n_bins:
         raise DataError(
-            f"slices.n_bins: expected at most {z_max - z_min + 1} z-bins for slices {z_min} to {z_max}, found "
+            f"slices.n_bins: expected at most {last - first + 1} z-bins for slices {first} to {last}, found "
             f"{config.n_bins}"
         )
-    return z_min, z_max
+    return ZBins(config.height, z_range, config.n_bins)
 
 
 def _read(volume_path: VolumePath, name: str, kind: str) -> np.ndarray:
@@ -179,7 +223,7 @@ def _read(volume_path: VolumePath, name: str, kind: str) -> np.ndarray:
 def _slices(
     volume: np.ndarray,
     lesion: np.ndarray,
-    z_kept: range,
+    z_kept: Sequence[int],
     config: SlicesConfig,
     min_lesion_px: int,
     name: str,
@@ -197,15 +241,16 @@ def _slices(
             yield z, image, mask
 
 
-def _row(participant: Participant, z: int, mask: np.ndarray, binning: tuple[int, int, int]) -> dict:
+def _row(participant: Participant, z: int, mask: np.ndarray, height: float, z_bins: ZBins) -> dict:
     lesion_px = int(mask.sum())
     return {
         "participant": participant.participant_id,
         "z": z,
-        "z_bin": int(z_bin(z, *binning)),
+        "z_bin": int(z_bins.of(height)),
         "class": int(lesion_px > 0),
         "lesion_px": lesion_px,
         "acquisition": participant.acquisition,
+        "height": round(float(height), 4),
     }
 
 
@@ -215,15 +260,14 @@ def _without_lesion(participants: Sequence[Participant], rows: Sequence[dict]) -
     return [name for name in names if name not in lesioned]
 
 
-def _refuse_nothing_kept(
-    participants: Sequence[Participant], rows: Sequence[dict], z_range: tuple[int, int]
-) -> None:
+def _refuse_nothing_kept(participants: Sequence[Participant], rows: Sequence[dict], z_bins: ZBins) -> None:
     kept = {row["participant"] for row in rows}
     lost = [person.participant_id for person in participants if person.participant_id not in kept]
     # If no slice at all is kept, the message of `_refuse_gaps` is clearer.
     if lost and kept:
+        first, last = z_bins.z_range
         raise DataError(
-            f"slices: expected slices of every participant within z {z_range[0]} to {z_range[1]}, found none of "
+            f"slices: expected slices of every participant within z {first:g} to {last:g}, found none of "
             f"{', '.join(lost)}; inspect the volumes, change slices.z_range, slices.min_tissue or "
             "slices.min_lesion_mm2, or exclude them (data.exclude)"
         )
@@ -232,9 +276,11 @@ def _refuse_nothing_kept(
 def _refuse_gaps(rows: Sequence[dict], config: SlicesConfig, min_lesion_px: int) -> None:
     empty = sorted(set(range(config.n_bins)) - {row["z_bin"] for row in rows})
     if empty:
+        few = f"the participants have {len(rows) / max(1, len({row['participant'] for row in rows})):.3g} slices each"
         raise DataError(
             f"slices: expected slices in all {config.n_bins} z-bins, found none in z-bin {', '.join(map(str, empty))}; "
             "change slices.z_range"
+            + ("" if config.height == "slice" else f", or lower slices.n_bins ({few})")
         )
     if not any(row["class"] for row in rows):
         raise DataError(

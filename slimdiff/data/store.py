@@ -2,8 +2,10 @@
 
 A store is a folder with
 `images.npy` float16 (N, H, W) in [-1, 1], `masks.npy` uint8 {0, 1} (N, H, W), both memory-mapped when read;
-`slices.tsv` one row per slice: participant, z, z_bin, class, lesion_px, acquisition;
-`store.json` shapes, spacing_mm, z_range, n_bins, pixel constants and the sha256 of the other three.
+`slices.tsv` one row per slice: participant, z, z_bin, class, lesion_px, acquisition; also its height, where the
+z-bins are not those of slice numbers (`slices.height`);
+`store.json` shapes, spacing_mm (side of a pixel), slice_mm, height, z_range, n_bins, pixel constants and the sha256 of
+the other three.
 Rows of a slice run from anterior to posterior, columns from left to right.
 """
 
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from slimdiff.config.slices import Height
+from slimdiff.data.zbins import POSITIONS
 from slimdiff.files import read_object, read_table, require_file
 
 COLUMNS = ("participant", "z", "z_bin", "class", "lesion_px", "acquisition")
@@ -32,7 +36,7 @@ class SliceStore:
     participant: np.ndarray
     """str (N,)."""
     z: np.ndarray
-    """int (N,), slice index in the grid."""
+    """int (N,), slice index in the participant's volume."""
     z_bin: np.ndarray
     """int (N,)."""
     label: np.ndarray
@@ -81,6 +85,22 @@ class SliceStore:
     @property
     def spacing_mm(self) -> float:
         return float(self.facts["spacing_mm"])
+
+    @property
+    def slice_mm(self) -> float:
+        """Distance between slices; with native slices the median of the participants. Earlier stores lack it."""
+        return float(self.facts.get("slice_mm", self.facts["spacing_mm"]))
+
+    @property
+    def height(self) -> Height:
+        """How the height of a slice is measured: slice, mm or relative."""
+        return self.facts.get("height", "slice")
+
+    @property
+    def bin_positions(self) -> list[float]:
+        """Centre of each z-bin as a network takes it: slice number, mm, or per cent of the brain's height."""
+        centres, factor = self.facts["bin_centres"], POSITIONS[self.height]
+        return centres if factor == 1 else [centre * factor for centre in centres]
 
     @property
     def size(self) -> tuple[int, int]:

@@ -31,10 +31,33 @@ def slice_affine(affine: np.ndarray, z: float) -> np.ndarray:
     return np.asarray(affine, float) @ shift
 
 
-def canonical_affine(grid: tuple[int, int, int], spacing_mm: float) -> np.ndarray:
-    """Affine (4, 4) in mm of a grid (X, Y, Z) without a scanner: RAS, its centre at the origin."""
-    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
-    affine[:3, 3] = -spacing_mm * (np.asarray(grid) - 1) / 2
+def canonical_affine(
+    grid: tuple[int, int, int], spacing_mm: float, slice_mm: float | None = None
+) -> np.ndarray:
+    """Affine (4, 4) in mm of a grid (X, Y, Z) without a scanner: RAS, its centre at the origin.
+
+    spacing_mm: side of a pixel. slice_mm: distance between slices; None: the same.
+    """
+    edges_mm = np.array([spacing_mm, spacing_mm, spacing_mm if slice_mm is None else slice_mm])
+    affine = np.diag([*edges_mm, 1.0])
+    affine[:3, 3] = -edges_mm * (np.asarray(grid) - 1) / 2
+    return affine
+
+
+def affine_at_height(grid: tuple[int, int, int], store: SliceStore, z_bin: int) -> np.ndarray:
+    """Affine (4, 4) in mm of a sample's one-slice volume (W, H, 1), at the centre of its z-bin.
+
+    Left-right and front-back the grid's centre is at the origin. Upwards it is, too, if z-bins are of slice numbers;
+    otherwise 0 mm is the lowest slice with brain, and a relative height is one of the median brain.
+    """
+    affine = canonical_affine(grid, store.spacing_mm, store.slice_mm)
+    centre = store.facts["bin_centres"][z_bin]
+    if store.height == "slice":
+        # A bin's centre counts each slice as [z, z + 1); a voxel's coordinate is that of its centre.
+        return slice_affine(affine, centre - 0.5)
+    if store.height == "relative":
+        centre *= float(np.median(list(store.facts["brain_mm"].values())))
+    affine[2, 3] = centre
     return affine
 
 
@@ -161,9 +184,6 @@ class ModelSamples:
 
         Raises FileNotFoundError or DataError with the file that is missing or does not fit.
         """
-        grid = canonical_affine(self.study.preprocess.grid, self.store.spacing_mm)
-        # A bin's centre counts each slice as [z, z + 1); a voxel's coordinate is that of its centre.
-        heights = np.asarray(self.store.facts["bin_centres"]) - 0.5
         seen: set[str] = set()
         evaluated = {row["id"] for row in self._evaluated}
         for z_bin in range(self.store.n_bins):
@@ -182,7 +202,7 @@ class ModelSamples:
                     name=f"synth-{row['id']}",
                     image=image,
                     mask=mask.astype(np.float32) > np.float32(self.study.export.tau),
-                    affine=slice_affine(grid, heights[z_bin]),
+                    affine=affine_at_height(self.study.preprocess.grid, self.store, z_bin),
                     space="aligned",
                     z_bin=z_bin,
                     label=int(row["class"]),
@@ -200,7 +220,9 @@ class ModelSamples:
             grid = tuple(self.study.preprocess.grid)
             if path.is_file():
                 affine, shape = read_affine(path)
-                if tuple(shape) != grid:
+                # Native slices are as many as the volume has.
+                same = 2 if self.study.preprocess.native else 3
+                if tuple(shape[:same]) != grid[:same]:
                     raise DataError(
                         f"{path}: shape {list(shape)}, but preprocess.grid is {list(grid)}; "
                         "run the preprocess stage again"
@@ -210,7 +232,10 @@ class ModelSamples:
                 print(
                     f"{path}: not found; slices of {participant} are placed about the origin", file=sys.stderr
                 )
-                self._volumes[participant] = canonical_affine(grid, self.store.spacing_mm), "aligned"
+                self._volumes[participant] = (
+                    canonical_affine(grid, self.store.spacing_mm, self.store.slice_mm),
+                    "aligned",
+                )
         return self._volumes[participant]
 
 

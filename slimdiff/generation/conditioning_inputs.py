@@ -23,9 +23,12 @@ class SliceGrid:
     size: tuple[int, int]
     """Height and width, in px."""
     spacing_mm: float
-    z_range: tuple[int, int]
-    """First and last slice index."""
+    """Side of a pixel."""
+    z_range: tuple[float, float]
+    """First and last slice number."""
     n_bins: int
+    height: str = "slice"
+    """`slices.height`: only slice numbers place the slices of a volume."""
 
 
 def read_masks(paths: Sequence[Path], grid: SliceGrid, own_bin: int | None) -> list[ConditioningInput]:
@@ -66,6 +69,12 @@ def read_mask_slices(path: Path, grid: SliceGrid, own_bin: int | None) -> list[t
         if own_bin is None:
             raise DataError(f"{path}: the z-bin of a single slice is unknown; give its z-bin (--z-bins)")
         return [(str(path), own_bin, masks[0])]
+    if grid.height != "slice":
+        raise DataError(
+            f"{path}: expected a single slice with its z-bin (--z-bins), found {len(masks)} slices; the z-bins of this "
+            f"checkpoint are heights above the brain's lowest slice (slices.height {grid.height}), which a mask does "
+            "not show"
+        )
     if own_bin is not None:
         raise DataError(f"{path}: the z-bins of a volume follow from its slices; remove --z-bins")
     first, last = grid.z_range

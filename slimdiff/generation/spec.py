@@ -69,6 +69,8 @@ def _as_read(schema: dict) -> None:
             del field[key]
 
 
+HEIGHTS = {"slice": "slices", "mm": "heights in mm", "relative": "relative heights"}
+"""Names of `slices.height` in the plan."""
 _RANGE = 'a rising range such as "0-9"'
 _ITEM = _expect(f"a z-bin from 0 to {MAX_BIN} or {_RANGE}", _bins)
 _TEXT = _expect(
@@ -299,7 +301,7 @@ class Plan:
         yield f"            study {card.study}, variant {card.variant}, fold {card.fold}, step {card.step}"
         yield (
             f"            {card.diffusion['prediction']} network, {card.n_bins} z-bins, {width} x {height} px of "
-            f"{card.spacing_mm:g} mm, slices {card.z_range[0]} to {card.z_range[1]}"
+            f"{card.spacing_mm:g} mm, {HEIGHTS[card.height]} {card.z_range[0]:g} to {card.z_range[1]:g}"
         )
         if card.data.acquisitions:
             yield f"            acquisitions {', '.join(card.data.acquisitions)}"
@@ -372,7 +374,7 @@ def _misfits(study: Study, card: ModelCard, checkpoint: Path) -> Iterator[str]:
     for section, key, found, trained in (
         ("slices", "n_bins", study.slices.n_bins, card.n_bins),
         ("preprocess", "grid", study.preprocess.grid[:2], (width, height)),
-        ("preprocess", "spacing_mm", study.preprocess.spacing_mm, card.spacing_mm),
+        ("preprocess", "spacing_mm", study.preprocess.pixel_mm, card.spacing_mm),
     ):
         if key in getattr(study, section).model_fields_set and not np.allclose(found, trained):
             yield f"{section}.{key}: expected {shown(trained)}, as {checkpoint} was trained with, found {shown(found)}"

@@ -29,6 +29,7 @@ class DataSpec:
     """Height and width of a slice, in px."""
     n_bins: int
     bin_centres: list[float]
+    """Centre of each z-bin: slice number, mm, or per cent of the brain's height."""
     acquisitions: list[str] = field(default_factory=list)
     """Names of the acquisition labels; empty if the network is not conditioned on acquisition."""
     acquisition_counts: list[list[int]] = field(default_factory=list)
@@ -51,7 +52,9 @@ class ModelCard:
     """Section `training` of the study."""
     data: DataSpec
     spacing_mm: float
-    z_range: tuple[int, int]
+    """Side of a pixel."""
+    z_range: tuple[float, float]
+    """Lowest and highest slice of the z-bins, in the unit of `height`."""
     study: str
     variant: str
     fold: int
@@ -63,6 +66,8 @@ class ModelCard:
     """EMA decay of the weights; None: unknown."""
     mask_calibration: dict | None = None
     """Fields of a `MaskCalibration`; None: masks are as the network estimates them."""
+    height: str = "slice"
+    """`slices.height` of the study; earlier checkpoints lack it."""
     format: int = FORMAT
 
     @property

@@ -54,7 +54,8 @@ class Conditioning(nn.Module):
 
     Args:
         n_bins: number of z-bins.
-        bin_centres: slice index at the centre of each bin (n_bins,); its floor enters the sinusoid.
+        bin_centres: centre of each bin (n_bins,), as a slice number, in mm, or in per cent of the brain's height; its
+            floor enters the sinusoid.
         width: length of c and of the time embedding.
         null_token: whether position and class can be dropped.
         acquisitions: number of acquisition labels; 0 = not conditioned on acquisition.

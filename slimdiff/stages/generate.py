@@ -205,7 +205,7 @@ def _conditional_requests(card, config: GenerationConfig, options):
                 f"--z-bins {options.z_bins}: expected one z-bin, that of the given slice, found {len(named)}"
             )
         own_bin = named[0]
-    grid = SliceGrid(card.store_size, card.spacing_mm, card.z_range, card.n_bins)
+    grid = SliceGrid(card.store_size, card.spacing_mm, card.z_range, card.n_bins, card.height)
     if options.mask:
         inputs, mode = read_masks([Path(path) for path in options.mask], grid, own_bin), "mask_to_image"
     else:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from slimdiff.config import StudyPaths
+from slimdiff.config import Study, StudyPaths
 from slimdiff.stages import at_least_one
 
 FOLLOWS = "fetch"
@@ -34,7 +34,21 @@ NEEDS = (
     # The server of the files makes no difference to the participants; the dataset does.
     "data.fetch.dataset",
     "quality",
+    # Which axes are resampled, and whether the z-range fits to the heads.
+    "preprocess.spacing_mm",
+    "preprocess.registration.transform",
+    "slices.height",
+    "preprocess.grid",
+    "slices.z_range",
+    "slices.n_bins",
 )
+
+
+def needs(study: Study) -> tuple[str, ...]:
+    """NEEDS, less the z-range and its grid where heads are registered or heights are not slice numbers."""
+    if study.preprocess.registration.transform == "none" and study.slices.height == "slice":
+        return NEEDS
+    return NEEDS[:-3]
 
 
 def outputs(paths: StudyPaths) -> list[Path]:
@@ -54,13 +68,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(study, options) -> None:
     from slimdiff.data.composition import composition
     from slimdiff.data.participants import write_participants
+    from slimdiff.data.quality.field_of_view import Slicing
     from slimdiff.data.quality.gate import run_quality_control, write_quality
     from slimdiff.data.volumes.input_fingerprint import SETTINGS, short_hash
     from slimdiff.files import write_text
 
     paths = study.paths
     rows, verdicts = run_quality_control(
-        study.data, study.quality, paths.phantom, paths.quality_state, options.workers
+        study.data,
+        study.quality,
+        paths.phantom,
+        paths.quality_state,
+        options.workers,
+        Slicing.of(study),
     )
     write_text(paths.quality_state / SETTINGS, short_hash(study.as_json()))
     write_quality(paths.quality, verdicts)

@@ -163,6 +163,7 @@ class Outputs:
             training=self.config.model_dump(mode="json"),
             data=self.data,
             spacing_mm=self.store.spacing_mm,
+            height=self.store.height,
             z_range=tuple(self.store.facts["z_range"]),
             study=self.identity.get("study", ""),
             variant=self.identity.get("variant", ""),

@@ -95,7 +95,7 @@ class Trainer:
         self.data_spec = DataSpec(
             size=store.size,
             n_bins=store.n_bins,
-            bin_centres=store.facts["bin_centres"],
+            bin_centres=store.bin_positions,
             acquisitions=self.set.acquisitions.tolist() if model.acquisition else [],
             acquisition_counts=self.set.acquisition_counts() if model.acquisition else [],
             augmentations=self.prepare.labels,

@@ -40,6 +40,7 @@ KEPT = {
         *("utility.seed", "training.device", "generation.device", "evaluation.device", "utility.device"),
         *("generation.precision", "generation.batch_size", "training.compile", "generation.compile"),
     ],
+    "thick slices: docs/data.md": ["slices.height"],
     "mask thresholds": ["tau", "generation.tau", "evaluation.tau", "evaluation.taus", "export.tau"],
     "what is logged, drawn and exported, and in which form": [
         *("training.log_every", "training.tensorboard", "training.wandb_project", "report.dpi"),

@@ -10,8 +10,10 @@ from PIL import Image
 
 from slimdiff import cli
 from slimdiff.config import load_study
+from slimdiff.data.participants import DataError
 from slimdiff.data.zbins import z_bin
 from slimdiff.files import read_table
+from slimdiff.generation.conditioning_inputs import SliceGrid, read_mask_slices
 from slimdiff.generation.samples import read_samples
 from slimdiff.model.checkpoint import read_card
 from slimdiff.png import write_png
@@ -232,6 +234,19 @@ def test_slices_of_a_volume_go_to_the_z_bins_of_their_z(drawing, trained, mask, 
     np.testing.assert_array_equal(samples.masks, [np.where(mask, 1, -1)] * 2)
     sources = [row["source"] for b in (0, 2) for row in read_table(out / f"zbin-{b:02d}.tsv")]
     assert sources == [f"{tmp_path / 'mine.nii.gz'}:z={z}" for z in z_slices]
+
+
+@pytest.mark.parametrize("height", ["mm", "relative"])
+def test_a_volume_has_no_z_bins_if_they_are_heights_of_a_brain(mask, tmp_path, height):
+    volume = np.repeat(np.rot90(mask, -1)[:, :, None], 4, axis=2).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(volume, GRID), tmp_path / "mine.nii.gz")
+    grid = SliceGrid((32, 32), 6.0, (0.0, 1.0), 3, height)
+    with pytest.raises(DataError, match=rf"single slice with its z-bin.*found 4 slices.*height {height}"):
+        read_mask_slices(tmp_path / "mine.nii.gz", grid, None)
+    nibabel.save(nibabel.Nifti1Image(volume[:, :, :1], GRID), tmp_path / "mine.nii.gz")
+    ((_, number, found),) = read_mask_slices(tmp_path / "mine.nii.gz", grid, 2)
+    assert number == 2
+    np.testing.assert_array_equal(found, mask)
 
 
 def test_a_lesion_is_inpainted_in_a_region_of_a_preprocessed_volume(

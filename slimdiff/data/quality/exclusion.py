@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import EMPTY_MASK, DataError, Flag, Participant
+from slimdiff.data.quality.field_of_view import Slicing, other_heights
 from slimdiff.data.quality.flags import ACCEPTABLE
 from slimdiff.data.quality.image_quality import outliers
 from slimdiff.files import MISSING, read_table
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from slimdiff.data.quality.measure import Measured
 
 Word = Literal["ok", "shown", "excluded", "error"]
+ON_A_GRID = Slicing()
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,15 @@ def verdicts(
     config: QualityConfig,
     data: DataConfig,
     table: Path | None = None,
+    slicing: Slicing = ON_A_GRID,
 ) -> list[Verdict]:
     """Judge all participants and apply the policy.
 
     measured: participant_id: result of `measure`, for all included participants without a flag from discovery.
-    table: path of the whole table, for the message.
+    table: path of the whole table, for the message. slicing: what becomes of the slices.
     Raises DataError that lists all flagged participants if the policy requires it, or if no patient is left.
     """
-    judged = judge(participants, measured, config, data)
+    judged = judge(participants, measured, config, data, slicing)
     enforce(judged, config, table)
     return judged
 
@@ -66,19 +69,17 @@ def judge(
     measured: "dict[str, Measured]",
     config: QualityConfig,
     data: DataConfig,
+    slicing: Slicing = ON_A_GRID,
 ) -> list[Verdict]:
     """One verdict per participant, in their order. Raises DataError only for unknown names in `quality.accept`."""
     refuse_unknown_names(participants, config)
     included = [participant for participant in participants if participant.included]
     same = duplicates(included, measured)
     known = {label for facts in measured.values() if facts.lesion_voxels for label in facts.mask_labels}
-    worse = outliers(
-        {
-            row.participant_id: measured[row.participant_id]
-            for row in included
-            if row.participant_id in measured
-        }
-    )
+    cohort = {
+        row.participant_id: measured[row.participant_id] for row in included if row.participant_id in measured
+    }
+    worse, elsewhere = outliers(cohort), other_heights(cohort, slicing)
     found = []
     for participant in participants:
         name = participant.participant_id
@@ -87,14 +88,16 @@ def judge(
         if participant.included and facts is None and not flags:
             raise ValueError(f"{name} was not measured")
         if facts is not None:
-            flags += [*facts.flags, *doubts(participant, facts, config)]
+            flags += [*facts.flags, *doubts(participant, facts, config, slicing.native)]
             flags += [same[name]] if name in same else []
             if name in worse:
                 flags.append(
                     Flag("image_quality", f"{participant.image}: {'; '.join(worse[name])}; inspect the image")
                 )
+            if name in elsewhere:
+                flags.append(Flag("field_of_view", f"{participant.image}: {elsewhere[name]}"))
             participant, flags = _empty_mask_as_control(participant, flags, facts, known, data)
-        stopping = tuple(flag for flag in flags if not _accepted(flag, name, config, data))
+        stopping = tuple(flag for flag in flags if not _accepted(flag, name, config, data, slicing.native))
         shown = tuple(flag for flag in flags if flag not in stopping)
         if not participant.included:
             # Excluded by name, group or the 2-D rule: its flags stop nothing.
@@ -149,8 +152,8 @@ def refuse_unknown_names(participants: Sequence[Participant], config: QualityCon
                 raise DataError(f"quality.accept: {flag}: no participant {name!r} in the source")
 
 
-def _accepted(flag: Flag, name: str, config: QualityConfig, data: DataConfig) -> bool:
-    if flag.name == "thick_slices" and data.two_dimensional == "include":
+def _accepted(flag: Flag, name: str, config: QualityConfig, data: DataConfig, native: bool) -> bool:
+    if flag.name == "thick_slices" and data.two_dimensional == "include" and not native:
         return True
     return config.accepts(flag.name, name)
 
@@ -216,17 +219,29 @@ CLIPPED_SHARE = 1e-4
 """`intensity_overflow`: minimum share of voxels exactly at an end of the type."""
 
 
-def doubts(participant: Participant, measured: "Measured", config: QualityConfig) -> list[Flag]:
-    """Doubts about one participant, without comparison to others."""
+def doubts(
+    participant: Participant, measured: "Measured", config: QualityConfig, native: bool = False
+) -> list[Flag]:
+    """Doubts about one participant, without comparison to others; native: the volume keeps its own slices."""
     flags = []
     image, mask = participant.image, participant.mask
     spacing = measured.spacing_mm or ()
-    if spacing and max(spacing) > config.max_spacing_mm:
+    resampled = (
+        [
+            size
+            for size, way in zip(spacing, measured.orientation or "???", strict=True)
+            if not native or way not in "SI"
+        ]
+        if spacing
+        else []
+    )
+    if resampled and max(resampled) > config.max_spacing_mm:
         sizes = " x ".join(f"{size:.3g}" for size in spacing)
+        along = "in plane, because only axial slices stay as they are," if native else "along every axis,"
         flags.append(
             Flag(
                 "thick_slices",
-                f"{image}: expected voxels of at most {config.max_spacing_mm:g} mm along every axis, found {sizes} mm; "
+                f"{image}: expected voxels of at most {config.max_spacing_mm:g} mm {along} found {sizes} mm; "
                 "exclude the participant or raise quality.max_spacing_mm",
             )
         )

@@ -28,13 +28,16 @@ FAULTS: dict[str, str] = {
 """A file cannot be used: fix it or exclude the participant."""
 
 DOUBTS: dict[str, str] = {
-    "thick_slices": "Voxels are longer than `quality.max_spacing_mm` along one axis; slices would be blurred.",
+    "thick_slices": "Voxels are longer than `quality.max_spacing_mm` along one axis that is resampled; slices would be "
+    "blurred.",
     "lesion_outside_brain": "More of the lesion than `quality.max_lesion_outside` allows lies outside the brain mask, "
     "or outside the head if there is no brain mask.",
     "implausible_lesion": "The lesion is larger than 300 ml, or than 30 % of the brain mask (without one: the head).",
     "background_within": "The value outside the brain lies within the intensities of the brain, as in a stripped image "
     "scaled to a mean of 0; the background counts as darker than the brain.",
     "image_quality": "A measure of image quality is far worse than those of the cohort.",
+    "field_of_view": "Without registration, the z-range misses more than 25 mm of the head at the vertex, or the "
+    "heights of the cohort's heads differ by more than 20 mm.",
     "forms_differ": "The sform and qform of the image's header place voxels more than a voxel apart; the sform counts.",
     "flip_suspected": "The lesion has a higher contrast if its mask is flipped (left to right, or along an axis of the "
     "file) than as stored.",

@@ -13,6 +13,7 @@ from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.quality.exclusion import (
+    ON_A_GRID,
     Verdict,
     enforce,
     judge,
@@ -20,6 +21,7 @@ from slimdiff.data.quality.exclusion import (
     reason_of,
     refuse_unknown_names,
 )
+from slimdiff.data.quality.field_of_view import Slicing
 from slimdiff.data.quality.measure import Measured, measure_and_remember, remembered
 from slimdiff.data.sources import discover
 from slimdiff.files import write_table, written
@@ -28,11 +30,17 @@ REFUSED = "refused.tsv"
 
 
 def run_quality_control(
-    data: DataConfig, quality: QualityConfig, phantom_root: Path, folder: Path, workers: int = 1
+    data: DataConfig,
+    quality: QualityConfig,
+    phantom_root: Path,
+    folder: Path,
+    workers: int = 1,
+    slicing: Slicing = ON_A_GRID,
 ) -> tuple[list[Participant], list[Verdict]]:
     """Discover, measure and judge the participants.
 
-    folder: cache of the measurements and planes. workers: number of parallel processes.
+    folder: cache of the measurements and planes. workers: number of parallel processes. slicing: what
+    becomes of the slices.
     Returns the rows of participants.tsv and those of quality.tsv, in the source's order.
     Raises DataError that lists all flagged participants if the policy requires it; `refused.tsv` then has the table.
     """
@@ -41,7 +49,7 @@ def run_quality_control(
     measured = measure_all([row for row in rows if row.included and not row.flags], data, folder, workers)
     if quality.policy == "exclude":
         rows = leave_out(rows)
-    judged = judge(rows, measured, quality, data)
+    judged = judge(rows, measured, quality, data, slicing)
     refused = folder / REFUSED
     try:
         enforce(judged, quality, refused)
@@ -114,6 +122,7 @@ MEASURED = (
     "wrapped_voxels",
     "clipped_share",
     "mask_moved",
+    "head_mm",
     "snr",
     "efc",
     "fber",

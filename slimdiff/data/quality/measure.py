@@ -13,6 +13,7 @@ import numpy as np
 from slimdiff.config.data import DataConfig
 from slimdiff.data.participants import PATHS, Flag, Participant
 from slimdiff.data.quality.artefacts import flip_contrasts, overflow, symmetry_plane
+from slimdiff.data.quality.field_of_view import head_extent
 from slimdiff.data.quality.image_quality import image_quality
 from slimdiff.data.quality.planes import Planes, three_planes, write_planes
 from slimdiff.data.volumes.foreground import background_within, with_dark_background
@@ -27,7 +28,7 @@ from slimdiff.data.volumes.read import (
 )
 from slimdiff.files import sha256, write_text
 
-MEASUREMENT_VERSION = 2
+MEASUREMENT_VERSION = 3
 """Increase it when a measurement below changes; cached measurements are then repeated."""
 MOST_LABELS = 50
 COARSE_MM = 2.0
@@ -79,6 +80,8 @@ class Measured:
     clipped_share: float | None = None
     mask_moved: bool = False
     """The mask was resampled from another grid."""
+    head_mm: tuple[float, float] | None = None
+    """Lowest and highest slice with head, in mm above the centre of the volume (`field_of_view.head_extent`)."""
     snr: float | None = None
     efc: float | None = None
     fber: float | None = None
@@ -99,7 +102,7 @@ class Measured:
         unknown = values.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise TypeError(f"unknown keys: {', '.join(sorted(unknown))}")
-        kept = ("shape", "spacing_mm", "mask_labels")
+        kept = ("shape", "spacing_mm", "mask_labels", "head_mm")
         lists = {key: tuple(values[key]) for key in kept if values.get(key) is not None}
         flags = tuple(Flag(**flag) for flag in values.get("flags", ()))
         return cls(**{**values, **lists, "flags": flags})
@@ -149,7 +152,7 @@ def measure_volume(participant: Participant, data: DataConfig) -> tuple[Measured
         found |= _flips(flip_contrasts(values, voxels, inside, spacing, plane))
     elif participant.mask is None:
         found |= {"lesion_voxels": 0, "lesion_ml": 0.0}
-    found |= asdict(image_quality(values, inside))
+    found |= asdict(image_quality(values, inside)) | {"head_mm": head_extent(inside, float(spacing[2]))}
     planes = three_planes(values, voxels, spacing, inside)
     return Measured(**found, flags=tuple(flags)), planes
 

@@ -11,7 +11,9 @@ from slimdiff.data.sources.bids_names import (
     BidsFile,
     mask_by_its_name,
     nearly,
+    refuse_brain_suffix,
     same_label,
+    says_brain,
     sort_files,
     subjects_of,
     tree_of,
@@ -199,7 +201,7 @@ def _with_lost_image(row: Participant, masks: list[BidsFile], near: BidsFile | N
 
 def _stray_masks(name: str, others: list[BidsFile], hidden: list[BidsFile], suffix: str) -> list[Flag]:
     """The flag of a subject that would be a control, although a file of it has the name of a lesion mask."""
-    stray = nearly(others, suffix) or mask_by_its_name(others)
+    stray = nearly((file for file in others if not says_brain(file.stem)), suffix) or mask_by_its_name(others)
     if stray:
         reason = (
             f"{stray.path} looks like a lesion mask, but the expected suffix is _{suffix}, so {name} would be "
@@ -222,6 +224,7 @@ def suffixes_of(config: DataConfig) -> tuple[str, str]:
         raise DataError(
             f"data.mask_suffix: expected another suffix than data.image_suffix, found {mask} for both"
         )
+    refuse_brain_suffix(mask)
     if config.brain_suffix in (image, mask):
         raise DataError(
             f"data.brain_suffix: expected another suffix than those of images and lesion masks, found "

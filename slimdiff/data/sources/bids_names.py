@@ -5,12 +5,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from slimdiff.data.participants import DataError
 from slimdiff.data.sources.reading import stem_of
 
 FOLDERS = ("sub-*", "sub-*/ses-*")
 OTHER = "other"
 LESION = re.compile(r"[_-](roi|lesion[a-z]*|tumou?r|fcd|wmh)([_-]|$)")
-TISSUE = re.compile(r"brain|head|skull|_([gw]m|csf|ribbon)_")
+TISSUE = re.compile(r"brain|head|skull|(?<![a-z])([gw]m|csf|ribbon)(?![a-z])")
+"""Words of a mask of the brain, the head or a tissue."""
+LESION_WORD = re.compile(r"roi|lesion|tumou?r|fcd|wmh|infarct|stroke|metasta|glioma|plaque|o?edema")
+"""Words with which such a name is one of a lesion after all (brain_lesions, brain_tumour)."""
+TISSUE_MASK = re.compile(rf"({TISSUE.pattern})([_-]?(mask|d?seg|label))?$")
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ def sort_files(
 
     paths: relative to root. suffixes: kind: suffix of its files, or None. If several suffixes match a name, the longest
     counts: with `mask` for lesions and `desc-brain_mask` for brains, a brain mask is not a lesion mask. Files without a
-    matching suffix are of the kind OTHER.
+    matching suffix are of the kind OTHER, and so are masks whose names say brain or another tissue.
     """
     wanted = {kind: suffix for kind, suffix in suffixes.items() if suffix}
     found: dict[str, dict[str, list[BidsFile]]] = {kind: {} for kind in (*suffixes, OTHER)}
@@ -93,10 +98,38 @@ def sort_files(
         if file is None:
             continue
         # "FLAIR" must not match "..._desc-xFLAIR": a suffix follows an underscore.
-        kinds = [kind for kind, suffix in wanted.items() if file.stem.endswith(f"_{suffix}")]
+        kinds = [
+            kind
+            for kind, suffix in wanted.items()
+            if file.stem.endswith(f"_{suffix}") and not (kind == "mask" and says_brain(file.stem))
+        ]
         kind = max(kinds, key=lambda kind: len(wanted[kind]), default=OTHER)
         found[kind].setdefault(path.parts[0], []).append(file)
     return found
+
+
+def says_brain(stem: str) -> bool:
+    """Whether the name of a mask says brain, head or a tissue, and no lesion: desc-brain_mask, brainmask.
+
+    The subject's label and entities other than `label` and `desc` are not searched: they may contain any word.
+    """
+    parts = stem.casefold().split("_")[1:]
+    said = "_".join(part for part in parts if "-" not in part or part.startswith(("label-", "desc-")))
+    return bool(TISSUE.search(said)) and not LESION_WORD.search(said)
+
+
+def refuse_brain_suffix(mask_suffix: str) -> None:
+    """Raise DataError if `data.mask_suffix` names the brain: such a file is never a lesion mask."""
+    if says_brain(f"_{mask_suffix}"):
+        raise DataError(
+            f"data.mask_suffix: expected the suffix of lesion masks, found {mask_suffix}, which names the brain or a "
+            "tissue; for brain masks set data.brain_suffix, or rename the lesion masks"
+        )
+
+
+def ends_with_brain(stem: str) -> bool:
+    """Whether a name of any form ends as a brain mask's (x_brain, x-brain_mask, xbrainmask) and says no lesion."""
+    return bool(TISSUE_MASK.search(stem.casefold())) and not LESION_WORD.search(stem.casefold())
 
 
 def nearly(files: Iterable[BidsFile], suffix: str) -> BidsFile | None:
@@ -115,7 +148,7 @@ def _is_mask(file: BidsFile) -> bool:
     name = "_" + file.stem.partition("_")[2].casefold()
     if LESION.search(name):
         return True
-    unspecified = not {"label", "desc"} & file.entities.keys() and not TISSUE.search(name)
+    unspecified = not {"label", "desc"} & file.entities.keys() and not says_brain(file.stem)
     return name.endswith(("_mask", "_seg", "_label")) and unspecified
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from slimdiff.config.data import DataConfig
 from slimdiff.data.participants import DataError, Flag, Participant, check_name
+from slimdiff.data.sources.bids_names import ends_with_brain, refuse_brain_suffix
 from slimdiff.data.sources.reading import listed, nifti_files, stem_of
 from slimdiff.files import MISSING
 
@@ -23,6 +24,7 @@ def brats_participants(config: DataConfig) -> list[Participant]:
     if not root.is_dir():
         raise DataError(f"data.root: expected the folder of the cases, found no folder {root}")
     mask_suffix = config.mask_suffix or MASK_SUFFIX
+    refuse_brain_suffix(mask_suffix)
     wanted = (config.image_suffix,) if config.image_suffix else IMAGE_SUFFIXES
     if mask_suffix in wanted:
         raise DataError(
@@ -42,6 +44,7 @@ def brats_participants(config: DataConfig) -> list[Participant]:
             "none; see data.image_suffix"
         )
     masks = _by_case(loose, inside, mask_suffix)
+    masks = {name: paths for name, paths in masks.items() if not _names_a_brain(name, images)}
     cases = images.keys() | masks.keys()
     if any(case in inside for case in images):
         # With one folder per case, a folder without an image is a case whose image is missing.
@@ -50,6 +53,14 @@ def brats_participants(config: DataConfig) -> list[Participant]:
         _participant(root, case, images.get(case, []), masks.get(case, []), image_suffix, mask_suffix, inside)
         for case in sorted(cases)
     ]
+
+
+def _names_a_brain(name: str, images: dict[str, list[Path]]) -> bool:
+    """Whether `{name}_mask` is the brain mask of a case with an image, not the lesion mask of a case {case}_brain."""
+    return name not in images and any(
+        name.startswith((f"{case}_", f"{case}-")) and ends_with_brain(name.removeprefix(case))
+        for case in images
+    )
 
 
 def _by_case(loose: list[Path], inside: dict[str, list[Path]], suffix: str) -> dict[str, list[Path]]:

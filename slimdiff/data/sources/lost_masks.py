@@ -11,6 +11,7 @@ from slimdiff.data.sources.bids_names import (
     OTHER,
     BidsFile,
     nearly,
+    says_brain,
     sort_files,
     tree_of,
 )
@@ -68,7 +69,11 @@ def masks_in_derivatives(root: Path, mask_suffix: str) -> dict[str, list[BidsFil
     inside = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("sub-"))
     for tree in (folder, *inside):
         for subject, files in sort_files(tree_of(tree), tree, {})[OTHER].items():
-            named = [file for file in files if nearly([file], mask_suffix) or _names_a_lesion(file)]
+            named = [
+                file
+                for file in files
+                if (nearly([file], mask_suffix) and not says_brain(file.stem)) or _names_a_lesion(file)
+            ]
             if named:
                 found.setdefault(subject, []).extend(named)
     return found

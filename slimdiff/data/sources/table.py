@@ -7,7 +7,8 @@ from slimdiff.config.data import DataConfig
 from slimdiff.data.participants import DataError, Flag, Participant, check_name, first_of
 from slimdiff.data.phantom import cohort
 from slimdiff.data.phantom.anatomy import lesion_site
-from slimdiff.data.sources.reading import further_of, table_lines, two_splits
+from slimdiff.data.sources.bids_names import ends_with_brain
+from slimdiff.data.sources.reading import further_of, stem_of, table_lines, two_splits
 from slimdiff.files import MISSING, content_hint
 
 REQUIRED = ("participant_id", "image", "mask")
@@ -18,7 +19,7 @@ def table_participants(table: Path) -> list[Participant]:
     """Participants of a TSV or CSV with columns participant_id, image, mask, and others as in `DataConfig.table`.
 
     A missing file becomes the flag missing_file, so that all of them are reported at once. Raises DataError for an
-    unreadable table, a row without an image, and a duplicate participant_id.
+    unreadable table, a row without an image or with a brain mask as its lesion, and a duplicate participant_id.
     """
     if not table.is_file():
         raise DataError(f"data.table: {table} {content_hint(table) or 'not found'}")
@@ -44,6 +45,12 @@ def _participant(line: dict[str, str], table: Path, number: int) -> Participant:
     if written["image"] is None:
         raise DataError(f"{where}: expected a path in column image of {name}, found none")
     paths = {key: table.parent / path if path else None for key, path in written.items()}
+    mask = paths["mask"]
+    if mask and ends_with_brain(stem_of(mask.name) or mask.name):
+        raise DataError(
+            f"{where}: expected the lesion mask of {name} in column mask, found {mask}, whose name is that of a brain "
+            "mask; write it into column brain_mask, or rename the file"
+        )
     flags = []
     for path in paths.values():
         hint = path and content_hint(path)

@@ -36,13 +36,29 @@ def canonical(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.nd
     return nibabel.orientations.apply_orientation(values, turn), moved
 
 
-def native_grid(source: Grid, spacing_mm: float, shape: tuple[int, int, int]) -> Grid:
-    """A grid of isotropic voxels around the source's centre, with the source's axes and tilt.
+def native_grid(
+    source: Grid, spacing_mm: float | tuple[float, float, float | str], shape: tuple[int, int, int]
+) -> Grid:
+    """A grid around the source's centre, with the source's axes and tilt.
 
     Along each axis the grid first has as many whole voxels as fit into the source, centred. Voxels are then removed or
     added on both sides; if their number is odd, one more at the beginning.
+
+    Args:
+        spacing_mm: voxel size, one number or one per axis; `native` as the third: the source's own slices, all of them.
+        shape: voxels; with native slices the third is the largest number of slices.
+
+    Raises DataError if a source has more native slices.
     """
     edges_mm = np.linalg.norm(source.affine[:3, :3], axis=0)
+    if isinstance(spacing_mm, tuple) and spacing_mm[2] == "native":
+        if source.shape[2] > shape[2]:
+            raise DataError(
+                f"expected at most {shape[2]} native slices, found {source.shape[2]}; raise the third number of "
+                "preprocess.grid, or exclude the participant (data.exclude)"
+            )
+        spacing_mm, shape = (*spacing_mm[:2], edges_mm[2]), (*shape[:2], source.shape[2])
+    spacing_mm = np.asarray(spacing_mm)
     size = np.array(source.shape)
     centre = source.affine[:3, :3] @ ((size - 1) / 2) + source.affine[:3, 3]
     # The tolerance 1e-3 prevents that rounding in a header's affine costs a voxel and moves the centre.
@@ -56,10 +72,13 @@ def native_grid(source: Grid, spacing_mm: float, shape: tuple[int, int, int]) ->
     return Grid(tuple(shape), affine)
 
 
-def centred_grid(centre_mm: np.ndarray, spacing_mm: float, shape: tuple[int, int, int]) -> Grid:
-    """A grid of isotropic voxels along the world's axes, centred on a point (3,) in RAS mm."""
-    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
-    affine[:3, 3] = np.asarray(centre_mm) - spacing_mm * (np.array(shape) - 1) / 2
+def centred_grid(
+    centre_mm: np.ndarray, spacing_mm: float | tuple[float, float, float], shape: tuple[int, int, int]
+) -> Grid:
+    """A grid along the world's axes, centred on a point (3,) in RAS mm; spacing_mm: one number or one per axis."""
+    edges_mm = np.broadcast_to(np.asarray(spacing_mm, float), 3)
+    affine = np.diag([*edges_mm, 1.0])
+    affine[:3, 3] = np.asarray(centre_mm) - edges_mm * (np.array(shape) - 1) / 2
     return Grid(tuple(shape), affine)
 
 

@@ -195,7 +195,7 @@ def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig, qual
         {
             "step": "resample",
             "spacing_mm": config.spacing_mm,
-            "grid": list(config.grid),
+            "grid": list(grid.shape),
             "image": "linear",
             "mask": "nearest",
             "outside": background,
@@ -234,7 +234,7 @@ def _refuse_no_head(inside: np.ndarray, config: PreprocessConfig) -> None:
     if share < LEAST_FOREGROUND:
         raise DataError(
             f"expected brain or head in at least {100 * LEAST_FOREGROUND:g} % of the grid {list(config.grid)} at "
-            f"{config.spacing_mm} mm, found {100 * share:.2g} %: a few voxels may be far brighter than the rest, or "
+            f"{config.voxel}, found {100 * share:.2g} %: a few voxels may be far brighter than the rest, or "
             "the volume shows no head; inspect the image, fix the file, or exclude the participant (data.exclude)"
         )
 
@@ -244,14 +244,15 @@ def _quality(
 ) -> dict[str, Any]:
     """Measurements for the report and the folds. Raises DataError if a patient's lesion is lost."""
     affine, shape = pair.image.affine, pair.image.values.shape
-    voxel_ml = config.spacing_mm**3 / 1000
+    slice_mm = float(np.linalg.norm(moved.affine[:3, 2])) if config.native else config.slice_mm
+    voxel_ml = config.pixel_mm**2 * slice_mm / 1000
     source, grid = np.count_nonzero(pair.lesion), np.count_nonzero(moved.lesion)
     outside = np.count_nonzero(moved.lesion & ~inside) if grid else 0
     source_ml = float(source * abs(np.linalg.det(affine[:3, :3])) / 1000)
     if participant.is_patient and source and not grid:
         raise DataError(
             f"{participant.participant_id}: {participant.mask}: expected a lesion after resampling to "
-            f"{config.spacing_mm} mm and cropping to {list(config.grid)}, found none ({source_ml:.3g} ml before); "
+            f"{config.voxel} and cropping to {list(config.grid)}, found none ({source_ml:.3g} ml before); "
             "change preprocess.spacing_mm or preprocess.grid, or exclude the participant (data.exclude)"
         )
     return {
@@ -284,7 +285,7 @@ def normalise(
     inside = brain
     if volume.min() == volume.max() or (brain is not None and not brain.any()):
         raise DataError(
-            f"expected a head on the grid {list(config.grid)} at {config.spacing_mm} mm, found only background; "
+            f"expected a head on the grid {list(config.grid)} at {config.voxel}, found only background; "
             "inspect the image and its header, or change preprocess.grid"
         )
     if inside is None:

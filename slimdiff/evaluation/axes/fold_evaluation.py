@@ -129,8 +129,8 @@ class FoldEvaluation:
 
     @cached_property
     def z_centres(self) -> np.ndarray:
-        """(n_bins,) centre of each z-bin, as a slice index; the height of both samples and real slices."""
-        return np.asarray(self.store.facts["bin_centres"], np.float64)
+        """(n_bins,) centre of each z-bin (`SliceStore.bin_positions`); the height of both samples and real slices."""
+        return np.asarray(self.store.bin_positions, np.float64)
 
     @property
     def min_px(self) -> int:

@@ -7,7 +7,8 @@ import pytest
 from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.participants import DataError, Flag, Participant
-from slimdiff.data.quality.exclusion import settle_discovery, verdicts
+from slimdiff.data.quality.exclusion import judge, settle_discovery, verdicts
+from slimdiff.data.quality.field_of_view import Slicing
 from slimdiff.data.quality.gate import write_quality
 from slimdiff.data.quality.measure import Measured
 from slimdiff.files import read_table
@@ -135,6 +136,26 @@ def test_accepting_one_flag_leaves_the_default_of_the_others():
 def test_where_thick_slices_are_wanted_they_are_only_shown():
     data = DataConfig(source="bids", root="x", two_dimensional="include")
     assert judged({2: {"spacing_mm": (1.0, 1.0, 4.0)}}, data=data)[2].word == "shown"
+
+
+@pytest.mark.parametrize(
+    ("orientation", "spacing_mm", "word"),
+    [
+        ("LPS", (0.9, 0.9, 5.0), "ok"),
+        ("ASL", (0.9, 6.0, 0.9), "ok"),
+        ("LSA", (0.9, 0.9, 5.0), "excluded"),
+        ("ASR", (0.9, 0.9, 5.0), "excluded"),
+    ],
+)
+def test_native_slices_may_be_thick_if_they_are_axial(orientation, spacing_mm, word):
+    """Coronal and sagittal stacks are resampled along their thick axis, also where 2-D images are included."""
+    row, data = person(1), DataConfig(source="bids", root="x", two_dimensional="include")
+    measured = {"sub-01": facts(1, orientation=orientation, spacing_mm=spacing_mm)}
+    found = judge([row], measured, QualityConfig(**EXCLUDE), data, slicing=Slicing(native=True))[0]
+    assert found.word == word
+    if found.stopping:
+        assert "3 mm in plane, because only axial slices stay as they are" in found.stopping[0].reason
+        assert judge([row], measured, QualityConfig(**EXCLUDE), data)[0].word == "shown"
 
 
 def test_a_broken_file_cannot_be_accepted():

@@ -117,3 +117,69 @@ def test_two_brain_masks_of_a_subject_are_flagged(dataset, tree):
     one = bids(dataset, brain_suffix="brain")[0]
     assert flags(one) == ["several_masks"]
     assert "2 brain masks" in one.flags[0].reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "desc-brain_mask",
+            "label-brain_mask",
+            "brain_mask",
+            "space-orig_desc-brain_mask",
+            "desc-Brain_mask",
+        ),
+        *("label-GM_mask", "desc-head_mask", "skull_mask", "FLAIR_desc-brain_mask", "label-CSF_mask"),
+    ],
+)
+@pytest.mark.parametrize("union", [False, True])
+def test_a_mask_whose_name_says_brain_is_never_the_lesion(tree, name, union):
+    """With the suffix `mask` it would match as the lesion mask does."""
+    root = tree(
+        "sub-1/anat/sub-1_FLAIR.nii.gz",
+        "sub-1/anat/sub-1_label-lesion_mask.nii.gz",
+        f"sub-1/anat/sub-1_{name}.nii.gz",
+        "sub-2/anat/sub-2_FLAIR.nii.gz",
+        f"sub-2/anat/sub-2_{name}.nii.gz",
+    )
+    chosen = {"several_masks": "union"} if union else {}
+    one, two = bids(root, mask_suffix="mask", patients_without_mask="control", **chosen)
+    assert [path.name for path in one.masks] == ["sub-1_label-lesion_mask.nii.gz"]
+    assert (two.masks, two.group, one.flags, two.flags) == ((), "control", (), ())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "desc-brain_label-lesion_mask",
+            "desc-brain_FLAIR_roi_mask",
+            "brain_lesions_mask",
+            "label-braintumor_mask",
+        ),
+        *("acq-headcoil_mask", "run-1_mask", "label-wmh_mask", "acq-brain_label-L_mask"),
+    ],
+)
+def test_a_lesion_mask_may_have_the_word_brain_elsewhere(tree, name):
+    root = tree("sub-brain1/anat/sub-brain1_FLAIR.nii.gz", f"sub-brain1/anat/sub-brain1_{name}.nii.gz")
+    (row,) = bids(root, mask_suffix="mask")
+    assert [path.name for path in row.masks] == [f"sub-brain1_{name}.nii.gz"]
+
+
+def test_brain_masks_in_derivatives_do_not_look_like_lost_lesion_masks(tree):
+    root = tree(
+        "sub-1/anat/sub-1_FLAIR.nii.gz",
+        "sub-1/anat/sub-1_label-lesion_mask.nii.gz",
+        "sub-2/anat/sub-2_FLAIR.nii.gz",
+        "derivatives/fmriprep/sub-2/anat/sub-2_desc-brain_mask.nii.gz",
+    )
+    two = bids(root, mask_suffix="mask", patients_without_mask="control")[1]
+    assert (two.group, two.flags) == ("control", ())
+
+
+@pytest.mark.parametrize("suffix", ["desc-brain_mask", "brainmask", "label-GM_mask"])
+def test_a_mask_suffix_that_names_the_brain_is_refused(dataset, suffix):
+    with pytest.raises(
+        DataError, match=rf"data\.mask_suffix: .*found {suffix}, which names the brain.*brain_suffix"
+    ):
+        bids(dataset, mask_suffix=suffix)

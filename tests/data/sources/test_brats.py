@@ -127,3 +127,18 @@ def test_without_cases_or_folder_is_an_error(tree, tmp_path):
         brats(tree("notes.txt"))
     with pytest.raises(DataError, match=r"data\.root: .*found no folder .*absent"):
         brats(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("separator", ["_", "-"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_mask_of_a_brain_is_no_lesion_and_no_case(tree, separator, flat):
+    root = cohort(tree, separator, mask="mask", flat=flat)
+    for case in CASES:
+        name = f"{case}{separator}brain{separator}mask.nii.gz"
+        tree(name if flat else f"{case}/{name}")
+    rows = brats(root, mask_suffix="mask")
+    assert [(row.participant_id, row.mask.name, row.flags) for row in rows] == [
+        (case, f"{case}{separator}mask.nii.gz", ()) for case in CASES
+    ]
+    with pytest.raises(DataError, match=r"data\.mask_suffix: .*found brain_mask, which names the brain"):
+        brats(root, mask_suffix="brain_mask")

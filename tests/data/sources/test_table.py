@@ -119,3 +119,20 @@ def test_a_participant_in_two_splits_is_one_with_a_flag(volumes):
         same = [line.rsplit("\t", 1)[0] + f"\t{split}" for line, split in zip(lines, splits, strict=True)]
         with pytest.raises(DataError, match="duplicate participant a"):
             table(write_rows(path, f"{HEADER}\tsplit", *same))
+
+
+@pytest.mark.parametrize("name", ["a_brain_mask", "a_desc-brain_mask", "a_brainmask", "a-brain", "a_GM_seg"])
+def test_the_name_of_a_brain_mask_is_refused_in_the_column_mask(volumes, tree, name):
+    tree(f"in/{name}.nii.gz")
+    path = write_rows(volumes / "t.tsv", HEADER, f"a\tin/a.nii.gz\tin/{name}.nii.gz")
+    with pytest.raises(DataError, match=rf"line 2: .*column mask, found .*{name}.*column brain_mask"):
+        table(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["brain01_mask", "a_brain_lesion_mask", "brain_tumour_seg", "a_mask_in_brainspace"]
+)
+def test_other_names_with_the_word_brain_are_lesions_in_the_column_mask(volumes, tree, name):
+    tree(f"in/{name}.nii.gz")
+    (row,) = table(write_rows(volumes / "t.tsv", HEADER, f"a\tin/a.nii.gz\tin/{name}.nii.gz"))
+    assert row.mask.name == f"{name}.nii.gz"
