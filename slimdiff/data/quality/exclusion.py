@@ -150,7 +150,7 @@ def refuse_unknown_names(participants: Sequence[Participant], config: QualityCon
 
 
 def _accepted(flag: Flag, name: str, config: QualityConfig, data: DataConfig) -> bool:
-    if flag.name == "thick_slices" and data.two_dimensional == "include":
+    if flag.name == "thick_slices" and (data.two_dimensional == "include" or data.source == "slices"):
         return True
     return config.accepts(flag.name, name)
 
