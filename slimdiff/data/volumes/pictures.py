@@ -18,6 +18,8 @@ MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F", "P", "LA", "RGB", "RGBA")
 ORIENTATION_TAG, UPRIGHT = 0x0112, 1
 PHOTOMETRIC_TAG, WHITE_IS_ZERO = 262, 0
 MOST_CHANNELS = 4
+START_AND_SIZE, LAST_MARKER, DEPTH_AT = b"\xff\x4f\xff\x51", b"\xff\xd9", 42
+"""Of a JPEG-2000 codestream: its first two markers, its last one, and where the depth is after the first."""
 
 
 def read_picture(path: Path, channel: int | None = None, labels: bool = False) -> np.ndarray:
@@ -110,7 +112,8 @@ def _pixels(path: Path, labels: bool) -> np.ndarray:
 def _refuse_lost_depth(picture: Image.Image, path: Path) -> None:
     """Raise FileFault for pictures of 16 bit that Pillow reads with 8, or with black and white exchanged."""
     several = picture.mode in ("LA", "RGB", "RGBA")
-    deep = ";16" in str(picture.tile) or (picture.format == "JPEG2000" and _bits_of_jpeg2000(path) > 8)
+    bits = _bits_of_jpeg2000(path) if picture.format == "JPEG2000" else 8
+    deep = bits > 8 or ";16" in str(picture.tile)
     if several and deep:
         raise FileFault(
             "unreadable",
@@ -123,10 +126,16 @@ def _refuse_lost_depth(picture: Image.Image, path: Path) -> None:
 
 
 def _bits_of_jpeg2000(path: Path) -> int:
-    """Bits of the first component, by the marker SIZ of the codestream (ISO/IEC 15444-1, A.5.1)."""
+    """Bits of the first component, by the markers of the codestream (ISO/IEC 15444-1, annex A).
+
+    Raises FileFault for a codestream without its last marker, which Pillow may read with other values.
+    """
     content = path.read_bytes()
-    place = content.find(b"\xff\x4f\xff\x51")
-    return (content[place + 42] & 0x7F) + 1 if 0 <= place < len(content) - 42 else 8
+    place = content.find(START_AND_SIZE)
+    # No other data has the bytes of a marker.
+    if place < 0 or LAST_MARKER not in content[place:]:
+        raise FileFault("truncated", f"{path} ends before the last marker of its codestream; copy it again")
+    return (content[place + DEPTH_AT] & 0x7F) + 1
 
 
 def _without_palette(picture: Image.Image, labels: bool, path: Path) -> np.ndarray:

@@ -11,6 +11,12 @@ from typing import Any
 import numpy as np
 
 from slimdiff.data.stack import Stack
+from slimdiff.data.volumes.foreground import (
+    BORDER_SHARE,
+    background_within,
+    foreground,
+    with_dark_background,
+)
 from slimdiff.data.volumes.nifti import FileFault
 from slimdiff.data.volumes.pictures import read_picture, size_of
 
@@ -71,13 +77,14 @@ def stack_images(stack: Stack) -> tuple[np.ndarray, StackLayout]:
     sizes = tuple(picture.shape for picture in pictures)
     scaled = stack.settings.field_mm is not None
     size = _common_size(sizes, scaled)
-    low = min(float(picture.min()) for picture in pictures)
-    fitted = np.stack([_fitted(picture, size, scaled, low, linear=True) for picture in pictures], axis=-1)
+    background = _background(pictures)
+    fitted = np.stack(
+        [_fitted(picture, size, scaled, background, linear=True) for picture in pictures], axis=-1
+    )
     planes, distance_mm = _planes(stack, fitted)
     pixel_mm = stack.settings.field_mm / size[1] if scaled else stack.settings.pixel_mm
     affine = _affine(stack, (size[1], size[0], len(planes)), pixel_mm, distance_mm)
-    volume = _in_order(fitted, planes, low)
-    return volume, StackLayout(sizes, size, planes, affine, scaled)
+    return _in_order(fitted, planes, background), StackLayout(sizes, size, planes, affine, scaled)
 
 
 def stack_masks(stack: Stack, layout: StackLayout) -> np.ndarray:
@@ -114,25 +121,37 @@ def voxels_of(stack: Stack) -> int:
     return rows * columns * len(stack.images)
 
 
+def _background(pictures: Sequence[np.ndarray]) -> float:
+    """The value of most of the pictures' borders; without one, as in a head in air, the lowest value."""
+    edges = np.concatenate([part.ravel() for p in pictures for part in (p[0], p[-1], p[:, 0], p[:, -1])])
+    values, counts = np.unique(edges, return_counts=True)
+    if counts.max() >= BORDER_SHARE * edges.size:
+        return float(values[counts.argmax()])
+    return min(float(np.nanmin(picture)) for picture in pictures)
+
+
 def _common_size(sizes: Sequence[tuple[int, int]], scaled: bool) -> tuple[int, int]:
     columns = max(size[1] for size in sizes)
     rows = [round(size[0] * columns / size[1]) if scaled else size[0] for size in sizes]
     return max(rows), columns
 
 
-def _fitted(picture: np.ndarray, size: tuple[int, int], scaled: bool, low: float, linear: bool) -> np.ndarray:
-    """A picture in the size of the planes: scaled to its columns, then padded around the centre with `low`."""
+def _fitted(
+    picture: np.ndarray, size: tuple[int, int], scaled: bool, outside: float, linear: bool
+) -> np.ndarray:
+    """A picture in the size of the planes: scaled to its columns, then padded around the centre with `outside`."""
     if scaled and picture.shape[1] != size[1]:
         from skimage.transform import resize
 
         rows = round(picture.shape[0] * size[1] / picture.shape[1])
-        picture = resize(
+        larger = resize(
             picture, (rows, size[1]), order=int(linear), mode="edge", preserve_range=True, anti_aliasing=False
-        ).astype(picture.dtype)
+        )
+        picture = (np.rint(larger) if picture.dtype.kind in "ui" else larger).astype(picture.dtype)
     missing = [whole - own for whole, own in zip(size, picture.shape, strict=True)]
     # If the number is odd, one more at the end.
     around = [(number // 2, number - number // 2) for number in missing]
-    return np.pad(picture, around, constant_values=low)
+    return np.pad(picture, around, constant_values=outside)
 
 
 def _planes(stack: Stack, fitted: np.ndarray) -> tuple[tuple[int, ...], float]:
@@ -170,19 +189,18 @@ def _planes(stack: Stack, fitted: np.ndarray) -> tuple[tuple[int, ...], float]:
 
 def _with_brain(planes: list[int], fitted: np.ndarray) -> list[int]:
     """The planes from the first to the last one that shows the brain or head; all, if there is no contrast."""
-    from slimdiff.data.volumes.foreground import foreground
-
-    volume = fitted[..., planes].astype(np.float32)
+    volume = np.nan_to_num(fitted[..., planes].astype(np.float32))
+    volume = with_dark_background(volume, background_within(volume))
     if volume.min() == volume.max():
         return planes
     shown = np.flatnonzero(foreground(volume).mean(axis=(0, 1)) >= SHOWS_BRAIN)
     return planes[shown[0] : shown[-1] + 1] if len(shown) > 1 else planes
 
 
-def _in_order(fitted: np.ndarray, planes: Sequence[int], low: float) -> np.ndarray:
+def _in_order(fitted: np.ndarray, planes: Sequence[int], outside: float) -> np.ndarray:
     """(rows, columns, files) as (columns, rows, planes)."""
     volume = fitted[..., list(planes)].transpose(1, 0, 2)
-    volume[..., np.array(planes) == EMPTY] = low
+    volume[..., np.array(planes) == EMPTY] = outside
     return volume
 
 
