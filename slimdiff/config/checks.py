@@ -25,7 +25,7 @@ def check_data(data: DataConfig, preprocess: PreprocessConfig) -> None:
     if data.source == "table" and not data.table:
         raise ConfigError("data.table: source table requires the path of a TSV or CSV, found null; set it")
     if data.source == "slices":
-        _check_slices(data)
+        _check_slices(data, preprocess)
     if data.fetch.dataset and data.source != "bids":
         raise ConfigError(
             f"data.fetch.dataset: {data.fetch.dataset} is a BIDS dataset, but data.source is {data.source}; set bids"
@@ -39,8 +39,17 @@ def check_data(data: DataConfig, preprocess: PreprocessConfig) -> None:
         )
 
 
-def _check_slices(data: DataConfig) -> None:
+def _check_slices(data: DataConfig, preprocess: PreprocessConfig) -> None:
     slices = data.slices
+    for key, value in (
+        ("registration.transform", preprocess.registration.transform),
+        ("brain.method", preprocess.brain.method),
+    ):
+        if slices.height_mm is not None and value != "none":
+            raise ConfigError(
+                f"preprocess.{key}: {value} requires true lengths, but data.slices.height_mm is a nominal one; set "
+                "data.slices.distance_mm, or none here"
+            )
     if bool(data.table) == bool(slices.image):
         found = "both" if data.table else "neither"
         raise ConfigError(

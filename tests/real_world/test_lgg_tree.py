@@ -51,8 +51,14 @@ def chain(tmp_path_factory, patients):
     folder = tmp_path_factory.mktemp("lgg")
     write_lgg(folder, patients)
     config = study_file(folder)
-    for stage in ("participants", "preprocess", "quality", "kfold", "cache"):
-        assert getattr(cli, stage)(["--config", str(config)]) == 0, stage
+    for stage, *more in (
+        ("participants", "--workers", "2"),
+        ("preprocess",),
+        ("quality",),
+        ("kfold",),
+        ("cache",),
+    ):
+        assert getattr(cli, stage)(["--config", str(config), *more]) == 0, stage
     return load_study(config)
 
 

@@ -197,6 +197,20 @@ def test_keys_that_do_not_fit_together_are_refused(data, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "preprocess", [{"registration": {"transform": "rigid"}}, {"brain": {"method": "deepbet"}}], ids=str
+)
+def test_steps_that_need_true_lengths_are_refused_with_a_nominal_height(preprocess):
+    slices = {**PATTERNS, "pixel_mm": 1.0, "height_mm": 36.0}
+    values = {"data": {"source": "slices", "root": "x", "slices": slices}, "preprocess": preprocess}
+    with pytest.raises(
+        ConfigError, match=r"preprocess\..*requires true lengths.*set data\.slices\.distance_mm"
+    ):
+        study_from_mapping(values)
+    values["data"]["slices"] = {**PATTERNS, **LENGTHS}
+    assert study_from_mapping(values).data.slices.distance_mm == 2
+
+
 def test_two_files_of_one_slice_are_flagged(folder, flags_of):
     folder.add("p1_1.png", "p1_01.png", "p1_2.png", "p1_1_mask.png", "p1_2_mask.png", "p1_02_mask.png")
     row = read(folder)["p1"]

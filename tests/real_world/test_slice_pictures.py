@@ -51,7 +51,9 @@ def test_compressed_tiff_of_16_bit(tmp_path, compression):
 def test_tiff_of_other_types_and_byte_orders(tmp_path, kind):
     values = (SIXTEEN / 3 - (200 if kind != ">u2" else 0)).astype(kind)
     tifffile.imwrite(tmp_path / "a.tif", values, byteorder=kind[0])
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif"), values)
+    found = read_picture(tmp_path / "a.tif")
+    np.testing.assert_array_equal(found, values)
+    assert found.dtype.isnative
 
 
 @pytest.mark.parametrize("kind", [bool, np.int16, np.uint16, np.float32])

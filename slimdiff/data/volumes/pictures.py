@@ -51,7 +51,8 @@ def read_picture(path: Path, channel: int | None = None, labels: bool = False) -
         raise FileFault(
             "unreadable", f"{path}: expected numbers, found {values.dtype} {values.shape}; convert it"
         )
-    return _one_channel(values, channel, labels, path)
+    # Byte orders make no difference to the values.
+    return _one_channel(values.astype(values.dtype.newbyteorder("="), copy=False), channel, labels, path)
 
 
 def size_of(path: Path) -> tuple[int, int] | None:
