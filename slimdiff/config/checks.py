@@ -24,6 +24,8 @@ def check_data(data: DataConfig, preprocess: PreprocessConfig) -> None:
         )
     if data.source == "table" and not data.table:
         raise ConfigError("data.table: source table requires the path of a TSV or CSV, found null; set it")
+    if data.source == "slices":
+        _check_slices(data, preprocess)
     if data.fetch.dataset and data.source != "bids":
         raise ConfigError(
             f"data.fetch.dataset: {data.fetch.dataset} is a BIDS dataset, but data.source is {data.source}; set bids"
@@ -35,6 +37,43 @@ def check_data(data: DataConfig, preprocess: PreprocessConfig) -> None:
             "preprocess.brain.method: source, but the source has no brain mask; set data.brain_suffix (bids), add a "
             "column brain_mask (table), or use deepbet"
         )
+
+
+def _check_slices(data: DataConfig, preprocess: PreprocessConfig) -> None:
+    slices = data.slices
+    for key, value in (
+        ("registration.transform", preprocess.registration.transform),
+        ("brain.method", preprocess.brain.method),
+    ):
+        if slices.height_mm is not None and value != "none":
+            raise ConfigError(
+                f"preprocess.{key}: {value} requires true lengths, but data.slices.height_mm is a nominal one; set "
+                "data.slices.distance_mm, or none here"
+            )
+    if bool(data.table) == bool(slices.image):
+        found = "both" if data.table else "neither"
+        raise ConfigError(
+            "data.slices: source slices requires patterns (data.root, data.slices.image and mask) or data.table, "
+            f"found {found}; set one of them"
+        )
+    if slices.image and not data.root:
+        raise ConfigError(
+            "data.root: data.slices.image requires the folder of the pictures, found null; set it"
+        )
+    for one, other, what in (
+        (
+            "pixel_mm",
+            "field_mm",
+            "the size of pixels or of pictures; if it is unknown, a nominal pixel_mm such as 1",
+        ),
+        (
+            "distance_mm",
+            "height_mm",
+            "the distance of slices; if it is unknown, a nominal height_mm of the brain",
+        ),
+    ):
+        if getattr(slices, one) is None and getattr(slices, other) is None:
+            raise ConfigError(f"data.slices: expected {one} or {other}, found neither; set {what}")
 
 
 def check_study(study: Study) -> None:

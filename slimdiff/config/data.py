@@ -1,14 +1,16 @@
 """Where the volumes come from."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from slimdiff.config.base import (
     Count,
     Fraction,
     InheritingSection,
     PathText,
+    Positive,
     PositiveInt,
     Section,
     Seed,
@@ -16,6 +18,10 @@ from slimdiff.config.base import (
 )
 
 LesionLabel = Annotated[int, Field(ge=1)]
+PICTURES = (".png", ".tif", ".tiff", ".jp2", ".j2k", ".npy")
+"""Endings of the pictures that can be read."""
+PART = re.compile(r"\{(\w*)\}")
+PLACES = ("z", "height")
 
 
 class PhantomConfig(InheritingSection):
@@ -39,19 +45,80 @@ class FetchConfig(Section):
     """Address of a mirror that has the dataset's paths below it; null: the dataset's public bucket."""
 
 
+class StackConfig(Section):
+    """Slices as pictures (`source: slices`): PNG, TIFF, JPEG-2000 or NPY, one file a slice (docs/data.md)."""
+
+    image: str | None = None
+    """Pattern of the images' paths below `data.root`, with named parts: `{participant}/{participant}_{z}.tif`. It
+    requires {participant}, and {z} (whole number) or {height} (0 to 1). {site}, {group}, {split}, {person}, {lobe} and
+    {acquisition} are read, other parts become further columns; * is any text. null: `data.table` lists the slices."""
+    mask: str | None = None
+    """Pattern of the masks' paths, likewise. A mask belongs to the image with the same participant and z or height."""
+    pixel_mm: Positive | None = None
+    """Size of a pixel, in mm, of every picture; the smaller pictures of a participant are padded. If it is unknown, a
+    nominal one. Either this or `field_mm`."""
+    field_mm: Positive | None = None
+    """Width of every picture, in mm, whatever its number of pixels: the smaller pictures of a participant are scaled
+    up."""
+    distance_mm: Positive | None = None
+    """Distance between slices z and z + 1, in mm. Either this or `height_mm`."""
+    height_mm: Positive | None = None
+    """If the distance is unknown: slices are placed by relative height, and the brain, from the first to the last
+    slice that shows it, has this nominal height in mm (preprocess.spacing_mm times the grid's depth fills the grid)."""
+    orientation: Annotated[str, Field(pattern=r"^([LR][AP]|[AP][LR])[SI]$")] = "LPS"
+    """Where columns, rows and z increase to: L or R, A or P, S or I. LPS: the left of the picture is the patient's
+    right, the top is anterior, and z increases upwards."""
+    gaps: Literal["error", "nearest"] = "error"
+    """Numbers z without a file, between the first and the last slice of a participant: an error, or the nearest slice
+    is used."""
+    missing_mask: Literal["error", "lesion_free"] = "error"
+    """A slice without a mask, of a participant with masks: an error, or a slice without lesion."""
+
+    @field_validator("image", "mask")
+    @classmethod
+    def _pattern(cls, pattern):
+        if pattern is None:
+            return None
+        names = PART.findall(pattern)
+        found = f"found {pattern!r}"
+        if re.search(r"[{}]", PART.sub("", pattern)) or not all(name.isidentifier() for name in names):
+            raise ValueError(f"expected named parts such as {{participant}}, {found}")
+        if "participant" not in names or len(set(names) & set(PLACES)) != 1:
+            raise ValueError(f"expected {{participant}}, and either {{z}} or {{height}}, {found}")
+        if pattern.startswith("/") or ".." in pattern.split("/"):
+            raise ValueError(f"expected a path below data.root, {found}")
+        if not pattern.lower().endswith((*PICTURES, ".*")):
+            raise ValueError(f"expected a name that ends in {', '.join(PICTURES)} or .*, {found}")
+        return pattern
+
+    @model_validator(mode="after")
+    def _one_of_each(self):
+        for one, other in (("pixel_mm", "field_mm"), ("distance_mm", "height_mm")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise ValueError(f"expected {one} or {other}, found both; delete one of them")
+        if (self.image is None) != (self.mask is None):
+            raise ValueError("expected a pattern for image and one for mask, found only one of them")
+        if self.image and self.height_mm is None and "height" in PART.findall(self.image):
+            raise ValueError("image has {height}, which requires height_mm; found null")
+        return self
+
+
 class DataConfig(Section):
     """Which volumes and masks make up the study (docs/data.md)."""
 
-    source: Literal["phantom", "bids", "nnunet", "brats", "table"] = "phantom"
+    source: Literal["phantom", "bids", "nnunet", "brats", "table", "slices"] = "phantom"
     """`phantom` makes its own BIDS dataset; `bids` reads one; `nnunet` reads an nnU-Net raw dataset; `brats` reads
-    files named case_flair and case_seg, in one folder or one folder per case; `table` reads a TSV or CSV of paths."""
+    files named case_flair and case_seg, in one folder or one folder per case; `table` reads a TSV or CSV of paths;
+    `slices` reads 2-D pictures, one file a slice."""
     root: PathText | None = None
-    """`bids`, `nnunet`, `brats`: the dataset's folder. In all paths `~` and environment variables such as $SCRATCH are
-    replaced when the study is loaded."""
+    """`bids`, `nnunet`, `brats`, `slices`: the dataset's folder. In all paths `~` and environment variables such as
+    $SCRATCH are replaced when the study is loaded."""
     table: PathText | None = None
     """`table`: a TSV or CSV with the columns participant_id, image and mask (n/a: no mask). Optional columns:
     brain_mask, group, acquisition, site, split, lobe, person (one value for all scans of a person). Further columns are
-    kept. Relative paths are relative to the table."""
+    kept. Relative paths are relative to the table. `slices`: one row a slice, with a column z (whole number) or height
+    (0 to 1) more; a participant whose masks are all n/a has none."""
+    slices: StackConfig = StackConfig()
     image_suffix: str | None = None
     """`bids`: a subject's image is `sub-*_{image_suffix}.nii[.gz]` in its `anat` folder; null: FLAIR. `brats`:
     `{case}_{image_suffix}` or `{case}-{image_suffix}`; null: flair or t2f."""
@@ -69,8 +136,9 @@ class DataConfig(Section):
     brain_suffix: str | None = None
     """`bids`: a brain mask is `sub-*_{brain_suffix}.nii[.gz]` in the tree of the image or the mask; required by
     `preprocess.brain.method: source`."""
-    channel: Count = 0
-    """`nnunet`: number of the image's channel, the 0000 of case_0000.nii.gz."""
+    channel: Count | None = None
+    """`nnunet`: number of the image's channel, the 0000 of case_0000.nii.gz; null: 0. `slices`: channel of a picture
+    with several, 0 first; null: pictures have one channel, or equal ones."""
     lesion_labels: (
         Literal["binary", "any"] | Annotated[tuple[LesionLabel, ...], Field(min_length=1)] | None
     ) = None
@@ -85,9 +153,9 @@ class DataConfig(Section):
     several_masks: Literal["error", "union"] = "error"
     """`bids`: several lesion masks of one image are an error, or the lesion is their union."""
     patients_without_mask: Literal["error", "exclude", "control"] | None = None
-    """`bids`, `table`: members without a mask of a group in which others have one (such as MRI-negative patients): an
-    error, excluded, or used as `control`, whose slices are learned as lesion-free; null: exclude for `table`, else
-    error."""
+    """`bids`, `table`, `slices`: members without a mask of a group in which others have one (such as MRI-negative
+    patients): an error, excluded, or used as `control`, whose slices are learned as lesion-free; null: exclude where
+    `table` lists them, else error."""
     mask_grid: Literal["same", "voxels", "resample"] = "same"
     """A mask on another grid than its image: an error (`same`); resampled by both affines (`resample`, nearest voxel);
     or taken voxel by voxel (`voxels`), if both have the same shape, and either the mask has the affine of the image's
@@ -115,7 +183,12 @@ class DataConfig(Section):
     @property
     def on_patients_without_mask(self) -> Literal["error", "exclude", "control"]:
         """`patients_without_mask`, or the source's default: a table states that there is no mask, a folder does not."""
-        return self.patients_without_mask or ("exclude" if self.source == "table" else "error")
+        return self.patients_without_mask or ("exclude" if self.listed else "error")
+
+    @property
+    def listed(self) -> bool:
+        """Whether a table of the user lists the files."""
+        return self.source == "table" or (self.source == "slices" and self.table is not None)
 
     @property
     def labels(self) -> Literal["binary", "any"] | tuple[int, ...]:

@@ -9,7 +9,9 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from slimdiff.data.stack import SLICES, Stack
 from slimdiff.files import MISSING, read_object, read_table, write_table
 
 PATHS = ("image", "mask", "brain_mask")
@@ -17,6 +19,8 @@ EMPTY_MASK = "empty_mask"
 """Further column: the empty lesion mask of a participant that counts as a control (`data.empty_mask`)."""
 MORE_MASKS = "more_masks"
 """Further column, a JSON list: lesion masks beyond the first one, whose union is the lesion (`data.several_masks`)."""
+OF_FILES = (MORE_MASKS, SLICES)
+"""Further columns that are the study's own."""
 COLUMNS = ("participant_id", "group", *PATHS, "acquisition", "site", "split", "lobe", "person", "excluded")
 UNKNOWN = frozenset({"", MISSING, "na", "nan", "#n/a"})
 """Cells that hold no value, in small letters."""
@@ -59,6 +63,8 @@ class Participant:
     """Faults found at discovery; not written to the table."""
     more_masks: tuple[Path, ...] = ()
     """Further lesion masks; the lesion is the union of all."""
+    stack: Stack | None = None
+    """The slices of a participant whose slices are single files; `image` and `mask` are the first ones."""
 
     @property
     def is_patient(self) -> bool:
@@ -67,12 +73,19 @@ class Participant:
     @property
     def masks(self) -> tuple[Path, ...]:
         """All lesion masks; empty for a subject without one."""
+        if self.mask is not None and self.stack:
+            return self.stack.mask_files
         return () if self.mask is None else (self.mask, *self.more_masks)
 
     @property
+    def images(self) -> tuple[Path, ...]:
+        """The image's files: several if each slice is one."""
+        return self.stack.images if self.stack else (self.image,)
+
+    @property
     def files(self) -> tuple[Path, ...]:
-        """Image, lesion masks and brain mask."""
-        return tuple(path for path in (self.image, *self.masks, self.brain_mask) if path)
+        """Images, lesion masks and brain mask."""
+        return tuple(path for path in (*self.images, *self.masks, self.brain_mask) if path)
 
     @property
     def included(self) -> bool:
@@ -117,6 +130,7 @@ def write_participants(path: Path, participants: Iterable[Participant]) -> None:
     further = [
         row.further
         | ({MORE_MASKS: json.dumps([str(mask) for mask in row.more_masks])} if row.more_masks else {})
+        | ({SLICES: row.stack.to_json()} if row.stack else {})
         for row in participants
     ]
     rows = (
@@ -130,22 +144,31 @@ def _paths(row: Participant) -> dict[str, str | None]:
     return {key: path and str(path) for key in PATHS for path in [getattr(row, key)]}
 
 
+def _files_in(path: Path, row: dict[str, str], column: str, expected: str, read: Callable[[str], Any]) -> Any:
+    """The files of a further column, or None for n/a. Raises ValueError if the cell is damaged."""
+    if (cell := row.get(column, MISSING)) == MISSING:
+        return None
+    try:
+        return read(cell)
+    except (ValueError, TypeError, LookupError):
+        raise ValueError(
+            f"{path}: {row['participant_id']}: expected {expected} in column {column}, found "
+            f"{cell!r}; run the stage participants again"
+        ) from None
+
+
 def read_participants(path: Path) -> list[Participant]:
     """Read participants.tsv as `write_participants` writes it."""
     rows = []
     for row in read_table(path, ("participant_id", "group", "image", "mask"), ended=True):
         values = {name: row.get(name, MISSING) for name in COLUMNS if name not in PATHS}
         paths = {key: None if row.get(key, MISSING) == MISSING else Path(row[key]) for key in PATHS}
-        further = {name: value for name, value in row.items() if name not in (*COLUMNS, MORE_MASKS)}
-        more = row.get(MORE_MASKS, MISSING)
-        try:
-            masks = () if more == MISSING else tuple(map(Path, json.loads(more)))
-        except (ValueError, TypeError):
-            raise ValueError(
-                f"{path}: {row['participant_id']}: expected a JSON list of paths in column {MORE_MASKS}, found "
-                f"{more!r}; run the stage participants again"
-            ) from None
-        rows.append(Participant(**values, **paths, further=further, more_masks=masks))
+        further = {name: value for name, value in row.items() if name not in (*COLUMNS, *OF_FILES)}
+        masks = _files_in(
+            path, row, MORE_MASKS, "a JSON list of paths", lambda text: tuple(map(Path, json.loads(text)))
+        )
+        stack = _files_in(path, row, SLICES, "a JSON object of slices", Stack.from_json)
+        rows.append(Participant(**values, **paths, further=further, more_masks=masks or (), stack=stack))
     return rows
 
 

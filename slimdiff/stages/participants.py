@@ -12,6 +12,7 @@ NEEDS = (
     "data.source",
     "data.root",
     "data.table",
+    "data.slices",
     "data.image_suffix",
     "data.mask_suffix",
     "data.entities",

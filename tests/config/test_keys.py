@@ -14,11 +14,13 @@ KEPT = {
     "the paper's values, by `recipe: published`": ["model.gaussian_components", "training.optimiser"],
     "the user's files": [
         *("results_dir", "data.image_suffix", "data.mask_suffix", "data.entities", "data.mask_root"),
-        *("data.brain_suffix", "data.channel", "data.fetch.base_url", "generation.counts"),
+        *("data.brain_suffix", "data.fetch.base_url", "generation.counts"),
     ],
     "the user's masks, participants and their protocols": [
         *("data.lesion_labels", "data.mask_threshold", "data.empty_mask", "data.mask_grid"),
         *("data.two_dimensional", "data.exclude"),
+        *("data.slices.field_mm", "data.slices.distance_mm", "data.slices.orientation"),
+        *("data.slices.gaps", "data.slices.missing_mask"),
         *("data.entities_may_drop", "data.several_masks", "data.patients_without_mask"),
         *(
             "preprocess.harmonise",

@@ -10,7 +10,13 @@ from slimdiff.data.volumes.input_fingerprint import SETTINGS, has_changed, short
 def rows_hash():
     """A hash of the participants and their files: the same before and after a dataset is fetched."""
     rows = [
-        (row.participant_id, *[getattr(row, key) for key in PATH_COLUMNS], row.included, *row.more_masks)
+        (
+            row.participant_id,
+            *[getattr(row, key) for key in PATH_COLUMNS],
+            row.included,
+            *row.more_masks,
+            *([row.stack.to_json()] if row.stack else []),
+        )
         for row in ROWS
     ]
     return hashlib.sha256(repr([[str(value) for value in row] for row in rows]).encode()).hexdigest()[:16]
@@ -26,8 +32,10 @@ def source_files(wildcards):
         return [str(PATHS.fetched)] if changed else FETCHED
     if STUDY.data.source == "phantom":
         return [str(PATHS.phantom / "participants.tsv")]
-    if STUDY.data.source == "table":
+    if STUDY.data.listed:
         return [STUDY.data.table]
+    if STUDY.data.source == "slices":
+        return []
     described = Path(STUDY.data.root) / "participants.tsv"
     return [str(described)] if described.is_file() else []
 
@@ -70,10 +78,14 @@ def source_volumes(wildcards):
 
 @functools.cache
 def megavoxels(name):
-    """Voxels of the participant's largest file, in millions; 0 while no header can be read."""
+    """Voxels of the participant's largest file, or of all its slices, in millions; 0 while no header can be read."""
     from slimdiff.data.volumes.nifti import voxel_count
+    from slimdiff.data.volumes.stacking import voxels_of
 
-    return max(voxel_count(path) or 0 for path in PARTICIPANTS[name].files) / 1e6
+    row = PARTICIPANTS[name]
+    if row.stack:
+        return voxels_of(row.stack) / 1e6
+    return max(voxel_count(path) or 0 for path in row.files) / 1e6
 
 
 def quality_memory_mb(wildcards, threads, attempt):

@@ -153,7 +153,8 @@ def refuse_unknown_names(participants: Sequence[Participant], config: QualityCon
 
 
 def _accepted(flag: Flag, name: str, config: QualityConfig, data: DataConfig, native: bool) -> bool:
-    if flag.name == "thick_slices" and data.two_dimensional == "include" and not native:
+    wanted = data.source == "slices" or (data.two_dimensional == "include" and not native)
+    if flag.name == "thick_slices" and wanted:
         return True
     return config.accepts(flag.name, name)
 

@@ -12,7 +12,10 @@ FAULTS: dict[str, str] = {
     "two_splits": "The participant, or scans of its person, are in more than one split of the dataset.",
     "empty_file": "A file has no bytes.",
     "truncated": "A file ends before its last voxel, or its gzip stream is damaged.",
-    "unreadable": "A file is not a NIfTI volume, or its header is damaged.",
+    "unreadable": "A file is not a NIfTI volume, or its header is damaged; or it is not a picture that can be read.",
+    "missing_slice": "A number between the first and the last slice of the participant has no file, or the relative "
+    "heights of its slices are not at equal distances.",
+    "slices_differ": "The slices of the participant are not of one type, such as 8 bit.",
     "not_3d": "An image does not have three axes, or has a single voxel along one of them.",
     "not_finite": "Voxels are NaN, infinite, or too large for an intensity.",
     "constant": "All voxels of the image are equal.",

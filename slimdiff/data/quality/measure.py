@@ -117,7 +117,7 @@ def measure_volume(participant: Participant, data: DataConfig) -> tuple[Measured
     """`measure`, and the planes for display, or None if the image cannot be read."""
     flags: list[Flag] = []
     found: dict[str, Any] = {
-        "image_sha256": _hash((participant.image,)),
+        "image_sha256": _hash(participant.images),
         "mask_sha256": _hash(participant.masks),
     }
     image = _tried(participant, flags, lambda: read_image(participant))
@@ -286,12 +286,16 @@ def planes_path(participant_id: str, folder: Path) -> Path:
 def _depends_on(participant: Participant, data: DataConfig) -> dict[str, Any]:
     files = {key: getattr(participant, key) for key in PATHS}
     files |= {f"mask {number}": path for number, path in enumerate(participant.more_masks, start=2)}
+    stack = participant.stack
+    if stack:
+        files |= {f"slice {number}": path for number, path in enumerate(stack.files)}
     labels = data.labels
     return {
         "version": MEASUREMENT_VERSION,
         "labels": labels if isinstance(labels, str) else list(labels),
         "mask_grid": data.mask_grid,
         "mask_threshold": data.mask_threshold,
+        **({"stack": stack.to_json()} if stack else {}),
         "files": {key: [str(path), *_state(path)] for key, path in files.items() if path},
     }
 

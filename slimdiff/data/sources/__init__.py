@@ -20,6 +20,7 @@ from slimdiff.data.sources.lost_masks import keys_for, masks_in_derivatives, wit
 from slimdiff.data.sources.nnunet import nnunet_participants
 from slimdiff.data.sources.persons import with_persons
 from slimdiff.data.sources.reading import NotUtf8, listed, not_utf8
+from slimdiff.data.sources.slice_pairs import slices_participants
 from slimdiff.data.sources.table import phantom_participants, table_participants
 from slimdiff.files import MISSING, content_hint, printable
 
@@ -61,6 +62,8 @@ def _discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
         found = nnunet_participants(config)
     elif config.source == "brats":
         found = brats_participants(config)
+    elif config.source == "slices":
+        found = slices_participants(config)
     else:
         found = table_participants(Path(config.table))
     # By name first, so that a participant with any fault can be excluded by name.
@@ -69,14 +72,16 @@ def _discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
         rows = _without_two_dimensional(rows, fetched, config)
     rows = _of_groups(rows, config.groups)
     mask_suffix = suffixes_of(config)[1] if config.source == "bids" else ""
-    if config.source in ("bids", "table"):
+    if config.source in ("bids", "table", "slices"):
         rows = with_lost_masks(rows, config, mask_suffix)
-    if config.source in ("bids", "nnunet", "brats") and not fetched:
+    if config.source != "phantom" and not config.listed and not fetched:
         rows = [_with_dropped_content(row) if row.included else row for row in rows]
     if not any(row.included and row.is_patient for row in rows):
         # A flag may be the cause.
         reasons = [flag.reason for row in rows if row.included for flag in row.flags]
-        where = {"table": config.table, "phantom": "data.phantom"}.get(config.source, config.root)
+        where = (
+            "data.phantom" if config.source == "phantom" else config.table if config.listed else config.root
+        )
         raise DataError(
             f"{where}: the {config.source} source has no subject with a lesion mask ({len(rows)} subjects)"
             + (f"; flags: {listed(reasons)}" if reasons else "")
@@ -88,7 +93,7 @@ def _discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
 
 def _refuse_other_names(rows: Iterable[Participant]) -> None:
     """Raise DataError for paths that no table can hold, because they have bytes that are not UTF-8."""
-    paths = [path for row in rows for path in (row.image, row.mask, row.brain_mask) if path]
+    paths = [path for row in rows for path in row.files]
     bad = [printable(path) for path in paths if str(path) != printable(path)]
     if bad:
         raise DataError(

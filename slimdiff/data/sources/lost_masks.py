@@ -52,7 +52,9 @@ def _settled(row: Participant, known: bool, config: DataConfig, mask_suffix: str
     folder = Path(config.mask_root) / name if config.mask_root else row.image.parent
     found = (
         f"{config.table}: the mask of {name} is {MISSING}"
-        if config.source == "table"
+        if config.listed
+        else f"{config.root}: no mask of {name} fits {config.slices.mask}"
+        if config.source == "slices"
         else f"{folder}: no mask matches _{mask_suffix}"
     )
     reason = (

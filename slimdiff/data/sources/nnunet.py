@@ -32,15 +32,15 @@ def nnunet_participants(config: DataConfig) -> list[Participant]:
     A case with a label is a patient. If its label has no lesion, `data.empty_mask` can make it a control later. Raises
     DataError for a folder without images or labels, a missing channel, and labels without an image.
     """
-    root = Path(config.root)
+    root, channel = Path(config.root), config.channel or 0
     if not (root / "imagesTr").is_dir():
         raise DataError(
             f"data.root: expected an nnU-Net dataset (such as nnUNet_raw/Dataset042_FCD), found no folder imagesTr "
             f"in {root}"
         )
-    endings = _endings(root, config.channel)
+    endings = _endings(root, channel)
     parts = {part: _read_part(root, part, endings) for part in SPLITS}
-    _check_channel(root, parts.values(), config.channel, endings)
+    _check_channel(root, parts.values(), channel, endings)
     if not parts["Tr"].labels:
         names = " or ".join(f"{{case}}{ending}" for ending in endings)
         raise DataError(f"{root / 'labelsTr'}: expected {names} for each case of imagesTr, found no label")
@@ -49,7 +49,7 @@ def nnunet_participants(config: DataConfig) -> list[Participant]:
         for case in parts[part].images:
             check_name(case, str(root / f"images{part}"))
             # A case in both parts is listed once, as training case with a flag.
-            rows.setdefault(case, _participant(root, case, part, split, parts, config.channel, endings))
+            rows.setdefault(case, _participant(root, case, part, split, parts, channel, endings))
     return [rows[case] for case in sorted(rows)]
 
 

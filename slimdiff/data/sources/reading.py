@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from slimdiff.data.participants import COLUMNS, MORE_MASKS, DataError, Flag, first_of, refuse_duplicates
+from slimdiff.data.participants import COLUMNS, OF_FILES, DataError, Flag, first_of, refuse_duplicates
 from slimdiff.data.sources.columns import plain_name, read_as, split_word
 from slimdiff.files import MISSING, content_hint, numbered_cells
 
@@ -119,7 +119,7 @@ def table_lines(
 
 def further_of(line: dict[str, str]) -> dict[str, str]:
     """The cells of a row in columns that participants.tsv does not define."""
-    names = (name for name in line if name.strip() and name not in (*COLUMNS, MORE_MASKS))
+    names = (name for name in line if name.strip() and name not in (*COLUMNS, *OF_FILES))
     return {name: first_of(line, name) or MISSING for name in names}
 
 

@@ -72,6 +72,23 @@ def native_grid(
     return Grid(tuple(shape), affine)
 
 
+def nearest_planes(source: Grid, target: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """For each axial plane of `target` within the source the number of the nearest plane of `source`, and their affine.
+
+    A volume of these planes is interpolated in plane only. Both grids have axes along those of the world, to the right,
+    anterior and superior.
+    """
+    step, start = target.affine[2, 2] / source.affine[2, 2], target.affine[2, 3] - source.affine[2, 3]
+    places = start / source.affine[2, 2] + step * np.arange(target.shape[2])
+    # The small shift: of two planes that are equally near, the lower one, in spite of rounding.
+    planes = np.floor(places + 0.5 - 1e-6).astype(int)
+    inside = np.flatnonzero((planes >= 0) & (planes < source.shape[2]))
+    affine = source.affine.copy()
+    affine[2, 2] = target.affine[2, 2]
+    affine[2, 3] = target.affine[2, 3] + target.affine[2, 2] * inside[0]
+    return planes[inside], affine
+
+
 def centred_grid(
     centre_mm: np.ndarray, spacing_mm: float | tuple[float, float, float], shape: tuple[int, int, int]
 ) -> Grid:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from slimdiff.data.participants import EMPTY_MASK, MORE_MASKS, PATHS, Participant, first_of
+from slimdiff.data.stack import SLICES
 
 MADE_OF = "made_of"
 """Key of the fingerprint in the record."""
@@ -27,6 +28,8 @@ def made_of(participant: Participant, settings: str) -> dict[str, Any]:
     files["mask"] = files["mask"] or first_of(participant.further, EMPTY_MASK)
     if participant.more_masks:
         files[MORE_MASKS] = [str(path) for path in participant.more_masks]
+    if participant.stack:
+        files[SLICES] = participant.stack.to_json()
     return {"settings": short_hash(settings), "files": files}
 
 

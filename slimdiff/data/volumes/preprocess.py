@@ -36,6 +36,7 @@ from slimdiff.data.volumes.grid import (
     canonical,
     centred_grid,
     native_grid,
+    nearest_planes,
     resample,
     resample_mask,
     to_grid_mm,
@@ -150,7 +151,9 @@ def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig, qual
     values = with_dark_background(values, found_background)
     lesion, _ = canonical(pair.lesion, pair.image.affine)
     given = None if pair.brain is None else canonical(pair.brain, pair.image.affine)[0]
-    history: list[dict[str, Any]] = [{"step": "reorient", "axes": "RAS"}]
+    layout = pair.image.layout
+    history: list[dict[str, Any]] = [layout.record(participant.stack)] if layout else []
+    history.append({"step": "reorient", "axes": "RAS"})
     if found_background is not None:
         history.append({"step": "darken_background", "from": found_background, "to": float(values.min())})
     background = float(values.min())
@@ -199,8 +202,14 @@ def to_grid(pair: Pair, participant: Participant, config: PreprocessConfig, qual
             "image": "linear",
             "mask": "nearest",
             "outside": background,
+            # Slices of a source of pictures are not mixed.
+            **({"planes": "nearest"} if layout and to_source is None else {}),
         }
     )
+    if layout and to_source is None:
+        planes, affine = nearest_planes(Grid(values.shape, affine), grid)
+        values, lesion = values[..., planes], lesion[..., planes]
+        brain = None if brain is None else brain[..., planes]
     return OnGrid(
         resample(values, affine, grid, to_source, outside=background),
         resample_mask(lesion, affine, grid, to_source),

@@ -9,6 +9,8 @@ import numpy as np
 from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.volumes.foreground import connected_to_border
 from slimdiff.data.volumes.nifti import FileFault, read_nifti
+from slimdiff.data.volumes.stacking import StackLayout, stack_images, stack_masks
+from slimdiff.files import sha256
 
 AFFINE_TOLERANCE_MM = 0.1
 LABEL_TOLERANCE = 1e-3
@@ -33,7 +35,7 @@ MaskGrid = Literal["same", "voxels", "resample"]
 
 @dataclass(frozen=True)
 class Volume:
-    """Contents of a NIfTI file."""
+    """Contents of a NIfTI file, or of the pictures of its slices."""
 
     values: np.ndarray
     """float32 (X, Y, Z), scaled as in the header."""
@@ -51,7 +53,9 @@ class Volume:
     outside: int = 0
     """Voxels outside the field of view: NaN and connected to the border. `values` has the lowest intensity there."""
     sha256: str = ""
-    """SHA-256 of the file's bytes."""
+    """SHA-256 of the file's bytes; of several files of those in this order."""
+    layout: StackLayout | None = None
+    """Of a volume that was stacked from pictures."""
 
 
 def read_volume(path: Path, who: str) -> Volume:
@@ -134,7 +138,10 @@ def read_image(participant: Participant) -> Volume:
 
     NaN outside the field of view, as registration tools write it, becomes the lowest intensity.
     """
-    image = _with_field_of_view(read_volume(participant.image, participant.participant_id))
+    who = participant.participant_id
+    image = _with_field_of_view(
+        _stacked(participant) if participant.stack else read_volume(participant.image, who)
+    )
     where = f"{participant.participant_id}: {participant.image}"
     bad = int((~np.isfinite(image.values)).sum())
     if bad:
@@ -152,6 +159,17 @@ def read_image(participant: Participant) -> Volume:
     if low == high:
         raise VolumeError("constant", f"{where}: constant image ({low:g} everywhere)")
     return image
+
+
+def _stacked(participant: Participant) -> Volume:
+    """The image from its slices; raises VolumeError as `stack_images` raises FileFault."""
+    try:
+        stored, layout = stack_images(participant.stack)
+    except FileFault as fault:
+        raise VolumeError(fault.flag, f"{participant.participant_id}: {fault}") from None
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = stored.astype(np.float32)
+    return Volume(values, layout.affine, stored, sha256=sha256(*participant.images), layout=layout)
 
 
 def _with_field_of_view(image: Volume) -> Volume:
@@ -176,6 +194,8 @@ def read_lesion(
     Of several masks it is the union; single ones may be empty. Raises VolumeError: what `read_volume` raises,
     not_finite, other_grid, mask_not_binary, other_labels, empty_mask.
     """
+    if participant.stack and participant.is_patient:
+        return _lesion_of_slices(participant, image, labels, threshold)
     lesion = np.zeros(image.values.shape, bool)
     moved, labels_found, empty = False, set(), []
     for path in participant.masks:
@@ -194,6 +214,24 @@ def read_lesion(
         files = ", ".join(map(str, participant.masks))
         raise VolumeError("empty_mask", str(empty[0]).replace(str(participant.masks[0]), files, 1))
     return Lesion(lesion, moved, tuple(sorted(labels_found)))
+
+
+def _lesion_of_slices(
+    participant: Participant, image: Volume, labels: Labels, threshold: float | None
+) -> Lesion:
+    """The lesion from the masks of the slices; raises VolumeError as `read_lesion`."""
+    try:
+        values = stack_masks(participant.stack, image.layout)
+    except FileFault as fault:
+        raise VolumeError(fault.flag, f"{participant.participant_id}: {fault}") from None
+    first, *more = participant.masks
+    where = f"{participant.participant_id}: {first}" + (f" to {more[-1].name}" if more else "")
+    if not np.isfinite(values).all():
+        raise VolumeError(
+            "not_finite", f"{where}: the mask has pixels that are NaN or infinite; fix the file"
+        )
+    lesion, found = _lesion(values, labels, threshold, where)
+    return Lesion(lesion, labels=found)
 
 
 def _read_lesion_of(
