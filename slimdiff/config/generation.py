@@ -55,7 +55,7 @@ class GenerationConfig(InheritingSection):
     where: Literal["seen", "everywhere"] = "seen"
     """z-bins in which class-1 samples are drawn: `seen`: only those in which at least two training subjects have a
     lesion, because lesions drawn elsewhere copy one subject or those of other z-bins; `everywhere`: all (paper). No
-    effect on imported checkpoints and those of earlier versions, specifications, `--mask` and `--region`."""
+    effect on `counts`, specifications, `--mask` and `--region`, and on checkpoints imported or of earlier versions."""
     replicas: PositiveInt = 1
     """Independent repetitions of the whole set."""
     batch_size: PositiveInt = 32

@@ -98,6 +98,14 @@ def why_not_drawn(subjects: int) -> str:
     )
 
 
+def why_doubtful(subjects: int) -> str:
+    """What is wrong with class-1 samples that a table of counts names nevertheless."""
+    return (
+        f"generation.counts names samples of class 1: {subjects} training subject{'' if subjects == 1 else 's'} with a "
+        "lesion in this z-bin, so they copy one subject, or lesions of other z-bins"
+    )
+
+
 def read_counts(path: Path, n_bins: int) -> dict[tuple[int, int], int]:
     """Read a table of counts: columns z_bin, class, n; without n every row counts as one slice.
 

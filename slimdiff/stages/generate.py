@@ -142,13 +142,25 @@ def _job_of_study(study, options, variant: str, fold: int):
 def _where_seen(config: GenerationConfig, card, counts, z_bins):
     """The counts without class-1 samples where too few training subjects have a lesion, and why, by the files' names.
 
-    A line on standard error names each such z-bin.
+    A line on standard error names each such z-bin. Of a table of counts all samples are drawn.
     """
-    from slimdiff.generation.requests import bins_without_lesions, why_not_drawn
+    from slimdiff.generation.requests import bins_without_lesions, why_doubtful, why_not_drawn
     from slimdiff.generation.samples import bin_name
 
     few = bins_without_lesions(config, card.data.lesion_subjects)
     left_out = {z_bin: few[z_bin] for z_bin in z_bins if z_bin in few and counts.get((z_bin, 1))}
+    if config.counts:
+        # A table names what is to be drawn.
+        print(
+            *(
+                f"{card.variant}, fold {card.fold}, z-bin {z_bin}: {why_doubtful(few[z_bin])}"
+                for z_bin in left_out
+            ),
+            sep="\n",
+            end="\n" if left_out else "",
+            file=sys.stderr,
+        )
+        return counts, {}
     for z_bin, subjects in left_out.items():
         print(f"{card.variant}, fold {card.fold}, z-bin {z_bin}: {why_not_drawn(subjects)}", file=sys.stderr)
     kept = {key: number for key, number in counts.items() if key[1] == 0 or key[0] not in few}

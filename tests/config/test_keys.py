@@ -60,7 +60,6 @@ KEPT = {
             "generation.spacing",
             "generation.calibrate_masks",
             "generation.background",
-            "generation.where",
         ),
     ],
     "settings of the published code's networks and loss modes, which are imported or reproduced": [

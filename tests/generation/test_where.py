@@ -93,13 +93,17 @@ def test_everywhere_adds_the_rest_and_keeps_the_bits(study, capsys):
     assert settings_in(folder / "zbin-00")["not_drawn"] is None
 
 
-def test_tables_of_counts_follow_the_rule_and_own_folders_too(study, tmp_path, capsys):
+def test_tables_of_counts_are_drawn_with_a_note_and_own_folders_follow_the_rule(study, tmp_path, capsys):
     table = tmp_path / "counts.tsv"
     table.write_text("z_bin\tclass\tn\n0\t1\t3\n1\t0\t1\n2\t1\t2\n")
     values = json.loads(study.model_dump_json())
     values["generation"] |= {"counts": str(table), "per_bin_and_class": 100}
     assert cli.run_stage("generate", ["--config", json.dumps(values), "--fold", "0"]) == 0
-    assert labels(study.paths.samples("base", 0)) == [[], [0], [1, 1]]
+    assert labels(study.paths.samples("base", 0)) == [[1, 1, 1], [0], [1, 1]]
+    said = capsys.readouterr().err
+    assert "z-bin 0: generation.counts names samples of class 1: 0 training subjects with a lesion" in said
+    assert "z-bin 1: generation" not in said and "z-bin 2: generation" not in said
+    assert settings_in(study.paths.samples("base", 0) / "zbin-00")["not_drawn"] is None
     checkpoint = study.paths.model("base", 0) / "model.safetensors"
     own = ("--ckpt", checkpoint, "--out-dir", tmp_path / "own", "--classes", "lesion")
     assert generate(study, *own) == 0

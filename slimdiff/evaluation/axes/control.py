@@ -13,9 +13,10 @@ from slimdiff.evaluation.statistics import bootstrap
 MODEL = "interval over samples of this model"
 
 
-def no_sample(label: int) -> str:
-    """Why a z-bin has no value."""
-    return f"no sample of class {label} in this z-bin (generation.where, generation.counts)"
+def no_sample(label: int, z_bin: int | str) -> str:
+    """Why there is no value for a z-bin, or for all."""
+    where = "any z-bin" if z_bin == "all" else "this z-bin"
+    return f"no sample of class {label} in {where} (generation.where, generation.counts)"
 
 
 def control_axis(evaluation: FoldEvaluation) -> None:
@@ -43,7 +44,7 @@ def _classes(evaluation: FoldEvaluation) -> None:
                 n=len(with_lesion),
                 reason=joined(MODEL, left_out if z_bin == "all" and label else "")
                 if len(with_lesion)
-                else no_sample(label),
+                else no_sample(label, z_bin),
             )
 
 
@@ -74,7 +75,7 @@ def _areas(evaluation: FoldEvaluation) -> None:
             floor=np.median(real) if len(real) else np.nan,
             n=len(own),
             reason=f"median px; floor column: median of {len(real)} held-out slices; "
-            + (MODEL if (samples.z_bin[lesion_rows] == z_bin).any() else no_sample(1)),
+            + (MODEL if (samples.z_bin[lesion_rows] == z_bin).any() else no_sample(1, z_bin)),
         )
     # Z-bins have the weights of the held-out slices, so all samples and training slices can be used.
     resampling = evaluation.resampling(evaluation.test[test > 0])
