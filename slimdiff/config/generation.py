@@ -52,6 +52,10 @@ class GenerationConfig(InheritingSection):
     counts: PathText | None = None
     """Number of samples, instead of `per_bin_and_class`: a TSV or CSV with the columns z_bin, class and n, or without n
     and one row per slice (such as a study's slices.tsv). z-bins and classes that are not listed have no samples."""
+    where: Literal["seen", "everywhere"] = "seen"
+    """z-bins in which class-1 samples are drawn: `seen`: only those in which at least two training subjects have a
+    lesion, because lesions drawn elsewhere copy one subject or those of other z-bins; `everywhere`: all (paper). No
+    effect on `counts`, specifications, `--mask` and `--region`, and on checkpoints imported or of earlier versions."""
     replicas: PositiveInt = 1
     """Independent repetitions of the whole set."""
     batch_size: PositiveInt = 32

@@ -16,6 +16,7 @@ PUBLISHED = {
         "eta": 0.2,
         "calibrate_masks": False,
         "background": "drawn",
+        "where": "everywhere",
     },
 }
 """The paper's values (arXiv 2602.03372) of all keys whose default is another one."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from slimdiff.config.slices import Height
-from slimdiff.data.zbins import POSITIONS
+from slimdiff.data.zbins import bin_positions
 from slimdiff.files import read_object, read_table, require_file
 
 COLUMNS = ("participant", "z", "z_bin", "class", "lesion_px", "acquisition")
@@ -98,9 +98,8 @@ class SliceStore:
 
     @property
     def bin_positions(self) -> list[float]:
-        """Centre of each z-bin as a network takes it: slice number, mm, or per cent of the brain's height."""
-        centres, factor = self.facts["bin_centres"], POSITIONS[self.height]
-        return centres if factor == 1 else [centre * factor for centre in centres]
+        """Centre of each z-bin as a network takes it (`slimdiff.data.zbins.bin_positions`)."""
+        return bin_positions(self.facts)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -24,6 +24,15 @@ def bin_centres(z_min: int, z_max: int, n_bins: int) -> np.ndarray:
     return z_min + (np.arange(n_bins) + 0.5) * (z_max - z_min + 1) / n_bins
 
 
+def bin_positions(facts: dict) -> list[float]:
+    """Centre of each z-bin as a network takes it: slice number, mm, or per cent of the brain's height.
+
+    facts: store.json of any version.
+    """
+    centres, factor = facts["bin_centres"], POSITIONS[facts.get("height", "slice")]
+    return centres if factor == 1 else [centre * factor for centre in centres]
+
+
 @dataclass(frozen=True)
 class ZBins:
     """Equal bins of the z-range. Slices count as [z, z + 1), heights in mm and relative ones as points."""

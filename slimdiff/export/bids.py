@@ -196,7 +196,7 @@ def _readme(model: ModelSamples, count: int) -> str:
         spacing=edges_mm[0] if len(set(edges_mm)) == 1 else " x ".join(edges_mm),
         zero="" if model.store.height == "slice" else ", but 0 mm upwards is the brain's lowest slice",
         tau=model.study.export.tau,
-        suspects=model.about_suspects,
+        suspects=model.about_samples,
     )
 
 

@@ -149,6 +149,15 @@ class ModelSamples:
         )
 
     @cached_property
+    def about_samples(self) -> str:
+        """Which samples are missing, for readers of the export without the study: flagged ones, and lesions."""
+        stems = (self.study.paths.samples_stem(self.variant, self.fold, z) for z in range(self.store.n_bins))
+        settings = enumerate(read_manifest(stem)[1] for stem in stems)
+        bins = ", ".join(str(z_bin) for z_bin, own in settings if own and own.not_drawn)
+        lesions = "fewer than two training subjects have a lesion there."
+        return self.about_suspects + (f" No sample of class 1 in z-bins {bins}: {lesions}" if bins else "")
+
+    @cached_property
     def _evaluated(self) -> list[dict[str, str]]:
         if not self.study.export.without_suspects:
             return []

@@ -37,7 +37,7 @@ def write(model: ModelSamples) -> Path:
         content = {
             "name": f"{model.study.study}, variant {model.variant}, fold {model.fold}",
             "description": (
-                f"Real and synthetic FLAIR slices with lesion masks. {model.about_suspects} {notice}".strip()
+                f"Real and synthetic FLAIR slices with lesion masks. {model.about_samples} {notice}".strip()
             ),
             "generated_by": f"slimdiff {slimdiff.__version__}",
             "modality": {"0": "FLAIR"},

@@ -112,7 +112,7 @@ def _readme(model: ModelSamples, counts: dict[str, int], synthetic: int) -> str:
         version=slimdiff.__version__,
         notice=f" Notice: {notice}." if notice else "",
         synthetic=synthetic,
-        suspects=model.about_suspects,
+        suspects=model.about_samples,
         without_val="" if counts["val"] else WITHOUT_VAL,
         **counts,
     )

@@ -26,7 +26,7 @@ from slimdiff.generation.samples import (
 )
 
 REMEDY = "delete the file, or choose another folder"
-AMOUNTS = frozenset({"per_bin_and_class", "counts", "replicas"})
+AMOUNTS = frozenset({"per_bin_and_class", "counts", "where", "replicas"})
 MACHINE = frozenset({"batch_size", "compile", "device", "precision"})
 PER_SAMPLE = frozenset({"acquisition"})
 COMPARED = frozenset(GenerationConfig.model_fields) - AMOUNTS - MACHINE - PER_SAMPLE
@@ -66,6 +66,8 @@ class Job:
     """The fixed part of each request, by the same names."""
     attempts: int = 1
     """How often a sample with the class lesion is drawn until it has one."""
+    not_drawn: Mapping[str, str] = field(default_factory=dict)
+    """Why files lack samples of class 1, by the same names."""
     same_folder: bool = False
     """Whether all other files of the folder must have the same settings, too."""
 
@@ -105,7 +107,7 @@ class Job:
                 part.requests[place] = request
             if part.kept:
                 images, masks = _with_kept(part, images, masks)
-            settings = sample_settings(generator, self.folder)
+            settings = replace(sample_settings(generator, self.folder), not_drawn=self.not_drawn.get(name))
             runs = part.runs | {request.id: settings.runs[0] for request in chosen}
             if runs:
                 settings = replace(settings, runs=grouped(runs))

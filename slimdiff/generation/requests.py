@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimdiff.config.generation import GenerationConfig
+from slimdiff.data.store import FEWEST_LESION_SUBJECTS
 from slimdiff.files import read_table
 from slimdiff.generation.samples import bin_name
 
@@ -72,6 +73,37 @@ def counts_of(config: GenerationConfig, n_bins: int) -> dict[tuple[int, int], in
     if config.counts is not None:
         return read_counts(Path(config.counts), n_bins)
     return {(z_bin, label): config.per_bin_and_class for z_bin in range(n_bins) for label in CLASSES}
+
+
+def bins_without_lesions(config: GenerationConfig, lesion_subjects: Sequence[int] | None) -> dict[int, int]:
+    """z-bins whose class-1 samples are not drawn, with the number of training subjects that have a lesion there.
+
+    lesion_subjects: that number for each z-bin; None: unknown, so that all are drawn.
+    """
+    if config.where == "everywhere" or lesion_subjects is None:
+        return {}
+    return few_lesion_subjects(lesion_subjects)
+
+
+def few_lesion_subjects(lesion_subjects: Sequence[int]) -> dict[int, int]:
+    """z-bins in which too few training subjects have a lesion, with their number."""
+    return {z_bin: count for z_bin, count in enumerate(lesion_subjects) if count < FEWEST_LESION_SUBJECTS}
+
+
+def why_not_drawn(subjects: int) -> str:
+    """Why a z-bin has no class-1 samples; subjects: training subjects with a lesion there."""
+    return (
+        f"no sample of class 1: {subjects} training subject{'' if subjects == 1 else 's'} with a lesion in this z-bin, "
+        f"at least {FEWEST_LESION_SUBJECTS} are required (generation.where: seen)"
+    )
+
+
+def why_doubtful(subjects: int) -> str:
+    """What is wrong with class-1 samples that a table of counts names nevertheless."""
+    return (
+        f"generation.counts names samples of class 1: {subjects} training subject{'' if subjects == 1 else 's'} with a "
+        "lesion in this z-bin, so they copy one subject, or lesions of other z-bins"
+    )
 
 
 def read_counts(path: Path, n_bins: int) -> dict[tuple[int, int], int]:

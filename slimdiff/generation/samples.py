@@ -75,6 +75,8 @@ class SampleSettings:
     priors_sha256: str | None
     runs: list[Run]
     """One, or several where a folder was resumed on another device."""
+    not_drawn: str | None = None
+    """Why the z-bin lacks samples of class 1 (`generation.where`); None: it has those that were requested."""
 
     def config(self, **changes) -> GenerationConfig:
         """The section, with changes. Raises ValueError naming the key that has no valid value."""
@@ -192,7 +194,7 @@ def read_manifest(stem: Path) -> tuple[list[dict[str, str]], SampleSettings | No
         )
         try:
             names = {field.name for field in fields(SampleSettings)}
-            if set(values) != names:
+            if not names - {"not_drawn"} <= set(values) <= names:
                 raise ValueError(f"expected the keys {', '.join(sorted(names))}")
             settings = SampleSettings(**{**values, "runs": [_run(run) for run in values["runs"]]})
         except (TypeError, ValueError) as error:

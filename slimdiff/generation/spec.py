@@ -30,7 +30,7 @@ from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import write_text
 from slimdiff.generation.folder import Job
 from slimdiff.generation.generator import check_guide, check_settings, guide_path
-from slimdiff.generation.requests import requests_of_bins
+from slimdiff.generation.requests import few_lesion_subjects, requests_of_bins
 from slimdiff.generation.samples import bin_name
 from slimdiff.model.checkpoint import ModelCard, gaussian_above, read_card
 from slimdiff.model.prior import check_priors
@@ -305,7 +305,7 @@ class Plan:
         )
         if card.data.acquisitions:
             yield f"            acquisitions {', '.join(card.data.acquisitions)}"
-        settings = self.generation.model_dump(exclude={"per_bin_and_class", "counts"})
+        settings = self.generation.model_dump(exclude={"per_bin_and_class", "counts", "where"})
         for key, value in (settings | ({"priors": self.priors} if self.priors else {})).items():
             yield f"{key:<19} {'null' if value is None else value}"
         yield ""
@@ -360,7 +360,7 @@ def plan(spec: Spec, source: Path) -> Plan:
             schedule = make_schedule(card.diffusion["schedule"], card.diffusion["timesteps"])
             chosen = (settings.sampler, settings.spacing, settings.evaluations, gaussian_above(card))
             sigmas_for(schedule, *chosen, quiet=True)
-        notes = tuple(_surprises(study, card))
+        notes = tuple(_surprises(study, card, counts))
     whole = None if problems else Plan(checkpoint, card, settings, counts, output_dir, priors, notes)
     with at("output_dir"):
         _check_folder(output_dir, whole)
@@ -380,7 +380,13 @@ def _misfits(study: Study, card: ModelCard, checkpoint: Path) -> Iterator[str]:
             yield f"{section}.{key}: expected {shown(trained)}, as {checkpoint} was trained with, found {shown(found)}"
 
 
-def _surprises(study: Study, card: ModelCard) -> Iterator[str]:
+def _surprises(study: Study, card: ModelCard, counts: Mapping[tuple[int, int], int]) -> Iterator[str]:
+    few = few_lesion_subjects(card.data.lesion_subjects or ())
+    if drawn := [z_bin for z_bin in few if counts.get((z_bin, 1))]:
+        yield (
+            f"z-bins {', '.join(map(str, drawn))}: fewer than two training subjects have a lesion there, so drawn "
+            "lesions copy one subject, or those of other z-bins"
+        )
     if study.generation.counts:
         yield "generation.counts of the study has no effect: the specification gives the counts"
     if (study.variants.get(card.variant) or {}).get("generation"):

@@ -158,8 +158,8 @@ def _summary(
         if few := store.few_lesions(split["train"]):
             notes.append(
                 f"Fold {fold}: z-bins in which fewer than {FEWEST_LESION_SUBJECTS} training subjects have a lesion "
-                f"(number of subjects): {few}. Do not use class-1 samples of these z-bins: they copy one subject, or "
-                "lesions of other z-bins."
+                f"(number of subjects): {few}. They have no class-1 samples, unless generation.where is everywhere: "
+                "then do not use these, because they copy one subject, or lesions of other z-bins."
             )
     notes.append(
         f"To check: more than {100 * OUTSIDE_SHARE:g} % of the lesion outside the head; a lesion volume that changes "

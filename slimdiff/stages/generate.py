@@ -133,9 +133,38 @@ def _job_of_study(study, options, variant: str, fold: int):
     checkpoint = study.paths.model(variant, fold) / "model.safetensors"
     card = read_card(checkpoint)
     z_bins = parse_bins(options.z_bins or "all", card.n_bins)
-    requests = requests_of_bins(config, card.fold, card.variant, z_bins, counts_of(config, card.n_bins))
+    counts, not_drawn = _where_seen(config, card, counts_of(config, card.n_bins), z_bins)
+    requests = requests_of_bins(config, card.fold, card.variant, z_bins, counts)
     priors = Path(options.priors or study.paths.prior(fold)) if config.background == "prior" else None
-    return Job(checkpoint, config, study.paths.samples(variant, fold), requests, priors)
+    return Job(checkpoint, config, study.paths.samples(variant, fold), requests, priors, not_drawn=not_drawn)
+
+
+def _where_seen(config: GenerationConfig, card, counts, z_bins):
+    """The counts without class-1 samples where too few training subjects have a lesion, and why, by the files' names.
+
+    A line on standard error names each such z-bin. Of a table of counts all samples are drawn.
+    """
+    from slimdiff.generation.requests import bins_without_lesions, why_doubtful, why_not_drawn
+    from slimdiff.generation.samples import bin_name
+
+    few = bins_without_lesions(config, card.data.lesion_subjects)
+    left_out = {z_bin: few[z_bin] for z_bin in z_bins if z_bin in few and counts.get((z_bin, 1))}
+    if config.counts:
+        # A table names what is to be drawn.
+        print(
+            *(
+                f"{card.variant}, fold {card.fold}, z-bin {z_bin}: {why_doubtful(few[z_bin])}"
+                for z_bin in left_out
+            ),
+            sep="\n",
+            end="\n" if left_out else "",
+            file=sys.stderr,
+        )
+        return counts, {}
+    for z_bin, subjects in left_out.items():
+        print(f"{card.variant}, fold {card.fold}, z-bin {z_bin}: {why_not_drawn(subjects)}", file=sys.stderr)
+    kept = {key: number for key, number in counts.items() if key[1] == 0 or key[0] not in few}
+    return kept, {bin_name(z_bin): why_not_drawn(subjects) for z_bin, subjects in left_out.items()}
 
 
 def _job_of_checkpoint(study, options):
@@ -167,10 +196,13 @@ def _job_of_checkpoint(study, options):
     else:
         counts = {(z_bin, label): options.n_per_condition for z_bin in z_bins for label in CLASSES}
     counts = {key: number for key, number in counts.items() if key[0] in z_bins and key[1] in classes}
+    counts, not_drawn = _where_seen(config, card, counts, z_bins)
     if not any(counts.values()):
-        raise ConfigError("no sample to draw; see --z-bins, --classes and --n-per-condition")
+        raise ConfigError(
+            "no sample to draw; see --z-bins, --classes, --n-per-condition and generation.where"
+        )
     requests = requests_of_bins(config, card.fold, card.variant, z_bins, counts)
-    return Job(checkpoint, config, folder, requests, priors, same_folder=True)
+    return Job(checkpoint, config, folder, requests, priors, not_drawn=not_drawn, same_folder=True)
 
 
 def _with_cli_overrides(

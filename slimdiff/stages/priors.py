@@ -27,7 +27,8 @@ def run(study, options) -> None:
         if few := store.few_lesions(train):
             print(
                 f"fold {fold}: z-bins in which fewer than {FEWEST_LESION_SUBJECTS} training subjects have a lesion "
-                f"(number of subjects): {few}; lesions drawn there copy one subject, or those of other z-bins",
+                f"(number of subjects): {few}; class-1 samples are drawn there only with generation.where: everywhere, "
+                "and copy one subject, or lesions of other z-bins",
                 file=sys.stderr,
             )
         rows = store.rows_of(train)

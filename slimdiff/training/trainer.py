@@ -98,6 +98,7 @@ class Trainer:
             bin_centres=store.bin_positions,
             acquisitions=self.set.acquisitions.tolist() if model.acquisition else [],
             acquisition_counts=self.set.acquisition_counts() if model.acquisition else [],
+            lesion_subjects=store.lesion_subjects(participants).tolist(),
             augmentations=self.prepare.labels,
         )
         network = build_network(model.settings(), self.data_spec)

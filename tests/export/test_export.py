@@ -1,3 +1,5 @@
+import json
+
 import nibabel
 import numpy as np
 import pytest
@@ -106,3 +108,15 @@ def test_the_export_is_a_separate_target(tmp_path):
     assert done.returncode == 0, done.stderr
     counts = job_counts(done.stdout)
     assert counts["export"] == 1 and counts["generate"] == 12 and "metrics" not in counts
+
+
+def test_readers_learn_which_z_bins_have_no_lesions(study):
+    """By `generation.where`: the archives of these z-bins say so."""
+    reason = "no sample of class 1: 1 training subject with a lesion in this z-bin"
+    path = study.paths.samples_stem("base", 0, 1).with_suffix(".json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "not_drawn": reason}))
+    export_study(study, ["base"], [0, 1], ["bids", "nnunet", "monai"])
+    for form, name in (("bids", "README"), ("nnunet", "README.md"), ("monai", "datalist.json")):
+        for fold, said in ((0, True), (1, False)):
+            text = (folder_of(study, form, "base", fold) / name).read_text()
+            assert ("No sample of class 1 in z-bins 1: fewer than two training subjects" in text) == said

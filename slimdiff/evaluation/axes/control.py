@@ -13,6 +13,12 @@ from slimdiff.evaluation.statistics import bootstrap
 MODEL = "interval over samples of this model"
 
 
+def no_sample(label: int, z_bin: int | str) -> str:
+    """Why there is no value for a z-bin, or for all."""
+    where = "any z-bin" if z_bin == "all" else "this z-bin"
+    return f"no sample of class {label} in {where} (generation.where, generation.counts)"
+
+
 def control_axis(evaluation: FoldEvaluation) -> None:
     """Class fidelity and lesion area, overall and per z-bin; position of lesions in the plane, and left or right."""
     _classes(evaluation)
@@ -23,6 +29,7 @@ def control_axis(evaluation: FoldEvaluation) -> None:
 def _classes(evaluation: FoldEvaluation) -> None:
     samples = evaluation.samples
     lesion = lesions.has_lesion(samples.masks, evaluation.config.tau, evaluation.min_px)
+    left_out = evaluation.lesion_selection.left_out
     for z_bin in ("all", *range(evaluation.store.n_bins)):
         own = (samples.z_bin == z_bin) | (z_bin == "all")
         for label, right in ((0, 0.0), (1, 1.0)):
@@ -35,7 +42,9 @@ def _classes(evaluation: FoldEvaluation) -> None:
                 interval=bootstrap.share_interval(int(with_lesion.sum()), len(with_lesion)),
                 floor=right,
                 n=len(with_lesion),
-                reason=MODEL,
+                reason=joined(MODEL, left_out if z_bin == "all" and label else "")
+                if len(with_lesion)
+                else no_sample(label, z_bin),
             )
 
 
@@ -65,7 +74,8 @@ def _areas(evaluation: FoldEvaluation) -> None:
             interval=bootstrap.sample_median_interval(own, config.bootstrap, config.seed),
             floor=np.median(real) if len(real) else np.nan,
             n=len(own),
-            reason=f"median px; floor column: median of {len(real)} held-out slices; {MODEL}",
+            reason=f"median px; floor column: median of {len(real)} held-out slices; "
+            + (MODEL if (samples.z_bin[lesion_rows] == z_bin).any() else no_sample(1, z_bin)),
         )
     # Z-bins have the weights of the held-out slices, so all samples and training slices can be used.
     resampling = evaluation.resampling(evaluation.test[test > 0])
@@ -77,8 +87,12 @@ def _areas(evaluation: FoldEvaluation) -> None:
         interval=resampling.percentile(resampled),
         floor=lesions.area_gap(*of_test, *of_training),
         n=len(of_samples[0]),
-        reason="mean over z-bins, weighted by held-out lesion slices, of log2 (median of samples / median held out); "
-        "all samples of the lesion class are used; floor: all training slices"
+        reason=joined(
+            "mean over z-bins, weighted by held-out lesion slices, of log2 (median of samples / median held out)",
+            "all samples of the lesion class are used",
+            "floor: all training slices",
+            evaluation.lesion_selection.left_out,
+        )
         if np.isfinite(value)
         else "no z-bin with lesions in both sets; at least one is required",
     )

@@ -8,6 +8,7 @@ import torch
 
 from slimdiff.config.evaluation import EvaluationConfig
 from slimdiff.data.store import SliceStore
+from slimdiff.data.zbins import bin_positions
 from slimdiff.devices import pick_device
 from slimdiff.evaluation.axes.floor import FLOOR_DRAWS
 from slimdiff.evaluation.axes.mix import Selection, cells_of, select
@@ -129,8 +130,8 @@ class FoldEvaluation:
 
     @cached_property
     def z_centres(self) -> np.ndarray:
-        """(n_bins,) centre of each z-bin (`SliceStore.bin_positions`); the height of both samples and real slices."""
-        return np.asarray(self.store.bin_positions, np.float64)
+        """(n_bins,) centre of each z-bin (`data.zbins.bin_positions`); the height of both samples and real slices."""
+        return np.asarray(bin_positions(self.store.facts), np.float64)
 
     @property
     def min_px(self) -> int:
