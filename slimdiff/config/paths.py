@@ -51,6 +51,11 @@ class StudyPaths:
         return self.root / "volumes" / f"{participant}.json"
 
     @property
+    def weights(self) -> Path:
+        """Record that the pretrained weights of the study's extractors are on this machine."""
+        return self.root / "weights.json"
+
+    @property
     def store(self) -> Path:
         return self.root / "slices"
 

@@ -29,6 +29,7 @@ def test_a_fresh_clone_lists_every_job(tmp_path):
         "kfold": 1,
         "cache": 1,
         "priors": k,
+        "weights": 1,
     }
     expected |= {
         "train": cells,

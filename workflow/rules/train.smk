@@ -1,4 +1,30 @@
-# One network per variant and fold.
+# One network per variant and fold, once the extractors' weights are there.
+
+
+rule weights:
+    output:
+        outputs("weights"),
+    log:
+        LOGS / "weights.log",
+    benchmark:
+        BENCHMARKS / "weights.tsv"
+    # An answer before hours of preprocessing.
+    priority: 10
+    # Compute nodes often have no network.
+    localrule: True
+    conda:
+        CONDA
+    resources:
+        mem_mb=1500,
+        runtime=60,
+    params:
+        config=needs("weights"),
+        # The overrides of the variants are not in the configuration of a stage without variants.
+        names=list(stages.module_of("weights").needed(STUDY)),
+    message:
+        "weights of the extractors {params.names}"
+    shell:
+        "slimdiff-weights --config {params.config:q} --names {params.names} 2>&1 | tee {log:q}"
 
 
 rule train:
@@ -6,6 +32,7 @@ rule train:
         store=outputs("cache"),
         folds=outputs("kfold"),
         priors=priors_for,
+        weights=WEIGHTS,
     output:
         outputs("train")[:-1],
         shown(
