@@ -17,11 +17,15 @@ class NoDevice(RuntimeError):
     """The requested device does not exist on this machine."""
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, among: tuple[str, ...] = ("cuda", "mps", "cpu")) -> torch.device:
     """`auto`: CUDA, else MPS, else CPU; under torchrun each process has its own GPU.
 
     `auto` prints what it took, and why, once per process. Where a GPU was allocated (`--resources gpu=N`, a cluster's
     job), `auto` never takes the CPU.
+
+    Args:
+        name: `auto`, or a kind of device.
+        among: what `auto` may take, in this order.
 
     Raises NoDevice if the device does not exist or torch cannot use it.
     """
@@ -32,7 +36,7 @@ def pick_device(name: str) -> torch.device:
         present["cuda"] = present["cuda"] and obstacle is None
     asked = name
     if name == "auto":
-        name = next(kind for kind in present if present[kind])
+        name = next(kind for kind in among if present[kind])
         allocated = cards.allocation()
         if name == "cpu" and allocated:
             raise NoDevice(

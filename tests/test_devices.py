@@ -3,12 +3,14 @@
 import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from slimdiff import cards, devices
 from slimdiff.devices import pick_device
+from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
 
 SCRIPT = """
 import resource, torch
@@ -150,3 +152,12 @@ def test_jobs_of_the_workflow_take_cards_of_their_own(two_gpus, fresh, monkeypat
     # Under torchrun the launching process has taken them.
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert pick_device("cuda") == torch.device("cuda", 0)
+
+
+def test_metrics_on_auto_take_no_mps_and_not_the_cpu_where_a_card_was_allocated(no_gpu, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    config = SimpleNamespace(device="auto")
+    assert FoldEvaluation.device.func(SimpleNamespace(config=config)) == torch.device("cpu")
+    monkeypatch.setenv(cards.GRANTED, "1")
+    with pytest.raises(devices.NoDevice, match="asks for a GPU"):
+        FoldEvaluation.device.func(SimpleNamespace(config=config))

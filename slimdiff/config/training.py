@@ -117,9 +117,10 @@ class TrainingConfig(InheritingSection):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 autocast on a GPU that supports it; on a CPU only if a timed step is faster than in float32."""
     compile: bool | None = None
-    """Whether to use torch.compile (a minute at the start, then faster steps); null: on CUDA."""
+    """Whether to use torch.compile (a minute at the start, then faster steps); null: on CUDA. Without a compiler a line
+    says so, and the training runs without it."""
     tensorboard: bool = True
     """Whether to write history, validation and previews also for TensorBoard, into `tensorboard/` beside the model."""
     wandb_project: str | None = None
     """Project of Weights & Biases to log to (`pip install slimdiff[wandb]`); null: none. Its environment variables
-    apply, for example `WANDB_MODE=offline`."""
+    apply, for example `WANDB_MODE=offline`; without a key or network it is offline."""
