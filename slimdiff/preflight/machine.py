@@ -137,7 +137,7 @@ def _devices(study: Study, run: RunOptions, cost: Estimate) -> Iterator[Finding]
         yield Finding(
             False,
             "device auto",
-            f"no GPU, and about {cost.hours / 24:.0f} days of work for {run.cores} cores",
+            f"no GPU, and about {cost.hours / 24:.0f} days of work for {counted(run.cores, 'core')}",
             "a GPU for a study of this size",
             "use a machine with a GPU, or reduce model.channels, training.steps or the number of variants",
         )
@@ -274,7 +274,9 @@ def _memory(study: Study, run: RunOptions, cost: Estimate) -> Iterator[Finding]:
 def plan_line(study: Study, run: RunOptions, cost: Estimate, free_gb: float | None = None) -> str:
     """The cost of a whole study in one line."""
     free = free_disk_gb(study.paths.root) if free_gb is None else free_gb
-    where = f"{run.gpus} GPUs and {run.cores} cores" if run.gpus else f"{run.cores} cores"
+    where = counted(run.cores, "core")
+    if run.gpus:
+        where = f"{counted(run.gpus, 'GPU')} and {where}"
     basis = (
         "by its own speed so far" if cost.measured else "assuming 10 TFLOP/s a GPU" if run.gpus else "rough"
     )
@@ -293,15 +295,17 @@ def plan_line(study: Study, run: RunOptions, cost: Estimate, free_gb: float | No
 def duration(hours: float) -> str:
     """A time with one unit."""
     if hours < 1.5:
-        return f"{max(1, round(60 * hours))} minutes"
+        return counted(max(1, round(60 * hours)), "minute")
     return f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its word: 1 core, 2 cores."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def as_text(study: str, found: list[Finding], costs: str) -> str:
     """All findings and the plan, as they are printed."""
-    head = f"check of {study}: " + (
-        f"{sum(finding.stops for finding in found)} findings stop the study"
-        if any(f.stops for f in found)
-        else "ready"
-    )
-    return "\n".join([head, *map(str, found), costs])
+    stopping = sum(finding.stops for finding in found)
+    state = f"stopped by {counted(stopping, 'finding')}" if stopping else "ready"
+    return "\n".join([f"check of {study}: {state}", *map(str, found), costs])

@@ -215,7 +215,7 @@ def test_the_plan_has_jobs_time_and_storage(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("hours", "text"), [(0.001, "1 minutes"), (1.4, "84 minutes"), (10, "10 hours"), (72, "3 days")]
+    ("hours", "text"), [(0.001, "1 minute"), (1.4, "84 minutes"), (10, "10 hours"), (72, "3 days")]
 )
 def test_a_time_has_one_unit(hours, text):
     assert duration(hours) == text
@@ -236,7 +236,7 @@ def test_the_command_ends_with_2_where_something_stops_the_study(study_file, mon
     with pytest.raises(SystemExit) as caught:
         cli.run_stage("check", ["--config", str(study_file), "--gpus", "1"])
     assert caught.value.code == 2
-    assert "1 findings stop the study" in capsys.readouterr().out
+    assert "check of tiny: stopped by 1 finding\n" in capsys.readouterr().out
     assert not (tmp_path / "results").exists()
 
 

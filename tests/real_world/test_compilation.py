@@ -14,7 +14,9 @@ from helpers.tiny_training import trainer_in, weights_of
 
 from slimdiff import compilation
 from slimdiff.compilation import compile_obstacle
+from slimdiff.config.generation import GenerationConfig
 from slimdiff.devices import Compiled
+from slimdiff.generation.generator import Generator
 
 CPU = torch.device("cpu")
 HAS_HEADER = (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file()
@@ -147,3 +149,13 @@ def test_errors_of_the_function_itself_are_not_hidden():
 
     with pytest.raises(RuntimeError):
         Compiled(function, CPU)(torch.ones(2))
+
+
+def test_samples_are_recorded_as_drawn_without_compiled_code(able, trained, capsys):
+    """So that `--from-manifest` makes them again in the same way."""
+    (able / "bin" / "g++").unlink()
+    generator = Generator(trained, GenerationConfig(compile=True, device="cpu", evaluations=2))
+    for _ in range(2):
+        generator.compile_for(1)
+    assert not generator.compiled
+    assert capsys.readouterr().err.count("without torch.compile, so slower: no compiler") == 1
