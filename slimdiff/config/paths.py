@@ -50,10 +50,9 @@ class StudyPaths:
     def volume_json(self, participant: str) -> Path:
         return self.root / "volumes" / f"{participant}.json"
 
-    @property
-    def weights(self) -> Path:
-        """Record that the pretrained weights of the study's extractors are on this machine."""
-        return self.root / "weights.json"
+    def weights(self, extractor: str) -> Path:
+        """Record that the pretrained weights of an extractor were fetched."""
+        return self.root / "weights" / f"{extractor}.json"
 
     @property
     def store(self) -> Path:

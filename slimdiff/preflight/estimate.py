@@ -10,6 +10,7 @@ from pathlib import Path
 from slimdiff.config import Study
 from slimdiff.files import read_table
 from slimdiff.preflight.network_cost import NetworkCost, network_cost, trunk_cost
+from slimdiff.stages.weights import needed
 
 CPU_FLOP_PER_S = 60e9
 """Of one core in training and sampling: 71e9 for the paper's network (docs/performance.md), less for small ones."""
@@ -49,14 +50,19 @@ def jobs_of(study: Study, participants: int) -> dict[str, int]:
         "quality",
         "kfold",
         "cache",
-        "weights",
         "compare",
         "figures",
         "tables",
         "provenance",
     )
     jobs = ({first: 1} if first else {}) | dict.fromkeys(single, 1)
-    jobs |= {"preprocess": participants, "priors": folds, "train": runs, "metrics": runs}
+    jobs |= {
+        "weights": len(needed(study)),
+        "preprocess": participants,
+        "priors": folds,
+        "train": runs,
+        "metrics": runs,
+    }
     jobs["generate"] = runs * study.slices.n_bins
     if study.utility.enabled:
         jobs |= {"segmenter": folds, "utility": runs}

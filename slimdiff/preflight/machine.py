@@ -184,7 +184,11 @@ def _weights(study: Study, run: RunOptions) -> Iterator[Finding]:
         elif not run.has("weights"):
             # Their record was made on another machine, or the file was deleted since.
             yield Finding(
-                False, subject, "not on this machine, but recorded", place, "slimdiff-weights --config STUDY"
+                False,
+                subject,
+                "not on this machine, but recorded",
+                place,
+                f"slimdiff-weights --config STUDY --names {name}",
             )
         else:
             remedy = f"nothing: the rule `weights` fetches them. Without a network: {weight_files.how_by_hand(entry)}"

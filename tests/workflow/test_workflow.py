@@ -273,18 +273,21 @@ def test_a_log_begins_with_the_device_that_auto_took(finished, log):
     assert text.startswith("device auto: took ")
 
 
-def test_the_weights_are_fetched_before_the_first_training_and_a_new_record_trains_nothing(
+def test_weights_are_fetched_before_the_first_training_and_a_change_of_them_trains_nothing(
     finished, tmp_path
 ):
     folder, done = finished
     output = done.stdout + done.stderr
-    assert output.index("weights of the extractors alexnet") < output.index("train base, fold 0")
-    record = folder / "results" / "tiny" / "weights.json"
+    assert output.index("weights of alexnet") < output.index("train base, fold 0")
     assert planned(folder, write_study(tmp_path), "--forcerun", "weights") == {"weights"}
+    later = {"metrics", "compare", "figures", "tables", "provenance"}
+    more = write_study(tmp_path, evaluation={"extractors": ["alexnet", "efficientnet"]})
+    assert planned(folder, more) == {"weights", *later}
+    # A record that was deleted makes no model again.
+    record = folder / "results" / "tiny" / "weights" / "alexnet.json"
     before = record.read_text()
     record.unlink()
     try:
-        # A record that was deleted is written again where something needs it, and makes no model again.
         assert planned(folder, write_study(tmp_path)) <= {"weights"}
     finally:
         record.write_text(before)

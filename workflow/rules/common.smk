@@ -20,6 +20,7 @@ from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import dropped_below, printable
 from slimdiff.generation.requests import counts_of
 from slimdiff.preflight.machine import environment_of
+from slimdiff.stages.weights import needed, needed_by_metrics, needed_by_training
 
 
 def check_generation(study):
@@ -109,6 +110,7 @@ wildcard_constraints:
     variant="|".join(map(re.escape, VARIANTS)),
     fold="|".join(map(str, FOLDS)),
     zbin="|".join(Z_BINS),
+    extractor="|".join(needed(STUDY)),
 
 
 def needs(stage):
@@ -128,10 +130,6 @@ def outputs(stage, *arguments, **wildcards):
 def every(stage, *arguments):
     """The files that a stage leaves for all variants and folds."""
     return [path for run in RUNS for path in outputs(stage, *run, *arguments)]
-
-
-# They were there when a model was made; a record that is written again makes no model again.
-WEIGHTS = [ancient(path) for path in outputs("weights")]
 
 
 def gpus(section):

@@ -5,9 +5,9 @@ rule weights:
     output:
         outputs("weights"),
     log:
-        LOGS / "weights.log",
+        LOGS / "weights" / "{extractor}.log",
     benchmark:
-        BENCHMARKS / "weights.tsv"
+        BENCHMARKS / "weights" / "{extractor}.tsv"
     # An answer before hours of preprocessing.
     priority: 10
     # Compute nodes often have no network.
@@ -19,12 +19,10 @@ rule weights:
         runtime=60,
     params:
         config=needs("weights"),
-        # The overrides of the variants are not in the configuration of a stage without variants.
-        names=list(stages.module_of("weights").needed(STUDY)),
     message:
-        "weights of the extractors {params.names}"
+        "weights of {wildcards.extractor}"
     shell:
-        "slimdiff-weights --config {params.config:q} --names {params.names} 2>&1 | tee {log:q}"
+        "slimdiff-weights --config {params.config:q} --names {wildcards.extractor} 2>&1 | tee {log:q}"
 
 
 rule train:
@@ -32,7 +30,7 @@ rule train:
         store=outputs("cache"),
         folds=outputs("kfold"),
         priors=priors_for,
-        weights=WEIGHTS,
+        weights=training_weights,
     output:
         outputs("train")[:-1],
         shown(
