@@ -33,6 +33,7 @@ rule all:
 
 
 onstart:
+    check_machine()
     # Snakemake rewrites its measurements in place.
     copy_annexed(BENCHMARKS)
 

@@ -142,7 +142,7 @@ def _needs_of(stage: str) -> str:
     """A stage's keys; of a section of which it reads several keys, the section once with its keys."""
     keys = stages.module_of(stage).NEEDS
     if keys == EVERYTHING:
-        return "all keys, which it records"
+        return "all keys"
     by_section: dict[str, list[str]] = {}
     for key in keys:
         section, _, rest = key.partition(".")

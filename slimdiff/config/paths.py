@@ -50,6 +50,10 @@ class StudyPaths:
     def volume_json(self, participant: str) -> Path:
         return self.root / "volumes" / f"{participant}.json"
 
+    def weights(self, extractor: str) -> Path:
+        """Record that the pretrained weights of an extractor were fetched."""
+        return self.root / "weights" / f"{extractor}.json"
+
     @property
     def store(self) -> Path:
         return self.root / "slices"

@@ -52,8 +52,9 @@ class Study(Section):
     seed: Seed = WITHOUT_A_STUDY["seed"]
     """Seed of all random numbers. A section's own `seed` overrides it."""
     device: Device = WITHOUT_A_STUDY["device"]
-    """Device of training, sampling and segmenters. `auto`: CUDA, else MPS, else CPU. A section's own `device` overrides
-    it; the metrics have their own (`evaluation.device`)."""
+    """Device of training, sampling and segmenters. `auto`: CUDA, else MPS, else CPU, but never the CPU where a GPU was
+    allocated (docs/machine.md); the log's first line says what it took. A section's own `device` overrides it; the
+    metrics have their own (`evaluation.device`)."""
     tau: Tau = WITHOUT_A_STUDY["tau"]
     """Mask threshold, in [-1, 1]: a pixel above it is lesion. A section's own `tau` overrides it."""
     data: DataConfig = DataConfig()

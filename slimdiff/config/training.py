@@ -118,9 +118,10 @@ class TrainingConfig(InheritingSection):
     """`auto`: bfloat16 autocast on a GPU that has it, else float32. On processors with AMX bfloat16 may be faster
     (docs/performance.md)."""
     compile: bool | None = None
-    """Whether to use torch.compile (a minute at the start, then faster steps); null: on CUDA."""
+    """Whether to use torch.compile (a minute at the start, then faster steps); null: on CUDA. Without a compiler a line
+    says so, and the training runs without it."""
     tensorboard: bool = True
     """Whether to write history, validation and previews also for TensorBoard, into `tensorboard/` beside the model."""
     wandb_project: str | None = None
     """Project of Weights & Biases to log to (`pip install slimdiff[wandb]`); null: none. Its environment variables
-    apply, for example `WANDB_MODE=offline`."""
+    apply, for example `WANDB_MODE=offline`; without a key or network it is offline."""

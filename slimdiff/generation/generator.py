@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.data.priors import priors_hash, read_priors
-from slimdiff.devices import pick_device, pick_precision
+from slimdiff.devices import Compiled, pick_device, pick_precision
 from slimdiff.diffusion import chain
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.mask_calibration import MaskCalibration
@@ -65,7 +65,6 @@ class Generator:
         fitted = self.card.mask_calibration if config.calibrate_masks and has_class else None
         self.calibration = MaskCalibration(**fitted) if fitted else None
         self.evaluate: Callable = self.network
-        self.compiled = False
         self.precision = pick_precision(config.precision, self.device)
 
     def _load_guide(self, path: Path) -> Callable:
@@ -154,12 +153,17 @@ class Generator:
         finally:
             torch.set_num_threads(threads)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether samples are drawn with compiled code."""
+        return isinstance(self.evaluate, Compiled) and self.evaluate.active
+
     def compile_for(self, count: int) -> None:
         """Compile the network where this number of samples is worth it, or the configuration says so; once."""
         worth = self.device.type == "cuda" and count >= WORTH_COMPILING
-        if not self.compiled and (worth if self.config.compile is None else self.config.compile):
-            self.evaluate = torch.compile(self.network.forward, dynamic=False)
-            self.compiled = True
+        again = isinstance(self.evaluate, Compiled)
+        if not again and (worth if self.config.compile is None else self.config.compile):
+            self.evaluate = Compiled(self.network.forward, self.device)
 
     def _denoiser(self) -> Denoiser:
         low, high = self.config.guidance_interval or (0.0, math.inf)

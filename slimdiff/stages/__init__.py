@@ -9,16 +9,22 @@ A stage's file holds its docstring (the first line is the command's description)
 - `add_arguments(parser)` (where it has options of its own);
 - `run(study, options)`: the work. `study` raises on a key that NEEDS does not declare.
 
+Stages that no rule runs (`check`, `generate-spec`, `import`) are in the folder `commands`; their modules are also
+`slimdiff.stages.<name>`.
+
 Nothing heavy is imported before `run`: `--help` and a wrong argument answer at once.
 """
 
 import argparse
 import importlib
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 
 from slimdiff.config import Study, load_study, needs_json
 from slimdiff.config.needs import DeclaredStudy
+
+__path__.append(str(Path(__file__).with_name("commands")))
 
 CONFIG_HELP = "study: a YAML or JSON file, or JSON text"
 
@@ -30,7 +36,8 @@ def module_of(stage: str) -> ModuleType:
 
 def names() -> list[str]:
     """Every stage, in the order of the chain."""
-    found = {info.name.removesuffix("_").replace("_", "-") for info in pkgutil.iter_modules(__path__)}
+    modules = [info.name for info in pkgutil.iter_modules(__path__) if not info.ispkg]
+    found = {name.removesuffix("_").replace("_", "-") for name in modules}
     after = {name: module_of(name).FOLLOWS for name in found}
     ordered: list[str] = []
     while len(ordered) < len(found):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slimdiff.config import StudyPaths
 
-FOLLOWS = "priors"
+FOLLOWS = "weights"
 NEEDS = ("model", "diffusion", "training")
 WILDCARDS = ("variant", "fold")
 

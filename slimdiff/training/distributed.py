@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from slimdiff.devices import own_cards
+
 # The other processes wait while the first one validates, generates or writes.
 PATIENCE = timedelta(hours=6)
 
@@ -75,7 +77,7 @@ def launch(processes: int, arguments: list[str]) -> int:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", "-m", "slimdiff", *arguments]
     threads = max(1, torch.get_num_threads() // processes)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **own_cards(processes)}
     # A step must end and the state must be written before torchrun kills the processes.
     environment.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     child = subprocess.Popen(command, env=environment)

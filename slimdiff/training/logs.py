@@ -1,10 +1,16 @@
 """history.tsv, one row every `log_every` steps, and the loggers TensorBoard and Weights & Biases."""
 
 import math
+import netrc
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import numpy as np
 import torch
@@ -136,17 +142,67 @@ class TensorBoard:
         self.writer.close()
 
 
+def wandb_server() -> str:
+    """Address of the server of Weights & Biases."""
+    return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+
+
+def wandb_unreachable(seconds: float = 10) -> str | None:
+    """Why the server of Weights & Biases does not answer; None if it does, whatever its answer is."""
+    try:
+        urlopen(wandb_server(), timeout=seconds).close()
+    except HTTPError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"{wandb_server()} does not answer ({getattr(error, 'reason', error)})"
+    return None
+
+
+def has_wandb_key() -> bool:
+    """Whether this user has a key of Weights & Biases, in WANDB_API_KEY or, for its server, in .netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(wandb_server()).hostname
+    names = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    for name in names:
+        with suppress(OSError, RuntimeError, netrc.NetrcParseError):
+            if netrc.netrc(Path(name).expanduser()).authenticators(host or ""):
+                return True
+    return False
+
+
 class WandB:
-    """A run of Weights & Biases; a resumed training continues the same run."""
+    """A run of Weights & Biases; a resumed training continues the same run.
+
+    Without a key, or where its server does not answer, the run is written to the folder, and a line has the command
+    that sends it later. WANDB_MODE, if set, decides alone.
+    """
 
     def __init__(self, project: str, folder: Path, name: str, key: str, config: dict):
         import wandb
 
         folder.mkdir(parents=True, exist_ok=True)
         self.wandb = wandb
-        self.run = wandb.init(
-            project=project, dir=str(folder), name=name, id=key, resume="allow", config=config
-        )
+        options = {"project": project, "dir": str(folder), "name": name, "id": key, "config": config}
+        chosen, reason = os.environ.get("WANDB_MODE"), None
+        if not chosen and not has_wandb_key():
+            # It would ask for the key on a terminal, and wait for ever in a job.
+            reason = "no key found (WANDB_API_KEY, or wandb login)"
+        elif not chosen:
+            reason = wandb_unreachable()
+        if reason is None:
+            try:
+                self.run = wandb.init(resume="allow", **options)
+            except Exception as error:
+                if chosen:
+                    raise
+                # Its background process still has the run under the first id.
+                options["id"] = f"{key}-offline"
+                reason = f"its server cannot be used ({str(error).strip().partition(chr(10))[0]})"
+        if reason is not None:
+            self.run = wandb.init(resume="allow", mode="offline", **options)
+            command = f"wandb sync {shlex.quote(str(Path(self.run.dir).parent))}"
+            print(f"W&B is offline: {reason}. To send the run later: {command}", file=sys.stderr)
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
         # The step is logged as a value: W&B's own counter cannot go back when a run is resumed.
@@ -194,6 +250,8 @@ class Sinks:
                     "no TensorBoard: its package is not installed; the numbers are in history.tsv",
                     file=sys.stderr,
                 )
+            except Exception as error:
+                self._drop("TensorBoard", error)
         if wandb_project:
             try:
                 self.all.append(WandB(wandb_project, folder, name, key, config or {}))
@@ -202,6 +260,8 @@ class Sinks:
                     f"training.wandb_project is {wandb_project!r}, but wandb is not installed: "
                     "pip install 'slimdiff[wandb]', or remove the key"
                 ) from None
+            except Exception as error:
+                self._drop("WandB", error)
 
     def numbers(self, step: int, values: dict, group: str) -> None:
         """Log the finite numbers of a row under `group`; other values are skipped."""
@@ -210,15 +270,25 @@ class Sinks:
             for key, value in values.items()
             if isinstance(value, (int, float)) and math.isfinite(value) and key != "step"
         }
-        for sink in self.all:
-            sink.numbers(step, fit)
+        self._each("numbers", step, fit)
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
         """Log a picture, uint8 (H, W) or (H, W, 3)."""
-        for sink in self.all:
-            sink.picture(step, name, picture)
+        self._each("picture", step, name, picture)
 
     def close(self) -> None:
         """Flush and close all loggers."""
-        for sink in self.all:
-            sink.close()
+        self._each("close")
+
+    def _each(self, method: str, *arguments) -> None:
+        for sink in list(self.all):
+            try:
+                getattr(sink, method)(*arguments)
+            except Exception as error:
+                # A full disk, a lost connection: a logger never ends a training.
+                self.all.remove(sink)
+                self._drop(type(sink).__name__, error)
+
+    def _drop(self, name: str, error: Exception) -> None:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        print(f"{name} stopped logging: {reason}; the numbers are in history.tsv", file=sys.stderr)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from slimdiff.config.training import TrainingConfig
-from slimdiff.devices import autocast
+from slimdiff.devices import Compiled, autocast
 from slimdiff.model.unet import JointUNet
 from slimdiff.training.augment import LABELS, Augment
 from slimdiff.training.data import Batch, TrainingSet, step_generator, step_rng
@@ -104,7 +104,7 @@ class Loss(nn.Module):
             torch._dynamo.reset()
             # Otherwise graphs are split at DDP's buckets, and a part cannot know which of the two passes it is in.
             torch._dynamo.config.optimize_ddp = False
-        self.evaluate: Callable = torch.compile(network.forward, dynamic=False) if compiled else network
+        self.evaluate: Callable = Compiled(network.forward, device) if compiled else network
 
     def forward(self, batch: Batch, draws: NoiseDraw) -> tuple[Tensor, Tensor, Tensor]:
         """Total loss, terms and `losses_by_noise`; each is to be summed over the parts of a batch."""

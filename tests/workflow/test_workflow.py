@@ -29,6 +29,7 @@ def test_a_fresh_clone_lists_every_job(tmp_path):
         "kfold": 1,
         "cache": 1,
         "priors": k,
+        "weights": 1,
     }
     expected |= {
         "train": cells,
@@ -264,6 +265,85 @@ def test_f13_a_killed_training_is_retried_from_its_state(finished, tmp_path, mon
     assert (tmp_path / "marker").exists()
     assert "resuming at step 6 of 12" in log
     assert models[0] == models[1]
+
+
+@pytest.mark.parametrize("log", ["train/base_fold-0", "generate/base_fold-0_zbin-00", "segmenter/fold-0"])
+def test_a_log_begins_with_the_device_that_auto_took(finished, log):
+    text = (finished[0] / "results" / "tiny" / "logs" / f"{log}.log").read_text()
+    assert text.startswith("device auto: took ")
+
+
+def test_weights_are_fetched_before_the_first_training_and_a_change_of_them_trains_nothing(
+    finished, tmp_path
+):
+    folder, done = finished
+    output = done.stdout + done.stderr
+    assert output.index("weights of alexnet") < output.index("train base, fold 0")
+    assert planned(folder, write_study(tmp_path), "--forcerun", "weights") == {"weights"}
+    later = {"metrics", "compare", "figures", "tables", "provenance"}
+    more = write_study(tmp_path, evaluation={"extractors": ["alexnet", "efficientnet"]})
+    assert planned(folder, more) == {"weights", *later}
+    # A record that was deleted makes no model again.
+    record = folder / "results" / "tiny" / "weights" / "alexnet.json"
+    before = record.read_text()
+    record.unlink()
+    try:
+        assert planned(folder, write_study(tmp_path)) <= {"weights"}
+    finally:
+        record.write_text(before)
+
+
+TWO_CARDS = """
+# Read by every Python of the run: two cards, on which a training waits for the other one. It computes on the CPU.
+import os, sys, time
+from pathlib import Path
+
+from slimdiff import cards
+
+card = cards.Card("A card", (9, 0))
+cards.nvidia_driver = lambda: cards.Driver((13, 2), (card, card))
+cards.torch_build = lambda: cards.Build("2.15.0+cu132", (13, 2), ("sm_90",))
+
+if any(word.endswith("slimdiff-train") for word in sys.orig_argv):
+    import torch
+
+    from slimdiff import devices
+
+    place = Path(os.environ["SLIMDIFF_TEST_MARKER"])
+
+    def own_card():
+        index = cards.claim(1, 2)[0]
+        (place / f"{os.getpid()}.card-{index}").touch()
+        end = time.monotonic() + 100
+        while len(list(place.iterdir())) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        return torch.device("cpu")
+
+    torch.cuda.is_available = lambda: True
+    devices._own_card = own_card
+"""
+
+
+def test_trainings_at_the_same_time_have_cards_of_their_own(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    for name in ("hook", "marker", "locks"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(TWO_CARDS)
+    for name in ("CUDA_VISIBLE_DEVICES", "SLIMDIFF_GPUS"):
+        monkeypatch.delenv(name, raising=False)
+    environment = {
+        "PYTHONPATH": f"{tmp_path / 'hook'}:{ROOT}",
+        "SLIMDIFF_TEST_MARKER": str(tmp_path / "marker"),
+        "TMPDIR": str(tmp_path / "locks"),
+    }
+    config = write_study(folder, training={"steps": 3})
+    arguments = ("trained", "--cores", "2", "--resources", "gpu=2", "--configfile", str(config))
+    done = snakemake(*arguments, folder=folder, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "check of tiny: ready" in done.stderr
+    found = sorted(path.suffix for path in (tmp_path / "marker").iterdir())
+    assert found == [".card-0", ".card-1"]
 
 
 def test_the_export_is_a_separate_job_and_not_part_of_all(finished, tmp_path):

@@ -1,5 +1,6 @@
 # The study behind this run, checked before the first job; helpers for inputs, parameters and resources.
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from slimdiff import stages
+from slimdiff.cards import GRANTED
 from slimdiff.config import ConfigError, check_acquisitions, check_fold_count, study_from_mapping
 from slimdiff.data.folds import check_split, one_of_each
 from slimdiff.data.participants import DataError
@@ -17,6 +19,8 @@ from slimdiff.diffusion.chain import sigmas_for
 from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import dropped_below, printable
 from slimdiff.generation.requests import counts_of
+from slimdiff.preflight.machine import environment_of
+from slimdiff.stages.weights import needed, needed_by_metrics, needed_by_training
 
 
 def check_generation(study):
@@ -87,7 +91,15 @@ Z_BINS = [f"{number:02d}" for number in range(STUDY.slices.n_bins)]
 TRAINING_THREADS = max(1, min(8, (workflow.resource_settings.cores or 8) // len(RUNS)))
 LOGS = PATHS.root / "logs"
 BENCHMARKS = PATHS.root / "benchmarks"
-CONDA = "../../envs/cuda.yaml" if STUDY.training.device == "cuda" else "../../envs/cpu.yaml"
+# Jobs on other machines, which a profile asks for with --jobs; with --cores they run here.
+REMOTE = workflow.resource_settings.nodes is not None
+GPUS = getattr(workflow.resource_settings.resources.get("gpu"), "value", None)
+if workflow.is_main_process:
+    # Every job learns whether it was given a card (slimdiff/cards.py), and has the same environment as this process.
+    if GPUS is not None and not REMOTE:
+        os.environ[GRANTED] = str(GPUS)
+    os.environ["SLIMDIFF_CONDA"] = environment_of(STUDY, REMOTE or bool(GPUS))
+CONDA = f"../../envs/{os.environ.get('SLIMDIFF_CONDA') or environment_of(STUDY, True)}.yaml"
 # In a category Snakemake takes braces for wildcards and a line break for the end of its name.
 CATEGORY_NOTICE = " ".join(STUDY.report.notice.replace("{", "(").replace("}", ")").split())
 CATEGORY_NOTICE = f" ({CATEGORY_NOTICE})" if CATEGORY_NOTICE else ""
@@ -98,6 +110,7 @@ wildcard_constraints:
     variant="|".join(map(re.escape, VARIANTS)),
     fold="|".join(map(str, FOLDS)),
     zbin="|".join(Z_BINS),
+    extractor="|".join(needed(STUDY)),
 
 
 def needs(stage):
@@ -137,21 +150,6 @@ def volumes_of(kind):
 def volume_records():
     """Preprocessing record of every participant."""
     return [str(PATHS.volume_json(name)) for name in PARTICIPANTS]
-
-
-def samples_of(variant, fold):
-    """Sample files of all z-bins of one variant and fold."""
-    return [path for z_bin in Z_BINS for path in outputs("generate", variant, fold, z_bin)]
-
-
-def every_sample():
-    """Sample files of all variants and folds."""
-    return [path for run in RUNS for path in samples_of(*run)]
-
-
-def every_utility():
-    """Scores of the segmenters of all variants and folds; none where the study disables them."""
-    return [path for run in RUNS for path in outputs("utility", *run)[:1]] if STUDY.utility.enabled else []
 
 
 def shown(path, category, caption, **labels):

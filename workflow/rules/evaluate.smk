@@ -6,6 +6,7 @@ rule metrics:
         store=outputs("cache"),
         folds=outputs("kfold"),
         samples=lambda wildcards: samples_of(wildcards.variant, wildcards.fold),
+        weights=metrics_weights,
     output:
         outputs("metrics"),
     log:

@@ -110,6 +110,21 @@ def priors_for(wildcards):
     return [] if own.model.prior == "none" else outputs("priors", wildcards.fold)
 
 
+def records_of(names):
+    """Records of fetched weights; a record that is written again makes no model again."""
+    return [ancient(path) for name in dict.fromkeys(names) for path in outputs("weights", name)]
+
+
+def training_weights(wildcards):
+    """Weights that a training reads for its validation and its loss."""
+    return records_of(name for name, _ in needed_by_training(STUDY, wildcards.variant))
+
+
+def metrics_weights(wildcards):
+    """Weights that the metrics read; fetched at the start, because the rule has a priority and no input."""
+    return records_of(name for name, _ in needed_by_metrics(STUDY))
+
+
 def generation_inputs(wildcards):
     """Files that sampling reads beside the model: a table of counts, the z-bin priors of a background."""
     settings = STUDY.variant(wildcards.variant).generation

@@ -6,6 +6,24 @@ import subprocess
 import sys
 
 from slimdiff.files import copy_annexed, write_text
+from slimdiff.preflight.estimate import estimate
+from slimdiff.preflight.machine import RunOptions, as_text, findings, plan_line
+
+
+def samples_of(variant, fold):
+    """Sample files of all z-bins of one variant and fold."""
+    return [path for z_bin in Z_BINS for path in outputs("generate", variant, fold, z_bin)]
+
+
+def every_sample():
+    """Sample files of all variants and folds."""
+    return [path for run in RUNS for path in samples_of(*run)]
+
+
+def every_utility():
+    """Scores of the segmenters of all variants and folds; none where the study disables them."""
+    return [path for run in RUNS for path in outputs("utility", *run)[:1]] if STUDY.utility.enabled else []
+
 
 FIGURES = stages.module_of("figures").outputs(PATHS, VARIANTS)
 TABLES = stages.module_of("tables").outputs(PATHS)
@@ -31,6 +49,28 @@ def figure(name, category, caption, **labels):
 def table(name, category, caption, **labels):
     """A table of the report."""
     return shown(TABLES[name], category, caption, **labels)
+
+
+def check_machine():
+    """Print what will stop or slow these jobs on this machine, and the study's cost; raise where they cannot run."""
+    run = RunOptions(
+        cores=workflow.resource_settings.cores or 1,
+        gpus=GPUS,
+        remote=REMOTE,
+        rules={job.rule.name for job in workflow.dag.needrun_jobs(exclude_finished=False)},
+    )
+    if not run.rules:
+        return
+    cost = estimate(STUDY, len(PARTICIPANTS), run.cores, run.gpus or 0)
+    found = findings(STUDY, run, cost)
+    print(as_text(STUDY.study, found, plan_line(STUDY, run, cost)), file=sys.stderr)
+    if any(finding.stops for finding in found) and not workflow.dryrun:
+        raise WorkflowError("the check of this machine found what stops this study; see above")
+
+
+if workflow.is_main_process:
+    # Behind the list of jobs of a dry run, which has no hook.
+    atexit.register(lambda: workflow.dryrun and workflow.dag and check_machine())
 
 
 def build_report():

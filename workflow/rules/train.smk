@@ -1,4 +1,28 @@
-# One network per variant and fold.
+# One network per variant and fold, once the extractors' weights are there.
+
+
+rule weights:
+    output:
+        outputs("weights"),
+    log:
+        LOGS / "weights" / "{extractor}.log",
+    benchmark:
+        BENCHMARKS / "weights" / "{extractor}.tsv"
+    # An answer before hours of preprocessing.
+    priority: 10
+    # Compute nodes often have no network.
+    localrule: True
+    conda:
+        CONDA
+    resources:
+        mem_mb=1500,
+        runtime=60,
+    params:
+        config=needs("weights"),
+    message:
+        "weights of {wildcards.extractor}"
+    shell:
+        "slimdiff-weights --config {params.config:q} --names {wildcards.extractor} 2>&1 | tee {log:q}"
 
 
 rule train:
@@ -6,6 +30,7 @@ rule train:
         store=outputs("cache"),
         folds=outputs("kfold"),
         priors=priors_for,
+        weights=training_weights,
     output:
         outputs("train")[:-1],
         shown(

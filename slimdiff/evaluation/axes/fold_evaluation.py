@@ -125,8 +125,7 @@ class FoldEvaluation:
     @cached_property
     def device(self) -> torch.device:
         # Distances are computed in float64, which MPS lacks.
-        available = "cuda" if torch.cuda.is_available() else "cpu"
-        return pick_device(available if self.config.device == "auto" else self.config.device)
+        return pick_device(self.config.device, among=("cuda", "cpu"))
 
     @cached_property
     def z_centres(self) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Stages that are commands only: no rule of the workflow runs them."""
