@@ -319,8 +319,16 @@ if any(word.endswith("slimdiff-train") for word in sys.orig_argv):
             time.sleep(0.05)
         return torch.device("cpu")
 
-    torch.cuda.is_available = lambda: True
-    devices._own_card = own_card
+    pick, truly = devices.pick_device, torch.cuda.is_available
+
+    def pick_device(name, **options):
+        torch.cuda.is_available = lambda: True
+        try:
+            return pick(name, **options)
+        finally:
+            torch.cuda.is_available = truly
+
+    devices._own_card, devices.pick_device = own_card, pick_device
 """
 
 
