@@ -170,7 +170,8 @@ def test_a_whole_study_of_stacks_that_differ_in_slices_and_orientation(tmp_path)
         ("participants", "preprocess", "kfold", "cache", "priors", "train", "generate", "export"),
         preprocess={"spacing_mm": [6.0, 6.0, "native"], "grid": [32, 32, 30], "harmonise": "histogram"},
         slices={"n_bins": 3, "min_lesion_mm2": 0},
-        **{key: tiny[key] for key in ("model", "training", "generation")},
+        **{key: tiny[key] for key in ("model", "training")},
+        generation={**tiny["generation"], "where": "everywhere"},
         export={"formats": ["bids", "nnunet"]},
     )
     store, card = (
