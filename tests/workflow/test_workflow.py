@@ -1,6 +1,7 @@
 """Planned jobs of a fresh clone, and those that a changed section reruns."""
 
 import csv
+import os
 import shlex
 import shutil
 import sys
@@ -110,7 +111,8 @@ def finished(tmp_path_factory):
     recorded = folder / "recorded"
     recorded.mkdir()
     (recorded / "sitecustomize.py").write_text(RECORDER, encoding="utf-8")
-    environment = {"PYTHONPATH": str(recorded), "RECORDED": str(recorded)}
+    path = os.pathsep.join(filter(None, (str(recorded), os.environ.get("PYTHONPATH"))))
+    environment = {"PYTHONPATH": path, "RECORDED": str(recorded)}
     study = str(write_study(folder))
     done = snakemake("--cores", "2", "--configfile", study, folder=folder, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
