@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from helpers.tiny_training import CPU, assert_same_run, fail_at, trainer_in, weights_of
 
 from slimdiff.files import read_table
-from slimdiff.training.checkpoint import StateNotSaved, TrainingFailed, load_state
+from slimdiff.training.checkpoint import TrainingFailed, load_state
 from slimdiff.training.objective import NOISE_BINS, losses_by_noise
 
 # The run kills itself at `moment`: before step n, or while writing the n-th state.
@@ -43,11 +42,14 @@ trainer_in(Path({folder!r})).run()
 """
 
 
-def run_until_killed(folder, moment) -> None:
-    here = Path(__file__).parent
-    script = KILLED.format(paths=[str(here.parent)], moment=moment, folder=str(folder))
+def in_a_process(script: str, folder: Path, **values) -> subprocess.CompletedProcess:
+    script = script.format(paths=[str(Path(__file__).parents[1])], folder=str(folder), **values)
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+
+
+def run_until_killed(folder, moment) -> None:
+    done = in_a_process(KILLED, folder, moment=moment)
     assert done.returncode == -9, done.stderr
 
 
@@ -66,27 +68,34 @@ def test_f5_a_killed_run_resumes_bit_for_bit(tmp_path, moments):
     assert list((folder / "state").iterdir()) == []
 
 
+# From step 4 on, a file of more than 20 kB cannot be written, as on a full disk; the limit holds for the whole process.
+FULL_DISK = """
+import resource, sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from helpers.tiny_training import fail_at, trainer_in
+from slimdiff.training.checkpoint import StateNotSaved
+
+trainer = trainer_in(Path({folder!r}))
+limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+fail_at(trainer, 4, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1])))
+try:
+    trainer.run()
+except StateNotSaved as error:
+    sys.exit(str(error))
+"""
+
+
 def test_a_full_disk_keeps_the_earlier_state(tmp_path):
     trainer_in(tmp_path / "whole").run()
-    trainer = trainer_in(tmp_path / "run")
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill():
-        # Writing more than 20 kB to a file fails, as on a full disk.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
-
-    fail_at(trainer, 4, fill)
-    try:
-        with pytest.raises(StateNotSaved) as caught:
-            trainer.run()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert re.search(
-        r"last\.pt: the state of step 6 could not be written .* MB free.*kept", str(caught.value)
-    )
+    done = in_a_process(FULL_DISK, tmp_path / "run")
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert re.search(r"last\.pt: the state of step 6 could not be written .* MB free.*kept", message)
     assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == ["last.pt"]
-    assert load_state(trainer.state_path, trainer.identity, CPU)["step"] == 3
-    trainer_in(tmp_path / "run").run()
+    resumed = trainer_in(tmp_path / "run")
+    assert load_state(resumed.state_path, resumed.identity, CPU)["step"] == 3
+    resumed.run()
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 

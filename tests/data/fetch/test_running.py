@@ -140,10 +140,10 @@ def test_a_disk_too_small_is_known_before_the_first_byte(place, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a limit on the size of files")
 def test_a_folder_that_takes_no_more_is_named_and_ends_the_run(place):
-    """The limit of the process on the size of files stands in for a full disk: the same write fails."""
+    """The limit of the process on the size of files stands in for a full disk: the same write fails. Python ignores
+    the signal that the limit sends."""
     import resource
 
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
     try:
@@ -151,7 +151,6 @@ def test_a_folder_that_takes_no_more_is_named_and_ends_the_run(place):
             place.fetch()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     assert not place.record.exists() and not place.partials()
     place.fetch()
     assert not place.wrong()
