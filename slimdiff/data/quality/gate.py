@@ -1,5 +1,6 @@
 """The stage `participants`: discover participants, run quality control on every file, apply the policy."""
 
+import glob
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -92,6 +93,11 @@ def _measurements(
             for job in as_completed(jobs):
                 yield jobs[job], job.result()
         except BrokenProcessPool:
+            # The other workers were ended, perhaps while they wrote.
+            pool.shutdown()
+            for name in jobs.values():
+                for partial in folder.glob(f".{glob.escape(name)}.*"):
+                    partial.unlink(missing_ok=True)
             raise DataError(
                 f"quality control: a worker process was killed, possibly for lack of memory; use fewer than {workers} "
                 f"workers. Finished measurements are kept in {folder}"
