@@ -93,7 +93,7 @@ class Refuse:
             raise ImportError("refused: " + name)
 sys.meta_path.insert(0, Refuse())
 further = ["slimdiff.data.store", "slimdiff.data.folds", "slimdiff.cli", "slimdiff.evaluation.monitor"]
-further += ["slimdiff.stages.train", "slimdiff.stages.generate", "slimdiff.stages.generate_spec"]
+further += ["slimdiff.stages.train", "slimdiff.stages.generate", "slimdiff.stages.commands.generate_spec"]
 for module in {modules!r} + further:
     importlib.import_module(module)
 """

@@ -9,8 +9,7 @@ A stage's file holds its docstring (the first line is the command's description)
 - `add_arguments(parser)` (where it has options of its own);
 - `run(study, options)`: the work. `study` raises on a key that NEEDS does not declare.
 
-Stages that no rule runs (`check`, `generate-spec`, `import`) are in the folder `commands`; their modules are also
-`slimdiff.stages.<name>`.
+Stages that no rule runs (`check`, `generate-spec`, `import`) are in the folder `commands`.
 
 Nothing heavy is imported before `run`: `--help` and a wrong argument answer at once.
 """
@@ -18,26 +17,30 @@ Nothing heavy is imported before `run`: `--help` and a wrong argument answer at 
 import argparse
 import importlib
 import pkgutil
-from pathlib import Path
 from types import ModuleType
 
 from slimdiff.config import Study, load_study, needs_json
 from slimdiff.config.needs import DeclaredStudy
-
-__path__.append(str(Path(__file__).with_name("commands")))
+from slimdiff.stages import commands
 
 CONFIG_HELP = "study: a YAML or JSON file, or JSON text"
 
 
 def module_of(stage: str) -> ModuleType:
     """The module of a stage, by the stage's name."""
-    return importlib.import_module(f"{__name__}.{_module_name(stage)}")
+    return importlib.import_module(_modules()[_module_name(stage)])
+
+
+def _modules() -> dict[str, str]:
+    """Every stage's module: its name, with that of its package."""
+    found = [*pkgutil.iter_modules(__path__, f"{__name__}.")]
+    found += pkgutil.iter_modules(commands.__path__, f"{commands.__name__}.")
+    return {info.name.rpartition(".")[2]: info.name for info in found if not info.ispkg}
 
 
 def names() -> list[str]:
     """Every stage, in the order of the chain."""
-    modules = [info.name for info in pkgutil.iter_modules(__path__) if not info.ispkg]
-    found = {name.removesuffix("_").replace("_", "-") for name in modules}
+    found = {name.removesuffix("_").replace("_", "-") for name in _modules()}
     after = {name: module_of(name).FOLLOWS for name in found}
     ordered: list[str] = []
     while len(ordered) < len(found):

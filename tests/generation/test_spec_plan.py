@@ -31,7 +31,7 @@ from slimdiff.files import read_table
 from slimdiff.generation.requests import requests_of_bin
 from slimdiff.generation.samples import read_samples
 from slimdiff.model.checkpoint import build_network, read_card, save_model
-from slimdiff.stages.generate_spec import run_spec
+from slimdiff.stages.commands.generate_spec import run_spec
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ import pytest
 
 from slimdiff.config import ConfigError
 from slimdiff.generation.spec import plan, spec_from_values
-from slimdiff.stages.generate_spec import run_spec
+from slimdiff.stages.commands.generate_spec import run_spec
 
 ROOT = Path(__file__).parents[2]
 COUNTS = {"control": 1, "lesion": 1}
