@@ -9,6 +9,7 @@ the other three.
 Rows of a slice run from anterior to posterior, columns from left to right.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,8 +121,13 @@ class SliceStore:
 
     def few_lesions(self, participants: list[str]) -> str:
         """z-bins in which fewer than FEWEST_LESION_SUBJECTS of these participants have a lesion, as text; often ""."""
-        counts = enumerate(self.lesion_subjects(participants).tolist())
-        return ", ".join(f"{z_bin} ({count})" for z_bin, count in counts if count < FEWEST_LESION_SUBJECTS)
+        few = few_lesion_subjects(self.lesion_subjects(participants).tolist())
+        return ", ".join(f"{z_bin} ({count})" for z_bin, count in few.items())
+
+
+def few_lesion_subjects(lesion_subjects: Sequence[int]) -> dict[int, int]:
+    """z-bins in which too few training subjects have a lesion, with their number."""
+    return {z_bin: count for z_bin, count in enumerate(lesion_subjects) if count < FEWEST_LESION_SUBJECTS}
 
 
 def _mapped(path: Path) -> np.ndarray:

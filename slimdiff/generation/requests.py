@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimdiff.config.generation import GenerationConfig
-from slimdiff.data.store import FEWEST_LESION_SUBJECTS
+from slimdiff.data.store import FEWEST_LESION_SUBJECTS, few_lesion_subjects
 from slimdiff.files import read_table
 from slimdiff.generation.samples import bin_name
 
@@ -83,11 +83,6 @@ def bins_without_lesions(config: GenerationConfig, lesion_subjects: Sequence[int
     if config.where == "everywhere" or lesion_subjects is None:
         return {}
     return few_lesion_subjects(lesion_subjects)
-
-
-def few_lesion_subjects(lesion_subjects: Sequence[int]) -> dict[int, int]:
-    """z-bins in which too few training subjects have a lesion, with their number."""
-    return {z_bin: count for z_bin, count in enumerate(lesion_subjects) if count < FEWEST_LESION_SUBJECTS}
 
 
 def why_not_drawn(subjects: int) -> str:

@@ -24,13 +24,14 @@ from slimdiff.config.base import PositiveInt, Section, Seed, explain, shown
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.config.loading import load_object
 from slimdiff.data.priors import read_priors
+from slimdiff.data.store import few_lesion_subjects
 from slimdiff.devices import pick_device
 from slimdiff.diffusion.chain import sigmas_for
 from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import write_text
 from slimdiff.generation.folder import Job
 from slimdiff.generation.generator import check_guide, check_settings, guide_path
-from slimdiff.generation.requests import few_lesion_subjects, requests_of_bins
+from slimdiff.generation.requests import requests_of_bins
 from slimdiff.generation.samples import bin_name
 from slimdiff.model.checkpoint import ModelCard, gaussian_above, read_card
 from slimdiff.model.prior import check_priors

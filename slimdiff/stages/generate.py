@@ -149,20 +149,12 @@ def _where_seen(config: GenerationConfig, card, counts, z_bins):
 
     few = bins_without_lesions(config, card.data.lesion_subjects)
     left_out = {z_bin: few[z_bin] for z_bin in z_bins if z_bin in few and counts.get((z_bin, 1))}
+    for z_bin, subjects in left_out.items():
+        why = why_doubtful(subjects) if config.counts else why_not_drawn(subjects)
+        print(f"{card.variant}, fold {card.fold}, z-bin {z_bin}: {why}", file=sys.stderr)
     if config.counts:
         # A table names what is to be drawn.
-        print(
-            *(
-                f"{card.variant}, fold {card.fold}, z-bin {z_bin}: {why_doubtful(few[z_bin])}"
-                for z_bin in left_out
-            ),
-            sep="\n",
-            end="\n" if left_out else "",
-            file=sys.stderr,
-        )
         return counts, {}
-    for z_bin, subjects in left_out.items():
-        print(f"{card.variant}, fold {card.fold}, z-bin {z_bin}: {why_not_drawn(subjects)}", file=sys.stderr)
     kept = {key: number for key, number in counts.items() if key[1] == 0 or key[0] not in few}
     return kept, {bin_name(z_bin): why_not_drawn(subjects) for z_bin, subjects in left_out.items()}
 
