@@ -90,11 +90,12 @@ def planned(folder: Path, config: str) -> dict[str, int]:
     return job_counts(plan_of(folder, config))
 
 
-def expected_jobs(subjects: int, variants: int, folds: int = 1) -> dict[str, int]:
-    """Jobs of a study with 30 z-bins."""
+def expected_jobs(subjects: int, variants: int, extractors: int, folds: int = 1) -> dict[str, int]:
+    """Jobs of a study with 30 z-bins whose trainings and metrics read the weights of so many extractors."""
     cells = variants * folds
     return {
         **dict.fromkeys(ONCE, 1),
+        "weights": extractors,
         "priors": folds,
         "segmenter": folds,
         "preprocess": subjects,
@@ -106,7 +107,8 @@ def expected_jobs(subjects: int, variants: int, folds: int = 1) -> dict[str, int
 
 
 def test_the_paper_s_grid_is_nine_trainings_on_78_patients(empty, fetched):
-    jobs = expected_jobs(subjects=78, variants=9)
+    # InceptionV3 and VGG of the metrics, AlexNet of the validation.
+    jobs = expected_jobs(subjects=78, variants=9, extractors=3)
     assert planned(empty, "paper.yaml") == jobs
     del jobs["fetch"]
     assert planned(fetched, "paper.yaml") == jobs
@@ -130,7 +132,7 @@ def test_the_split_is_checked_as_soon_as_it_is_available(empty, fetched, tmp_pat
 @pytest.mark.parametrize("tree", ["empty", "made"])
 def test_the_study_of_ds004199_is_three_folds_of_163_subjects(tree, request):
     counts = planned(request.getfixturevalue(tree), "ds004199.yaml")
-    assert counts == expected_jobs(subjects=163, variants=1, folds=3)
+    assert counts == expected_jobs(subjects=163, variants=1, extractors=2, folds=3)
 
 
 def outputs(folder: Path, config: Path, *targets: str) -> dict[str, str]:
@@ -264,7 +266,7 @@ def test_own_masks_of_a_fetched_dataset_are_inputs(tmp_path, made, monkeypatch):
 def test_the_ablations_are_one_training_each(made):
     cells = len(load_study(ROOT / "config" / "ablations.yaml").variants)
     assert cells == 13
-    assert planned(made, "ablations.yaml") == expected_jobs(subjects=78, variants=cells)
+    assert planned(made, "ablations.yaml") == expected_jobs(subjects=78, variants=cells, extractors=3)
 
 
 def test_three_folds_on_request(made, tmp_path):
