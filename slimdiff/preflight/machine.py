@@ -16,6 +16,8 @@ from slimdiff.stages.weights import needed
 GPU_RULES = {"training": "train", "generation": "generate", "utility": "segmenter", "evaluation": "metrics"}
 """Sections with a device, and the rule that reads it."""
 LONG_HOURS = 24
+ENVIRONMENT = "SLIMDIFF_CONDA"
+"""Variable with the conda environment of a run."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,16 @@ def environment_of(study: Study, has_gpu: bool) -> str:
     """
     used = {getattr(study.variant(name), section).device for name in study.variants for section in GPU_RULES}
     return "cuda" if "cuda" in used or ("auto" in used and has_gpu) else "cpu"
+
+
+def environment_of_jobs(study: Study, has_gpu: bool, decides: bool) -> str:
+    """The conda environment that Snakemake's main process chose (`environment_of`); its jobs learn it by a variable.
+
+    decides: whether this is the main process. A job without the variable, as on another machine, has a GPU.
+    """
+    if decides:
+        os.environ[ENVIRONMENT] = environment_of(study, has_gpu)
+    return os.environ.get(ENVIRONMENT) or environment_of(study, has_gpu=True)
 
 
 def _devices(study: Study, run: RunOptions, cost: Estimate) -> Iterator[Finding]:

@@ -12,6 +12,12 @@ from slimdiff.preflight.estimate import estimate, jobs_of, main_memory_gb, used_
 DEMO = load_study(Path(__file__).parents[2] / "config" / "demo.yaml")
 
 
+@pytest.fixture(autouse=True)
+def _no_results(tmp_path, monkeypatch):
+    """The speed of a study that has run here already would count."""
+    monkeypatch.chdir(tmp_path)
+
+
 def changed(**sections):
     values = DEMO.model_dump(exclude_unset=True, mode="json")
     return study_from_mapping(

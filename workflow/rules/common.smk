@@ -19,7 +19,7 @@ from slimdiff.diffusion.chain import sigmas_for
 from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import dropped_below, printable
 from slimdiff.generation.requests import counts_of
-from slimdiff.preflight.machine import environment_of
+from slimdiff.preflight.machine import environment_of_jobs
 from slimdiff.stages.weights import needed, needed_by_metrics, needed_by_training
 
 
@@ -98,8 +98,7 @@ if workflow.is_main_process:
     # Every job learns whether it was given a card (slimdiff/cards.py), and has the same environment as this process.
     if GPUS is not None and not REMOTE:
         os.environ[GRANTED] = str(GPUS)
-    os.environ["SLIMDIFF_CONDA"] = environment_of(STUDY, REMOTE or bool(GPUS))
-CONDA = f"../../envs/{os.environ.get('SLIMDIFF_CONDA') or environment_of(STUDY, True)}.yaml"
+CONDA = f"../../envs/{environment_of_jobs(STUDY, REMOTE or bool(GPUS), workflow.is_main_process)}.yaml"
 # In a category Snakemake takes braces for wildcards and a line break for the end of its name.
 CATEGORY_NOTICE = " ".join(STUDY.report.notice.replace("{", "(").replace("}", ")").split())
 CATEGORY_NOTICE = f" ({CATEGORY_NOTICE})" if CATEGORY_NOTICE else ""
