@@ -86,7 +86,7 @@ def _elsewhere(stage: str, argv: list[str]) -> tuple[str, list[str]]:
 
 def _all_stages() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="slimdiff", description="Paired FLAIR slices and lesion masks from a compact diffusion model."
+        prog="slimdiff", description="Paired MRI slices and lesion masks from a compact diffusion model."
     )
     parser.add_argument("--version", action="version", version=f"slimdiff {__version__}")
     try:

@@ -158,7 +158,7 @@ def real_volumes(study: Study, fold: int | None = None, part: str = "train") -> 
     return SubjectsDataset(
         [
             Subject(
-                image=ScalarImage(paths.volume(row.participant_id, "FLAIR")),
+                image=ScalarImage(paths.volume(row.participant_id, "image")),
                 mask=LabelMap(paths.volume(row.participant_id, "mask")),
                 participant=row.participant_id,
                 acquisition=row.acquisition,

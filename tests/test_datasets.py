@@ -87,7 +87,7 @@ def test_slices_as_subjects_lie_as_in_the_volume(study):
     for i in (0, lesioned):
         subject = subjects[i]
         name, z = subject.name.split("_z-")
-        for kind, image in (("FLAIR", subject.image), ("mask", subject.mask)):
+        for kind, image in (("image", subject.image), ("mask", subject.mask)):
             volume = read_volume(study.paths.volume(name, kind), name).values[:, :, int(z)]
             np.testing.assert_allclose(image.data[0, :, :, 0].numpy(), volume, atol=1e-3)
         assert subject.image.spacing == pytest.approx((slices.spacing_mm,) * 3)
@@ -103,7 +103,7 @@ def test_volumes_are_those_of_the_part_and_all_without_a_fold(study):
     everyone = datasets.real_volumes(study)
     assert len(everyone) == sum(map(len, parts.values()))
     name = found[0].participant
-    expected = read_volume(study.paths.volume(name, "FLAIR"), name).values
+    expected = read_volume(study.paths.volume(name, "image"), name).values
     np.testing.assert_allclose(found[0].image.data[0].numpy(), expected, atol=1e-6)
     assert found[0].mask.data.unique().tolist() in ([0], [0, 1])
 

@@ -22,6 +22,17 @@ PICTURES = (".png", ".tif", ".tiff", ".jp2", ".j2k", ".npy")
 """Endings of the pictures that can be read."""
 PART = re.compile(r"\{(\w*)\}")
 PLACES = ("z", "height")
+MODALITIES = {
+    **dict.fromkeys(("flair", "t2f", "t2flair"), "FLAIR"),
+    **dict.fromkeys(("t1", "t1w", "t1n", "t1c", "t1ce", "t1gd", "mprage", "mp2rage"), "T1w"),
+    **dict.fromkeys(("t2", "t2w"), "T2w"),
+    **dict.fromkeys(("pd", "pdw"), "PDw"),
+    **dict.fromkeys(("t2star", "t2starw"), "T2starw"),
+    **{name.lower(): name for name in ("UNIT1", "ADC", "DWI", "SWI", "CT", "PET")},
+}
+"""Names of images in lower case, and what they are, as a BIDS suffix if there is one."""
+MODALITY = ("data.modality", "data.source", "data.image_suffix")
+"""Keys that decide `DataConfig.modality_name`: a stage that reads volumes must have them in NEEDS."""
 
 
 class PhantomConfig(InheritingSection):
@@ -122,6 +133,10 @@ class DataConfig(Section):
     image_suffix: str | None = None
     """`bids`: a subject's image is `sub-*_{image_suffix}.nii[.gz]` in its `anat` folder; null: FLAIR. `brats`:
     `{case}_{image_suffix}` or `{case}-{image_suffix}`; null: flair or t2f."""
+    modality: Annotated[str, Field(pattern="^[A-Za-z0-9]+$")] | None = None
+    """What the images are: FLAIR, T1w, T2w ... (a BIDS suffix, letters and digits), as named in the files of volumes,
+    in exports and captions; null: from `image_suffix` where it is set, else FLAIR. A lesion that is brighter than its
+    surroundings is expected of FLAIR and T2w only (flag `flip_suspected`)."""
     mask_suffix: str | None = None
     """`bids`: the lesion mask is `sub-*_{mask_suffix}.nii[.gz]`, even if `.bidsignore` lists it; null: FLAIR_roi.
     `brats`: likewise; null: seg."""
@@ -179,6 +194,25 @@ class DataConfig(Section):
                 "no labels"
             )
         return self
+
+    @model_validator(mode="after")
+    def _modality_of_the_suffix(self):
+        if not self.modality_name.isalnum() or self.modality_name.lower() == "mask":
+            raise ValueError(
+                f"modality: expected what the images are, such as FLAIR or T1w, found {self.modality or 'null'}"
+                + ("" if self.modality else f", and image_suffix {self.image_suffix} does not say it")
+            )
+        return self
+
+    @property
+    def modality_name(self) -> str:
+        """`modality`, or what the suffix of the images says."""
+        if self.modality is not None:
+            return self.modality
+        if self.source not in ("bids", "brats") or self.image_suffix is None:
+            return "FLAIR"
+        suffix = self.image_suffix.rpartition("_")[2]
+        return MODALITIES.get(suffix.lower(), suffix)
 
     @property
     def on_patients_without_mask(self) -> Literal["error", "exclude", "control"]:

@@ -11,6 +11,7 @@ from types import MethodType
 from typing import Any
 
 from slimdiff.config.base import Section
+from slimdiff.config.paths import StudyPaths
 
 ALWAYS = ("study", "results_dir")
 """Every stage knows the study's name and folder."""
@@ -73,6 +74,15 @@ class DeclaredStudy(DeclaredKeys):
     def variant(self, name: str) -> "DeclaredStudy":
         """The study with one variant's overrides applied, under the same declaration."""
         return DeclaredStudy(self._section.variant(name), self._needs, self._stage)
+
+    @property
+    def paths(self) -> StudyPaths:
+        """As of the whole study; without names of volumes where the stage does not declare them."""
+        try:
+            modality = self.data.modality_name
+        except UndeclaredKey:
+            modality = None
+        return StudyPaths.of(self.results_dir, self.study, modality)
 
     def as_json(self) -> str:
         """The declared keys with their values, as a rule passes them."""

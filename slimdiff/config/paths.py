@@ -15,10 +15,12 @@ class StudyPaths:
     """
 
     root: Path
+    modality: str | None = "FLAIR"
+    """Name of the images in file names (`DataConfig.modality_name`); None: the stage must not read volumes."""
 
     @classmethod
-    def of(cls, results_dir: str, study: str) -> "StudyPaths":
-        return cls(Path(results_dir) / study)
+    def of(cls, results_dir: str, study: str, modality: str | None = "FLAIR") -> "StudyPaths":
+        return cls(Path(results_dir) / study, modality)
 
     @property
     def phantom(self) -> Path:
@@ -44,8 +46,16 @@ class StudyPaths:
         return self.root / "quality"
 
     def volume(self, participant: str, kind: str) -> Path:
-        """`kind` is FLAIR or mask; every participant has both (a control's mask is empty)."""
-        return self.root / "volumes" / f"{participant}_{kind}.nii.gz"
+        """`kind` is image or mask; every participant has both (a control's mask is empty).
+
+        Raises LookupError in a stage that does not declare the keys of the modality.
+        """
+        if self.modality is None:
+            raise LookupError(
+                "a stage that reads volumes must have the keys MODALITY of slimdiff.config.data in NEEDS"
+            )
+        name = {"image": self.modality, "mask": "mask"}[kind]
+        return self.root / "volumes" / f"{participant}_{name}.nii.gz"
 
     def volume_json(self, participant: str) -> Path:
         return self.root / "volumes" / f"{participant}.json"

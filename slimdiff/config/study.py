@@ -107,7 +107,7 @@ class Study(Section):
 
     @property
     def paths(self) -> StudyPaths:
-        return StudyPaths.of(self.results_dir, self.study)
+        return StudyPaths.of(self.results_dir, self.study, self.data.modality_name)
 
     def runs(self, variant: str | None = None, fold: int | None = None) -> list[tuple[str, int]]:
         """Every variant with every fold, or those of one variant, one fold, or both."""

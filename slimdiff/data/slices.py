@@ -66,7 +66,7 @@ def build_store(
 ) -> dict[str, Any]:
     """Cut every included participant's volumes into slices and write the store, one volume in memory at a time.
 
-    volume_path(participant_id, kind) gives the path of kind FLAIR or mask. `training_participants`: their brains set
+    volume_path(participant_id, kind) gives the path of kind image or mask. `training_participants`: their brains set
     the z-range if `slices.z_range` is `auto`.
     Returns the content of store.json. Raises DataError if no slice is kept, or a participant or a z-bin has none;
     then nothing is written.
@@ -75,7 +75,7 @@ def build_store(
     shape, spacing_mm, slice_mm = _common_grid(names, volume_path, folder, config.height != "slice")
 
     def image_of(name: str) -> np.ndarray:
-        image = _read(volume_path, name, "FLAIR")
+        image = _read(volume_path, name, "image")
         return image if landmarks is None else harmonise.apply(image, landmarks)
 
     # Heights above the brain's lowest slice are measured from each participant's own brain.
@@ -154,7 +154,7 @@ def _common_grid(
         )
     grids, slice_mm, counts = {}, {}, {}
     for name in names:
-        for kind in ("FLAIR", "mask"):
+        for kind in ("image", "mask"):
             header = nibabel.load(volume_path(name, kind)).header
             shape, edges_mm = header.get_data_shape(), [float(edge) for edge in header.get_zooms()]
             grids.setdefault((shape[:2], edges_mm[0]) if own_slices else (shape, *edges_mm), name)

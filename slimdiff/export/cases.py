@@ -225,7 +225,7 @@ class ModelSamples:
     def _volume(self, participant: str) -> tuple[np.ndarray, str]:
         """Affine of the participant's own volume; without the volume, of the grid about the origin."""
         if participant not in self._volumes:
-            path = self.study.paths.volume(participant, "FLAIR")
+            path = self.study.paths.volume(participant, "image")
             grid = tuple(self.study.preprocess.grid)
             if path.is_file():
                 affine, shape = read_affine(path)

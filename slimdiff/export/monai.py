@@ -33,14 +33,14 @@ def write(model: ModelSamples) -> Path:
             "test": _write_cases(draft, model.real("test")),
         }
         unique_names([entry["image"] for part in entries.values() for entry in part])
-        notice = model.study.report.notice
+        notice, modality = model.study.report.notice, model.study.data.modality_name
         content = {
             "name": f"{model.study.study}, variant {model.variant}, fold {model.fold}",
             "description": (
-                f"Real and synthetic FLAIR slices with lesion masks. {model.about_samples} {notice}".strip()
+                f"Real and synthetic {modality} slices with lesion masks. {model.about_samples} {notice}".strip()
             ),
             "generated_by": f"slimdiff {slimdiff.__version__}",
-            "modality": {"0": "FLAIR"},
+            "modality": {"0": modality},
             "labels": {"0": "background", "1": "lesion"},
             "numTraining": len(entries["training"]),
             "numTest": len(entries["test"]),

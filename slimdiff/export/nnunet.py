@@ -88,7 +88,7 @@ def _write_cases(draft: Path, part: str, cases: Iterable[Case]) -> list[str]:
 
 def _dataset(model: ModelSamples, counts: dict[str, int], synthetic: int) -> dict:
     return {
-        "channel_names": {"0": "FLAIR"},
+        "channel_names": {"0": model.study.data.modality_name},
         "labels": {"background": 0, "lesion": 1},
         "numTraining": counts["train"] + counts["val"] + synthetic,
         "file_ending": ENDING,

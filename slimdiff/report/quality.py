@@ -155,7 +155,7 @@ def _person(person: Participant, row: dict[str, str], paths: StudyPaths) -> Pers
         reasons,
         _facts(row, paths.volume_json(name)),
         [Plane(*plane) for plane in read_planes(state)] if state.is_file() else [],
-        _on_grid(paths.volume(name, "FLAIR"), paths.volume(name, "mask")),
+        _on_grid(paths.volume(name, "image"), paths.volume(name, "mask")),
     )
 
 

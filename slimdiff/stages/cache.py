@@ -4,14 +4,15 @@ import sys
 from pathlib import Path
 
 from slimdiff.config import Study, StudyPaths
+from slimdiff.config.data import MODALITY
 
 FOLLOWS = "kfold"
-NEEDS = ("slices", "preprocess.harmonise", "folds.use_split")
+NEEDS = (*MODALITY, "slices", "preprocess.harmonise", "folds.use_split")
 
 
 def needs(study: Study) -> tuple[str, ...]:
     """NEEDS, less the split where no landmarks are learned from its training subjects."""
-    return NEEDS if study.preprocess.harmonise == "histogram" else NEEDS[:2]
+    return NEEDS if study.preprocess.harmonise == "histogram" else NEEDS[:-1]
 
 
 def outputs(paths: StudyPaths) -> list[Path]:
@@ -33,7 +34,7 @@ def run(study, options) -> None:
 
         rows, learned_from = training_rows(included, study.folds.use_split)
         names = [row.participant_id for row in rows]
-        landmarks = learn([paths.volume(name, "FLAIR") for name in names], names, learned_from)
+        landmarks = learn([paths.volume(name, "image") for name in names], names, learned_from)
         print(f"histogram landmarks: learned from {len(names)} {learned_from}", file=sys.stderr)
     facts = build_store(included, paths.volume, study.slices, paths.store, training, landmarks)
     for name in facts["patients_without_lesion_slice"]:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimdiff.config import Study, StudyPaths
+from slimdiff.config.data import MODALITY
 
 FOLLOWS = "provenance"
-NEEDS = ("preprocess", "export", "variants", "folds.k", "folds.use_split", "report.notice")
+NEEDS = (*MODALITY, "preprocess", "export", "variants", "folds.k", "folds.use_split", "report.notice")
 FORMATS = ("bids", "nnunet", "monai", "png")
 """Each is a module of `slimdiff.export` with a function `write`."""
 

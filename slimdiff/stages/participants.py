@@ -14,6 +14,7 @@ NEEDS = (
     "data.table",
     "data.slices",
     "data.image_suffix",
+    "data.modality",
     "data.mask_suffix",
     "data.entities",
     "data.entities_may_drop",

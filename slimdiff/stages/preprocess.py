@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 
 from slimdiff.config import Study, StudyPaths
+from slimdiff.config.data import MODALITY
 
 FOLLOWS = "participants"
 NEEDS = (
+    *MODALITY,
     # What the values and the grid of a mask mean; the source has a default of its own for it.
-    "data.source",
     "data.lesion_labels",
     "data.mask_threshold",
     "data.empty_mask",
@@ -41,7 +42,7 @@ def needs(study: Study) -> tuple[str, ...]:
 def outputs(paths: StudyPaths, participant: str = "{participant}") -> list[Path]:
     """Image, mask and record of one participant."""
     return [
-        paths.volume(participant, "FLAIR"),
+        paths.volume(participant, "image"),
         paths.volume(participant, "mask"),
         paths.volume_json(participant),
     ]

@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 from slimdiff.config import StudyPaths
+from slimdiff.config.data import MODALITY
 
 FOLLOWS = "preprocess"
-NEEDS = ("report.title", "report.notice")
+NEEDS = (*MODALITY, "report.title", "report.notice")
 
 
 def outputs(paths: StudyPaths) -> list[Path]:

@@ -14,6 +14,7 @@ KEPT = {
     "the paper's values, by `recipe: published`": ["model.gaussian_components", "training.optimiser"],
     "the user's files": [
         *("results_dir", "data.image_suffix", "data.mask_suffix", "data.entities", "data.mask_root"),
+        "data.modality",
         *("data.brain_suffix", "data.fetch.base_url", "generation.counts"),
     ],
     "the user's masks, participants and their protocols": [

@@ -48,7 +48,7 @@ def store_of(folder, stacks=STACKS, training=(), **slices) -> SliceStore:
         image[0, 0] = np.linspace(-0.9, 0.9, count)  # tells the slices apart, and is no tissue by its size
         lesion[10:16, 10:16, (lowest + highest) // 2] = 1
         (folder / "volumes").mkdir(parents=True, exist_ok=True)
-        for kind, values in (("FLAIR", image), ("mask", lesion)):
+        for kind, values in (("image", image), ("mask", lesion)):
             path = folder / "volumes" / f"{name}_{kind}.nii.gz"
             nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 2.0, slice_mm, 1])), path)
     config = SlicesConfig(**{"n_bins": 3, "height": "relative", **slices})
@@ -209,7 +209,7 @@ def test_an_isotropic_study_has_the_bits_of_before(prepared, store):
     }
     digest = hashlib.sha256()
     for number in range(1, 9):
-        for kind in ("FLAIR", "mask"):
+        for kind in ("image", "mask"):
             volume = nibabel.load(prepared.paths.volume(f"sub-{number:02d}", kind))
             digest.update(np.asarray(volume.dataobj).tobytes())
             digest.update(volume.affine.tobytes())

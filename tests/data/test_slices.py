@@ -29,7 +29,7 @@ def scaled(seed: int) -> np.ndarray:
 def build(folder, volumes: dict, config=CONFIG, training=()):
     """volumes: name -> (image, lesion). Returns the opened store."""
     for name, (image, lesion) in volumes.items():
-        save_nifti(folder / "volumes" / f"{name}_FLAIR.nii.gz", image.astype(np.float32))
+        save_nifti(folder / "volumes" / f"{name}_image.nii.gz", image.astype(np.float32))
         save_nifti(folder / "volumes" / f"{name}_mask.nii.gz", lesion.astype(np.uint8))
     rows = [Participant(name, "g", folder, folder, acquisition=f"acq{name}") for name in volumes]
     build_store(
@@ -198,9 +198,9 @@ def test_more_bins_than_slices_of_the_brain_is_an_error(tmp_path):
 
 
 def test_volumes_of_different_grids_are_an_error(tmp_path):
-    save_nifti(tmp_path / "volumes/b_FLAIR.nii.gz", np.ones((16, 32, 32), np.float32))
+    save_nifti(tmp_path / "volumes/b_image.nii.gz", np.ones((16, 32, 32), np.float32))
     save_nifti(tmp_path / "volumes/b_mask.nii.gz", np.ones((16, 32, 32), np.uint8))
-    save_nifti(tmp_path / "volumes/a_FLAIR.nii.gz", scaled(1))
+    save_nifti(tmp_path / "volumes/a_image.nii.gz", scaled(1))
     save_nifti(tmp_path / "volumes/a_mask.nii.gz", np.ones((32, 32, 32), np.uint8))
     rows = [Participant(name, "g", tmp_path, tmp_path) for name in "ab"]
     with pytest.raises(DataError, match="expected one grid"):
@@ -213,7 +213,7 @@ def test_oblique_volumes_share_their_grid(tmp_path):
         angle = np.deg2rad(degrees)
         turn = np.eye(4)
         turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-        for kind, array in (("FLAIR", scaled(1)), ("mask", ball((16, 16, 16), 3).astype(np.uint8))):
+        for kind, array in (("image", scaled(1)), ("mask", ball((16, 16, 16), 3).astype(np.uint8))):
             result = nibabel.Nifti1Image(array, turn @ np.diag([1.1, 1.1, 1.1, 1]))
             result.set_qform(result.affine, code="scanner")
             (tmp_path / "volumes").mkdir(exist_ok=True)

@@ -49,7 +49,7 @@ def write_volumes(paths) -> None:
         if name != "sub-4":
             lesion[1:4, 7:11, 3:6] = 1
             lesion[3, 7, 3:6] = 0
-        for kind, voxels in (("FLAIR", volume), ("mask", lesion)):
+        for kind, voxels in (("image", volume), ("mask", lesion)):
             path = paths.volume(name, kind)
             path.parent.mkdir(parents=True, exist_ok=True)
             nibabel.save(nibabel.Nifti1Image(voxels, oblique(number)), path)

@@ -17,7 +17,7 @@ def test_real_slices_are_those_of_the_split_and_aligned_with_their_volume(cell):
         assert {case.participant for case in cases} == set(participants) and cases
         for case in cases:
             z = int(case.name.rsplit("_z")[-1])
-            volume = nibabel.load(cell.study.paths.volume(case.participant, "FLAIR"))
+            volume = nibabel.load(cell.study.paths.volume(case.participant, "image"))
             # The first row and column are the anterior left corner.
             assert case.image[0, 0] == volume.dataobj[0, -1, z]
             assert case.affine @ (0, 11, 0, 1) == pytest.approx(volume.affine @ (0, 11, z, 1))
@@ -63,7 +63,7 @@ def test_suspects_of_any_space_are_left_out_on_request(study, opened, configured
 
 
 def test_a_slice_without_its_volume_is_centred_at_the_origin_with_a_warning(study, opened, capsys):
-    study.paths.volume("sub-3", "FLAIR").unlink()
+    study.paths.volume("sub-3", "image").unlink()
     cases = list(opened(study, 0).real("val"))
     assert {case.space for case in cases} == {"aligned"}
     assert (cases[0].affine @ (0, 0, 0, 1))[:3] == pytest.approx([-9, -11, -4])

@@ -62,7 +62,7 @@ def test_real_slices_are_exactly_aligned_with_their_volume(study):
             nibabel.load(path),
             nibabel.load(str(path).replace("images", "labels").replace("_0000", "")),
         )
-        for kind, found in (("FLAIR", one), ("mask", label)):
+        for kind, found in (("image", one), ("mask", label)):
             volume = nibabel.load(study.paths.volume(participant, kind))
             to_volume = np.linalg.inv(volume.affine) @ found.affine
             for i, j in ((0, 0), (9, 0), (3, 11), (2, 8)):

@@ -107,7 +107,7 @@ def cut(folder, subjects: dict[str, Subject], config: dict, training: list[str],
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1])
     rows = []
     for name, subject in subjects.items():
-        save_nifti(paths.volume(name, "FLAIR"), subject.image, affine)
+        save_nifti(paths.volume(name, "image"), subject.image, affine)
         save_nifti(paths.volume(name, "mask"), subject.lesion.astype(np.uint8), affine)
         image, mask = folder / f"{name}.nii.gz", folder / f"{name}_roi.nii.gz"
         rows.append(Participant(name, "g", image, mask, acquisition=f"of-{name}", excluded=subject.excluded))

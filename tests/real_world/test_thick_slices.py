@@ -77,7 +77,7 @@ def test_glioma_slices_are_binned_by_the_height_of_each_brain(glioma):
     assert store.height == "relative" and store.size == (64, 64) and store.spacing_mm == 3.0
     for name in PATIENTS:
         rows = store.rows_of([name])
-        image = np.asarray(nibabel.load(glioma.paths.volume(name, "FLAIR")).dataobj, np.float32)
+        image = np.asarray(nibabel.load(glioma.paths.volume(name, "image")).dataobj, np.float32)
         brain = np.flatnonzero((image > -0.9).mean(axis=(0, 1)) >= glioma.slices.min_tissue)
         height = (store.z[rows] - brain[0]) / (brain[-1] - brain[0])
         assert height.min() == 0 and height.max() == 1
@@ -130,7 +130,7 @@ def test_raw_heads_of_open_ms_by_mm(shared_data, tmp_path):
     store = SliceStore.open(study.paths.store)
     for name, path in files.items():
         image = nibabel.load(path)
-        volume = nibabel.load(study.paths.volume(name, "FLAIR"))
+        volume = nibabel.load(study.paths.volume(name, "image"))
         assert volume.shape == (96, 112, image.shape[2]), "36 to 48 slices of 3 to 3.3 mm"
         # A slice is in the same plane of the scanner: its normal and its place along it.
         normal = np.cross(image.affine[:3, 0], image.affine[:3, 1])
@@ -194,7 +194,7 @@ def test_a_whole_study_of_stacks_that_differ_in_slices_and_orientation(tmp_path)
     real = next(study.paths.export("nnunet", "base", 0).rglob("imagesTr/p2_z*"), None)
     real = real or next(study.paths.export("nnunet", "base", 0).rglob("imagesTs/p2_z*"))
     z = int(real.name.partition("_z")[2][:3])
-    volume = nibabel.load(study.paths.volume("p2", "FLAIR"))
+    volume = nibabel.load(study.paths.volume("p2", "image"))
     np.testing.assert_allclose(
         nibabel.load(real).affine @ (3, 4, 0, 1), volume.affine @ (3, 4, z, 1), atol=1e-3
     )

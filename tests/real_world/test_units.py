@@ -94,7 +94,7 @@ def test_a_study_of_such_volumes_is_the_study_in_mm(tmp_path, unit):
         rows = [
             {k: v for k, v in row.items() if "sha256" not in k} for row in read_table(study.paths.quality)
         ]
-        volume = nibabel.load(study.paths.volume("sub-01", "FLAIR"))
+        volume = nibabel.load(study.paths.volume("sub-01", "image"))
         qc = read_object(study.paths.volume_json("sub-01"))["qc"]
         found.append((rows, qc, np.asarray(volume.dataobj), volume.affine))
     (rows, qc, voxels, affine), (other_rows, other_qc, other_voxels, other_affine) = found

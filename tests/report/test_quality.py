@@ -81,8 +81,8 @@ def test_the_sheet_of_a_study_shows_all_participants_with_the_mask_on_the_lesion
     lesion[24:29, 30:36, 20:27] = True
     volume[lesion] = 0.9
     affine = np.diag([2.0, 2, 2, 1])
-    paths.volume("a", "FLAIR").parent.mkdir(parents=True)
-    nibabel.save(nibabel.Nifti1Image(volume, affine), paths.volume("a", "FLAIR"))
+    paths.volume("a", "image").parent.mkdir(parents=True)
+    nibabel.save(nibabel.Nifti1Image(volume, affine), paths.volume("a", "image"))
     nibabel.save(nibabel.Nifti1Image(lesion.astype(np.uint8), affine), paths.volume("a", "mask"))
     qc = {
         "lesion_ml_source": 1.5,
@@ -91,7 +91,7 @@ def test_the_sheet_of_a_study_shows_all_participants_with_the_mask_on_the_lesion
         "foreground_ml": 172.0,
     }
     paths.volume_json("a").write_text(json.dumps({"qc": qc}))
-    for kind in ("FLAIR", "mask"):
+    for kind in ("image", "mask"):
         paths.volume("b", kind).touch()
     paths.volume_json("b").write_text(json.dumps({"participant": "b", "excluded": "truncated: b.nii.gz"}))
     write_planes(paths.quality_state / "a.npz", [(plane().image, plane().mask)] * 3)

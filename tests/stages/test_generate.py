@@ -256,7 +256,7 @@ def test_a_lesion_is_inpainted_in_a_region_of_a_preprocessed_volume(
 
     card = read_card(trained)
     control = next(row for row in read_participants(prepared.paths.participants) if not row.is_patient)
-    flair = prepared.paths.volume(control.participant_id, "FLAIR")
+    flair = prepared.paths.volume(control.participant_id, "image")
     volume = nibabel.load(flair)
     z = sum(card.z_range) // 2
     region = np.zeros(volume.shape, np.uint8)

@@ -72,7 +72,17 @@ def test_the_json_of_a_stage_has_exactly_its_keys_with_the_users_values(stage):
             assert read(seen, key) == ({name: {} for name in expected} if key == "variants" else expected), (
                 key
             )
-    assert seen.paths == study.paths
+    assert seen.paths.root == study.paths.root
+
+
+def test_volumes_have_names_only_in_stages_that_declare_the_modality():
+    """Else a T1w study's stage could look for FLAIR."""
+    study = study_from_mapping({"data": {"modality": "T1w"}})
+    for stage in ("preprocess", "cache", "quality", "export"):
+        paths = load_study(stages.config_of(stage, study)).only(stages.needs(stage, study), stage).paths
+        assert paths.volume("a", "image").name == "a_T1w.nii.gz"
+    with pytest.raises(LookupError, match="MODALITY"):
+        study.only(stages.needs("kfold", study), "kfold").paths.volume("a", "image")
 
 
 @pytest.mark.parametrize("stage", WITH_STUDY)

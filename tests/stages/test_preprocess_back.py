@@ -20,7 +20,7 @@ def study(study_file, study_values, prepared):
 
 def test_a_mask_on_the_grid_keeps_its_world_coordinates_in_the_source(study, tmp_path):
     config, paths = study
-    grid = nibabel.load(paths.volume("sub-01", "FLAIR"))
+    grid = nibabel.load(paths.volume("sub-01", "image"))
     drawn = ball((20, 11, 18), 4, grid.shape)
     nibabel.save(nibabel.Nifti1Image(drawn.astype(np.uint8), grid.affine), tmp_path / "drawn.nii.gz")
     out = tmp_path / "native.nii.gz"
@@ -49,7 +49,7 @@ def test_a_mask_on_the_grid_keeps_its_world_coordinates_in_the_source(study, tmp
 )
 def test_invalid_arguments_give_a_reason_and_nothing_is_written(study, tmp_path, capsys, change, words):
     config, paths = study
-    grid = nibabel.load(paths.volume("sub-01", "FLAIR"))
+    grid = nibabel.load(paths.volume("sub-01", "image"))
     shape = (30, 32, 32) if change == "other shape" else grid.shape
     affine = grid.affine + (change == "other place") * np.eye(4)[:, [3, 3, 3, 0]]
     nibabel.save(nibabel.Nifti1Image(np.ones(shape, np.uint8), affine), tmp_path / "drawn.nii.gz")

@@ -38,7 +38,7 @@ def phantom_store(tmp_path_factory):
     rows = discover(study.data, paths.phantom)
     for row in rows:
         name = row.participant_id
-        volumes = (paths.volume(name, "FLAIR"), paths.volume(name, "mask"), paths.volume_json(name))
+        volumes = (paths.volume(name, "image"), paths.volume(name, "mask"), paths.volume_json(name))
         preprocess(row, study.data, study.preprocess, *volumes)
     build_store(rows, paths.volume, study.slices, paths.store)
     return SliceStore.open(paths.store)

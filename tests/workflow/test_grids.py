@@ -184,7 +184,7 @@ def test_finished_jobs_do_not_rerun_after_the_download(tmp_path, made):
     study = load_study(ROOT / "config" / "ds004199.yaml")
     config, paths, values = tmp_path / "config.json", study.paths, study.model_dump(mode="json")
     config.write_text(json.dumps(values))
-    targets = [str(paths.volume(name, "FLAIR")) for name in ("sub-00001", "sub-00048")]
+    targets = [str(paths.volume(name, "image")) for name in ("sub-00001", "sub-00048")]
 
     def rerun() -> set[str]:
         planned_text = plan(tmp_path, config, *targets)
@@ -212,7 +212,7 @@ def test_own_masks_of_a_fetched_dataset_are_inputs(tmp_path, made, monkeypatch):
     study = load_study(ROOT / "config" / "ds004199.yaml")
     config, values = tmp_path / "config.json", study.model_dump(mode="json")
     targets_of = ds004199_patients()[:2]
-    targets = [str(study.paths.volume(name, "FLAIR")) for name in targets_of]
+    targets = [str(study.paths.volume(name, "image")) for name in targets_of]
 
     def run(*arguments: str) -> set[str]:
         config.write_text(json.dumps(values))

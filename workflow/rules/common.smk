@@ -142,7 +142,7 @@ def gpus(section):
 
 
 def volumes_of(kind):
-    """Preprocessed FLAIR or mask of every participant."""
+    """Preprocessed image or mask of every participant."""
     return [str(PATHS.volume(name, kind)) for name in PARTICIPANTS]
 
 

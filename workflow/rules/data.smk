@@ -103,7 +103,7 @@ rule preprocess:
 
 rule preprocessed:
     input:
-        volumes_of("FLAIR"),
+        volumes_of("image"),
         volumes_of("mask"),
     message:
         "every participant on the study's grid"
@@ -113,7 +113,7 @@ rule quality:
     input:
         PATHS.participants,
         PATHS.quality,
-        volumes_of("FLAIR"),
+        volumes_of("image"),
         volumes_of("mask"),
         volume_records(),
     output:
@@ -163,7 +163,7 @@ rule kfold:
 rule cache:
     input:
         participants=PATHS.participants,
-        images=volumes_of("FLAIR"),
+        images=volumes_of("image"),
         masks=volumes_of("mask"),
         # Only an automatic z-range depends on who is a training subject.
         folds=outputs("kfold") if STUDY.slices.z_range == "auto" else [],

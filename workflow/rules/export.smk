@@ -5,7 +5,7 @@ rule export:
     input:
         participants=PATHS.participants,
         # Whose affines the real slices get, where real slices are exported.
-        volumes=volumes_of("FLAIR") if {"nnunet", "monai"} & set(STUDY.export.formats) else [],
+        volumes=volumes_of("image") if {"nnunet", "monai"} & set(STUDY.export.formats) else [],
         store=outputs("cache"),
         folds=outputs("kfold"),
         samples=every_sample(),

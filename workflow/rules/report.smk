@@ -35,6 +35,8 @@ rule figures:
         runtime=20,
     params:
         config=needs("figures"),
+        # For the captions.
+        modality=STUDY.data.modality_name,
     message:
         "figures"
     shell:

@@ -31,6 +31,8 @@ from slimdiff.files import sha256, write_text
 MEASUREMENT_VERSION = 3
 """Increase it when a measurement below changes; cached measurements are then repeated."""
 MOST_LABELS = 50
+BRIGHT_LESION = ("FLAIR", "T2w")
+"""Modalities on which a lesion is expected to be brighter than its surroundings."""
 COARSE_MM = 2.0
 """The head is found on voxels of about this size; smaller ones change no value and cost a second per volume."""
 
@@ -149,7 +151,9 @@ def measure_volume(participant: Participant, data: DataConfig) -> tuple[Measured
             "lesion_outside_share": float((voxels & ~inside).sum() / voxels.sum()),
             "outside_of": "head" if brain is None else "brain mask",
         }
-        found |= _flips(flip_contrasts(values, voxels, inside, spacing, plane))
+        found |= _flips(
+            flip_contrasts(values, voxels, inside, spacing, plane), data.modality_name in BRIGHT_LESION
+        )
     elif participant.mask is None:
         found |= {"lesion_voxels": 0, "lesion_ml": 0.0}
     found |= asdict(image_quality(values, inside)) | {"head_mm": head_extent(inside, float(spacing[2]))}
@@ -231,10 +235,13 @@ def _head(values: np.ndarray, brain: np.ndarray | None, spacing: np.ndarray) -> 
     return inside, float(plane)
 
 
-def _flips(contrasts: dict[str, float]) -> dict[str, Any]:
+def _flips(contrasts: dict[str, float], bright: bool) -> dict[str, Any]:
+    """Contrast of the mask as stored, and the flip with the highest one where lesions are expected to be bright."""
     stored = contrasts.pop("as stored", None)
     if stored is None:
         return {}
+    if not bright:
+        return {"lesion_contrast": stored}
     best = max(contrasts, key=contrasts.get, default=None)
     return {
         "lesion_contrast": stored,
@@ -294,6 +301,7 @@ def _depends_on(participant: Participant, data: DataConfig) -> dict[str, Any]:
         "version": MEASUREMENT_VERSION,
         "labels": labels if isinstance(labels, str) else list(labels),
         "mask_grid": data.mask_grid,
+        "bright_lesion": data.modality_name in BRIGHT_LESION,
         "mask_threshold": data.mask_threshold,
         **({"stack": stack.to_json()} if stack else {}),
         "files": {key: [str(path), *_state(path)] for key, path in files.items() if path},

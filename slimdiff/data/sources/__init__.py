@@ -17,6 +17,7 @@ from slimdiff.data.sources.bids_names import FOLDERS
 from slimdiff.data.sources.brats import brats_participants
 from slimdiff.data.sources.columns import groups_meant, with_one_spelling
 from slimdiff.data.sources.lost_masks import keys_for, masks_in_derivatives, with_lost_masks
+from slimdiff.data.sources.modality import refuse_other_modality
 from slimdiff.data.sources.nnunet import nnunet_participants
 from slimdiff.data.sources.persons import with_persons
 from slimdiff.data.sources.reading import NotUtf8, listed, not_utf8
@@ -68,6 +69,7 @@ def _discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
         found = table_participants(Path(config.table))
     # By name first, so that a participant with any fault can be excluded by name.
     rows = with_persons(_without_named(with_one_spelling(found), config))
+    refuse_other_modality(rows, config)
     if config.source == "bids" and config.two_dimensional == "exclude":
         rows = _without_two_dimensional(rows, fetched, config)
     rows = _of_groups(rows, config.groups)

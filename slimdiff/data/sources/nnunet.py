@@ -10,6 +10,7 @@ from pathlib import Path
 
 from slimdiff.config.data import DataConfig
 from slimdiff.data.participants import DataError, Flag, Participant, check_name
+from slimdiff.data.sources.modality import refuse_channel
 from slimdiff.data.sources.reading import ENDINGS, is_there, json_object, listed, nifti_files, stem_of
 from slimdiff.files import MISSING
 
@@ -38,7 +39,7 @@ def nnunet_participants(config: DataConfig) -> list[Participant]:
             f"data.root: expected an nnU-Net dataset (such as nnUNet_raw/Dataset042_FCD), found no folder imagesTr "
             f"in {root}"
         )
-    endings = _endings(root, channel)
+    endings = _endings(root, channel, config)
     parts = {part: _read_part(root, part, endings) for part in SPLITS}
     _check_channel(root, parts.values(), channel, endings)
     if not parts["Tr"].labels:
@@ -53,7 +54,7 @@ def nnunet_participants(config: DataConfig) -> list[Participant]:
     return [rows[case] for case in sorted(rows)]
 
 
-def _endings(root: Path, channel: int) -> Sequence[str]:
+def _endings(root: Path, channel: int, config: DataConfig) -> Sequence[str]:
     """File endings of the dataset, from its dataset.json if there is one."""
     described = root / "dataset.json"
     if not is_there(described):
@@ -69,6 +70,7 @@ def _endings(root: Path, channel: int) -> Sequence[str]:
         if str(channel) not in channels:
             names = listed((f"{key} ({name})" for key, name in channels.items()), 20)
             raise DataError(f"data.channel: expected a channel of {described}: {names}; found {channel}")
+        refuse_channel(str(channels[str(channel)]), str(described), config)
     ending = facts.get("file_ending")
     if ending is None:
         return ENDINGS

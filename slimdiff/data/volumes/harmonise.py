@@ -19,7 +19,7 @@ from slimdiff.data.volumes.read import read_volume
 
 BACKGROUND = -1.0
 """Value of every voxel outside the foreground of a preprocessed volume."""
-NAME = "FLAIR"
+NAME = "image"
 
 
 @dataclass(frozen=True)

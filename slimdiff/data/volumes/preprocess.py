@@ -4,9 +4,9 @@ The steps are brain extraction, bias field, registration, one resampling, and sc
 `brain`, `bias_field`, `registration` and `grid` beside this one do the first four. The brain is extracted first, so
 that fat and muscle do not influence the bias field.
 
-Writes `volumes/{participant}_{FLAIR,mask}.nii.gz` (float32 in [-1, 1]; uint8 {0, 1}; RAS, true affine) and
-`volumes/{participant}.json` (the QC row and the history). A participant excluded because its files cannot be used gets
-empty files, which cannot be mistaken for data, and a record with the reason.
+Writes `volumes/{participant}_{FLAIR,mask}.nii.gz` (float32 in [-1, 1]; uint8 {0, 1}; RAS, true affine; FLAIR is the
+study's modality) and `volumes/{participant}.json` (the QC row and the history). A participant excluded because its
+files cannot be used gets empty files, which cannot be mistaken for data, and a record with the reason.
 """
 
 import json
@@ -327,11 +327,11 @@ def volume_to_source(paths: StudyPaths, participant: str, path: Path, out: Path)
         reason = record.get("excluded", record.get(NOT_PREPROCESSED))
         raise DataError(f"{participant}: excluded ({reason}); it has no volume on the grid")
     volume, affine = read_volume(path, participant), np.array(record["affine"])
-    expected = nibabel.load(paths.volume(participant, "FLAIR")).shape
+    expected = nibabel.load(paths.volume(participant, "image")).shape
     if volume.values.shape != expected or largest_offset_mm(volume.affine, affine, expected) > 0.1:
         raise DataError(
             f"{path}: expected {participant}'s grid of {expected} with the affine of "
-            f"{paths.volume(participant, 'FLAIR')}, found shape {volume.values.shape} or another affine"
+            f"{paths.volume(participant, 'image')}, found shape {volume.values.shape} or another affine"
         )
     whole = volume.stored.dtype.kind in "iub"
     image = back_to_source(volume.values, record, 0 if whole else 1)

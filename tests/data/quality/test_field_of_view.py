@@ -89,7 +89,7 @@ def wide(folder, name: str, below: int, orientation: str) -> Participant:
     )
     paths = [
         save_nifti(folder / f"{name}_{kind}.nii.gz", np.asarray(part.dataobj), part.affine)
-        for kind, part in (("FLAIR", image), ("mask", mask))
+        for kind, part in (("image", image), ("mask", mask))
     ]
     return Participant(name, "patient", *paths)
 

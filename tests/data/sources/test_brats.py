@@ -49,7 +49,7 @@ def test_suffixes_are_configurable(tree):
         brats(root, image_suffix="T2", mask_suffix="lesion")
     with pytest.raises(DataError, match="found none"):
         # A suffix is no pattern.
-        brats(root, image_suffix="FLAI.", mask_suffix="lesion")
+        brats(root, image_suffix="FLAI.", mask_suffix="lesion", modality="FLAIR")
     with pytest.raises(DataError, match=r"data\.mask_suffix: .*found FLAIR"):
         brats(root, image_suffix="FLAIR", mask_suffix="FLAIR")
 

@@ -94,7 +94,7 @@ def test_without_images_or_labels_is_an_error(cases, part, emptied):
 @pytest.mark.parametrize("key", ["channel_names", "modality"])
 def test_a_channel_that_dataset_json_does_not_have_is_an_error(cases, key):
     describe(cases, **{key: {"0": "FLAIR", "1": "T1w"}})
-    assert nnunet(cases, channel=1)[0].image.name == "FCD_000_0001.nii.gz"
+    assert nnunet(cases, channel=1, modality="T1w")[0].image.name == "FCD_000_0001.nii.gz"
     with pytest.raises(DataError, match=r"data\.channel: .*dataset\.json.*0 \(FLAIR\), 1 \(T1w\); found 2"):
         nnunet(cases, channel=2)
 

@@ -107,14 +107,14 @@ def test_no_volume_to_learn_from_is_an_error():
 def test_the_slice_store_holds_harmonised_slices_and_says_so(tmp_path):
     volumes = {"a": brain(1), "b": brain(1, 0.5)}
     for name, image in volumes.items():
-        save_nifti(tmp_path / f"{name}_FLAIR.nii.gz", image)
+        save_nifti(tmp_path / f"{name}_image.nii.gz", image)
         save_nifti(tmp_path / f"{name}_mask.nii.gz", ball((16, 16, 16), 4).astype(np.uint8))
     rows = [Participant(name, "g", tmp_path, tmp_path) for name in volumes]
 
     def path(name, kind):
         return tmp_path / f"{name}_{kind}.nii.gz"
 
-    found = learn([path(name, "FLAIR") for name in volumes], list(volumes), "all included participants")
+    found = learn([path(name, "image") for name in volumes], list(volumes), "all included participants")
     config = SlicesConfig(z_range=(11, 20), n_bins=5, min_lesion_mm2=36.0, min_tissue=0.05)
     build_store(rows, path, config, tmp_path / "plain")
     build_store(rows, path, config, tmp_path / "slices", landmarks=found)

@@ -25,7 +25,7 @@ def on_grid(folder, values, lesion, affine, config=CONFIG) -> StudyPaths:
     paths = StudyPaths.of(folder, "s")
     image = save_nifti(folder / "a_FLAIR.nii.gz", values, affine)
     mask = save_nifti(folder / "a_mask.nii.gz", lesion.astype(np.uint8), affine)
-    files = (paths.volume("a", "FLAIR"), paths.volume("a", "mask"), paths.volume_json("a"))
+    files = (paths.volume("a", "image"), paths.volume("a", "mask"), paths.volume_json("a"))
     preprocess(Participant("a", "patient", image, mask), DataConfig(), config, *files, QualityConfig())
     return paths
 
@@ -82,7 +82,7 @@ def test_three_numbers_are_a_grid_of_their_own_and_three_equal_ones_the_isotropi
 def test_files_record_and_the_way_back(tmp_path, codes):
     values, lesion, affine = stack(codes, tilt=0.15)
     paths = on_grid(tmp_path, values, lesion, affine)
-    written = nibabel.load(paths.volume("a", "FLAIR"))
+    written = nibabel.load(paths.volume("a", "image"))
     assert written.shape == (64, 64, 20)
     assert np.allclose(written.header.get_zooms(), (3, 3, THICK_MM), atol=1e-5)
     record = json.loads(paths.volume_json("a").read_text())

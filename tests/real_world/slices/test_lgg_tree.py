@@ -93,7 +93,7 @@ def test_every_plane_of_the_grid_is_the_slice_at_its_relative_height(chain, pati
     """By an independent computation of position, interpolation in plane and scaling."""
     images, masks = patients[name]
     shown, (below, _) = PATIENTS[name]
-    found = np.asarray(nibabel.load(chain.paths.volume(name, "FLAIR")).dataobj)
+    found = np.asarray(nibabel.load(chain.paths.volume(name, "image")).dataobj)
     lesion = np.asarray(nibabel.load(chain.paths.volume(name, "mask")).dataobj)
     assert found.shape == (SIDE, SIDE, DEPTH)
     record = json.loads(chain.paths.volume_json(name).read_text())
