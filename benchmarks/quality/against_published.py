@@ -148,7 +148,7 @@ def run(key: Key, work: Path, lgg: Path) -> None:
     """Train, sample and judge, and add the metrics to the table. Samples that are there are only judged."""
     import numpy as np
     from race_cohorts import OF_RECIPE, study_of
-    from race_sides import recipe_of, run_published, run_slimdiff
+    from race_sides import NETWORK, recipe_of, run_published, run_slimdiff, same_recipe
 
     from slimdiff.data.folds import read_folds
     from slimdiff.data.store import SliceStore
@@ -168,12 +168,21 @@ def run(key: Key, work: Path, lgg: Path) -> None:
     folder = work / "runs" / f"{cohort}-{side}-{minutes}-{seed}"
     kept = folder / "drawn-and-facts.npz"
     if not kept.is_file():
-        given = (own, store, parts["train"], wanted, 60 * minutes, seed, folder)
-        drawn, facts = run_published(*given, recipe) if side in PUBLISHED else run_slimdiff(*given)
+        folder.mkdir(parents=True, exist_ok=True)
+        given = (own, store, parts["train"], wanted, 60 * minutes, seed)
+        if side in PUBLISHED:
+            drawn, facts = run_published(*given, folder, recipe)
+        else:
+            # An idea that changes the sampling only has the network of the race.
+            base = study.variant("base")
+            same = same_recipe(recipe_of(own, NETWORK), recipe_of(base, NETWORK))
+            drawn, facts = run_slimdiff(
+                *given, work / "runs" / f"{cohort}-slimdiff-{minutes}-{seed}" if same else folder
+            )
         with replacing(kept) as temporary, temporary.open("wb") as stream:
             np.savez(stream, drawn=drawn, facts=json.dumps(facts), recipe=json.dumps(recipe))
     with np.load(kept) as saved:
-        if json.loads(str(saved["recipe"])) != json.loads(json.dumps(recipe)):
+        if not same_recipe(json.loads(str(saved["recipe"])), recipe):
             raise SystemExit(f"{kept}: these samples are of another recipe; delete {folder}")
         drawn, facts = saved["drawn"], json.loads(str(saved["facts"]))
     found = [{"metric": name, "extractor": "n/a", "value": value} for name, value in facts.items()]

@@ -22,6 +22,19 @@ from slimdiff.training.trainer import Trainer
 
 PUBLISHED_FOLDER = Path(__file__).resolve().parents[1] / "published"
 TIMED_STEPS, UNTIMED_STEPS = 20, 5
+NETWORK = ("model", "diffusion", "training")
+"""Sections that a trained network depends on."""
+OF_THE_RACE = (
+    "steps",
+    "seed",
+    "device",
+    "tensorboard",
+    "snapshots",
+    "preview_every",
+    "validation",
+    "save_every",
+)
+"""Keys of `training` that the race sets itself."""
 Conditions = list[tuple[int, int]]
 """z-bin and class of every sample."""
 Drawn = tuple[np.ndarray, dict[str, float]]
@@ -39,6 +52,18 @@ def recipe_of(study: Study, sections: Sequence[str]) -> dict:
     return {**recipe, "default_wavelet_weights": list(WAVELET_WEIGHTS)}
 
 
+def same_recipe(one: dict, other: dict) -> bool:
+    """Whether two recipes, one of them perhaps from a JSON file, are equal but for what the race sets itself."""
+
+    def own(recipe: dict) -> dict:
+        recipe = json.loads(json.dumps(recipe))
+        for key in OF_THE_RACE:
+            recipe.get("training", {}).pop(key, None)
+        return recipe
+
+    return own(one) == own(other)
+
+
 def _trained(
     study: Study, store: SliceStore, train: list[str], seconds: float, seed: int, folder: Path
 ) -> dict[str, float]:
@@ -47,6 +72,7 @@ def _trained(
     def trainer(steps: int, where: Path) -> Trainer:
         changes = {"steps": steps, "seed": seed, "device": "cpu", "tensorboard": False, "snapshots": ()}
         changes |= {"preview_every": 0, "validation": {"every": 0}, "save_every": max(steps, 1)}
+        assert changes.keys() == set(OF_THE_RACE)
         config = TrainingConfig.model_validate(study.training.model_dump(exclude_unset=True) | changes)
         return Trainer(study.model, study.diffusion, config, store, train, where, {})
 
@@ -81,13 +107,13 @@ def run_slimdiff(
     seed: int,
     folder: Path,
 ) -> Drawn:
-    """With the recipe of the study. A network that is trained is not trained again."""
+    """With the recipe of the study. folder: of the network; one that is trained is not trained again."""
     torch.set_num_threads(1)
     known = folder / "trained.json"
-    recipe = recipe_of(study, ("model", "diffusion", "training"))
+    recipe = recipe_of(study, NETWORK)
     if known.is_file():
         found = json.loads(known.read_text())
-        if found["recipe"] != recipe:
+        if not same_recipe(found["recipe"], recipe):
             raise SystemExit(f"{known}: this network is of another recipe; delete {folder}")
         facts = found["facts"]
     else:

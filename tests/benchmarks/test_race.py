@@ -77,6 +77,24 @@ def test_every_idea_changes_the_recipe(tmp_path, volumes, monkeypatch):
             assert changed, (cohort, name)
 
 
+def test_ideas_that_only_change_the_sampling_have_the_network_of_the_race(tmp_path, volumes, monkeypatch):
+    monkeypatch.setattr(race_cohorts, "_cache", lambda *_: None)
+    study = race_cohorts.study_of("lgg", tmp_path, volumes, against_published.IDEAS)
+    base = race_sides.recipe_of(study.variant("base"), race_sides.NETWORK)
+    same = {
+        name
+        for name in against_published.IDEAS
+        if race_sides.same_recipe(race_sides.recipe_of(study.variant(name), race_sides.NETWORK), base)
+    }
+    assert same == {"background-drawn", "evaluations-20", "masks-as-estimated", "trailing"}
+    # As read from a file; the race sets the steps itself.
+    longer = json.loads(json.dumps(base))
+    longer["training"]["steps"] += 1
+    assert race_sides.same_recipe(base, longer)
+    longer["training"]["batch_size"] += 1
+    assert not race_sides.same_recipe(base, longer)
+
+
 def test_runs_are_added_in_order_and_found_again(table):
     keys = list(against_published.race())[:3]
     for number, key in enumerate(reversed(keys)):
