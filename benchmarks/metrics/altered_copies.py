@@ -80,7 +80,7 @@ def judged(study, fold: int) -> list[dict]:
             found = memorisation(
                 distance,
                 of_test,
-                store.participant[test],
+                store.person[test],
                 study.evaluation.seed,
                 scales[bins],
                 scales[store.z_bin[test]],

@@ -118,7 +118,7 @@ def judged(study, store, parts: dict[str, list[str]], drawn, wanted, seed: int, 
         if str(row["z_bin"]) == "all"
     ]
     real, learnt, floor = pairs_of(store, test), pairs_of(store, train), cell.selections[0].floor
-    held_out, trained = store.participant[test], store.participant[train]
+    held_out, trained = store.person[test], store.person[train]
     # Binary masks in the same values as the real ones.
     binary = np.where(masks > study.tau, np.float16(1), np.float16(-1))
     auc = two_sample_auc(real, held_out, np.stack([images, binary], axis=1), seed)
@@ -128,7 +128,7 @@ def judged(study, store, parts: dict[str, list[str]], drawn, wanted, seed: int, 
         if masks.any(axis=(1, 2)).sum() < 2:
             return 0.0
         given = (images, masks, real[:, 0], real[:, 1] > 0)
-        return segmenter_dice(*given, held_out, seed, train_groups=groups)
+        return segmenter_dice(*given, store.participant[test], seed, train_groups=groups)
 
     tstr = dice(images, masks > study.tau)
     if not floors.is_file():

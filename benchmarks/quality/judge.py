@@ -82,7 +82,7 @@ class Judge:
         config, store = self.config, self.store
         drawn = self.features(images)
         found = {"kid": kid(self.real, drawn, config.seed).value}
-        subjects, bins = store.participant[self.test], (store.z_bin[self.test], store.z_bin[self.train])
+        subjects, bins = store.person[self.test], (store.z_bin[self.test], store.z_bin[self.train])
         pixels = [
             np.asarray(part, np.float32) for part in (images, self.images(self.test), self.images(self.train))
         ]

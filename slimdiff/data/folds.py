@@ -12,7 +12,7 @@ import numpy as np
 
 from slimdiff.config.checks import check_fold_count
 from slimdiff.config.folds import FoldsConfig
-from slimdiff.data.participants import DataError, Participant
+from slimdiff.data.participants import DataError, Participant, first_scans
 from slimdiff.files import MISSING, read_object, read_table, write_table
 
 COLUMNS = ("participant", "fold", "split", "stratified_by", "stratum")
@@ -24,15 +24,16 @@ def persons(participants: Sequence[Participant]) -> dict[str, list[Participant]]
 
     Raises DataError if scans of one person are in different splits of the dataset.
     """
-    scans = defaultdict(list)
+    first, scans = first_scans(participants), defaultdict(list)
     for row in participants:
-        scans[row.participant_id if row.person == MISSING else row.person].append(row)
-    for person, rows in scans.items():
+        scans[first[row.participant_id]].append(row)
+    for rows in scans.values():
         splits = {row.split.lower() for row in rows} - {MISSING}
         if len(splits) > 1:
             found = ", ".join(f"{row.participant_id} in {row.split}" for row in rows)
+            person = rows[0].person
             raise DataError(f"split: expected one split for all scans of the person {person}, found {found}")
-    return {min(row.participant_id for row in rows): rows for rows in scans.values()}
+    return dict(scans)
 
 
 def one_of_each(participants: Sequence[Participant]) -> list[Participant]:

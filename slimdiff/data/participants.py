@@ -123,6 +123,23 @@ def first_of(row: dict[str, str], *names: str) -> str | None:
     return None
 
 
+def first_scans(participants: Iterable[Participant]) -> dict[str, str]:
+    """participant_id: the first participant_id, in alphabetical order, of all scans of its person.
+
+    This name of a person does not depend on the column `person`: a person with one scan has the name of that scan.
+    """
+    participants = list(participants)
+    scans: dict[str, str] = {}
+    for row in participants:
+        own = row.participant_id
+        scans[_person(row)] = min(own, scans.get(_person(row), own))
+    return {row.participant_id: scans[_person(row)] for row in participants}
+
+
+def _person(row: Participant) -> str:
+    return row.participant_id if row.person == MISSING else row.person
+
+
 def write_participants(path: Path, participants: Iterable[Participant]) -> None:
     """Write participants.tsv. Paths are as configured; mask is n/a for subjects without a lesion mask."""
     participants = list(participants)

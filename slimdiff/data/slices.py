@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from slimdiff.config.slices import SlicesConfig
-from slimdiff.data.participants import DataError, Participant
+from slimdiff.data.participants import DataError, Participant, first_scans
 from slimdiff.data.store import COLUMNS
 from slimdiff.data.volumes import harmonise
 from slimdiff.data.volumes.harmonise import Landmarks
@@ -123,6 +123,7 @@ def build_store(
         "height": config.height,
         "z_range": list(z_bins.z_range),
         "n_bins": config.n_bins,
+        "persons": {name: first for name, first in first_scans(participants).items() if first != name},
         "bin_centres": z_bins.centres.tolist(),
         **({"brain_mm": brain_mm} if brain_mm else {}),
         "background_level": BACKGROUND_LEVEL,

@@ -4,8 +4,9 @@ A store is a folder with
 `images.npy` float16 (N, H, W) in [-1, 1], `masks.npy` uint8 {0, 1} (N, H, W), both memory-mapped when read;
 `slices.tsv` one row per slice: participant, z, z_bin, class, lesion_px, acquisition; also its height, where the
 z-bins are not those of slice numbers (`slices.height`);
-`store.json` shapes, spacing_mm (side of a pixel), slice_mm, height, z_range, n_bins, pixel constants and the sha256 of
-the other three.
+`store.json` shapes, spacing_mm (side of a pixel), slice_mm, height, z_range, n_bins, persons, pixel constants and the
+sha256 of the other three. `persons` maps each participant to the first participant (in alphabetical order) of its
+person, unless that is itself.
 Rows of a slice run from anterior to posterior, columns from left to right.
 """
 
@@ -22,7 +23,7 @@ from slimdiff.files import read_object, read_table, require_file
 
 COLUMNS = ("participant", "z", "z_bin", "class", "lesion_px", "acquisition")
 FEWEST_LESION_SUBJECTS = 2
-"""Training subjects with a lesion in a z-bin, below which its class-1 samples are copies or guesses."""
+"""Training subjects (persons) with a lesion in a z-bin, below which its class-1 samples are copies or guesses."""
 
 
 @dataclass(frozen=True)
@@ -107,20 +108,29 @@ class SliceStore:
         """Height and width of a slice, in px."""
         return self.images.shape[1], self.images.shape[2]
 
+    @cached_property
+    def person(self) -> np.ndarray:
+        """str (N,): the person of each slice, named as its first scan. Statistics of independent subjects use it."""
+        return np.array([self.person_of(name) for name in self.participant.tolist()], str)
+
+    def person_of(self, participant: str) -> str:
+        """The person of a participant, named as its first scan. Earlier stores have one person for each participant."""
+        return self.facts.get("persons", {}).get(participant, participant)
+
     def rows_of(self, participants: list[str]) -> np.ndarray:
         """Indices (M,) of the slices of these participants, in the store's order."""
         return np.flatnonzero(np.isin(self.participant, participants))
 
     def lesion_subjects(self, participants: list[str]) -> np.ndarray:
-        """Number of these participants that have a lesion slice in each z-bin, (n_bins,)."""
+        """Number of persons among these participants that have a lesion slice in each z-bin, (n_bins,)."""
         rows = self.rows_of(participants)
         rows = rows[self.label[rows] == 1]
         return np.array(
-            [len(set(self.participant[rows[self.z_bin[rows] == z_bin]])) for z_bin in range(self.n_bins)]
+            [len(set(self.person[rows[self.z_bin[rows] == z_bin]])) for z_bin in range(self.n_bins)]
         )
 
     def few_lesions(self, participants: list[str]) -> str:
-        """z-bins in which fewer than FEWEST_LESION_SUBJECTS of these participants have a lesion, as text; often ""."""
+        """z-bins in which fewer than FEWEST_LESION_SUBJECTS of their persons have a lesion, as text; often ""."""
         few = few_lesion_subjects(self.lesion_subjects(participants).tolist())
         return ", ".join(f"{z_bin} ({count})" for z_bin, count in few.items())
 

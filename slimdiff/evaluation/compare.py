@@ -31,7 +31,8 @@ def subject_pairs(
     """Paired Dice of the held-out subjects, by the percentage of training subjects.
 
     The scores are read from `utility_subjects.tsv` of the variant and of `real`, for every fold that has this table
-    for the variant. A subject counts once: its scores are averaged within a fold and over folds.
+    for the variant. A subject is a person and counts once: its scores are averaged over its scans and over folds. In a
+    table without the column `person`, each participant is a person.
 
     Returns:
         Percent to three values: (N,) Dice with real and synthetic slices, (N,) Dice with real slices alone, and a
@@ -42,17 +43,21 @@ def subject_pairs(
         ValueError: a table lacks a column; the message names the file.
     """
     found: dict[int, dict[str, list[tuple[float, float]]]] = {}
+    persons: dict[str, str] = {}
     for fold in range(folds):
         path = paths.utility_subjects(variant, fold)
         if not path.is_file():
             continue
         together = _scores(path, TOGETHER)
+        persons |= {
+            row["participant"]: row.get("person", row["participant"]) for row in read_table(path, NEEDED)
+        }
         alone = _scores(paths.utility_subjects("real", fold), ALONE)
         for (percent, participant), score in together.items():
             own = found.setdefault(percent, {})
             pair = (score, alone.get((percent, participant), np.nan))
             if np.isfinite(pair).all():
-                own.setdefault(participant, []).append(pair)
+                own.setdefault(persons[participant], []).append(pair)
     return {percent: _averaged(found[percent]) for percent in sorted(found)}
 
 
@@ -68,8 +73,8 @@ def _scores(path: Path, condition: str) -> dict[tuple[int, str], float]:
 
 def _averaged(subjects: dict[str, list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray, str]:
     pairs = np.array([np.mean(subjects[name], axis=0) for name in sorted(subjects)]).reshape(-1, 2)
-    again = any(len(folds) > 1 for folds in subjects.values())
-    return (*pairs.T, "a subject of several folds counts once, by its mean" if again else "")
+    again = any(len(scores) > 1 for scores in subjects.values())
+    return (*pairs.T, "a subject of several folds or scans counts once, by its mean" if again else "")
 
 
 ALL = "all"

@@ -59,7 +59,7 @@ class Monitor:
             for rows in (of_train, of_val)
         )
         self.train_bin, self.val_bin = store.z_bin[of_train], store.z_bin[of_val]
-        subjects = store.participant[of_val]
+        subjects = store.person[of_val]
         distance, _ = nearest(self.val, self.train, self.val_bin, self.train_bin, device=device)
         self.scales = bin_scales(distance, self.val_bin, store.n_bins)
         self._ratio = lambda of_samples, z_bin: (

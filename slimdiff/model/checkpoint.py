@@ -35,7 +35,7 @@ class DataSpec:
     acquisition_counts: list[list[int]] = field(default_factory=list)
     """Number of training slices of every class (outer) and acquisition (inner)."""
     lesion_subjects: list[int] | None = None
-    """Number of training subjects with a lesion in each z-bin; None: unknown."""
+    """Number of training subjects (persons) with a lesion in each z-bin; None: unknown."""
     augmentations: int = 0
     """Number of augmentation labels; 0 = trained without augmentation."""
     quarter_turns: int = 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimdiff.data.participants import Participant
+from slimdiff.data.participants import Participant, first_scans
 from slimdiff.data.store import FEWEST_LESION_SUBJECTS, SliceStore
 from slimdiff.files import MISSING, read_object
 from slimdiff.report import html_page
@@ -135,9 +135,11 @@ def _summary(
 ) -> str:
     included = [p for p in people if p.included]
     patients = {p.participant_id for p in included if p.is_patient}
+    persons = len(set(first_scans(included).values()))
+    several = f" ({persons} persons)" if persons < len(included) else ""
     notes = [
         *remarks,
-        f"{len(included)} participants in the study, {len(patients)} with a lesion mask; "
+        f"{len(included)} participants{several} in the study, {len(patients)} with a lesion mask; "
         f"{len(people) - len(included)} excluded. {len(store)} slices at {store.spacing_mm:g} mm, "
         f"{int((store.label == 1).sum())} with a lesion; {sum(store.facts['dropped'].values())} dropped: "
         f"{store.facts['dropped']['lesion_too_small']} with a lesion under {store.facts['min_lesion_px']} px, "
@@ -154,7 +156,7 @@ def _summary(
             f"{part} {len(names)} ({len(patients & set(names))} with a lesion)"
             for part, names in split.items()
         ]
-        notes.append(f"Fold {fold}, subjects: {', '.join(parts)}.")
+        notes.append(f"Fold {fold}, participants: {', '.join(parts)}.")
         if few := store.few_lesions(split["train"]):
             notes.append(
                 f"Fold {fold}: z-bins in which fewer than {FEWEST_LESION_SUBJECTS} training subjects have a lesion "

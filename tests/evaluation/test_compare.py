@@ -218,10 +218,11 @@ def test_exchanging_variants_exchanges_the_signs(paths):
         assert there[name] == back[name]
 
 
-def write_subjects(paths, folder, fold, condition, scores, share=1.0):
-    columns = ("participant", "condition", "share", "dice")
+def write_subjects(paths, folder, fold, condition, scores, share=1.0, persons=None):
+    columns = ("participant", "condition", "share", "dice", *(["person"] if persons else []))
     rows = [
         {"participant": name, "condition": condition, "share": share, "dice": dice}
+        | ({"person": persons.get(name, name)} if persons else {})
         for name, dice in scores.items()
     ]
     write_table(paths.utility_subjects(folder, fold), rows, columns)
@@ -253,6 +254,23 @@ def test_a_subject_of_several_folds_counts_once(paths):
     assert float(row["mean_a"]) == pytest.approx((0.7 + 0.7) / 2)
     assert "counts once" in row["note"]
     assert "trained on all training subjects" in row["note"]
+
+
+def test_scans_of_one_person_count_once(paths):
+    """A column `person` makes one pair of two scans; without it, each participant is a subject."""
+    real = {"s1": 0.5, "s2": 0.6, "s3": 0.4}
+    both = {"s1": 0.6, "s2": 0.9, "s3": 0.45}
+    found = []
+    for persons in (None, {"s2": "s1"}):
+        write_kid(paths, {"a": KID["a"][:1]})
+        write_subjects(paths, "real", 0, "real", real, persons=persons)
+        write_subjects(paths, "a", 0, "real_synthetic", both, persons=persons)
+        found += compared(paths, "a", 1)
+    assert [row["n"] for row in found] == ["3", "2"]
+    differences = [float(row["mean_difference"]) for row in found]
+    assert differences == pytest.approx([(0.1 + 0.3 + 0.05) / 3, (0.2 + 0.05) / 2])
+    assert [float(row["smallest_p"]) for row in found] == [0.25, 0.5]
+    assert ["counts once" in row["note"] for row in found] == [False, True]
 
 
 def test_utility_rows_are_compared_like_metrics_and_holm_corrects_for_variants(paths):

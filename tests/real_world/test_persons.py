@@ -9,7 +9,13 @@ from slimdiff.config import ConfigError
 from slimdiff.config.folds import FoldsConfig
 from slimdiff.data.composition import composition
 from slimdiff.data.folds import check_split, make_folds, one_of_each
-from slimdiff.data.participants import DataError, Participant, read_participants, write_participants
+from slimdiff.data.participants import (
+    DataError,
+    Participant,
+    first_scans,
+    read_participants,
+    write_participants,
+)
 from slimdiff.data.sources.persons import person_of
 
 NOWHERE = Path("nowhere")
@@ -58,6 +64,19 @@ def test_folds_of_one_scan_each_are_those_without_the_column():
     named = [Participant(r.participant_id, "g", NOWHERE, r.mask, r.acquisition) for r in rows]
     config = FoldsConfig(k=3, seed=1)
     assert make_folds(rows, volumes(rows), config) == make_folds(named, volumes(rows), config)
+
+
+def test_a_person_has_the_name_of_its_first_scan_whatever_the_column_says():
+    rows = [
+        Participant(name, "g", NOWHERE, None, person=own)
+        for name, own in zip("bcad", ("7", "7", "1", "n/a"), strict=True)
+    ]
+    assert first_scans(rows) == {"a": "a", "b": "b", "c": "b", "d": "d"}
+    # Names sort as the participants do, so that draws of subjects do not depend on the column.
+    named = [
+        Participant(name, "g", NOWHERE, None, person=own) for name, own in zip("abc", "987", strict=True)
+    ]
+    assert first_scans(named) == {name: name for name in "abc"} == first_scans(named[::-1])
 
 
 def test_more_folds_than_persons_with_a_lesion_are_refused():

@@ -58,5 +58,8 @@ def test_from_the_table_to_slices(study, capsys):
     for fold in range(load_study(study).folds.k):
         parts = [{person[name] for name in names} for names in read_folds(paths.folds, fold).values()]
         assert sum(map(len, parts)) == len(set().union(*parts)) == 7
+    store = SliceStore.open(paths.store)
+    assert store.facts["persons"] == {f"sub-{n:02d}_ses-2": f"sub-{n:02d}_ses-1" for n in (1, 2, 3)}
+    assert len(set(store.participant)) == 10 and len(set(store.person)) == 7
     # No slice of class 0 is of the patient without a visible lesion.
-    assert len(SliceStore.open(paths.store).rows_of([NEGATIVE])) == 0
+    assert len(store.rows_of([NEGATIVE])) == 0

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -243,9 +244,13 @@ def test_the_participants_page_has_splits_volumes_and_exclusions(finished):
     head, *rows = Rows(participants.participants_body(people, records, splits, store)).rows
     assert {row[0]: dict(zip(head, row, strict=True))["axes"] for row in rows}["sub-01"] == "LPS"
     assert (
-        "Fold 0, subjects: train 2 (2 with a lesion), val 0 (0 with a lesion), test 1 (1 with a lesion)."
+        "Fold 0, participants: train 2 (2 with a lesion), val 0 (0 with a lesion), test 1 (1 with a lesion)."
         in page.text
     )
+    assert f"{len(people)} participants in the study, " in page.text
+    scans = [replace(row, person="P1" if row is not people[-1] else "n/a") for row in people]
+    text = Rows(participants.participants_body(scans, records, splits, store)).text
+    assert f"{len(people)} participants (2 persons) in the study, " in text
     # z-bins in which only one training subject has a lesion, or none.
     lesions = store.lesion_subjects(["sub-03"])
     assert lesions.tolist() == [

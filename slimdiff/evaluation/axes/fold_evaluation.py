@@ -119,8 +119,8 @@ class FoldEvaluation:
         return [np.isin(rows, chosen) for chosen in self.lesion_selection.floors]
 
     def resampling(self, rows: np.ndarray) -> Resampling:
-        """Bootstrap over the subjects of these store rows."""
-        return Resampling.of(self.store.participant[rows], self.config.bootstrap, self.config.seed)
+        """Bootstrap over the persons of these store rows, each with all its scans."""
+        return Resampling.of(self.store.person[rows], self.config.bootstrap, self.config.seed)
 
     @cached_property
     def device(self) -> torch.device:

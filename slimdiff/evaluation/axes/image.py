@@ -38,7 +38,7 @@ def _all_images(evaluation: FoldEvaluation) -> tuple[np.ndarray, np.ndarray, np.
 def feature_distances(evaluation: FoldEvaluation) -> None:
     """KID, FID, precision and recall with each extractor, and KID of blurred held-out slices."""
     config, device = evaluation.config, evaluation.device
-    held_out_subjects = evaluation.store.participant[evaluation.test]
+    held_out_subjects = evaluation.store.person[evaluation.test]
     sets = _all_images(evaluation)
     blurred = [ndimage.gaussian_filter(image.astype(np.float32), BLUR_PX) for image in sets[0]]
     blurred = store_precision(np.stack(blurred))
@@ -186,7 +186,7 @@ def lpips_distances(evaluation: FoldEvaluation) -> None:
     config, samples, store = evaluation.config, evaluation.samples, evaluation.store
     net, chosen = f"lpips-{config.lpips_net}", evaluation.selections[0]
     held_out, trained = (
-        (evaluation.real(rows)[0], store.z_bin[rows], store.participant[rows])
+        (evaluation.real(rows)[0], store.z_bin[rows], store.person[rows])
         for rows in (evaluation.test[chosen.held_out], evaluation.train[chosen.floor])
     )
     drawn = tuple(column[chosen.samples] for column in (samples.images, samples.z_bin, samples.id))

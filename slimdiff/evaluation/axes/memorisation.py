@@ -42,7 +42,7 @@ def memorisation_axis(evaluation: FoldEvaluation) -> None:
         found = memorisation(
             of_samples[0],
             of_test[0],
-            store.participant[evaluation.test],
+            store.person[evaluation.test],
             evaluation.config.seed,
             sample_scale,
             test_scale,
@@ -64,7 +64,7 @@ def _numbers(
 
     distance, test: relative to the scales of the z-bins.
     """
-    subjects = evaluation.store.participant[evaluation.test]
+    subjects = evaluation.store.person[evaluation.test]
     held_out = HeldOut(found, test, subjects, evaluation.config.bootstrap, evaluation.config.seed)
     matched = np.isfinite(distance)
     synthetic, n = distance[matched], int(matched.sum())

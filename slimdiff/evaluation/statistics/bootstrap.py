@@ -1,7 +1,7 @@
 """Intervals over subjects, and summaries over folds.
 
 Slices of one subject are not independent, and neither are samples of one trained model. Therefore subjects are
-resampled, and folds are counted.
+resampled, and folds are counted. A subject is a person, with all its scans (`SliceStore.person`).
 """
 
 from collections.abc import Callable, Sequence

@@ -4,6 +4,9 @@ Segmenters of real slices are the same for every variant of a fold and are train
 `metrics/real/fold-{k}/` as `segmenter-{percent}.safetensors`, with `utility_subjects.tsv`. The folder
 `metrics/{variant}/fold-{k}/` contains `utility.tsv` (columns as in metrics.tsv) and the variant's own
 `utility_subjects.tsv`. Validation subjects are not used: the number of steps and the threshold are fixed in advance.
+
+Scores are those of participants. Two of them may be scans of one person: shares of the training subjects, intervals and
+tests are over persons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,23 +55,26 @@ def utility_rows(
     n_boot: int,
     seed: int,
     without_samples: str = "",
+    persons: Sequence[str] | None = None,
 ) -> list[dict]:
     """The rows of one variant and fold.
 
     Args:
         names: study, variant and fold.
         percents: shares of the training subjects, ascending.
-        subjects: condition to the scores of the held-out subjects, always the same subjects in the same order. The
+        subjects: condition to the scores of the S held-out participants, always the same in the same order. The
             condition `synthetic` is missing if no segmenter could be trained on samples.
         trts: scores, by the segmenter of real slices, of every sample, and of held-out slices with the samples'
             share of lesion slices.
         n_boot, seed: number and seed of the resamplings for intervals.
         without_samples: why the condition `synthetic` is missing.
+        persons: (S,) person of each held-out participant; None: each is a person.
     """
     rows = []
+    own = np.arange(len(next(iter(subjects.values())))) if persons is None else np.asarray(persons)
 
     def add(metric, values, floor=np.nan, note="", missing="no held-out subject has a lesion slice"):
-        rows.append(_row(names, metric, values, floor, note, missing, n_boot, seed))
+        rows.append(_row(names, metric, values, own, floor, note, missing, n_boot, seed))
 
     for score, attribute in SCORES.items():
         of = {condition: getattr(scores, attribute) for condition, scores in subjects.items()}
@@ -82,7 +88,7 @@ def utility_rows(
             note = _joined("floor column: real alone", caution)
             add(utility_metric(score, "real_synthetic", percent), both, _mean(real), note)
             difference = both - real
-            note = _joined(PAIRED, signed_rank(difference), caution)
+            note = _joined(PAIRED, signed_rank(_mean_of_each(own, difference)), caution)
             add(utility_metric(score, "gain", percent), difference, 0.0, note)
         real = of[f"real_{largest}"]
         note = f"floor column: real alone, {largest} %"
@@ -93,12 +99,12 @@ def utility_rows(
     return rows
 
 
-def _row(names, metric, values, floor, note, missing, n_boot, seed) -> dict:
+def _row(names, metric, values, persons, floor, note, missing, n_boot, seed) -> dict:
     known = np.flatnonzero(np.isfinite(values))
     if not len(known):
         return _finished(names, metric, np.nan, None, floor, 0, _joined(missing, "at least one is required"))
     values = values[known]
-    interval = bootstrap.subject_bootstrap(lambda drawn: values[drawn].mean(), known, n_boot, seed)
+    interval = bootstrap.subject_bootstrap(lambda drawn: values[drawn].mean(), persons[known], n_boot, seed)
     return _finished(names, metric, values.mean(), interval, floor, len(values), note)
 
 
@@ -141,7 +147,7 @@ def _counts(score: str, scores: Scores) -> str:
     """Note on subjects without a score, or on the number of lesion-free slices."""
     if score in ("dice", "sensitivity"):
         empty = int(np.isnan(getattr(scores, SCORES[score])).sum())
-        return f"{empty} of {len(scores)} held-out subjects have no lesion and no score" if empty else ""
+        return f"{empty} of {len(scores)} held-out participants have no lesion and no score" if empty else ""
     if score == "false_positive_share":
         total, flagged = scores.empty_slices.sum(), scores.empty_with_false_positive.sum()
         return f"false positives in {flagged} of {total} lesion-free slices"
@@ -161,13 +167,18 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
+def _mean_of_each(persons: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean of the known values of each person, (P,); NaN without any. A person with one value has that value."""
+    return np.array([_mean(values[persons == person]) for person in np.unique(persons)])
+
+
 def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
 COUNTS = tuple(field.name for field in fields(Scores))
 SHOWN = ("dice", "sensitivity", "false_positives_per_slice", "false_positive_share_empty")
-SUBJECT_COLUMNS = ("study", "variant", "fold", "participant", "condition", "share", *COUNTS, *SHOWN)
+SUBJECT_COLUMNS = ("study", "variant", "fold", "participant", "person", "condition", "share", *COUNTS, *SHOWN)
 SETTINGS = {"channels", "patch", "steps", "batch_size", "learning_rate", "seed"}
 """Keys of section `utility` that change a segmenter."""
 
@@ -189,13 +200,26 @@ class HeldOutJudge:
         self.device = pick_device(self.config.device)
         rows = self.store.rows_of(self.parts["test"])
         self.held_out, self.subjects = self._pairs(rows), self.store.participant[rows]
-        with_lesion = set(self.store.participant[self.store.label == 1])
-        self.chosen = nested_shares(
-            [name for name in self.parts["train"] if name in with_lesion],
-            [name for name in self.parts["train"] if name not in with_lesion],
+        self.chosen = self._chosen()
+
+    def _chosen(self) -> dict[float, list[str]]:
+        """The training participants of each share; all scans of a person are in it, or none."""
+        scans: dict[str, list[str]] = {}
+        for name in self.parts["train"]:
+            scans.setdefault(self.store.person_of(name), []).append(name)
+        with_lesion = set(self.store.person[self.store.label == 1])
+        shares = nested_shares(
+            [person for person in scans if person in with_lesion],
+            [person for person in scans if person not in with_lesion],
             [percent / 100 for percent in self.config.percents],
             self.config.seed,
         )
+        return {share: [name for person in own for name in scans[person]] for share, own in shares.items()}
+
+    @property
+    def persons(self) -> list[str]:
+        """Person of each held-out participant, participants sorted."""
+        return [self.store.person_of(name) for name in np.unique(self.subjects).tolist()]
 
     def real(self, percent: int) -> Pairs:
         """Real slices of this percentage of the training subjects."""
@@ -225,6 +249,7 @@ class HeldOutJudge:
             {
                 **names,
                 "participant": subject,
+                "person": self.store.person_of(str(subject)),
                 "share": share,
                 **{name: int(getattr(scores, name)[i]) for name in COUNTS},
                 **{name: float(getattr(scores, name)[i]) for name in SHOWN},
@@ -239,8 +264,8 @@ def nested_shares(
     """Training subjects of each share; a smaller share is a subset of a larger one.
 
     Args:
-        patients, controls: training subjects with and without a lesion. Each share contains this share of both, and
-            at least one patient.
+        patients, controls: training subjects (persons) with and without a lesion. Each share contains this share of
+            both, and at least one patient.
         shares: in (0, 1].
         seed: seed of the order in which subjects are added.
     """
@@ -346,9 +371,8 @@ def evaluate_utility(study: Study, variant: str, fold: int) -> None:
     beside = held_out[same_share(judge.held_out.with_lesion, drawn.with_lesion, config.seed)]
     names = {"study": study.study, "variant": variant, "fold": fold}
     evaluation = study.evaluation
-    table = utility_rows(
-        names, config.percents, scores, (trts, beside), evaluation.bootstrap, evaluation.seed, missing
-    )
+    resampling = (evaluation.bootstrap, evaluation.seed)
+    table = utility_rows(names, config.percents, scores, (trts, beside), *resampling, missing, judge.persons)
     write_table(paths.utility_subjects(variant, fold), rows, SUBJECT_COLUMNS)
     write_table(paths.utility(variant, fold), table, COLUMNS)
 

@@ -48,6 +48,7 @@ def cohort():
         images=images,
         masks=np.zeros(images.shape, np.uint8),
         participant=np.repeat(names, BINS),
+        person=np.repeat(names, BINS),
         z_bin=np.tile(np.arange(BINS), len(names)),
         label=np.zeros(len(images), int),
         n_bins=BINS,

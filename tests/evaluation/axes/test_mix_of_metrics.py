@@ -58,6 +58,7 @@ def cohort():
         images=images,
         masks=masks.astype(np.uint8),
         participant=np.repeat(names, len(own)),
+        person=np.repeat(names, len(own)),
         z_bin=z_bin,
         label=label,
         n_bins=2,

@@ -44,10 +44,16 @@ class Twin:
 
 
 def real_slices(make_pairs) -> SimpleNamespace:
-    """200 slices of 20 subjects, some with several lesions or with a lesion of a single pixel."""
+    """200 slices of 20 participants, some with several lesions or with a lesion of a single pixel.
+
+    Two of every three participants are scans of one person, whose name is that of the first scan.
+    """
     generator = np.random.default_rng(0)
     images, masks = make_pairs(200, 3)
     subject = np.array([f"sub-{i // 10:02d}" for i in range(200)])
+    number = np.arange(200) // 10
+    first_scan = np.maximum(0, np.where(number % 3 == 0, number - 1, number))
+    person = np.array([f"sub-{i:02d}" for i in first_scan])
     z_bin = np.sort(np.tile(np.arange(10) % BINS, 20).reshape(20, 10), axis=1).ravel()
     lesion = generator.random(200) < 0.7
     masks = masks & lesion[:, None, None]
@@ -63,6 +69,7 @@ def real_slices(make_pairs) -> SimpleNamespace:
         image=images[kept],
         mask=masks[kept],
         subject=subject[kept],
+        person=person[kept],
         z_bin=z_bin[kept],
         label=(pixels[kept] > 0).astype(int),
     )
@@ -96,6 +103,7 @@ def twin(make_pairs, alexnet, tmp_path_factory) -> Twin:
         images=real.image,
         masks=real.mask.astype(np.uint8),
         participant=real.subject,
+        person=real.person,
         z_bin=real.z_bin,
         label=real.label,
         z=np.arange(len(real.z_bin)),

@@ -157,11 +157,11 @@ def test_lpips_diversity(twin):
     choice = twin.choice()
     fake, z_fake = twin.samples.image[choice.samples], twin.samples.z_bin[choice.samples]
     real, z_real = twin.held_out.image[choice.held_out], twin.held_out.z_bin[choice.held_out]
-    subject = twin.held_out.subject[choice.held_out]
+    person = twin.held_out.person[choice.held_out]
     naive = []
     for images, partners in (
         (fake, lambda i: np.setdiff1d(np.flatnonzero(z_fake == z_fake[i]), [i])),
-        (real, lambda i: np.flatnonzero((z_real == z_real[i]) & (subject != subject[i]))),
+        (real, lambda i: np.flatnonzero((z_real == z_real[i]) & (person != person[i]))),
     ):
         rows = np.array([i for i in range(len(images)) if len(partners(i))])
         first, second = drawn_pairs(twin.seed, rows, partners)

@@ -41,8 +41,8 @@ def distances(twin, request) -> SimpleNamespace:
     for z_bin in range(twin.bins):
         if (z_real == z_bin).sum() >= 5:
             scale[z_bin] = np.median(real[z_real == z_bin])
-    names = np.random.default_rng(twin.seed).permutation(np.unique(twin.held_out.subject))
-    first = np.isin(twin.held_out.subject, names[: (len(names) + 1) // 2])
+    names = np.random.default_rng(twin.seed).permutation(np.unique(twin.held_out.person))
+    first = np.isin(twin.held_out.person, names[: (len(names) + 1) // 2])
     relative = real / scale[z_real]
     return SimpleNamespace(
         space=request.param,

@@ -14,6 +14,7 @@ from slimdiff.evaluation.axes.fold_evaluation import COLUMNS
 from slimdiff.evaluation.utility.segmenter import Pairs
 from slimdiff.evaluation.utility.utility import (
     SUBJECT_COLUMNS,
+    HeldOutJudge,
     evaluate_utility,
     limited,
     nested_shares,
@@ -223,6 +224,22 @@ def test_a_smaller_share_is_a_subset_of_a_larger_one():
     assert nested_shares(patients[::-1], controls, shares, seed=3) == chosen
     assert nested_shares(patients, controls, shares, seed=4)[0.5] != chosen[0.5]
     assert len(nested_shares(["p0"], [], (0.01,), seed=0)[0.01]) == 1
+
+
+def test_all_scans_of_a_person_are_in_a_share_or_none_is(study, tmp_path):
+    """Two training participants with a lesion, each a person, and then scans of one."""
+    utility = study.utility.model_copy(update={"shares": (0.5, 1.0)})
+    elsewhere = study.model_copy(update={"results_dir": str(tmp_path), "utility": utility})
+    shutil.copytree(study.paths.root, elsewhere.paths.root)
+    path, patients = elsewhere.paths.store / "store.json", set(PATIENTS[:2])
+    plain = HeldOutJudge(elsewhere, 0)
+    assert [len(patients & set(plain.chosen[share])) for share in utility.shares] == [1, 2]
+    facts = json.loads(path.read_text()) | {"persons": {PATIENTS[1]: PATIENTS[0], PATIENTS[4]: PATIENTS[3]}}
+    path.write_text(json.dumps(facts))
+    judge = HeldOutJudge(elsewhere, 0)
+    assert [len(patients & set(judge.chosen[share])) for share in utility.shares] == [2, 2]
+    assert plain.persons == np.unique(plain.subjects).tolist() == np.unique(judge.subjects).tolist()
+    assert judge.persons == [PATIENTS[3] if name == PATIENTS[4] else name for name in plain.persons]
 
 
 def samples_with(*areas: int) -> Samples:

@@ -42,7 +42,7 @@ def test_a_gain_is_paired_over_subjects():
     assert (gain["n"], gain["floor"]) == (6, 0.0)
     # All six signs agree: 2 of 2^6 arrangements are as extreme.
     assert "p = 0.031 over 6 subjects that differ, smallest reachable 0.031" in gain["reason"]
-    assert "1 of 7 held-out subjects have no lesion and no score" in alone["reason"]
+    assert "1 of 7 held-out participants have no lesion and no score" in alone["reason"]
     assert "2 held-out" not in gain["reason"]
 
 
@@ -57,6 +57,27 @@ def test_signed_rank_agrees_with_the_enumeration_of_all_signs():
         found = signed_rank(np.array([*differences, 0.0, np.nan]))
         assert found == f"p = {p:.2g} over {len(d)} subjects that differ, smallest reachable {smallest:.2g}"
     assert signed_rank(np.array([0.0, 0.0, np.nan])) == "no difference in any of 2 subjects"
+
+
+def test_scans_of_one_person_are_no_further_subjects():
+    """Every participant twice: as scans of one person they change no interval and no p, as persons they do."""
+    dice = [0, 2, 4, 6, 8, 9], [1, 3, 5, 7, 9, 8]
+    names = [f"sub-{number}" for number in range(6)]
+    once, scans, persons = (
+        table(*(subjects(part * times, 0) for part in dice), persons=own)
+        for times, own in ((1, names), (2, 2 * names), (2, [*names, *(f"{name}-b" for name in names)]))
+    )
+    for metric in ("utility_dice_real_100", "utility_dice_gain_100"):
+        one, two, many = (rows[metric] for rows in (once, scans, persons))
+        assert two["value"] == pytest.approx(one["value"]) == pytest.approx(many["value"])
+        widths = [row["ci_high"] - row["ci_low"] for row in (one, two, many)]
+        assert widths[1] == pytest.approx(widths[0]) and widths[2] < 0.9 * widths[1], metric
+    assert "over 6 subjects" in scans["utility_dice_gain_100"]["reason"]
+    assert scans["utility_dice_gain_100"]["reason"] == once["utility_dice_gain_100"]["reason"]
+    assert "over 12 subjects" in persons["utility_dice_gain_100"]["reason"]
+    # Four persons with two scans each are fewer than five subjects.
+    few = table(subjects([4] * 8, 0), subjects([5] * 8, 0), persons=2 * names[:4])["utility_dice_gain_100"]
+    assert math.isnan(few["ci_low"]) and few["interval_reason"].startswith("4 held-out subjects")
 
 
 def test_few_subjects_give_no_interval_and_subjects_without_lesion_no_value():
