@@ -109,6 +109,7 @@ def bids_participants_of(
             Participant(
                 participant_id=name,
                 group=group or (with_mask if masks else without_mask),
+                group_by_mask=not group and fetched_groups is None,
                 image=image.path,
                 mask=mask,
                 acquisition=image.entities.get("acq", MISSING),
@@ -195,8 +196,10 @@ def _with_lost_image(row: Participant, masks: list[BidsFile], near: BidsFile | N
         return row
     mask = masks[0].path if masks else None
     # It needs a group, so that `data.groups` does not exclude it.
-    group = ("patient" if masks else "control") if row.group == MISSING else row.group
-    return replace(row, mask=mask, group=group, excluded=MISSING, flags=(Flag("missing_file", reason),))
+    unstated = row.group == MISSING
+    group = ("patient" if masks else "control") if unstated else row.group
+    flags = (Flag("missing_file", reason),)
+    return replace(row, mask=mask, group=group, group_by_mask=unstated, excluded=MISSING, flags=flags)
 
 
 def _stray_masks(name: str, others: list[BidsFile], hidden: list[BidsFile], suffix: str) -> list[Flag]:

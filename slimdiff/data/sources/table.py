@@ -59,6 +59,7 @@ def _participant(line: dict[str, str], table: Path, number: int) -> Participant:
     return Participant(
         participant_id=name,
         group=first_of(line, "group") or ("patient" if paths["mask"] else "control"),
+        group_by_mask=first_of(line, "group") is None,
         **paths,
         **{key: first_of(line, key) or MISSING for key in ("acquisition", "site", "split", "lobe", "person")},
         further=further_of(line),

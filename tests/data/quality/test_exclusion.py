@@ -300,10 +300,10 @@ def test_an_empty_mask_makes_a_control_where_that_is_what_it_means():
         "lesion_contrast": None,
         "flip_contrast": None,
     }
-    rows = [person(1), person(2, group="patient"), person(3), person(4, False)]
+    rows = [person(1), person(2, group="patient", group_by_mask=True), person(3), person(4, False)]
     with pytest.raises(DataError, match="empty_mask"):
         judged({2: empty}, rows=rows)
-    data = DataConfig(source="bids", root="x", empty_mask="control")
+    data = DataConfig(source="bids", root="x", empty_mask="control", patients_without_mask="control")
     found = judged({2: empty, 3: empty}, data=data, rows=rows)
     assert [found[n].participant.group for n in (2, 3)] == ["control", "fcd"]
     assert not any(found[n].participant.is_patient or found[n].stopping for n in (2, 3))
