@@ -208,7 +208,7 @@ def _without_image(
 def _with_lost_image(row: Participant, masks: list[BidsFile], near: BidsFile | None) -> Participant:
     """Flag a lost image: the subject has a lesion mask, or a file with nearly the expected name."""
     if near is not None:
-        reason = f"{row.image} not found, but {near.path} exists; rename it, or set data.image_suffix"
+        reason = f"{row.image} not found, but {near.path} exists; rename, move or convert it, or set data.image_suffix"
     elif masks:
         reason = f"{row.image} not found, but its mask {masks[0].path} exists; add the image"
     else:
