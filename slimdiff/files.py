@@ -195,13 +195,14 @@ def numbered_cells(
     required column is missing, a column is duplicate, or a row has too few or too many cells.
     """
     path = Path(path)
-    form = (
-        {"delimiter": ",", "strict": True}
-        if path.suffix.lower() == ".csv"
-        else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    )
     require_file(path, "not found; if a stage writes it, run that stage first")
     with path.open(encoding="utf-8-sig", newline="") as stream:
+        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        if path.suffix.lower() == ".csv":
+            header = stream.readline()
+            stream.seek(0)
+            # Spreadsheets write semicolons where the comma is the decimal sign.
+            form = {"delimiter": ";" if ";" in header and "," not in header else ",", "strict": True}
         reader = csv.reader(stream, **form)
         # Not line.strip(): a first cell that is empty is a cell.
         lines = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]

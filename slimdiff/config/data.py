@@ -164,17 +164,19 @@ class DataConfig(Section):
     mask's largest value, or of 1 if that is below 1; 0.5 is usual. null: masks have whole numbers, and any other is an
     error. With `lesion_labels` `binary` or `any`."""
     empty_mask: Literal["error", "control"] = "error"
-    """Meaning of a mask without lesion: an error, or a control (usual in nnU-Net datasets)."""
+    """Meaning of a mask without lesion: an error, or a control (usual in nnU-Net datasets). A participant whose stated
+    group is one of patients, by name or by the lesions of others, is settled by `patients_without_mask` instead."""
     several_masks: Literal["error", "union"] = "error"
     """`bids`: several lesion masks of one image are an error, or the lesion is their union."""
     patients_without_mask: Literal["error", "exclude", "control"] | None = None
     """`bids`, `table`, `slices`: members without a mask of a group in which others have one (such as MRI-negative
-    patients): an error, excluded, or used as `control`, whose slices are learned as lesion-free; null: exclude where
-    `table` lists them, else error."""
+    patients), and participants with neither mask nor group where others have a group: an error, excluded, or used as
+    `control`, whose slices are learned as lesion-free; null: exclude where `table` lists them, else error."""
     mask_grid: Literal["same", "voxels", "resample"] = "same"
     """A mask on another grid than its image: an error (`same`); resampled by both affines (`resample`, nearest voxel);
     or taken voxel by voxel (`voxels`), if both have the same shape, and either the mask has the affine of the image's
-    other form (sform and qform differ) or one of the headers gives no position."""
+    other form (sform and qform differ) or one of the headers gives no position (no form, or axes along the world's
+    with origin 0, as scripts write it)."""
     groups: tuple[str, ...] = ()
     """Only subjects of these groups, as named in participants.tsv (case and plural do not count; `control` and
     `patient` have synonyms such as hc and case); empty: all."""

@@ -57,6 +57,8 @@ class Participant:
     """Whose scan it is; n/a: the participant's own. All scans of a person are in one part of a fold."""
     excluded: str = MISSING
     brain_mask: Path | None = None
+    group_by_mask: bool = field(default=False, compare=False)
+    """The source states no group: `patient` or `control` follows from the mask. Not written to the table."""
     further: dict[str, str] = field(default_factory=dict, hash=False)
     """Further columns of the source: name, value."""
     flags: tuple[Flag, ...] = ()

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -257,7 +256,5 @@ def test_the_command_needs_no_torch_on_a_machine_without_a_card():
     environment = {
         name: value for name, value in os.environ.items() if name not in (cards.GRANTED, *cards.ALLOCATIONS)
     }
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.stdout.splitlines()[-1] == "0 False", done.stdout + done.stderr
-    assert time.monotonic() - start < 20  # about one second on a free machine

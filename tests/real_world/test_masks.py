@@ -35,9 +35,8 @@ def save(path: Path, values: np.ndarray, sform=AFFINE, qform=None, codes=(1, 0))
 
 def subject(folder: Path, mask, name="sub-1", image=None, group="patient", **of_mask) -> Participant:
     image = image or save(folder / f"{name}_FLAIR.nii.gz", head(1) + 50)
-    return Participant(
-        name, group, image, None if mask is None else save(folder / f"{name}_roi.nii.gz", mask, **of_mask)
-    )
+    path = None if mask is None else save(folder / f"{name}_roi.nii.gz", mask, **of_mask)
+    return Participant(name, group, image, path, group_by_mask=True)
 
 
 def pair_of(row, **options):

@@ -173,3 +173,20 @@ def test_the_block_says_that_persons_have_several_scans(folder):
     assert "persons with several scans, which are in one part of each fold: 1 (P1)" in "\n".join(
         composition(list(rows.values()))
     )
+
+
+def test_names_that_differ_in_case_only_are_refused(folder):
+    """On a disk that does not distinguish case their volumes are one file."""
+    lines = [
+        "participant_id image mask",
+        *(f"{name} {n}.nii {n}_roi.nii" for n, name in enumerate(("P01", "p01", "P02"))),
+    ]
+    with pytest.raises(DataError, match="more than case, found P01 and p01"):
+        folder.read_table(*lines)
+    assert len(folder.read_table(*lines, exclude={"p01": "second scan"})) == 3
+
+
+def test_one_person_in_two_spellings_is_one_person(folder):
+    lines = ["participant_id image mask", "Sub-01_ses-1 a.nii a_roi.nii", "sub-01_ses-2 b.nii b_roi.nii"]
+    rows = folder.read_table(*lines)
+    assert len({row.person for row in rows.values()}) == 1

@@ -147,3 +147,37 @@ def test_a_column_without_a_name_that_has_values_stays_a_column(folder):
         read_table(path)
     path.write_text("a\tb\t\n1\t2\t\n4\t5\n")
     assert read_table(path) == [{"a": "1", "b": "2"}, {"a": "4", "b": "5"}]
+
+
+def test_a_csv_of_a_spreadsheet_has_semicolons_where_the_comma_is_decimal(folder):
+    """With a byte-order mark and the line ends of Windows."""
+    folder.add("a.nii", "a_roi.nii", "b.nii")
+    table = folder.root / "table.csv"
+    lines = ("participant_id;image;mask;age", "p1;a.nii;a_roi.nii;31,5", 'p2;"b.nii";n/a;"40,0"', "")
+    table.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    rows = folder.discover(source="table", table=str(table))
+    assert rows["p1"].mask == folder.root / "a_roi.nii" and rows["p1"].further == {"age": "31,5"}
+    assert rows["p2"].mask is None and rows["p2"].flags == ()
+
+
+@pytest.mark.parametrize("sign", [";", ",", "|"])
+def test_a_tsv_without_tabs_says_what_separates_its_columns(sign, folder):
+    folder.subjects(["sub-1"], ["sub-2"])
+    folder.describe(f"participant_id{sign}group", f"sub-1{sign}fcd")
+    with pytest.raises(
+        DataError, match=f"participants.tsv: no column .*separated by '[{sign}]', expected tabs"
+    ):
+        folder.read()
+
+
+def test_a_path_that_leads_to_no_file_says_what_may_be_wrong(folder):
+    lines = ("participant_id image mask", "p1 a.nii a_roi.nii", "p2 p2\\flair.nii none", "p3 sub/c.nii -")
+    table = folder.describe(*lines, name="table.tsv")
+    folder.add("a.nii", "a_roi.nii")
+    rows = folder.discover(source="table", table=str(table))
+    reasons = {name: [flag.reason for flag in row.flags] for name, row in rows.items()}
+    assert reasons["p1"] == []
+    assert reasons["p2"][0].endswith("write / instead of \\ in paths")
+    assert reasons["p2"][1].endswith("none not found; if there is no mask, write n/a")
+    assert reasons["p3"][0].endswith("paths are relative to the folder of the table")
+    assert reasons["p3"][1].endswith("if there is no mask, write n/a")

@@ -50,7 +50,7 @@ def test_volumes_are_preprocessed_again_only_if_their_files_or_settings_changed(
     assert volumes() == 1
     assert participants == [1, 0, 1, 1, 1]
     # Quality control changes a patient with an empty mask to a control, whose volume has no mask.
-    own["data"] |= {"empty_mask": "control"}
+    own["data"] |= {"empty_mask": "control", "patients_without_mask": "control"}
     save_nifti(root / "sub-03" / "anat" / "sub-03_FLAIR_roi.nii.gz", np.zeros((32, 32, 32), np.uint8))
     config = write_study(tmp_path, **own)
     done = snakemake("preprocessed", "--cores", "2", "--configfile", str(config), folder=tmp_path)

@@ -15,6 +15,7 @@ from slimdiff.data.participants import EMPTY_MASK, DataError, Flag, Participant
 from slimdiff.data.quality.field_of_view import Slicing, other_heights
 from slimdiff.data.quality.flags import ACCEPTABLE
 from slimdiff.data.quality.image_quality import outliers
+from slimdiff.data.sources.columns import PATIENT, role_of, same_word
 from slimdiff.files import MISSING, read_table
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ def judge(
         row.participant_id: measured[row.participant_id] for row in included if row.participant_id in measured
     }
     worse, elsewhere = outliers(cohort), other_heights(cohort, slicing)
+    with_lesion = {
+        same_word(row.group)
+        for row in included
+        if row.participant_id in cohort and cohort[row.participant_id].lesion_voxels
+    }
     found = []
     for participant in participants:
         name = participant.participant_id
@@ -96,7 +102,7 @@ def judge(
                 )
             if name in elsewhere:
                 flags.append(Flag("field_of_view", f"{participant.image}: {elsewhere[name]}"))
-            participant, flags = _empty_mask_as_control(participant, flags, facts, known, data)
+            participant, flags = _empty_mask_as_control(participant, flags, facts, known, with_lesion, data)
         stopping = tuple(flag for flag in flags if not _accepted(flag, name, config, data, slicing.native))
         shown = tuple(flag for flag in flags if flag not in stopping)
         if not participant.included:
@@ -160,20 +166,40 @@ def _accepted(flag: Flag, name: str, config: QualityConfig, data: DataConfig, na
 
 
 def _empty_mask_as_control(
-    participant: Participant, flags: list[Flag], facts: "Measured", known: set[float], data: DataConfig
+    participant: Participant,
+    flags: list[Flag],
+    facts: "Measured",
+    known: set[float],
+    with_lesion: set[str],
+    data: DataConfig,
 ) -> tuple[Participant, list[Flag]]:
     """The participant as a control, if its mask says that it has no lesion.
 
     A mask with other labels than the lesion's says so only if these labels are `known` from masks with a lesion: labels
-    that occur nowhere else may be the lesion in another coding.
+    that occur nowhere else may be the lesion in another coding. A participant of a stated group of patients, or of one
+    of `with_lesion`, is a patient without a visible lesion: `data.patients_without_mask` settles it.
     """
     meant = {"empty_mask", "other_labels"} if known.issuperset(facts.mask_labels) else {"empty_mask"}
     if data.empty_mask != "control" or not any(flag.name in meant for flag in flags):
         return participant, flags
-    group = "control" if participant.group == "patient" else participant.group
+    others = [flag for flag in flags if flag.name not in meant]
+    group = participant.group
+    of_patients = same_word(group) in with_lesion or role_of(group) == PATIENT
+    if of_patients and not participant.group_by_mask and data.on_patients_without_mask != "control":
+        why = (
+            f"{participant.mask}: no lesion, but group {group} is one of patients, so a lesion may be visible"
+        )
+        if data.on_patients_without_mask == "exclude":
+            return participant.without(f"{why} (data.patients_without_mask: exclude)"), others
+        to_do = (
+            f"draw the lesion, exclude {participant.participant_id} by name, or set data.patients_without_mask: "
+            "exclude (control: there is no lesion to see)"
+        )
+        return participant, [*others, Flag("empty_mask", f"{why}; {to_do}")]
+    group = "control" if participant.group_by_mask else group
     further = {**participant.further, EMPTY_MASK: str(participant.mask)}
     control = replace(participant, mask=None, more_masks=(), group=group, further=further)
-    return control, [flag for flag in flags if flag.name not in meant]
+    return control, others
 
 
 def _enforce(
@@ -216,6 +242,8 @@ FLIP_SD = 0.3
 all masks mirrored in the file exceed it and no correct mask does; of masks placed on no lesion 3 in 100 exceed it."""
 LARGEST_LESION_ML, LARGEST_LESION_SHARE = 300.0, 0.3
 """`implausible_lesion`: the volume, and the share of the brain mask or head."""
+SMALLEST_LESION_VOXELS = 3
+"""`implausible_lesion`: fewer voxels are a slip of the pen rather than a drawn lesion."""
 CLIPPED_SHARE = 1e-4
 """`intensity_overflow`: minimum share of voxels exactly at an end of the type."""
 
@@ -265,6 +293,14 @@ def doubts(
                 "it the mask of the brain?",
             )
         )
+    if 0 < (measured.lesion_voxels or 0) < SMALLEST_LESION_VOXELS:
+        flags.append(
+            Flag(
+                "implausible_lesion",
+                f"{mask}: expected a lesion of at least {SMALLEST_LESION_VOXELS} voxels, found "
+                f"{measured.lesion_voxels}; was the lesion lost, or is it a slip of the pen?",
+            )
+        )
     if measured.background_within is not None:
         flags.append(
             Flag(
@@ -286,7 +322,12 @@ def doubts(
             Flag(
                 "flip_suspected",
                 f"{mask}: {measured.flip}, the mask has a contrast of {measured.flip_contrast:+.2f} SD of the brain, "
-                f"but as stored only {measured.lesion_contrast:+.2f} SD; compare mask and image",
+                f"but as stored only {measured.lesion_contrast:+.2f} SD; compare mask and image"
+                + (
+                    ": the mask was resampled by its header, which is wrong if the mask was drawn on the image's voxels"
+                    if measured.mask_moved
+                    else ""
+                ),
             )
         )
     if measured.wrapped_voxels:

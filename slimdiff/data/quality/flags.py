@@ -8,7 +8,8 @@ FAULTS: dict[str, str] = {
     "missing_file": "A file named by the source does not exist, is a broken link, or its content was not fetched.",
     "several_images": "More than one image of the participant matches the configuration.",
     "several_masks": "More than one lesion mask matches the configuration, and `data.several_masks` is error.",
-    "no_mask": "The participant has no lesion mask, but others of the same group have one.",
+    "no_mask": "The participant has no lesion mask, but others of the same group have one, it has no group and others "
+    "have one, or a file of it looks like a lesion mask.",
     "two_splits": "The participant, or scans of its person, are in more than one split of the dataset.",
     "empty_file": "A file has no bytes.",
     "truncated": "A file ends before its last voxel, or its gzip stream is damaged.",
@@ -20,10 +21,10 @@ FAULTS: dict[str, str] = {
     "not_finite": "Voxels are NaN, infinite, or too large for an intensity.",
     "constant": "All voxels of the image are equal.",
     "other_grid": "The mask's shape or affine differs from the image's, so the position of the lesion is unknown.",
-    "mask_not_binary": "The mask has several values above 0, and the configuration names neither those of the lesion "
-    "nor a threshold.",
+    "mask_not_binary": "The mask has several values above 0, or values below 0, and the configuration names "
+    "neither those of the lesion nor a threshold.",
     "empty_mask": "No voxel of the mask is above 0.",
-    "other_labels": "The mask has voxels above 0, but none with a label of the lesion.",
+    "other_labels": "The mask has voxels that are not 0, but none with a label of the lesion.",
     "empty_brain_mask": "The source's brain mask has no voxel within the image.",
     "not_preprocessed": "The volume could not be resampled to the study's grid: no brain was found, the registration "
     "failed, or no head or lesion is left on the grid.",
@@ -35,7 +36,8 @@ DOUBTS: dict[str, str] = {
     "blurred.",
     "lesion_outside_brain": "More of the lesion than `quality.max_lesion_outside` allows lies outside the brain mask, "
     "or outside the head if there is no brain mask.",
-    "implausible_lesion": "The lesion is larger than 300 ml, or than 30 % of the brain mask (without one: the head).",
+    "implausible_lesion": "The lesion is larger than 300 ml, or than 30 % of the brain mask (without one: the head), "
+    "or smaller than 3 voxels.",
     "background_within": "The value outside the brain lies within the intensities of the brain, as in a stripped image "
     "scaled to a mean of 0; the background counts as darker than the brain.",
     "image_quality": "A measure of image quality is far worse than those of the cohort.",

@@ -28,7 +28,7 @@ from slimdiff.data.volumes.read import (
 )
 from slimdiff.files import sha256, write_text
 
-MEASUREMENT_VERSION = 3
+MEASUREMENT_VERSION = 4
 """Increase it when a measurement below changes; cached measurements are then repeated."""
 MOST_LABELS = 50
 BRIGHT_LESION = ("FLAIR", "T2w")

@@ -23,6 +23,7 @@ from slimdiff.data.sources.persons import with_persons
 from slimdiff.data.sources.reading import NotUtf8, listed, not_utf8
 from slimdiff.data.sources.slice_pairs import slices_participants
 from slimdiff.data.sources.table import phantom_participants, table_participants
+from slimdiff.data.sources.unseen import loose_masks
 from slimdiff.files import MISSING, content_hint, printable
 
 FETCHED_GROUPS = {"ds004199": ("fcd", "hc")}
@@ -90,6 +91,7 @@ def _discover(config: DataConfig, phantom_root: Path) -> list[Participant]:
             + _where_masks_are(config, mask_suffix)
         )
     _refuse_other_names(rows)
+    _refuse_names_alike(rows)
     return [row if row.included else replace(row, flags=()) for row in rows]
 
 
@@ -101,6 +103,23 @@ def _refuse_other_names(rows: Iterable[Participant]) -> None:
         raise DataError(
             f"{len(bad)} paths have bytes that are not UTF-8 (shown as \\xNN): {listed(bad, 20)}; rename these files "
             "or folders, or link them under other names"
+        )
+
+
+def _refuse_names_alike(rows: Iterable[Participant]) -> None:
+    """Raise DataError for included participants whose names differ in case only.
+
+    They may be scans of one person, and their files are the same ones on a disk that does not distinguish case.
+    """
+    alike: dict[str, list[str]] = {}
+    for row in rows:
+        if row.included:
+            alike.setdefault(row.participant_id.casefold(), []).append(row.participant_id)
+    pairs = [" and ".join(names) for names in alike.values() if len(names) > 1]
+    if pairs:
+        raise DataError(
+            f"expected names of participants that differ in more than case, found {listed(pairs)}; rename one of each, "
+            "or exclude it (data.exclude); if they are scans of one person, a column person says so"
         )
 
 
@@ -140,7 +159,14 @@ def _where_masks_are(config: DataConfig, mask_suffix: str) -> str:
         return ""
     masks = [mask for own in masks_in_derivatives(Path(config.root), mask_suffix).values() for mask in own]
     if not masks:
-        return ""
+        loose = [mask for own in loose_masks(Path(config.root)).values() for mask in own]
+        files = listed((str(mask.path) for mask in loose), 2)
+        return (
+            f". Found {len(loose)} files named as lesion masks: {files}; masks are read from sub-*/[ses-*/]anat of "
+            "data.root or data.mask_root as .nii or .nii.gz: move or convert them, or use a table"
+            if loose
+            else ""
+        )
     files = listed((str(mask.path) for mask in masks), 2)
     return f". Found {len(masks)} files named as lesion masks: {files}; to use them, set {keys_for(masks, mask_suffix)}"
 

@@ -22,6 +22,14 @@ from slimdiff.data.sources.bids_names import (
 from slimdiff.data.sources.described import described, refuse_mismatch
 from slimdiff.data.sources.lost_masks import keys_for, masks_in_derivatives
 from slimdiff.data.sources.reading import further_of, is_there, json_object, listed, stem_of
+from slimdiff.data.sources.unseen import (
+    loose_masks,
+    refuse_other_folders,
+    refuse_other_tables,
+    same_subject,
+    says_lesion,
+    unseen_files,
+)
 from slimdiff.files import MISSING
 
 
@@ -30,6 +38,9 @@ def bids_participants(config: DataConfig) -> list[Participant]:
     root = Path(config.root)
     if not root.is_dir():
         raise DataError(f"data.root: expected the folder of a BIDS dataset, found no folder {root}")
+    refuse_other_folders(root)
+    if not is_there(root / "participants.tsv"):
+        refuse_other_tables(root / "participants.tsv")
     return bids_participants_of(tree_of(root), root, config)
 
 
@@ -69,6 +80,8 @@ def bids_participants_of(
             files[OTHER].setdefault(name, []).extend(others)
     # Masks of a dataset to be fetched are in its list; otherwise they may be in a place that no key names.
     hidden = {} if config.mask_root or fetched_groups else masks_in_derivatives(root, mask_suffix)
+    loose = {} if fetched_groups else loose_masks(root)
+    seen = {file.path for kind in kinds for own in files[kind].values() for file in own}
     lines, flags = described(root / "participants.tsv", subjects)
     if fetched_groups is None:
         refuse_mismatch(root / "participants.tsv", lines, subjects & (of_root | lines.keys()), config.exclude)
@@ -84,9 +97,9 @@ def bids_participants_of(
             group = fetched_groups[0 if masks else 1] if fetched_groups else MISSING
             row = _without_image(name, line, group, images, root, config)
             if not images and name in of_root:
-                near = nearly(
-                    (file for file in files[OTHER].get(name, []) if root in file.path.parents), image_suffix
-                )
+                others = [file for file in files[OTHER].get(name, []) if root in file.path.parents]
+                others += [file for file in unseen_files(root / name, seen) if same_subject(file, name)]
+                near = nearly(others, image_suffix)
                 row = _with_lost_image(row, masks, near)
             rows.append(row)
             dropped += [name] if images else []
@@ -105,10 +118,17 @@ def bids_participants_of(
         group = first_of(line, "group")
         if not masks and not group:
             faults += _stray_masks(name, files[OTHER].get(name, []), hidden.get(name, []), mask_suffix)
+            if not faults and fetched_groups is None:
+                own = [root / name, *([Path(config.mask_root) / name] if config.mask_root else [])]
+                unseen = [
+                    file for folder in own for file in unseen_files(folder, seen) if says_lesion(file, folder)
+                ]
+                faults += _unseen_masks(name, [*unseen, *loose.get(name, [])], mask_suffix)
         rows.append(
             Participant(
                 participant_id=name,
                 group=group or (with_mask if masks else without_mask),
+                group_by_mask=not group and fetched_groups is None,
                 image=image.path,
                 mask=mask,
                 acquisition=image.entities.get("acq", MISSING),
@@ -188,15 +208,17 @@ def _without_image(
 def _with_lost_image(row: Participant, masks: list[BidsFile], near: BidsFile | None) -> Participant:
     """Flag a lost image: the subject has a lesion mask, or a file with nearly the expected name."""
     if near is not None:
-        reason = f"{row.image} not found, but {near.path} exists; rename it, or set data.image_suffix"
+        reason = f"{row.image} not found, but {near.path} exists; rename, move or convert it, or set data.image_suffix"
     elif masks:
         reason = f"{row.image} not found, but its mask {masks[0].path} exists; add the image"
     else:
         return row
     mask = masks[0].path if masks else None
     # It needs a group, so that `data.groups` does not exclude it.
-    group = ("patient" if masks else "control") if row.group == MISSING else row.group
-    return replace(row, mask=mask, group=group, excluded=MISSING, flags=(Flag("missing_file", reason),))
+    unstated = row.group == MISSING
+    group = ("patient" if masks else "control") if unstated else row.group
+    flags = (Flag("missing_file", reason),)
+    return replace(row, mask=mask, group=group, group_by_mask=unstated, excluded=MISSING, flags=flags)
 
 
 def _stray_masks(name: str, others: list[BidsFile], hidden: list[BidsFile], suffix: str) -> list[Flag]:
@@ -214,6 +236,18 @@ def _stray_masks(name: str, others: list[BidsFile], hidden: list[BidsFile], suff
         )
     else:
         return []
+    return [Flag("no_mask", reason)]
+
+
+def _unseen_masks(name: str, masks: list[BidsFile], suffix: str) -> list[Flag]:
+    """The flag of a subject that would be a control, although such files are its masks by their names."""
+    if not masks:
+        return []
+    reason = (
+        f"{listed((str(mask.path) for mask in masks), 2)} looks like a lesion mask, but masks are read as "
+        f"{name}/[ses-*/]anat/{name}_*{suffix}.nii[.gz], so {name} would be a control; convert, rename or move the "
+        "file, use a table, or give the group in participants.tsv"
+    )
     return [Flag("no_mask", reason)]
 
 

@@ -109,4 +109,5 @@ def _participant(
         )
         flags.append(Flag("no_mask", reason))
     group = "patient" if masks else MISSING
-    return Participant(case, group, images[0], masks[0] if masks else None, flags=tuple(flags))
+    mask = masks[0] if masks else None
+    return Participant(case, group, images[0], mask, group_by_mask=True, flags=tuple(flags))

@@ -22,32 +22,40 @@ DERIVATIVES = "derivatives"
 
 
 def with_lost_masks(rows: Sequence[Participant], config: DataConfig, mask_suffix: str) -> list[Participant]:
-    """Settle the participants without a mask whose group has masks, by `data.patients_without_mask`.
+    """Settle the participants without a mask that may have a lesion, by `data.patients_without_mask`.
 
-    `error`: they have the flag no_mask; `exclude`: they are excluded with a reason; `control`: they are controls.
-    A group that is named as one of patients counts as a group with masks.
+    They are the members of a group that has masks, or is named as one of patients, and those without a group where the
+    source states one of others. `error`: they have the flag no_mask; `exclude`: they are excluded with a reason;
+    `control`: they are controls.
     """
     if config.on_patients_without_mask == "control":
         return list(rows)
-    with_mask = {same_word(row.group) for row in rows if row.included and row.is_patient}
-    return [
-        _settled(row, same_word(row.group) in with_mask, config, mask_suffix)
-        if row.included
-        and not row.is_patient
-        and not any(flag.name == "no_mask" for flag in row.flags)
-        and (same_word(row.group) in with_mask or role_of(row.group) == PATIENT)
-        else row
-        for row in rows
-    ]
+    included = [row for row in rows if row.included]
+    with_mask = {same_word(row.group) for row in included if row.is_patient}
+    stated = any(not row.group_by_mask for row in included)
+    settled = []
+    for row in rows:
+        doubtful = row.included and not row.is_patient
+        doubtful = doubtful and not any(flag.name == "no_mask" for flag in row.flags)
+        if doubtful and row.group_by_mask and stated:
+            others = "it has no group, and others have one"
+        elif doubtful and same_word(row.group) in with_mask:
+            others = f"others of group {row.group} have one"
+        elif doubtful and role_of(row.group) == PATIENT:
+            others = f"group {row.group} is one of patients"
+        else:
+            settled.append(row)
+            continue
+        settled.append(_settled(row, others, config, mask_suffix))
+    return settled
 
 
-def _settled(row: Participant, known: bool, config: DataConfig, mask_suffix: str) -> Participant:
-    """known: others of its group have a mask; otherwise only its name says that it is one of patients."""
-    name, group = row.participant_id, row.group
-    patients = f"others of group {group} have one" if known else f"group {group} is one of patients"
+def _settled(row: Participant, others: str, config: DataConfig, mask_suffix: str) -> Participant:
+    """The participant, excluded or with a flag; others: why it may have a lesion."""
+    name = row.participant_id
     if config.on_patients_without_mask == "exclude":
         return row.without(
-            f"no lesion mask, but {patients}, so a lesion may be visible (data.patients_without_mask: exclude)"
+            f"no lesion mask, but {others}, so a lesion may be visible (data.patients_without_mask: exclude)"
         )
     folder = Path(config.mask_root) / name if config.mask_root else row.image.parent
     found = (
@@ -58,7 +66,7 @@ def _settled(row: Participant, known: bool, config: DataConfig, mask_suffix: str
         else f"{folder}: no mask matches _{mask_suffix}"
     )
     reason = (
-        f"{found}, but {patients}; add the mask, exclude {name} by name, or set "
+        f"{found}, but {others}; add the mask{' or the group' * row.group_by_mask}, exclude {name} by name, or set "
         "data.patients_without_mask: exclude (control: there is no lesion to see)"
     )
     return replace(row, flags=(*row.flags, Flag("no_mask", reason)))

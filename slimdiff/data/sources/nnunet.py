@@ -146,6 +146,7 @@ def _participant(
     return Participant(
         participant_id=case,
         group="patient" if labels else MISSING,
+        group_by_mask=True,
         image=images[0] if images else absent,
         mask=labels[0] if labels else None,
         split=split,

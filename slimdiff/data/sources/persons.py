@@ -12,9 +12,9 @@ from slimdiff.files import MISSING
 
 NAMES = (
     # BIDS: sub-01_ses-2 is a scan of sub-01.
-    re.compile(r"(?P<person>sub-[A-Za-z0-9]+)_.+"),
+    re.compile(r"(?P<person>sub-[A-Za-z0-9]+)_.+", re.IGNORECASE),
     # BraTS since 2023: the last number is that of the scan.
-    re.compile(r"(?P<person>BraTS-[A-Za-z]+-\d+)-\d{3}"),
+    re.compile(r"(?P<person>BraTS-[A-Za-z]+-\d+)-\d{3}", re.IGNORECASE),
 )
 """participant_ids that name a person and a scan."""
 
@@ -35,6 +35,9 @@ def with_persons(participants: Sequence[Participant]) -> list[Participant]:
         replace(row, person=person_of(row.participant_id)) if row.person == MISSING else row
         for row in participants
     ]
+    # Names of one person in two spellings: Sub-01_ses-1 and sub-01_ses-2.
+    spelling: dict[str, str] = {}
+    rows = [replace(row, person=spelling.setdefault(row.person.casefold(), row.person)) for row in rows]
     splits = defaultdict(dict)
     for row in rows:
         if row.included and row.split != MISSING:

@@ -97,7 +97,9 @@ def table_lines(
     columns = {name: found for name, found in read_as(header, str(path)).items() if name in known}
     missing = [column for column in required if column not in columns]
     if missing:
-        raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}")
+        parted = next((sign for sign in ";,|" if len(header) == 1 and sign in header[0]), None)
+        to_do = f"; its columns are separated by {parted!r}, expected tabs: save it as TSV" if parted else ""
+        raise DataError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)}{to_do}")
     lines = []
     for number, cells in body:
         own = dict(zip(header, cells, strict=True))

@@ -197,14 +197,18 @@ def _participant(name: str, found: _Slices, relative: bool, config: DataConfig) 
     places = sorted(found.images)
     facts = {key: found.facts.get(key) or MISSING for key in FACTS}
     with_mask = bool(found.masks)
-    if facts["group"] == MISSING:
+    group_by_mask = facts["group"] == MISSING
+    if group_by_mask:
         # Without a table no file says that there is no lesion: `data.patients_without_mask` decides.
         healthy = not with_mask and (config.listed or config.on_patients_without_mask == "control")
         facts["group"] = CONTROL if healthy else PATIENT
     further = {key: value or MISSING for key, value in found.facts.items() if key not in FACTS}
     if not places:
         first_mask = found.masks[min(found.masks)][0]
-        return Participant(name, facts["group"], first_mask, first_mask, flags=tuple(flags))
+        group = facts["group"]
+        return Participant(
+            name, group, first_mask, first_mask, group_by_mask=group_by_mask, flags=tuple(flags)
+        )
     masks = tuple((found.masks.get(place) or [None])[0] for place in places)
     stack = Stack(
         images=tuple(found.images[place][0] for place in places),
@@ -221,6 +225,7 @@ def _participant(name: str, found: _Slices, relative: bool, config: DataConfig) 
         image=stack.images[0],
         mask=stack.mask_files[0] if stack.masks else None,
         **{**facts, "split": split_word(facts["split"])},
+        group_by_mask=group_by_mask,
         further=further,
         flags=tuple(flags),
         stack=stack,

@@ -52,18 +52,29 @@ def _participant(line: dict[str, str], table: Path, number: int) -> Participant:
             "mask; write it into column brain_mask, or rename the file"
         )
     flags = []
-    for path in paths.values():
+    for key, path in paths.items():
         hint = path and content_hint(path)
         if hint or (path and not path.is_file()):
-            flags.append(Flag("missing_file", f"{where}: {name}: {path} {hint or 'not found'}"))
+            hint = hint or f"not found{_about(written[key], key)}"
+            flags.append(Flag("missing_file", f"{where}: {name}: {path} {hint}"))
     return Participant(
         participant_id=name,
         group=first_of(line, "group") or ("patient" if paths["mask"] else "control"),
+        group_by_mask=first_of(line, "group") is None,
         **paths,
         **{key: first_of(line, key) or MISSING for key in ("acquisition", "site", "split", "lobe", "person")},
         further=further_of(line),
         flags=tuple(flags),
     )
+
+
+def _about(cell: str, column: str) -> str:
+    """What may be wrong with a path that leads to no file, as text."""
+    if "\\" in cell:
+        return "; write / instead of \\ in paths"
+    if column != "image" and not set("/.") & set(cell):
+        return f"; if there is no {column}, write {MISSING}"
+    return "" if Path(cell).is_absolute() else "; paths are relative to the folder of the table"
 
 
 def phantom_participants(config: DataConfig, root: Path) -> list[Participant]:

@@ -8,13 +8,22 @@ import numpy as np
 
 from slimdiff.data.participants import DataError, Participant
 from slimdiff.data.volumes.foreground import connected_to_border
+from slimdiff.data.volumes.mask_grid import (
+    AFFINE_TOLERANCE_MM,
+    by_the_other_form,
+    largest_offset_mm,
+    on_grid_of,
+    other_grid,
+    without_origin,
+)
 from slimdiff.data.volumes.nifti import FileFault, read_nifti
 from slimdiff.data.volumes.stacking import StackLayout, stack_images, stack_masks
 from slimdiff.files import sha256
 
-AFFINE_TOLERANCE_MM = 0.1
 LABEL_TOLERANCE = 1e-3
 """Values this close to a whole number, or to 0 or the largest value of a mask below 1, count as it."""
+MOST_TISSUES = 5
+"""A mask with more values may have soft edges instead of labels."""
 LARGEST = 1e12
 """Larger intensities come from a wrong byte order or data type; their squares overflow."""
 
@@ -289,13 +298,14 @@ def _lesion(
 ) -> tuple[np.ndarray, tuple[float, ...]]:
     """Where a mask is lesion, bool (X, Y, Z), and its values above 0."""
     found = label_values(values)
-    above = np.unique(found[found > 0])
+    above, below = np.unique(found[found > 0]), np.unique(found[found < 0])
     largest = float(above[-1]) if len(above) else 0.0
     if threshold is not None:
         lesion = found > threshold * max(largest, 1.0)
         missing = f" above {threshold:g} (data.mask_threshold); its largest value is {largest:g}"
     else:
         _refuse_unclear(above, labels, where)
+        _refuse_negative(above, below, labels, where)
         lesion = found > 0 if labels in ("binary", "any") else np.isin(found, labels)
         missing = " above 0"
     named = tuple(float(value) for value in above) if threshold is None else ()
@@ -316,6 +326,24 @@ def _lesion(
     )
 
 
+def _refuse_negative(above: np.ndarray, below: np.ndarray, labels: Labels, where: str) -> None:
+    """Raise VolumeError if values below 0 may be lesion: 255 in a signed type of 8 bits is -1."""
+    why = "a label above 127 becomes negative in a signed type of 8 bits; save the mask again with an unsigned type"
+    if len(below) and not len(above):
+        raise VolumeError(
+            "other_labels",
+            f"{where}: expected the lesion above 0, found only values below 0 ({_some(below)}); {why}",
+            tuple(map(float, below)),
+        )
+    whole = below[below == np.rint(below)]
+    if labels == "binary" and len(whole):
+        raise VolumeError(
+            "mask_not_binary",
+            f"{where}: expected one value above 0 and none below, found {_some(np.concatenate([whole, above]))}; "
+            f"{why}, or name the labels of the lesion in data.lesion_labels",
+        )
+
+
 def _refuse_unclear(above: np.ndarray, labels: Labels, where: str) -> None:
     """Raise VolumeError if the values above 0 do not say which voxels are lesion."""
     soft = above[above != np.rint(above)]
@@ -329,10 +357,15 @@ def _refuse_unclear(above: np.ndarray, labels: Labels, where: str) -> None:
             f"half of the largest, set data.mask_threshold: 0.5{also}",
         )
     if labels == "binary" and len(above) > 1:
+        edges = (
+            "; if they are soft edges (anti-aliasing, resampling, compression), set data.mask_threshold: 0.5 instead"
+            if len(above) > MOST_TISSUES
+            else ""
+        )
         raise VolumeError(
             "mask_not_binary",
             f"{where}: expected one value above 0, found {len(above)} values above 0 ({_some(above)}); name those "
-            "of the lesion in data.lesion_labels",
+            f"of the lesion in data.lesion_labels{edges}",
         )
 
 
@@ -352,64 +385,10 @@ def _read_mask(path: Path, who: str, image: Volume, mask_grid: MaskGrid) -> tupl
     offset = largest_offset_mm(mask.affine, image.affine, shape) if same_shape else np.inf
     if offset <= AFFINE_TOLERANCE_MM:
         return mask, False
-    placed = mask.placed and image.placed
-    drawn_on_it = same_shape and (not placed or _by_the_other_form(mask, image))
+    placed = mask.placed and image.placed and not without_origin(mask, image)
+    drawn_on_it = same_shape and (not placed or by_the_other_form(mask, image))
     if mask_grid == "voxels" and drawn_on_it:
         return replace(mask, affine=image.affine), False
     if mask_grid == "resample" and placed and not drawn_on_it:
         return mask, True
-    raise VolumeError("other_grid", f"{who}: {path}: {_other_grid(mask, image, offset, drawn_on_it)}")
-
-
-def _by_the_other_form(mask: Volume, image: Volume) -> bool:
-    """Whether the mask has the affine of the image's qform, or the image that of the mask's."""
-    forms = ((mask.affine, image.qform), (mask.qform, image.affine))
-    return any(
-        own is not None
-        and other is not None
-        and largest_offset_mm(own, other, image.values.shape) <= AFFINE_TOLERANCE_MM
-        for own, other in forms
-    )
-
-
-def _other_grid(mask: Volume, image: Volume, offset: float, drawn_on_it: bool) -> str:
-    """What is wrong with the grid of a mask, and what is safe to do."""
-    shape, own = image.values.shape, mask.values.shape
-    wrong_place = f"expected the image's affine, found a corner {offset:.3g} mm away from the image's"
-    found = wrong_place if own == shape else f"expected the image's shape {shape}, found {own}"
-    if not (mask.placed and image.placed):
-        which = "the image's" if mask.placed else "the mask's"
-        found += f"; {which} header gives no position (sform and qform code are 0), so it cannot be resampled"
-        if drawn_on_it:
-            return f"{found}; if the mask was drawn on this image, set data.mask_grid: voxels"
-        return f"{found}; export both files again with their position"
-    if drawn_on_it:
-        return (
-            f"{found}, which is that of the other form of a header (sform and qform differ): the mask was drawn on "
-            "this image, and resampling would move it; set data.mask_grid: voxels"
-        )
-    return f"{found}; resample the mask, or set data.mask_grid: resample"
-
-
-def largest_offset_mm(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Largest distance in mm between the positions that two affines (4, 4) give to a voxel of this shape."""
-    # The distance is largest at a corner: differences in voxel size and angle add up over the volume.
-    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(shape)[:, None] - 1)
-    apart = (affine - other)[:3] @ np.vstack([corners, np.ones(8)])
-    return float(np.linalg.norm(apart, axis=0).max())
-
-
-def on_grid_of(mask: Volume, image: Volume) -> np.ndarray:
-    """Values of the mask at the image's voxels, by world coordinates: nearest voxel, 0 outside the mask."""
-    from scipy import ndimage
-
-    to_mask = np.linalg.inv(mask.affine) @ image.affine
-    # grid-constant: a voxel at the volume's border also extends half its size beyond its centre.
-    return ndimage.affine_transform(
-        mask.values,
-        to_mask[:3, :3],
-        to_mask[:3, 3],
-        output_shape=image.values.shape,
-        order=0,
-        mode="grid-constant",
-    )
+    raise VolumeError("other_grid", f"{who}: {path}: {other_grid(mask, image, offset, drawn_on_it)}")

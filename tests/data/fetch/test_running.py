@@ -23,7 +23,7 @@ def test_connections_are_side_by_side_and_no_more_than_allowed(place, constants,
     monkeypatch.setattr(dataset, "CONNECTIONS", 3)
     del place.contents[TABLE]
     place.publish()
-    place.site.meeting = threading.Barrier(3, timeout=5)
+    place.site.meeting = threading.Barrier(3, timeout=60)
     place.fetch()
     assert not place.wrong()
     shutil.rmtree(place.root)

@@ -64,6 +64,7 @@ DOUBTFUL = {
     "flip_suspected": ({"lesion_contrast": 0.1, "flip_contrast": 0.9}, ["mirrored", "+0.90 SD", "+0.10 SD"]),
     "duplicate_image": ({"voxel_sha256": f"{1:064x}"}, ["sub-01 (/d/sub-01.nii.gz)", "same voxels"]),
     "intensity_overflow": ({"wrapped_voxels": 7, "minimum": -3e4}, ["7 voxels", "int16", "-30000 to 900"]),
+    "implausible_lesion": ({"lesion_ml": 301.0, "lesion_share": 0.2}, ["300 ml", "found 301 ml", "brain?"]),
     "orientation_unknown": ({"placed": False}, ["sform and qform code are 0", "LAS"]),
 }
 EXCLUDE = {"policy": "exclude"}
@@ -93,6 +94,7 @@ def test_every_doubt_stops_its_participant_and_the_reason_has_the_numbers(flag):
     [
         {"spacing_mm": (3.0, 3.0, 3.0)},
         {"lesion_outside_share": 0.5},
+        {"lesion_ml": 300.0, "lesion_share": 0.3},
         {"lesion_contrast": 0.1, "flip_contrast": 0.39},
         {"lesion_contrast": None, "flip": None, "flip_contrast": None},
         {"clipped_share": 0.99e-4},
@@ -300,10 +302,10 @@ def test_an_empty_mask_makes_a_control_where_that_is_what_it_means():
         "lesion_contrast": None,
         "flip_contrast": None,
     }
-    rows = [person(1), person(2, group="patient"), person(3), person(4, False)]
+    rows = [person(1), person(2, group="patient", group_by_mask=True), person(3), person(4, False)]
     with pytest.raises(DataError, match="empty_mask"):
         judged({2: empty}, rows=rows)
-    data = DataConfig(source="bids", root="x", empty_mask="control")
+    data = DataConfig(source="bids", root="x", empty_mask="control", patients_without_mask="control")
     found = judged({2: empty, 3: empty}, data=data, rows=rows)
     assert [found[n].participant.group for n in (2, 3)] == ["control", "fcd"]
     assert not any(found[n].participant.is_patient or found[n].stopping for n in (2, 3))

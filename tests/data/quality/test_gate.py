@@ -201,7 +201,9 @@ def test_planes_of_an_image_that_broke_are_gone(cohort):
 
 def test_an_empty_mask_becomes_a_control_on_request(cohort):
     save_nifti(cohort.mask("sub-03"), np.zeros((32, 32, 32), np.uint8))
-    found = cohort.run_quality_control(data={"empty_mask": "control"})["sub-03"]
+    found = cohort.run_quality_control(data={"empty_mask": "control", "patients_without_mask": "control"})[
+        "sub-03"
+    ]
     assert (found.word, found.participant.mask) == ("ok", None)
 
 

@@ -290,7 +290,7 @@ PAIRS = {
     "another place": ({"mask_affine": ELSEWHERE}, "other_grid", "2 mm"),
     "two values": ({"mask": TWO}, "mask_not_binary", "1, 2"),
     "no lesion": ({"mask": LESION * 0}, "empty_mask", "no voxel"),
-    "below nought": ({"mask": -LESION.astype(np.int8)}, "empty_mask", "no voxel"),
+    "below nought": ({"mask": -LESION.astype(np.int8)}, "other_labels", "below 0"),
     "another label": ({"labels": (2,)}, "other_labels", "label 2"),
     "a brain of nothing": ({"brain": LESION * 0}, "empty_brain_mask", "brain"),
     # Not an empty mask, which may stand for a control.
