@@ -53,6 +53,8 @@ IDEAS = {
     "lesion-weight-5": {"diffusion": {"loss": {"lesion_weight_mask": 5}}},
     "p-2": {"diffusion": {"loss": {"p_image": 2.0}}},
     "squares-of-2-px": {"model": {"patch": 2, "channels": [48, 64, 128], "attention": [False, False, True]}},
+    "channels-16-48-64-128": {"model": {"channels": [16, 48, 64, 128]}},
+    "channels-24-32-64-128": {"model": {"channels": [24, 32, 64, 128]}},
     "batch-4": {"training": {"batch_size": 4}},
     "batch-16": {"training": {"batch_size": 16}},
     "rate-0.0015": {"training": {"learning_rate": 0.0015}},
