@@ -30,7 +30,7 @@ def run(study, options) -> None:
     data, participants = [], 0
     try:
         rows = settle_discovery(discover(study.data, study.paths.phantom), study.quality)
-        persons = one_of_each(row for row in rows if row.included)
+        persons = one_of_each([row for row in rows if row.included])
         participants = sum(row.included for row in rows)
         patients = sum(row.is_patient for row in persons)
         if not study.folds.use_split:
