@@ -41,7 +41,7 @@ class Made:
 
 def made(folder: Path, participant: Participant, config: PreprocessConfig) -> Made:
     name = participant.participant_id
-    out = [folder / f"{name}{end}" for end in ("_FLAIR.nii.gz", "_mask.nii.gz", ".json")]
+    out = [folder / f"{name}{end}" for end in ("_image.nii.gz", "_mask.nii.gz", ".json")]
     preprocess(participant, DataConfig(), config, *out)
     image, lesion = nibabel.load(out[0]), nibabel.load(out[1])
     record = json.loads(out[2].read_text())
