@@ -11,8 +11,10 @@ from helpers.thick_slices import THICK_MM, stack
 
 from slimdiff import cli, datasets
 from slimdiff.config import Study, load_study
+from slimdiff.config.evaluation import EvaluationConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.data.volumes.preprocess import volume_to_source
+from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
 from slimdiff.files import read_table
 from slimdiff.model.checkpoint import read_card
 
@@ -91,6 +93,16 @@ def test_glioma_slices_are_binned_by_the_height_of_each_brain(glioma):
     priors = np.load(glioma.paths.prior(0))["priors"]
     areas = priors.sum(axis=(1, 2))
     assert areas.argmax() in (1, 2, 3) and areas[5] < 0.6 * areas.max()
+
+
+def test_constants_in_mm_are_pixels_of_the_slice_whatever_lies_between_slices(glioma):
+    """A ring of 6 mm has two pixels of 3 mm; the slices are 4 to 7 mm apart."""
+    store = SliceStore.open(glioma.paths.store)
+    assert store.spacing_mm == 3.0 and store.slice_mm > 3.5
+    config = EvaluationConfig(min_component_mm2=27.0, ring_mm=6.0)
+    evaluation = FoldEvaluation(store, np.arange(4), np.arange(4, 8), None, config, None, {})
+    assert (evaluation.min_px, evaluation.ring_px) == (3, 2)
+    assert store.facts["min_lesion_px"] == max(1, round(glioma.slices.min_lesion_mm2 / 9))
 
 
 def test_a_glioma_mask_comes_back_to_its_own_voxels(glioma, shared_data, tmp_path):
