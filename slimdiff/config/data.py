@@ -142,8 +142,8 @@ class DataConfig(Section):
     `brats`: likewise; null: seg."""
     entities: dict[WordOnly, WordOnly] = Field(default_factory=dict)
     """`bids`: which image counts if a subject has several, for example {ses: "01", acq: T2sel}; 1 is 01. An image with
-    another value is dropped; an only image without the entity is kept. Masks are matched by subject, and by session if
-    images are."""
+    another value is dropped, but an only image without the entity and an only run are kept. Masks are matched by
+    subject, and by session if images are."""
     entities_may_drop: Fraction = 0.2
     """`bids`: largest share of the subjects with images that `entities` may drop; more are an error."""
     mask_root: PathText | None = None

@@ -18,8 +18,8 @@ GPU_FLOP_PER_S = 1e13
 """Of one GPU; an assumption, because slimdiff has not been measured on one."""
 PASSES = 3
 """Cost of a training step in evaluations: forward, and twice as much backward."""
-SECONDS = {"preprocess": 20.0, "metrics": 150.0, "job": 5.0}
-"""One core: a volume with quality control, the metrics of a model without its features, the start of a job."""
+SECONDS = {"preprocess": 2.0, "metrics": 150.0, "job": 2.0}
+"""One core: a volume with quality control (docs/performance.md), the metrics of a model, the start of a job."""
 GB = 1e9
 
 

@@ -71,20 +71,43 @@ def test_an_only_image_with_another_value_is_not_the_one_asked_for(cohort):
     )
 
 
+def test_an_only_run_is_kept_whatever_its_number(cohort, flags_of):
+    """Runs of an acquisition are repeats of it: where the first was discarded, the second is the image."""
+    cohort.add(image("sub-9", "run-1"), image("sub-9", "run-2"), "sub-9/anat/sub-9_FLAIR_roi.nii.gz")
+    cohort.add(image("sub-10", "run-2"), "sub-10/anat/sub-10_FLAIR_roi.nii.gz")
+    cohort.add(image("sub-11", "run-2"), image("sub-11", "run-3"), "sub-11/anat/sub-11_FLAIR_roi.nii.gz")
+    rows = cohort.read(entities={"run": "1"})
+    assert rows["sub-9"].image.name == "sub-9_run-1_FLAIR.nii.gz"
+    assert rows["sub-10"].image.name == "sub-10_run-2_FLAIR.nii.gz" and rows["sub-10"].included
+    assert rows["sub-11"].excluded.startswith("no _FLAIR image with run-1"), (
+        "none of two is the one asked for"
+    )
+
+
+def test_an_only_run_of_another_session_is_not_the_one_asked_for(cohort):
+    cohort.add(image("sub-9", "ses-1_run-1"), "sub-9/ses-1/anat/sub-9_ses-1_FLAIR_roi.nii.gz")
+    cohort.add(image("sub-10", "ses-2_run-1"), "sub-10/ses-2/anat/sub-10_ses-2_FLAIR_roi.nii.gz")
+    cohort.add(image("sub-11", "ses-1_run-2"), image("sub-11", "ses-2_run-1"))
+    cohort.add("sub-11/ses-1/anat/sub-11_ses-1_FLAIR_roi.nii.gz")
+    rows = cohort.read(entities={"ses": "1", "run": "1"})
+    assert not rows["sub-10"].included
+    assert rows["sub-11"].image.name == "sub-11_ses-1_run-2_FLAIR.nii.gz"
+
+
 def test_dropping_more_than_a_fifth_is_an_error(cohort):
-    cohort.add(image("sub-9", "run-1"), "sub-9/anat/sub-9_FLAIR_roi.nii.gz")
+    cohort.add(image("sub-9", "acq-sag"), "sub-9/anat/sub-9_FLAIR_roi.nii.gz")
     extra = ["sub-10", "sub-11", "sub-12"]
     for name in extra[:2]:
-        cohort.add(image(name, "run-2"), f"{name}/anat/{name}_FLAIR_roi.nii.gz")
-    dropped = [name for name, row in cohort.read(entities={"run": "1"}).items() if not row.included]
+        cohort.add(image(name, "acq-cor"), f"{name}/anat/{name}_FLAIR_roi.nii.gz")
+    dropped = [name for name, row in cohort.read(entities={"acq": "sag"}).items() if not row.included]
     assert dropped == ["sub-10", "sub-11"], "2 of 11 are less than a fifth"
-    cohort.add(image("sub-12", "run-2"), "sub-12/anat/sub-12_FLAIR_roi.nii.gz")
+    cohort.add(image("sub-12", "acq-cor"), "sub-12/anat/sub-12_FLAIR_roi.nii.gz")
     with pytest.raises(
-        DataError, match=r"\(run-1\) drops 3 of 12 .*sub-10, sub-11, sub-12.*entities_may_drop"
+        DataError, match=r"\(acq-sag\) drops 3 of 12 .*sub-10, sub-11, sub-12.*entities_may_drop"
     ):
-        cohort.read(entities={"run": "1"})
-    assert len(cohort.read(entities={"run": "1"}, entities_may_drop=0.25)) == 12
-    assert cohort.read(entities={"run": "1"}, exclude={"sub-10": "motion"})["sub-11"].excluded != "n/a"
+        cohort.read(entities={"acq": "sag"})
+    assert len(cohort.read(entities={"acq": "sag"}, entities_may_drop=0.25)) == 12
+    assert cohort.read(entities={"acq": "sag"}, exclude={"sub-10": "motion"})["sub-11"].excluded != "n/a"
 
 
 def test_an_entity_that_no_image_has_is_an_error(cohort):

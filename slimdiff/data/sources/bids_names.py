@@ -9,6 +9,8 @@ from slimdiff.data.participants import DataError
 from slimdiff.data.sources.reading import stem_of
 
 FOLDERS = ("sub-*", "sub-*/ses-*")
+REPEAT = "run"
+"""The entity that numbers images of equal acquisition parameters (BIDS): a run stands for any other."""
 OTHER = "other"
 LESION = re.compile(r"[_-](roi|lesion[a-z]*|tumou?r|fcd|wmh)([_-]|$)")
 TISSUE = re.compile(r"brain|head|skull|(?<![a-z])([gw]m|csf|ribbon)(?![a-z])")
@@ -51,15 +53,24 @@ def same_label(one: str, other: str) -> bool:
 def with_entities(files: Iterable[BidsFile], entities: dict[str, str]) -> list[BidsFile]:
     """Choose among the files of one subject by entities, in order.
 
-    A file with another value of an entity is not chosen: it is another session, run or protocol than the one asked for.
+    A file with another value of an entity is not chosen: it is another session or protocol than the one asked for. Only
+    an image that has no other runs beside it is chosen whatever its run.
     A file that lacks an entity is chosen unless another file has it, and all else that the first one has.
     """
-    has = {
-        file: {key for key in entities if key in file.entities}
+    kept = _fitting(files, {key: value for key, value in entities.items() if key != REPEAT})
+    if len(kept) > 1:
+        kept = _fitting(kept, entities)
+    has = {file: {key for key in entities if key in file.entities} for file in kept}
+    return [file for file, own in has.items() if not any(own < others for others in has.values())]
+
+
+def _fitting(files: Iterable[BidsFile], entities: dict[str, str]) -> list[BidsFile]:
+    """The files that have no other value of an entity."""
+    return [
+        file
         for file in files
         if all(same_label(file.entities.get(key, value), value) for key, value in entities.items())
-    }
-    return [file for file, own in has.items() if not any(own < others for others in has.values())]
+    ]
 
 
 def tree_of(root: Path) -> list[PurePosixPath]:
