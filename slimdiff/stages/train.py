@@ -3,10 +3,15 @@
 import argparse
 import os
 import sys
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slimdiff.config import StudyPaths
+
+if TYPE_CHECKING:
+    from slimdiff.training.trainer import Trainer
 
 FOLLOWS = "weights"
 NEEDS = ("model", "diffusion", "training")
@@ -62,8 +67,13 @@ def run(study, options) -> None:
     processes = Processes.join("nccl" if device.type == "cuda" else "gloo")
     for variant, fold in options.runs:
         try:
-            asked = _train(study.variant(variant), variant, fold, store, processes, options.again)
-            asked = processes.largest(asked)
+            own = study.variant(variant)
+            with _trainer(own, variant, fold, store, processes, options.again) as trainer:
+                if trainer:
+                    trainer.run()
+            asked = processes.largest(trainer.asked_to_stop if trainer else 0)
+            # Free the memory for the next one.
+            del trainer
             if asked and (variant, fold) != options.runs[-1]:
                 _say(processes, f"stopped after {variant}, fold {fold}; run it again for the other models")
                 processes.leave()
@@ -81,8 +91,9 @@ def run(study, options) -> None:
     processes.leave()
 
 
-def _train(study, variant: str, fold: int, store, processes, again: bool) -> int:
-    """Train one model unless it is there; returns the number of a stop signal that came after its last step."""
+@contextmanager
+def _trainer(study, variant: str, fold: int, store, processes, again: bool) -> Iterator["Trainer | None"]:
+    """The trainer of one model, for this process alone until the end of the block; None where the model is there."""
     from slimdiff.data.folds import read_folds
     from slimdiff.locks import alone
     from slimdiff.training.checkpoint import remove_states
@@ -108,16 +119,18 @@ def _train(study, variant: str, fold: int, store, processes, again: bool) -> int
 
     # First without the lock, which cannot be written into a read-only folder.
     if finished():
-        return 0
+        yield None
+        return
     lock = alone(folder / "state" / "lock", f"training of {variant}, fold {fold}")
     with lock if processes.first else nullcontext():
         # Another process may have trained it in the meantime; the others wait here for the lock of the first one.
         if finished():
-            return 0
+            yield None
+            return
         if again and processes.first:
             remove_states(folder / "state")
         processes.largest(0)
-        trainer = Trainer(
+        yield Trainer(
             *sections,
             store,
             parts["train"],
@@ -129,8 +142,6 @@ def _train(study, variant: str, fold: int, store, processes, again: bool) -> int
             judge=_monitor(study, store, parts) if processes.first else None,
             processes=processes,
         )
-        trainer.run()
-        return trainer.asked_to_stop
 
 
 def _say(processes, text: str) -> None:
