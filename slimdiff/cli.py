@@ -1,18 +1,32 @@
 """The commands: `slimdiff <stage> ...`, and `slimdiff-<stage> ...` for each stage (`slimdiff/stages/`).
 
 Errors are one message on standard error and exit status 2, without half-written files. With SLIMDIFF_DEBUG set, the
-traceback follows.
+traceback follows. A stop signal (Ctrl-C, SIGTERM, SIGHUP) ends a command with one sentence and exit status 128 + its
+number, once temporary files are removed.
 """
 
 import argparse
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 
-from slimdiff import __version__, stages
-from slimdiff.files import printable
+try:
+    from slimdiff import __version__, stages
+    from slimdiff.files import printable
+except KeyboardInterrupt:
+    sys.exit(130)
+
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+UNDISTURBED_S = 10.0
+"""Time after a stop signal in which further ones are ignored: a workflow engine sends several, and the first one is
+removing temporary files."""
+AFTER_A_STOP = "complete files are kept, half-written ones are removed; run it again from its beginning"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,19 +51,59 @@ def run_stage(stage: str, argv: list[str] | None = None, prog: str | None = None
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options = stages.fill(stage, parser).parse_args(argv)
-    try:
-        _refuse_other_bytes(argv)
-        study = stages.study_of(stage, options)
-        stages.module_of(stage).run(study, options)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        print(f"{prog}: error: {printable(error)}", file=sys.stderr)
-        if os.environ.get("SLIMDIFF_DEBUG"):
-            raise
-        return 2
-    except KeyboardInterrupt:
-        print(f"{prog}: stopped", file=sys.stderr)
-        return 130
+    with _stoppable() as stop:
+        try:
+            _refuse_other_bytes(argv)
+            study = stages.study_of(stage, options)
+            stages.module_of(stage).run(study, options)
+        except (Exception, KeyboardInterrupt) as error:
+            # A signal may have closed the pipe to which the command writes while it ends.
+            if stop.number or isinstance(error, KeyboardInterrupt):
+                return _stopped(stage, prog, stop.number or signal.SIGINT)
+            if not isinstance(error, (OSError, ValueError, RuntimeError, ImportError)):
+                raise
+            print(f"{prog}: error: {printable(error)}", file=sys.stderr)
+            if os.environ.get("SLIMDIFF_DEBUG"):
+                raise
+            return 2
     return 0
+
+
+def _stopped(stage: str, prog: str, number: int) -> int:
+    """Say what was kept of a stopped stage, and how to resume it; returns the exit status."""
+    kept = getattr(stages.module_of(stage), "AFTER_A_STOP", AFTER_A_STOP)
+    with suppress(OSError):
+        print(f"\n{prog}: stopped; {kept}", file=sys.stderr, flush=True)
+    return 128 + number
+
+
+@dataclass
+class _Stop:
+    """The stop signal that this process received."""
+
+    number: int = 0
+    ignored_until: float = 0.0
+
+    def __call__(self, number: int, frame) -> None:
+        if time.monotonic() >= self.ignored_until:
+            self.number, self.ignored_until = number, time.monotonic() + UNDISTURBED_S
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def _stoppable() -> Iterator[_Stop]:
+    """While the block runs, a stop signal raises KeyboardInterrupt, so that temporary files are removed."""
+    stop, earlier = _Stop(), {}
+    for number in STOP_SIGNALS:
+        # Not outside the main thread. An ignored signal (nohup, a job in the background) stays ignored.
+        with suppress(ValueError):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                earlier[number] = signal.signal(number, stop)
+    try:
+        yield stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def __getattr__(name: str) -> Callable[[list[str] | None], int]:

@@ -5,9 +5,9 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,10 +30,10 @@ def replacing(path: Path, suffix: str | None = None) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix or path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # Not tempfile: a stop signal after it has made the file, and before this function knows its name, would leave it.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{suffix or path.suffix}")
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield temporary
         # Shares such as CIFS or mounted S3 refuse to change the mode and set their own.
         with suppress(OSError):
@@ -302,3 +302,15 @@ def sha256(*paths: Path) -> str:
         with Path(path).open("rb") as stream:
             hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()
+
+
+def remove_partials(*paths: Path) -> None:
+    """Remove the temporary files that killed processes left of `replacing`; no process may be writing these paths."""
+    names: dict[Path, set[str]] = {}
+    for path in map(Path, paths):
+        names.setdefault(path.parent, set()).add(path.name)
+    for folder, own in names.items():
+        for found in folder.iterdir() if folder.is_dir() else ():
+            partial = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}(\.\w+)*", found.name, re.ASCII)
+            if partial and partial[1] in own:
+                found.unlink(missing_ok=True)

@@ -313,7 +313,7 @@ def test_a_terminated_training_resumes_where_it_stopped(study_values, tmp_path):
     assert call("train", path, "--fold", "0") == 0
     checkpoint = study.paths.model("base", 0) / "model.safetensors"
     expected = checkpoint.read_bytes()
-    checkpoint.unlink()
+    shutil.rmtree(checkpoint.parent)
     script = (
         "import sys, torch; torch.set_num_threads(1)\n"
         "from slimdiff.training.trainer import Trainer\n"

@@ -17,8 +17,8 @@ ALLOWED = {
     "config": {"config"},
     "model": {"model", "files"},
     "diffusion": {"diffusion", "devices"},
-    "data": {"data", "config", "files"},
-    "training": {"training", "model", "diffusion", "config", "data", "files", "png", "devices"},
+    "data": {"data", "config", "files", "locks", "orphans"},
+    "training": {"training", "model", "diffusion", "config", "data", "files", "png", "devices", "orphans"},
     "generation": {"generation", "model", "diffusion", "config", "data", "files", "devices"},
     "evaluation": {
         "evaluation",
@@ -31,7 +31,7 @@ ALLOWED = {
         "devices",
         "model",
     },
-    "export": {"export", "config", "data", "files", "generation", "png", "evaluation", "report"},
+    "export": {"export", "config", "data", "files", "locks", "generation", "png", "evaluation", "report"},
 }
 
 

@@ -33,6 +33,7 @@ OF_THE_RACE = (
     "preview_every",
     "validation",
     "save_every",
+    "keep_state",
 )
 """Keys of `training` that the race sets itself."""
 Conditions = list[tuple[int, int]]
@@ -72,6 +73,7 @@ def _trained(
     def trainer(steps: int, where: Path) -> Trainer:
         changes = {"steps": steps, "seed": seed, "device": "cpu", "tensorboard": False, "snapshots": ()}
         changes |= {"preview_every": 0, "validation": {"every": 0}, "save_every": max(steps, 1)}
+        changes |= {"keep_state": False}
         assert changes.keys() == set(OF_THE_RACE)
         config = TrainingConfig.model_validate(study.training.model_dump(exclude_unset=True) | changes)
         return Trainer(study.model, study.diffusion, config, store, train, where, {})

@@ -89,13 +89,19 @@ class DeclaredStudy(DeclaredKeys):
         return needs_json(self._section, self._needs)
 
 
-def needs_json(study: Section, needs: Iterable[str], variant: str | None = None) -> str:
+def needs_json(
+    study: Section, needs: Iterable[str], variant: str | None = None, without: Iterable[str] = ()
+) -> str:
     """The JSON text that a rule passes as `--config`: the declared keys with their values, defaults written out.
 
     variant: its overrides are applied, so that a change in one variant concerns this variant only.
+    without: dotted keys that are left out.
     """
     resolved = study.variant(variant) if variant else study
     values = resolved.model_dump(mode="json")
+    for key in without:
+        section, _, name = key.partition(".")
+        del values[section][name]
     if tuple(needs) == EVERYTHING:
         return json.dumps(values, sort_keys=True)
     chosen: dict[str, Any] = {}

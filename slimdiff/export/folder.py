@@ -12,6 +12,7 @@ from pathlib import Path
 import slimdiff
 from slimdiff.config import Study
 from slimdiff.files import write_text
+from slimdiff.locks import alone
 
 INDEX = {
     "bids": "dataset_description.json",
@@ -58,21 +59,28 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     Raises FileExistsError if `folder` has a file that no earlier export wrote.
     """
     folder = Path(folder)
-    check_own(folder)
-    draft = folder.with_name(f".{folder.name}.partial")
-    _remove(draft)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        files = sorted(str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file())
-        record = {"made_by": f"slimdiff {slimdiff.__version__}", "files": files}
-        write_text(draft / RECORD, json.dumps(record, indent=1) + "\n")
-        # Again, because writing takes time.
+    draft, earlier = (folder.with_name(f".{folder.name}.{part}") for part in ("partial", "earlier"))
+    with alone(folder.with_name(f".{folder.name}.lock"), "export"):
         check_own(folder)
-        _remove(folder)
-        draft.rename(folder)
-    finally:
         _remove(draft)
+        draft.mkdir(parents=True)
+        try:
+            yield draft
+            files = sorted(str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file())
+            record = {"made_by": f"slimdiff {slimdiff.__version__}", "files": files}
+            write_text(draft / RECORD, json.dumps(record, indent=1) + "\n")
+            # Again, because writing takes time.
+            check_own(folder)
+            _remove(earlier)
+            # Under another name first: a folder that was removed in part would have files without their record.
+            if folder.exists():
+                folder.rename(earlier)
+            draft.rename(folder)
+        finally:
+            _remove(draft)
+            if earlier.exists() and not folder.exists():
+                earlier.rename(folder)
+            _remove(earlier)
 
 
 def check_own(folder: Path) -> None:

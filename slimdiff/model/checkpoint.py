@@ -70,6 +70,9 @@ class ModelCard:
     """Fields of a `MaskCalibration`; None: masks are as the network estimates them."""
     height: str = "slice"
     """`slices.height` of the study; earlier checkpoints lack it."""
+    training_run: dict | None = None
+    """`key`: hash of all that decides the weights (`slimdiff.training.identity`); `steps`: steps done; `extended_at`:
+    steps at which a finished training was resumed with a larger `training.steps`. None: unknown."""
     format: int = FORMAT
 
     @property

@@ -104,8 +104,10 @@ def estimate(study: Study, participants: int, cores: int = 1, gpus: int = 0) -> 
         averages = 1 + len(own.training.further_ema_decays)
         kept = averages + len(own.training.snapshots)
         storage += study.folds.k * (4 * network.parameters * kept + 4 * pixels * samples)
-        # Weights, their averages, two moments of the optimiser at most; the state before the last one is kept, too.
-        state = max(state, 2 * 4 * network.parameters * (3 + averages))
+        # Weights, their averages, two moments of the optimiser at most; a running training keeps the state before, too.
+        one_state = 4 * network.parameters * (3 + averages)
+        storage += study.folds.k * one_state * own.training.keep_state
+        state = max(state, (2 - own.training.keep_state) * one_state)
         part = own.training.batch_size / own.training.accumulate
         memory = max(memory, 0.7e9 + 20 * network.parameters + 12 * network.activations * part)
     segmenters, segmenting_flop = _segmenters(study, pixels)

@@ -4,6 +4,8 @@ A stage's file holds its docstring (the first line is the command's description)
 
 - `FOLLOWS`: the stage before it in the chain, None for the first: the order of `slimdiff --help`;
 - `NEEDS`: the dotted keys of the study that it reads, None for a command that reads no study;
+- `ONLY_LOGGED` (where it has any): keys of NEEDS whose change does not run it again;
+- `AFTER_A_STOP` (where it resumes): what is kept after Ctrl-C, and how to resume;
 - `WILDCARDS` (where it works on one variant and fold, or one fold, at a time);
 - `outputs(paths, ...)`: the files that it leaves (none for a command without a rule);
 - `add_arguments(parser)` (where it has options of its own);
@@ -68,6 +70,12 @@ def needs(stage: str, study: Study) -> tuple[str, ...]:
 def config_of(stage: str, study: Study, variant: str | None = None) -> str:
     """The JSON text that a rule passes to the stage's command as `--config`."""
     return needs_json(study, needs(stage, study), variant)
+
+
+def compared_config_of(stage: str, study: Study, variant: str | None = None) -> str:
+    """The part of `config_of` that Snakemake compares with the last run: without keys that only log."""
+    logged = getattr(module_of(stage), "ONLY_LOGGED", ())
+    return needs_json(study, needs(stage, study), variant, without=logged)
 
 
 def fill(stage: str, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ from slimdiff.config import StudyPaths
 
 FOLLOWS = "phantom"
 NEEDS = ("data.source", "data.root", "data.image_suffix", "data.fetch")
+AFTER_A_STOP = "downloaded files are kept; run it again for the others"
 
 
 def outputs(paths: StudyPaths) -> list[Path]:

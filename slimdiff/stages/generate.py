@@ -15,6 +15,7 @@ FOLLOWS = "train"
 NEEDS = ("generation",)
 CONFIG_REQUIRED = False
 WILDCARDS = ("variant", "fold")
+AFTER_A_STOP = "samples of complete z-bins are kept; run it again for the others"
 
 MIN_CONDITIONAL_EVALUATIONS = 40
 """Evaluations of a sample with a fixed mask or region, unless the configuration names the sampler."""

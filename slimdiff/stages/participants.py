@@ -45,6 +45,8 @@ NEEDS = (
     "slices.n_bins",
 )
 
+AFTER_A_STOP = "finished measurements are kept; run it again for the others"
+
 
 def needs(study: Study) -> tuple[str, ...]:
     """NEEDS, less the z-range and its grid where heads are registered or heights are not slice numbers."""

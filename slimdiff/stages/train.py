@@ -1,15 +1,27 @@
-"""Train one variant on one fold (or all of both); an interrupted training resumes."""
+"""Train one variant on one fold (or all of both); an interrupted training resumes, a finished one is not repeated."""
 
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slimdiff.config import StudyPaths
 
+if TYPE_CHECKING:
+    from slimdiff.training.trainer import Trainer
+
 FOLLOWS = "weights"
 NEEDS = ("model", "diffusion", "training")
+ONLY_LOGGED = tuple(
+    f"training.{key}"
+    for key in ("preview_every", "log_every", "save_every", "tensorboard", "wandb_project", "keep_state")
+)
+"""Keys of NEEDS whose change makes no model again: the command reads them, Snakemake does not compare them."""
 WILDCARDS = ("variant", "fold")
+AFTER_A_STOP = "finished models and saved states are kept; run it again to resume"
 
 VALIDATION_EXTRACTOR = "alexnet"
 """Features of KID and memorisation ratio in validation rounds; without its weights a round has losses only."""
@@ -33,45 +45,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes (GPUs) of this machine that share each batch (default: %(default)s)",
     )
+    parser.add_argument(
+        "--again", action="store_true", help="train finished and interrupted ones from step 0"
+    )
 
 
 def run(study, options) -> None:
-    from slimdiff.data.folds import read_folds
     from slimdiff.data.store import SliceStore
     from slimdiff.devices import pick_device
     from slimdiff.training.checkpoint import Interrupted
     from slimdiff.training.distributed import Processes, launch
-    from slimdiff.training.trainer import Trainer
 
     if options.processes > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         given = {name: getattr(options, name) for name in ("config", "variant", "fold", "processes")}
         arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
-        if status := launch(options.processes, ["train", *arguments]):
+        if status := launch(options.processes, ["train", *arguments, *["--again"] * options.again]):
             raise SystemExit(status)
         return
     store = SliceStore.open(study.paths.store)
     device = pick_device(study.training.device)
     processes = Processes.join("nccl" if device.type == "cuda" else "gloo")
     for variant, fold in options.runs:
-        own, parts = study.variant(variant), read_folds(study.paths.folds, fold)
         try:
-            trainer = Trainer(
-                own.model,
-                own.diffusion,
-                own.training,
-                store,
-                parts["train"],
-                study.paths.model(variant, fold),
-                identity={"study": study.study, "variant": variant, "fold": fold},
-                priors=_priors(own, fold),
-                perceptual=_perceptual(own),
-                val_participants=parts["val"],
-                judge=_monitor(own, store, parts) if processes.first else None,
-                processes=processes,
-            )
-            trainer.run()
+            own = study.variant(variant)
+            with _trainer(own, variant, fold, store, processes, options.again) as trainer:
+                if trainer:
+                    trainer.run()
+            asked = processes.largest(trainer.asked_to_stop if trainer else 0)
+            # Free the memory for the next one.
+            del trainer
+            if asked and (variant, fold) != options.runs[-1]:
+                _say(processes, f"stopped after {variant}, fold {fold}; run it again for the other models")
+                processes.leave()
+                raise SystemExit(128 + asked)
         except Interrupted as stop:
-            print(f"slimdiff-train: stopped at step {trainer.step}; run it again to resume", file=sys.stderr)
+            _say(processes, f"stopped at step {stop.step}; its state is saved, run it again to resume")
             processes.leave()
             raise SystemExit(128 + stop.signum) from None
         except Exception as error:
@@ -80,9 +88,67 @@ def run(study, options) -> None:
                 print(f"slimdiff-train: error: {error}", file=sys.stderr, flush=True)
                 os._exit(2)
             raise
-        # Free the memory for the next one.
-        del trainer
     processes.leave()
+
+
+@contextmanager
+def _trainer(study, variant: str, fold: int, store, processes, again: bool) -> Iterator["Trainer | None"]:
+    """The trainer of one model, for this process alone until the end of the block; None where the model is there."""
+    from slimdiff.data.folds import read_folds
+    from slimdiff.locks import alone
+    from slimdiff.training.checkpoint import remove_states
+    from slimdiff.training.identity import finished_steps, identity_of
+    from slimdiff.training.trainer import Trainer
+
+    parts, priors = read_folds(study.paths.folds, fold), _priors(study, fold)
+    names = {"study": study.study, "variant": variant, "fold": fold}
+    folder, training = study.paths.model(variant, fold), study.training
+    sections = (study.model, study.diffusion, training)
+    identity = identity_of(*sections, store, parts["train"], priors, names)
+
+    def finished() -> bool:
+        steps = None if again or not processes.first else finished_steps(folder, identity, training)
+        if steps is not None:
+            early = " (stopped early)" if steps < training.steps else ""
+            print(
+                f"{variant}, fold {fold}: trained: {steps} of {training.steps} steps{early}, same configuration; "
+                "nothing to do (--again starts over)",
+                file=sys.stderr,
+            )
+        return bool(processes.largest(steps is not None))
+
+    # First without the lock, which cannot be written into a read-only folder.
+    if finished():
+        yield None
+        return
+    lock = alone(folder / "state" / "lock", f"training of {variant}, fold {fold}")
+    with lock if processes.first else nullcontext():
+        # Another process may have trained it in the meantime; the others wait here for the lock of the first one.
+        if finished():
+            yield None
+            return
+        if again and processes.first:
+            remove_states(folder / "state")
+        processes.largest(0)
+        yield Trainer(
+            *sections,
+            store,
+            parts["train"],
+            folder,
+            names,
+            priors=priors,
+            perceptual=_perceptual(study),
+            val_participants=parts["val"],
+            judge=_monitor(study, store, parts) if processes.first else None,
+            processes=processes,
+        )
+
+
+def _say(processes, text: str) -> None:
+    if processes.first:
+        # A signal may have closed the other end of the pipe.
+        with suppress(OSError):
+            print(f"\nslimdiff-train: {text}", file=sys.stderr, flush=True)
 
 
 def _monitor(study, store, parts: dict[str, list[str]]):

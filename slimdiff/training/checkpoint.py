@@ -1,7 +1,8 @@
 """Resume state: written atomically next to the model, not an output of the workflow.
 
 A workflow engine deletes the declared outputs of a failed job. `state/last.pt` survives, and the next run resumes
-from it, or from the state before it (`state/previous.pt`) if `last.pt` was cut off.
+from it, or from the state before it (`state/previous.pt`) if `last.pt` was cut off. A finished training leaves its own
+state there (`training.keep_state`); of all changes of its configuration only a larger `training.steps` resumes it.
 """
 
 import json
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from slimdiff.config.training import TrainingConfig
-from slimdiff.files import content_hint, replacing
+from slimdiff.files import content_hint, remove_partials, replacing
 
 
 class TrainingFailed(RuntimeError):
@@ -24,9 +25,10 @@ class TrainingFailed(RuntimeError):
 
 @dataclass
 class Interrupted(Exception):
-    """A stop signal was received; the state has been saved."""
+    """A stop signal was received; the state of this step has been saved."""
 
     signum: int
+    step: int
 
 
 def out_of_memory(
@@ -82,7 +84,7 @@ class Ema:
 
 # Keys that do not change the learned weights, except for rounding.
 NOT_LEARNT = {"log_every", "save_every", "preview_every", "device", "accumulate", "compile"}
-NOT_LEARNT |= {"tensorboard", "wandb_project", "snapshots"}
+NOT_LEARNT |= {"tensorboard", "wandb_project", "snapshots", "keep_state"}
 
 
 class StateNotSaved(RuntimeError):
@@ -107,11 +109,20 @@ def learnt(config: TrainingConfig) -> dict:
     return config.model_dump(mode="json", exclude=unimportant)
 
 
+def recorded(config: TrainingConfig) -> dict:
+    """The keys of the section that determine the learned weights and validation.tsv."""
+    return config.model_dump(mode="json", exclude=NOT_LEARNT)
+
+
+def missing_snapshots(folder: Path, config: TrainingConfig, reached: int) -> list[int]:
+    """Configured snapshots up to step `reached` that are not in the model's folder."""
+    names = {step: folder / f"snapshot-{step}.safetensors" for step in config.snapshots}
+    return [step for step, path in names.items() if step <= reached and not path.is_file()]
+
+
 def save_state(path: Path, state: dict, identity: dict) -> None:
     """Write the state with the identity of its run; raises StateNotSaved."""
-    # Partial files of a killed process.
-    for leftover in path.parent.glob(f".{path.name}.*"):
-        leftover.unlink(missing_ok=True)
+    remove_partials(path)
     # Copy to the host first, so that a later failure is a failure of writing.
     content = {"identity": json.dumps(identity, sort_keys=True), **_on_host(state)}
     try:
@@ -135,6 +146,13 @@ def previous_state(path: Path) -> Path:
     return path.with_name("previous.pt")
 
 
+def remove_states(folder: Path) -> None:
+    """Remove the saved states of a training, so that it starts at step 0."""
+    remove_partials(folder / "last.pt")
+    for name in ("last.pt", "previous.pt"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _keep_as_previous(path: Path) -> None:
     if not path.is_file():
         return
@@ -156,11 +174,16 @@ def _on_host(value):
     return [_on_host(part) for part in value] if isinstance(value, list) else value
 
 
-def load_state(path: Path, identity: dict, device: torch.device) -> dict:
+def load_state(
+    path: Path, identity: dict, device: torch.device, config: TrainingConfig | None = None
+) -> dict | None:
     """Read the state of this run, or the one before if the last one is damaged. No pickled code is executed.
 
     A damaged state is removed once the one before was read. Raises StateDamaged if there is no readable state, and
     StateMismatch naming the differences to this run.
+
+    config: section `training`; a finished training of another configuration is then not resumed: the result is None,
+    and a line says so. One with fewer steps is resumed, and its step is added to `extended_at`.
     """
     try:
         state, found = _read_state(path, device)
@@ -172,16 +195,51 @@ def load_state(path: Path, identity: dict, device: torch.device) -> dict:
         print(f"{damage.what}; the state before it is used: {before}, step {state['step']}", file=sys.stderr)
         # Otherwise the next saved state would replace the good one by the damaged one.
         path.unlink(missing_ok=True)
-    differences = [
-        f"{key}: expected {new}, found {old}"
-        for key, old, new in _differences(found, json.loads(json.dumps(identity)))
-    ]
+    if config and state.get("ended"):
+        return _extended(state, found, identity, config, path)
+    differences = _differing(found, identity)
     if differences:
         raise StateMismatch(
             f"{path} belongs to another run ({'; '.join(differences)}); restore its configuration to resume, or "
             f"delete {path.parent} to start again"
         )
     return state
+
+
+def _extended(state: dict, found: dict, identity: dict, config: TrainingConfig, path: Path) -> dict | None:
+    """The state of a finished training, if this run is the same one or has more steps."""
+    found = {**found, "training": json.loads(state["settings"])}
+    longer = {**found["training"], "steps": max(config.steps, found["training"]["steps"])}
+    reasons = _differing({**found, "training": longer}, {**identity, "training": recorded(config)})
+    reasons += [
+        f"no snapshot-{step}.safetensors"
+        for step in missing_snapshots(path.parents[1], config, state["step"])
+    ]
+    if reasons:
+        print(
+            f"{path}: the finished training cannot be resumed ({'; '.join(reasons)}); starting at step 0",
+            file=sys.stderr,
+        )
+        return None
+    if longer != found["training"]:
+        state["extended_at"] = [*state["extended_at"], state["step"]]
+        state["ended"] = False
+    return state
+
+
+def is_unfinished(folder: Path, identity: dict) -> bool:
+    """Whether the folder of states has one of this run, saved before its end."""
+    try:
+        state, found = _read_state(folder / "last.pt", torch.device("cpu"))
+    except (OSError, StateDamaged):
+        return False
+    return not state.get("ended") and not _differing(found, identity)
+
+
+def _differing(found: dict, expected: dict) -> list[str]:
+    """The keys in which the identity of a state differs, in words."""
+    rows = _differences(found, json.loads(json.dumps(expected)))
+    return [f"{key}: expected {new}, found {old}" for key, old, new in rows]
 
 
 def _read_state(path: Path, device: torch.device) -> tuple[dict, dict]:

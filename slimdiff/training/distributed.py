@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from slimdiff.devices import own_cards
+from slimdiff.orphans import end_with_parent
 
 # The other processes wait while the first one validates, generates or writes.
 PATIENCE = timedelta(hours=6)
@@ -32,6 +33,8 @@ class Processes:
         """The group in which torchrun started this process; a single process without torchrun."""
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
+        # Where torchrun is gone, the state is saved as at a stop signal.
+        end_with_parent(os.getppid(), lambda: os.kill(os.getpid(), signal.SIGTERM))
         dist.init_process_group(backend, timeout=PATIENCE)
         hosts = dist.new_group(backend="gloo", timeout=PATIENCE)
         return cls(dist.get_rank(), dist.get_world_size(), hosts)
@@ -74,7 +77,7 @@ def launch(processes: int, arguments: list[str]) -> int:
 
     A stop signal is forwarded; the exit status is then 128 + its number.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [sys.executable, "-m", "slimdiff.training.distributed", str(os.getpid()), "--standalone"]
     command += [f"--nproc-per-node={processes}", "-m", "slimdiff", *arguments]
     threads = max(1, torch.get_num_threads() // processes)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **own_cards(processes)}
@@ -99,3 +102,34 @@ def launch(processes: int, arguments: list[str]) -> int:
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 """Signals that a cluster sends before it ends a job."""
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    # A terminal that is closed; under nohup it is ignored.
+    STOP_SIGNALS.append(signal.SIGHUP)
+
+
+def _torchrun(parent: int, arguments: list[str]) -> int:
+    """torchrun's command, which stops its processes when `parent` is gone, and ends without a traceback; the exit
+    status."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    end_with_parent(parent, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        main(arguments)
+    except SignalException as stop:
+        return 128 + stop.sigval
+    except ChildFailedError as error:
+        # An error is printed by its process.
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            print(
+                f"slimdiff-train: error: process {rank} was killed by signal {-failure.exitcode}",
+                file=sys.stderr,
+            )
+        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_torchrun(int(sys.argv[1]), sys.argv[2:]))

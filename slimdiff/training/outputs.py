@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from slimdiff.png import write_png
 from slimdiff.training.calibration import fit_mask_calibration
 from slimdiff.training.checkpoint import Ema
 from slimdiff.training.data import TrainingSet
+from slimdiff.training.identity import run_key
 from slimdiff.training.logs import History, Sinks
 from slimdiff.training.validation import COLUMNS, PreviewSampler, Validation, preview
 
@@ -98,8 +100,13 @@ class Outputs:
         history: History,
         validation: Validation | None,
         precision: torch.dtype,
+        extended_at: Sequence[int] = (),
     ) -> None:
-        """Write the last preview, the tables, further averages, and finally the model."""
+        """Write the last preview, the tables, further averages, and finally the model.
+
+        extended_at: steps at which a finished training was resumed with more steps.
+        """
+        run = self._run(step, extended_at)
         first, *further = emas
         chosen_step, decay, weights = step, first.decay, first.weights()
         best = validation.best if validation else None
@@ -121,9 +128,9 @@ class Outputs:
         kept = network.state_dict()
         for ema in further:
             path = self.folder / f"ema-{ema.decay:g}.safetensors"
-            card = self._card(step, ema.decay, precision)
+            card = self._card(step, ema.decay, precision, run)
             save_model(path, {**kept, **ema.weights()}, self._calibrated(card, ema.weights()))
-        card = self._calibrated(self._card(chosen_step, decay, precision), weights)
+        card = self._calibrated(self._card(chosen_step, decay, precision, run), weights)
         save_model(self.folder / "model.safetensors", {**kept, **weights}, card)
 
     def _calibrated(self, card: ModelCard, weights: dict[str, Tensor]) -> ModelCard:
@@ -139,11 +146,18 @@ class Outputs:
         )
         return replace(card, mask_calibration=asdict(found) if found else None)
 
-    def snapshot(self, step: int, network: nn.Module, ema: Ema, precision: torch.dtype) -> None:
+    def snapshot(
+        self,
+        step: int,
+        network: nn.Module,
+        ema: Ema,
+        precision: torch.dtype,
+        extended_at: Sequence[int] = (),
+    ) -> None:
         """Save the averaged weights after this step."""
         path = self.folder / f"snapshot-{step}.safetensors"
         weights = {**network.state_dict(), **ema.weights()}
-        save_model(path, weights, self._card(step, ema.decay, precision))
+        save_model(path, weights, self._card(step, ema.decay, precision, self._run(step, extended_at)))
 
     def tell_missing_snapshots(self) -> None:
         """Print which configured snapshots are missing because the training had passed the step or did not reach it."""
@@ -151,7 +165,11 @@ class Outputs:
             if not (self.folder / f"snapshot-{step}.safetensors").is_file():
                 print(f"no snapshot of step {step}: this training did not run that step", file=sys.stderr)
 
-    def _card(self, step: int, decay: float, precision: torch.dtype) -> ModelCard:
+    def _run(self, step: int, extended_at: Sequence[int]) -> dict:
+        key = run_key(self.identity, self.config)
+        return {"key": key, "steps": step, "extended_at": list(extended_at)}
+
+    def _card(self, step: int, decay: float, precision: torch.dtype, run: dict) -> ModelCard:
         versions = {
             "slimdiff": slimdiff.__version__,
             "torch": torch.__version__,
@@ -173,4 +191,5 @@ class Outputs:
             precision=str(precision).removeprefix("torch."),
             versions=versions,
             ema_decay=decay,
+            training_run=run,
         )

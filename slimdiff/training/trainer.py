@@ -4,7 +4,7 @@ Writes to `models/{variant}/fold-{k}/`: `model.safetensors` (averaged weights an
 `validation.tsv`, `previews/*.png`, `ema-*.safetensors` (further averages), and the resume state in `state/`.
 """
 
-import hashlib
+import json
 import math
 import signal
 import sys
@@ -28,15 +28,17 @@ from slimdiff.model.checkpoint import DataSpec, build_network, put_priors
 from slimdiff.training.checkpoint import (
     Ema,
     Interrupted,
-    learnt,
+    StateNotSaved,
     load_state,
     out_of_memory,
     previous_state,
+    recorded,
     save_state,
 )
 from slimdiff.training.data import TrainingSet
 from slimdiff.training.distributed import STOP_SIGNALS, Processes
 from slimdiff.training.early_stopping import reason_to_stop
+from slimdiff.training.identity import identity_of
 from slimdiff.training.logs import History
 from slimdiff.training.objective import Objective, Perceptual
 from slimdiff.training.optimiser import learning_rate, make_optimiser, update_weights
@@ -118,15 +120,7 @@ class Trainer:
         self.shared_loss = self.processes.share(self.loss)
         chosen = (training.optimiser, self.network, self.objective, training.learning_rate)
         self.optimiser = make_optimiser(*chosen)
-        self.identity = {
-            "model": model.settings(),
-            "diffusion": diffusion.model_dump(mode="json"),
-            "training": learnt(training),
-            "data_hash": store.data_hash,
-            "participants": sorted(participants),
-            "priors": None if network.priors is None else hashlib.sha256(priors.tobytes()).hexdigest()[:16],
-            **identity,
-        }
+        self.identity = identity_of(model, diffusion, training, store, participants, priors, identity)
         self.step = 0
         self.history = History(self.objective, self.prepare.slices, self.processes.sum)
         self.preview_sampler = PreviewSampler(self.network, diffusion, store.size, training.seed)
@@ -146,6 +140,9 @@ class Trainer:
         self.outputs = Outputs(
             folder, training, self.identity, store, self.data_spec, self.preview_sampler, self.set
         )
+        self.extended_at: list[int] = []
+        """Steps at which a finished training was resumed with more steps."""
+        self._ended = False
         self._stop: int | None = None
         self._paused = 0.0
 
@@ -162,15 +159,21 @@ class Trainer:
     def precision(self, precision: torch.dtype) -> None:
         self.loss.precision = precision
 
+    @property
+    def asked_to_stop(self) -> int:
+        """The stop signal that came while the model was written, which `run` completes; 0: none."""
+        return self._stop or 0
+
     def run(self) -> None:
         """Train to the configured step or to early stopping, then write the model.
+
+        A finished training that is in `state/` is not repeated: its files are written again, or further steps follow.
 
         Raises Interrupted after a stop signal, once the state is saved.
         """
         config, first = self.config, self.processes.first
-        if self.state_path.is_file() or previous_state(self.state_path).is_file():
-            self._restore()
-        elif config.steps:
+        saved = self.state_path.is_file() or previous_state(self.state_path).is_file()
+        if not (saved and self._restore()) and config.steps:
             self._choose_precision()
         handlers = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
         try:
@@ -197,7 +200,7 @@ class Trainer:
                     # Save before printing: the signal may have closed the other end of the pipe.
                     self._save()
                     self.outputs.close()
-                    raise Interrupted(stop)
+                    raise Interrupted(stop, self.step)
                 bar.update()
                 if row:
                     bar.set_postfix(loss=f"{row['loss']:.4f}", images_per_s=f"{row['images_per_s']:.0f}")
@@ -212,16 +215,32 @@ class Trainer:
             bar.close()
             # A stop signal from here on is ignored: training is complete.
             if first:
+                kept = self._keep_state()
                 parts = (self.network, self.emas, self.history, self.validation, self.precision)
-                self.outputs.write(self.step, *parts)
+                self.outputs.write(self.step, *parts, self.extended_at)
                 self.outputs.tell_missing_snapshots()
-                for state in (self.state_path, previous_state(self.state_path)):
-                    state.unlink(missing_ok=True)
+                previous_state(self.state_path).unlink(missing_ok=True)
+                if not kept:
+                    self.state_path.unlink(missing_ok=True)
             # Wait until the first process has written the model.
             self.processes.largest(0)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+    def _keep_state(self) -> bool:
+        """Save the state of the end of the training, if the study keeps it; returns whether it is there."""
+        if not (self.config.keep_state and self.config.steps):
+            return False
+        if not self._ended:
+            self._ended = True
+            try:
+                self._save()
+            except StateNotSaved as error:
+                # The model is what counts.
+                print(f"no state of the finished training is kept: {error}", file=sys.stderr)
+                return False
+        return True
 
     def _choose_precision(self) -> None:
         self.precision = pick_precision(self.config.precision, self.device)
@@ -277,7 +296,10 @@ class Trainer:
             name, weights = f"step-{self.step:07d}", self.emas[0].weights()
             self.outputs.preview(self.step, name, weights, self.precision, redraw=not resumed)
         if self.step in self.config.snapshots and self.processes.first:
-            self.outputs.snapshot(self.step, self.network, self.emas[0], self.precision)
+            # A finished training has all its snapshots.
+            complete = resumed and (self._ended or self.step in self.extended_at)
+            if not complete:
+                self.outputs.snapshot(self.step, self.network, self.emas[0], self.precision, self.extended_at)
         return due and bool(self.processes.largest(int(bool(reason))))
 
     def advance(self) -> None:
@@ -314,7 +336,7 @@ class Trainer:
         self.history.note(total, terms, norm / processes.count, by_noise)
 
     def _ask_to_stop(self, signum: int, frame) -> None:
-        self._stop = signum
+        self._stop = self._stop or signum
 
     def _save(self) -> None:
         if self.history.steps:
@@ -331,11 +353,17 @@ class Trainer:
             "history": self.history.state(),
             "validation": self.validation.state() if self.validation else None,
             "precision": str(self.precision).removeprefix("torch."),
+            "extended_at": self.extended_at,
+            "ended": self._ended,
+            "settings": json.dumps(recorded(self.config)),
         }
         save_state(self.state_path, state, self.identity)
 
-    def _restore(self) -> None:
-        state = load_state(self.state_path, self.identity, self.device)
+    def _restore(self) -> bool:
+        """Continue from the saved state; returns False if it is of a finished training that cannot be resumed."""
+        state = load_state(self.state_path, self.identity, self.device, self.config)
+        if state is None:
+            return False
         self.network.load_state_dict(state["network"])
         for ema, weights in zip(self.emas, state["ema"], strict=True):
             ema.load(weights)
@@ -346,5 +374,8 @@ class Trainer:
         if self.validation and state["validation"]:
             self.validation.restore(state["validation"])
         self.precision = getattr(torch, state["precision"])
+        self.extended_at, self._ended = state.get("extended_at", []), state.get("ended", False)
         if self.processes.first:
-            print(f"resuming at step {self.step} of {self.config.steps} ({self.state_path})", file=sys.stderr)
+            what = "writing the model again" if self._ended else "resuming"
+            print(f"{what} at step {self.step} of {self.config.steps} ({self.state_path})", file=sys.stderr)
+        return True

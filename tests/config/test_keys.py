@@ -47,6 +47,7 @@ KEPT = {
     "mask thresholds": ["tau", "generation.tau", "evaluation.tau", "evaluation.taus", "export.tau"],
     "what is logged, drawn and exported, and in which form": [
         *("training.log_every", "training.tensorboard", "training.wandb_project", "report.dpi"),
+        "training.keep_state",
         *("generation.replicas", "generation.binary", "export.formats", "export.without_suspects"),
         "export.nnunet_first_id",
     ],

@@ -1,4 +1,5 @@
 import pytest
+from helpers.kills import KILL, run_until
 
 from slimdiff.export.folder import replacing_folder
 
@@ -63,3 +64,41 @@ def test_leftovers_of_a_killed_export_are_removed(tmp_path):
     (tmp_path / ".x.partial" / "a" / "half").write_text("")
     make(tmp_path / "x", "1")
     assert files(tmp_path / "x") == {"1"} and not (tmp_path / ".x.partial").exists()
+
+
+REPLACE = """
+import shutil
+from slimdiff.export import folder as exports
+
+rmtree = shutil.rmtree
+
+def half(path):
+    # Removing a folder begins with any of its files, here with the record.
+    if (path / exports.RECORD).is_file() and path.name in sys.argv[5:]:
+        (path / exports.RECORD).unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    rmtree(path)
+
+shutil.rmtree = half
+with exports.replacing_folder(Path(sys.argv[4])) as draft:
+    (draft / "new").write_text("")
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "removed"),
+    [(("rename", 1), []), (("rename", 2), []), (("never", 1), ["x", ".x.earlier"])],
+)
+def test_an_export_that_was_killed_while_it_replaced_the_one_before_can_be_run_again(
+    tmp_path, moment, removed
+):
+    folder = tmp_path / "x"
+    with replacing_folder(folder) as draft:
+        (draft / "1").write_text("")
+    moment = moment if moment[0] != "never" else ("rename", 10**6)
+    done = run_until(moment, KILL, REPLACE, str(folder), *removed)
+    assert done.returncode == -KILL, done.stderr
+    with replacing_folder(folder) as draft:
+        (draft / "2").write_text("")
+    assert files(folder) == {"2"}
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -1,5 +1,8 @@
 """A store, a network and a device small enough to train in a test."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -124,3 +127,18 @@ def fail_at(trainer, step, act):
         return advance()
 
     trainer.advance = fail_or_advance
+
+
+def study_with_own_models(prepared, folder: Path, **training) -> Path:
+    """The file of a prepared study with results of its own in `folder`: the same slices and folds, no model."""
+    values = json.loads(prepared.model_dump_json(exclude_defaults=True))
+    values["training"] |= training
+    values["results_dir"] = str(folder / "results")
+    root = folder / "results" / prepared.study
+    root.mkdir(parents=True, exist_ok=True)
+    for name in ("slices", "folds.tsv"):
+        if not (root / name).exists():
+            (root / name).symlink_to(prepared.paths.root / name)
+    path = folder / "study.json"
+    path.write_text(json.dumps(values))
+    return path

@@ -140,6 +140,30 @@ def test_a_changed_key_reruns_the_stages_that_read_it(section, change, expected)
     assert stages_of_a_change(section, change) == expected
 
 
+LOGGED = {"preview_every": 7, "log_every": 7, "save_every": 7, "tensorboard": False, "wandb_project": "x"}
+
+
+@pytest.mark.parametrize(("key", "value"), [*LOGGED.items(), ("keep_state", False)])
+@pytest.mark.parametrize("of", ["study", "variant"])
+def test_keys_that_only_log_reach_the_training_and_are_not_compared(key, value, of):
+    changed = {"training": {key: value}}
+    variants = {"base": changed if of == "variant" else {}, "other": {"training": {"steps": 7}}}
+    before = study_from_mapping({**FITTING, "variants": {**variants, "base": {}}})
+    after = study_from_mapping({**FITTING, **(changed if of == "study" else {}), "variants": variants})
+    texts = [stages.config_of("train", study, "base") for study in (before, after)]
+    assert getattr(load_study(texts[1]).variant("base").training, key) == value
+    assert texts[0] != texts[1]
+    compared = [stages.compared_config_of("train", study, "base") for study in (before, after)]
+    assert compared[0] == compared[1]
+    assert stages.compared_config_of("train", after, "other") != compared[1]
+
+
+@pytest.mark.parametrize("stage", [name for name in PARTIAL if name != "train"])
+def test_of_other_stages_every_key_is_compared(stage):
+    study = study_from_mapping(FITTING)
+    assert stages.compared_config_of(stage, study) == stages.config_of(stage, study)
+
+
 def test_the_download_url_does_not_affect_the_participants():
     base = {**FITTING, "data": {"source": "bids", "root": "d"}}
     assert "participants" in stages_of_a_change("data", {"fetch": {"dataset": "ds004199"}}, base)

@@ -142,7 +142,7 @@ def test_a_state_with_other_priors_is_refused(make):
         make(**{**EVERYTHING, "priors": np.ones((3, 8, 8), bool)}).run()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_f5_a_signal_saves_the_step_it_arrives_at(make, tmp_path, number):
     make("whole").run()
     stopped = make("stopped", save_every=1000)
@@ -161,9 +161,10 @@ def test_f5_a_signal_saves_the_step_it_arrives_at(make, tmp_path, number):
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
 
 
-def test_a_finished_run_leaves_no_state(make, tmp_path):
-    make().run()
-    assert not (tmp_path / "run" / "state" / "last.pt").exists()
+@pytest.mark.parametrize(("keep_state", "left"), [(True, ["last.pt"]), (False, [])])
+def test_a_finished_run_leaves_its_own_state_if_the_study_keeps_it(make, tmp_path, keep_state, left):
+    make(keep_state=keep_state).run()
+    assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == left
     assert (tmp_path / "run" / "previews" / "final.png").read_bytes()[:4] == b"\x89PNG"
 
 

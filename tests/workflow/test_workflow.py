@@ -143,8 +143,10 @@ def test_a_stage_reads_only_files_that_its_rule_names(finished):
     """A file that is read but not an input of the rule may not exist yet, or be of an earlier run."""
     folder, _ = finished
     results = folder / "results" / "tiny"
-    # Kept between jobs: measured volumes, features of slices, and Snakemake's times, which only provenance reads.
+    # Kept between jobs: measured volumes, features of slices, the phantom's list of its files, and Snakemake's times,
+    # which only provenance reads.
     kept = tuple(f"{results / name}/" for name in ("quality", "metrics/features", "benchmarks"))
+    kept += (str(results / "phantom" / ".slimdiff-phantom.json"),)
     done = snakemake("--detailed-summary", "--configfile", str(folder / "study.json"), folder=folder)
     assert done.returncode == 0, done.stderr
     inputs: dict[str, set[str]] = {}
@@ -227,6 +229,31 @@ def test_a_failing_job_leaves_no_half_written_file_and_keeps_the_rest(finished, 
     assert job_counts(again.stdout + again.stderr) == {"train": 1}
 
 
+def test_keys_that_only_log_train_nothing(finished, tmp_path):
+    changes = {
+        "preview_every": 1,
+        "log_every": 1,
+        "save_every": 1,
+        "tensorboard": False,
+        "wandb_project": "x",
+    }
+    assert planned(finished[0], write_study(tmp_path, training=changes)) == {"provenance"}
+
+
+def test_more_steps_follow_the_finished_training(finished, tmp_path):
+    """Its outputs are deleted before the job; its state is not."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    config = write_study(folder, training={"steps": 3})
+    target = "results/tiny/models/base/fold-0/model.safetensors"
+    done = snakemake(target, "--cores", "1", "--configfile", str(config), folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = (folder / "results/tiny/logs/train/base_fold-0.log").read_text()
+    assert "resuming at step 2 of 3" in log
+    rows = read_table((folder / target).with_name("history.tsv"))
+    assert [row["step"] for row in rows] == ["2", "3"]
+
+
 KILL_ONCE = """
 # Read by every Python of the run: the first training is killed at its 8th step, the next resumes.
 import os, signal, sys
@@ -250,13 +277,14 @@ if any(word.endswith("slimdiff-train") for word in sys.orig_argv):
 def test_f13_a_killed_training_is_retried_from_its_state(finished, tmp_path, monkeypatch):
     """Killed with SIGKILL, its outputs deleted, retried by Snakemake, and bit-equal to an uninterrupted run."""
     training = {"steps": 12, "save_every": 3, "log_every": 2}
-    models = []
+    models, path = [], os.environ.get("PYTHONPATH")
     for name, hook in (("whole", ""), ("killed", KILL_ONCE)):
         folder = tmp_path / name
         shutil.copytree(finished[0], folder)
         (tmp_path / "hook" / name).mkdir(parents=True)
         (tmp_path / "hook" / name / "sitecustomize.py").write_text(hook)
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hook" / name))
+        hooks = os.pathsep.join(filter(None, (str(tmp_path / "hook" / name), path)))
+        monkeypatch.setenv("PYTHONPATH", hooks)
         monkeypatch.setenv("SLIMDIFF_TEST_MARKER", str(tmp_path / "marker"))
         config = write_study(folder, training=training)
         target = "results/tiny/models/base/fold-0/model.safetensors"

@@ -113,9 +113,18 @@ wildcard_constraints:
 
 
 def needs(stage):
-    """Parameter function: the keys of the study that a stage reads, as JSON for --config."""
+    """Parameter function: the keys of the study that a stage reads, as JSON for --config; a change runs it again."""
 
     def of(wildcards):
+        return stages.compared_config_of(stage, STUDY, getattr(wildcards, "variant", None))
+
+    return of
+
+
+def with_logging(stage):
+    """Parameter function: `needs` with keys that only log. Snakemake compares no parameter that may depend on inputs."""
+
+    def of(wildcards, input):
         return stages.config_of(stage, STUDY, getattr(wildcards, "variant", None))
 
     return of

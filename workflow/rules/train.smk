@@ -53,7 +53,8 @@ rule train:
         mem_mb=6000,
         runtime=1440,
     params:
-        config=needs("train"),
+        config=with_logging("train"),
+        compared=needs("train"),
     message:
         "train {wildcards.variant}, fold {wildcards.fold}"
     shell:

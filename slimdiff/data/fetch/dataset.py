@@ -77,11 +77,7 @@ def fetch(
             bar.write(
                 f"downloading {len(missing)} files ({size / 1e6:.1f} MB) from {_shown(base)}", sys.stderr
             )
-            try:
-                failed = _fetch_all(missing, root, base, bar)
-            except KeyboardInterrupt:
-                bar.write(f"{root}: stopped; run again to download the other files", sys.stderr)
-                raise
+            failed = _fetch_all(missing, root, base, bar)
             if failed:
                 raise DataError(_failure(failed, len(files), root, base))
     facts = {

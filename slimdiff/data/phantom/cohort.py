@@ -1,5 +1,6 @@
 """A cohort of phantom subjects, written as a BIDS dataset.
 
+    .slimdiff-phantom.json                  the files of this cohort, written first: what a killed run left is ours
     dataset_description.json  README  .bidsignore  participants.tsv  participants.json
     sub-001/anat/sub-001_FLAIR.nii.gz       int16, 0 outside the brain, RAS affine in mm
     sub-001/anat/sub-001_FLAIR.json
@@ -10,14 +11,23 @@ cohort. The same arguments give the same bytes. A subject does not depend on the
 """
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from slimdiff.files import write_text
+from slimdiff.files import remove_partials, write_text
+from slimdiff.locks import alone
 
 DATASET_NAME = "slimdiff phantom (synthetic lesions on a brain atlas; no patients)"
 GENERATOR = "slimdiff phantom"
+RECORD = ".slimdiff-phantom.json"
+OWN_FILE = (
+    r"dataset_description\.json|README|\.bidsignore|participants\.(tsv|json)"
+    r"|(sub-\d{3})/anat/\2_FLAIR(_roi\.nii\.gz|\.nii\.gz|\.json)"
+)
+"""Names that a file of a cohort can have, relative to its folder."""
 
 README = """\
 This dataset is a phantom. It contains no patients and no measured data.
@@ -69,7 +79,7 @@ def subject_volumes(
 def write_cohort(
     root: Path, patients: int, controls: int, seed: int = 0, voxel_mm: float = 2.0, progress: bool = True
 ) -> None:
-    """Write a cohort as a BIDS dataset; an existing phantom cohort is replaced.
+    """Write a cohort as a BIDS dataset; an existing phantom cohort, or what a killed run left of one, is replaced.
 
     Args:
         root: folder of the dataset, created if missing.
@@ -83,15 +93,24 @@ def write_cohort(
         FileExistsError: root holds files that are not a slimdiff phantom.
         ValueError: invalid number of subjects or voxel size.
     """
-    from tqdm import tqdm
-
-    from slimdiff.data.phantom.anatomy import grid, lesion_site
-    from slimdiff.data.volumes.nifti import write_nifti  # imported here: naming subjects needs no nibabel
+    from slimdiff.data.phantom.anatomy import grid
 
     root = Path(root)
     subjects = subject_ids(patients, controls)
     grid(voxel_mm)  # raises for an invalid voxel size before files are removed
-    make_room(root)
+    with alone(root.with_name(f".{root.name}.lock"), "phantom"):
+        make_room(root, files_of(subjects))
+        parameters = {"patients": patients, "controls": controls, "seed": seed, "voxel_mm": voxel_mm}
+        _write_files(root, subjects, parameters, progress)
+
+
+def _write_files(root: Path, subjects: list[tuple[str, str]], parameters: dict, progress: bool) -> None:
+    from tqdm import tqdm
+
+    from slimdiff.data.phantom.anatomy import lesion_site
+    from slimdiff.data.volumes.nifti import write_nifti  # imported here: naming subjects needs no nibabel
+
+    seed, voxel_mm = parameters["seed"], parameters["voxel_mm"]
     write_json(
         root / "dataset_description.json",
         {
@@ -102,12 +121,7 @@ def write_cohort(
                 {
                     "Name": GENERATOR,
                     "Description": "Synthetic lesions on warped ICBM152 tissue maps. A phantom: no patients.",
-                    "Parameters": {
-                        "patients": patients,
-                        "controls": controls,
-                        "seed": seed,
-                        "voxel_mm": voxel_mm,
-                    },
+                    "Parameters": parameters,
                 }
             ],
         },
@@ -139,26 +153,61 @@ def write_cohort(
     write_text(root / "participants.tsv", table)
 
 
-def make_room(root: Path) -> None:
-    """Remove the files of an earlier phantom cohort; raise FileExistsError if the folder holds other files."""
+def files_of(subjects: Iterable[tuple[str, str]]) -> list[str]:
+    """Files of a cohort, relative to its folder; `subjects` as `subject_ids` gives them."""
+    files = ["dataset_description.json", "README", ".bidsignore", "participants.tsv", "participants.json"]
+    for name, group in subjects:
+        stem = f"{name}/anat/{name}_FLAIR"
+        files += [f"{stem}.nii.gz", f"{stem}.json", *([f"{stem}_roi.nii.gz"] if group == "fcd" else [])]
+    return files
+
+
+def make_room(root: Path, files: list[str]) -> None:
+    """Remove the files of an earlier phantom cohort, and record the `files` of the next one.
+
+    Raises FileExistsError, and removes no file, if the folder holds files of which neither the record nor the dataset's
+    description says that they are of a phantom.
+    """
+    remove_partials(root / RECORD)
+    earlier = _recorded(root) or _described(root)
     # Empty folders do not count: Snakemake creates the folders of its outputs in advance.
-    if not any(path.is_file() for path in root.rglob("*")):
-        return
-    description = root / "dataset_description.json"
-    try:
-        generators = [entry["Name"] for entry in json.loads(description.read_text())["GeneratedBy"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        generators = []
-    if GENERATOR not in generators:
+    others = (name for name in files if (root / name).exists()) if earlier else root.rglob("*")
+    foreign = [root / name for name in others if name not in earlier and (root / name).is_file()]
+    if foreign:
         raise FileExistsError(
-            f"{root}: expected an empty folder or a slimdiff phantom, found other files; choose another folder"
+            f"{root}: expected an empty folder or a slimdiff phantom, found other files, first {foreign[0]}; choose "
+            "another folder, or move them away"
         )
-    (root / "participants.tsv").unlink(missing_ok=True)
-    for path in root.glob("sub-*/anat/sub-*_FLAIR*"):
-        path.unlink()
+    # First the record of both, so that a run that is killed from here on leaves recorded files only.
+    write_json(root / RECORD, {"made_by": GENERATOR, "files": sorted({*earlier, *files})})
+    # The table first: without it a cohort is not complete.
+    remove_partials(*(root / name for name in earlier))
+    for name in sorted(earlier, key=lambda name: name != "participants.tsv"):
+        (root / name).unlink(missing_ok=True)
     for folder in [*root.glob("sub-*/anat"), *root.glob("sub-*")]:
-        if not any(folder.iterdir()):
+        if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+    write_json(root / RECORD, {"made_by": GENERATOR, "files": files})
+
+
+def _recorded(root: Path) -> set[str]:
+    """Files of the cohort that the record names; empty without a record."""
+    try:
+        named = json.loads((root / RECORD).read_text(encoding="utf-8"))["files"]
+        # Only names that a cohort can have: a record can be edited.
+        return {name for name in named if re.fullmatch(OWN_FILE, name)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _described(root: Path) -> set[str]:
+    """Files of a cohort of an earlier version, without a record, by its description; else empty."""
+    try:
+        text = (root / "dataset_description.json").read_text(encoding="utf-8")
+        made = {entry["Name"]: entry for entry in json.loads(text)["GeneratedBy"]}[GENERATOR]["Parameters"]
+        return set(files_of(subject_ids(made["patients"], made["controls"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def write_json(path: Path, content: dict) -> None:

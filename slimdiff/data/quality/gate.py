@@ -1,10 +1,11 @@
 """The stage `participants`: discover participants, run quality control on every file, apply the policy."""
 
-import glob
+import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,17 @@ from slimdiff.data.quality.exclusion import (
     refuse_unknown_names,
 )
 from slimdiff.data.quality.field_of_view import Slicing
-from slimdiff.data.quality.measure import Measured, measure_and_remember, remembered
+from slimdiff.data.quality.measure import (
+    Measured,
+    measure_and_remember,
+    planes_path,
+    record_path,
+    remembered,
+)
 from slimdiff.data.sources import discover
-from slimdiff.files import write_table, written
+from slimdiff.files import remove_partials, write_table, written
+from slimdiff.locks import alone
+from slimdiff.orphans import end_with_parent
 
 REFUSED = "refused.tsv"
 
@@ -69,14 +78,27 @@ def measure_all(
     Raises DataError if a process is killed, usually for lack of memory; finished measurements are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    measured = {row.participant_id: remembered(row, data, folder) for row in participants}
-    wanted = [row for row in participants if measured[row.participant_id] is None]
-    bar = tqdm(total=len(wanted), desc="quality", unit="subject", disable=not wanted)
-    with bar:
-        for name, facts in _measurements(wanted, data, folder, min(workers, len(wanted))):
-            measured[name] = facts
-            bar.update()
+    with alone(folder.with_name(f".{folder.name}.lock"), "quality control"):
+        measured = {row.participant_id: remembered(row, data, folder) for row in participants}
+        wanted = [row for row in participants if measured[row.participant_id] is None]
+        _remove_partials(wanted, folder)
+        with tqdm(total=len(wanted), desc="quality", unit="subject", disable=not wanted) as bar:
+            for name, facts in _measurements(wanted, data, folder, min(workers, len(wanted))):
+                measured[name] = facts
+                bar.update()
     return measured
+
+
+def _remove_partials(participants: Sequence[Participant], folder: Path) -> None:
+    """Remove what killed processes left half-written of these measurements."""
+    records = [record_path(row, folder) for row in participants]
+    remove_partials(*records, *(planes_path(row.participant_id, folder) for row in participants))
+
+
+def _begin_worker(parent: int) -> None:
+    # Ctrl-C reaches all processes of a terminal; the parent ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(parent)
 
 
 def _measurements(
@@ -87,7 +109,8 @@ def _measurements(
             yield row.participant_id, measure_and_remember(row, data, folder)
         return
     # spawn, because a fork of a process with threads (torch, BLAS) can hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(os.getpid(),)) as pool:
         jobs = {pool.submit(measure_and_remember, row, data, folder): row.participant_id for row in wanted}
         try:
             for job in as_completed(jobs):
@@ -95,15 +118,17 @@ def _measurements(
         except BrokenProcessPool:
             # The other workers were ended, perhaps while they wrote.
             pool.shutdown()
-            for name in jobs.values():
-                for partial in folder.glob(f".{glob.escape(name)}.*"):
-                    partial.unlink(missing_ok=True)
+            _remove_partials(wanted, folder)
             raise DataError(
                 f"quality control: a worker process was killed, possibly for lack of memory; use fewer than {workers} "
                 f"workers. Finished measurements are kept in {folder}"
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in active_children():
+                worker.kill()
+            pool.shutdown()
+            _remove_partials(wanted, folder)
             raise
 
 

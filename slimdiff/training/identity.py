@@ -1,0 +1,74 @@
+"""Which training a model or a state belongs to, and whether a finished training is the one that is asked for."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from slimdiff.config.diffusion import DiffusionConfig
+from slimdiff.config.model import ModelConfig
+from slimdiff.config.training import TrainingConfig
+from slimdiff.data.store import SliceStore
+from slimdiff.model.checkpoint import read_card
+from slimdiff.training.checkpoint import is_unfinished, learnt, missing_snapshots, recorded
+
+
+def identity_of(
+    model: ModelConfig,
+    diffusion: DiffusionConfig,
+    training: TrainingConfig,
+    store: SliceStore,
+    participants: Sequence[str],
+    priors: np.ndarray | None,
+    names: dict,
+) -> dict:
+    """All that decides the weights of a training.
+
+    Args:
+        model, diffusion, training: sections of the study.
+        store: the slice store.
+        participants: training participants.
+        priors: z-bin priors of the fold, where the network takes them.
+        names: study, variant and fold.
+    """
+    return {
+        "model": model.settings(),
+        "diffusion": diffusion.model_dump(mode="json"),
+        "training": learnt(training),
+        "data_hash": store.data_hash,
+        "participants": sorted(participants),
+        "priors": None
+        if model.prior == "none" or priors is None
+        else hashlib.sha256(priors.tobytes()).hexdigest()[:16],
+        **names,
+    }
+
+
+def run_key(identity: dict, training: TrainingConfig) -> str:
+    """Hash of a training with its validation rounds, for the model card."""
+    whole = {**identity, "training": recorded(training)}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def finished_steps(folder: Path, identity: dict, training: TrainingConfig) -> int | None:
+    """Steps of the finished training in this folder, if it is the one that is asked for and no file is missing.
+
+    None, too, where the same training was started again and did not end.
+    """
+    names = ["model.safetensors", "history.tsv", "validation.tsv", "previews/final.png"]
+    further = set(training.further_ema_decays) - {training.ema_decay}
+    names += [f"ema-{decay:g}.safetensors" for decay in further]
+    if not all((folder / name).is_file() for name in names):
+        return None
+    try:
+        run = read_card(folder / "model.safetensors").training_run
+    except (OSError, ValueError, TypeError, KeyError):
+        # A damaged model is made again.
+        return None
+    if not run or run["key"] != run_key(identity, training):
+        return None
+    if missing_snapshots(folder, training, run["steps"]) or is_unfinished(folder / "state", identity):
+        return None
+    return run["steps"]
