@@ -10,7 +10,13 @@ from snakemake.logging import logger
 
 from slimdiff import stages
 from slimdiff.cards import GRANTED
-from slimdiff.config import ConfigError, check_acquisitions, check_fold_count, study_from_mapping
+from slimdiff.config import (
+    ConfigError,
+    check_acquisitions,
+    check_fold_count,
+    read_mapping,
+    study_from_mapping,
+)
 from slimdiff.data.folds import check_split, one_of_each
 from slimdiff.data.participants import DataError
 from slimdiff.data.quality.exclusion import settle_discovery
@@ -52,6 +58,10 @@ def check_paths(rows):
 
 
 try:
+    if workflow.is_main_process:
+        # Snakemake itself takes the last of two equal keys, and knows no limits.
+        for file in workflow.configfiles:
+            read_mapping(file)
     STUDY = study_from_mapping(config, ", ".join(map(str, workflow.configfiles)) or "config")
     PATHS = STUDY.paths
     ROWS = settle_discovery(discover(STUDY.data, PATHS.phantom), STUDY.quality)
