@@ -97,7 +97,7 @@ def needs_json(study: Section, needs: Iterable[str], variant: str | None = None)
     resolved = study.variant(variant) if variant else study
     values = resolved.model_dump(mode="json")
     if tuple(needs) == EVERYTHING:
-        return json.dumps(values, sort_keys=True)
+        return _as_argument(values)
     chosen: dict[str, Any] = {}
     for key in dict.fromkeys((*ALWAYS, *needs)):
         _copy(values, chosen, key.split("."))
@@ -105,7 +105,12 @@ def needs_json(study: Section, needs: Iterable[str], variant: str | None = None)
         chosen["variants"] = {name: {} for name in study.variants}
     if variant:
         chosen["variants"] = {variant: {}}
-    return json.dumps(chosen, sort_keys=True)
+    return _as_argument(chosen)
+
+
+def _as_argument(values: dict[str, Any]) -> str:
+    # Snakemake's report shows it inside of a script, which `</script>` would end.
+    return json.dumps(values, sort_keys=True).replace("<", "\\u003c")
 
 
 def _copy(source: Mapping, target: dict, path: list[str]) -> None:

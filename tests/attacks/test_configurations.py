@@ -34,8 +34,12 @@ FILES = {
     "a date that is none": ("b.yaml", "study: 2001-99-99", "not readable as YAML"),
     "a number without end": ("b.yaml", f"seed: {'9' * 5000}", "not readable as YAML"),
     "a call": ("b.yaml", "study: !!python/object/apply:os.system ['touch ran']", "could not determine"),
-    "a template": ("b.yaml", "__use_yte__: true\nstudy: ?open('ran', 'w').name", "found a template"),
-    "a key that is a duplicate": ("b.yaml", "data: {source: phantom}\ndata: {root: x}", "duplicate key 'data'"),
+    "a template": ("b.yaml", "__use_yte__: true\nstudy: ?str(1 + 1)", "found a template"),
+    "a key that is a duplicate": (
+        "b.yaml",
+        "data: {source: phantom}\ndata: {root: x}",
+        "duplicate key 'data'",
+    ),
     "a key of JSON that is a duplicate": ("b.json", '{"seed": 1, "seed": 2}', 'duplicate key "seed"'),
 }
 
