@@ -26,9 +26,9 @@ SECRET = (
 SECRET_IN_ADDRESS = rf"{SECRET}|key|auth|code|session|sid|hash|hmac|policy|amz|goog"
 """The same in the query of an address, where a name says less."""
 WORD = re.compile(r"[a-z]+|[A-Z][a-z]*", re.ASCII)
-ADDRESS = re.compile(
-    r"\b([a-z][a-z0-9+.-]*://)(?:[^\s/?#\"'<>]*@)?([^\s?#\"'<>\\]*)([?#][^\s\"'<>\\]*)?", re.IGNORECASE
-)
+USER = r"(?:[^\s/?#\"'<>:@]*:(?!\d+/)[^\s\"'<>]*@|[^\s/?#\"'<>]*@)"
+"""User and password of an address; a password may have / or ?, though none should."""
+ADDRESS = re.compile(rf"\b([a-z][a-z0-9+.-]*://){USER}?([^\s?#\"'<>\\]*)([?#][^\s\"'<>\\]*)?", re.IGNORECASE)
 ASSIGNED = re.compile(r"(?<![\w.-])([\w.-]+)=([^\s&;,\"'<>\\]+)")
 OPAQUE = re.compile(r"[\w%+/=.~-]{24,}")
 """The value of a parameter that is no word: a key, whatever its name."""
