@@ -141,7 +141,7 @@ def _check_size(root: Any, parts_of: Callable[[Any], list[Any]], source: str) ->
             begun.add(id(value))
             if any(id(part) in begun for part in open_parts):
                 raise ConfigError(
-                    f"{source}: an alias (*) is inside of its own anchor (&), so that it contains itself; write the values"
+                    f"{source}: an alias (*) is inside of its own anchor (&): it contains itself; write the values"
                 )
             stack += open_parts
         else:
