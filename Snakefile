@@ -36,6 +36,7 @@ onstart:
     check_machine()
     # Snakemake rewrites its measurements in place.
     copy_annexed(BENCHMARKS)
+    remove_links(BENCHMARKS)
 
 
 onsuccess:

@@ -123,6 +123,13 @@ def copy_annexed(folder: Path) -> None:
                 path.unlink()
 
 
+def remove_links(folder: Path) -> None:
+    """Remove the links to files below a folder whose files are rewritten in place; the files they name are kept."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.is_dir():
+            path.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with replacing(path) as temporary:

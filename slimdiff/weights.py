@@ -143,7 +143,14 @@ def load(name: str) -> dict[str, torch.Tensor]:
     """
     weights, file = registered(name), path(name)
     if weights.member is None:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            # torch raises pickle, runtime, key or end-of-file errors; its text advises to load any code.
+            raise WeightsUnavailable(
+                f"{file}: expected the tensors of '{name}' and nothing else, found a file that torch does not read "
+                f"without executing code in it ({type(error).__name__}); delete it. {how_by_hand(weights)}"
+            ) from None
     try:
         tensors = safetensors.torch.load_file(file)
     except Exception as error:  # a truncated file raises the library's own error type

@@ -14,12 +14,12 @@ CORE_THIRD_PARTY = {"torch", "numpy", "pydantic", "safetensors", "tqdm", "yaml"}
 
 # {package: packages of slimdiff that it may import}
 ALLOWED = {
-    "config": {"config"},
+    "config": {"config", "redaction"},
     "model": {"model", "files"},
     "diffusion": {"diffusion", "devices"},
     "data": {"data", "config", "files", "locks", "orphans"},
     "training": {"training", "model", "diffusion", "config", "data", "files", "png", "devices", "orphans"},
-    "generation": {"generation", "model", "diffusion", "config", "data", "files", "devices"},
+    "generation": {"generation", "model", "diffusion", "config", "data", "files", "redaction", "devices"},
     "evaluation": {
         "evaluation",
         "config",
@@ -31,7 +31,18 @@ ALLOWED = {
         "devices",
         "model",
     },
-    "export": {"export", "config", "data", "files", "locks", "generation", "png", "evaluation", "report"},
+    "export": {
+        "export",
+        "config",
+        "data",
+        "files",
+        "locks",
+        "generation",
+        "png",
+        "evaluation",
+        "redaction",
+        "report",
+    },
 }
 
 

@@ -8,7 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from slimdiff.redaction import redacted
 
 
 class Section(BaseModel):
@@ -85,7 +95,9 @@ Tau = Annotated[Real, Field(gt=-1, lt=1)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 WordOnly = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
-FOLDER_PATTERN = r"^([^{}]|\$\{\w+\})+$"
+ShownText = Annotated[str, AfterValidator(redacted)]
+"""Text that pages, figures and exports show."""
+FOLDER_PATTERN = r"^([^{}<>-]|\$\{\w+\})([^{}<>]|\$\{\w+\})*$"
 VARIABLE = re.compile(r"\$(?:(\w+)|\{([^{}]*)\})", re.ASCII)
 
 
@@ -118,7 +130,7 @@ Folder = Annotated[str, Field(pattern=FOLDER_PATTERN), BeforeValidator(expanded_
 PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "expected letters, digits and _ . - only, with a letter or digit first",
     r"^[A-Za-z0-9]+$": "expected letters and digits only",
-    FOLDER_PATTERN: "expected a path without { and }",
+    FOLDER_PATTERN: "expected a path without { } < and >, and without - at its begin",
 }
 """What each pattern allows, in words."""
 

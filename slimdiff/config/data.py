@@ -14,6 +14,7 @@ from slimdiff.config.base import (
     PositiveInt,
     Section,
     Seed,
+    ShownText,
     WordOnly,
 )
 
@@ -183,7 +184,7 @@ class DataConfig(Section):
     two_dimensional: Literal["exclude", "include"] = "exclude"
     """`bids`: whether to include images whose sidecar (the JSON beside them) says `MRAcquisitionType` 2D (thick
     slices). With native slices (`preprocess.spacing_mm`) the default is `include`."""
-    exclude: dict[str, str] = Field(default_factory=dict)
+    exclude: dict[str, ShownText] = Field(default_factory=dict)
     """participant_id: reason. Excluded subjects stay in participants.tsv, with the reason."""
     phantom: PhantomConfig = PhantomConfig()
     fetch: FetchConfig = FetchConfig()

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,15 @@ from slimdiff.config.base import ConfigError, explain, shown
 from slimdiff.config.checks import check_study
 from slimdiff.config.recipes import with_recipe
 from slimdiff.config.study import Study
+
+TEMPLATE = "__use_yte__"
+"""Key that makes a YAML file a template for Snakemake."""
+MAX_BYTES = 1_000_000
+"""Largest configuration file. A study of ten thousand excluded participants has half of it."""
+MAX_DEPTH = 50
+"""Levels of keys and lists in a configuration; a study has eight."""
+MAX_VALUES = 100_000
+"""Keys and values in a configuration, aliases of YAML written out."""
 
 
 def study_from_mapping(values: Mapping, source: str = "config", complete: bool = True) -> Study:
@@ -45,23 +54,109 @@ def load_study(source: str | Path, complete: bool = True) -> Study:
     if text.lstrip().startswith("{"):
         return study_from_mapping(_parse_json(text, "config"), "config", complete=False)
     path = Path(source)
+    return study_from_mapping(read_mapping(path), str(path), complete)
+
+
+def read_mapping(path: Path) -> Mapping[str, Any]:
+    """The mapping in a YAML or JSON file, before it is checked as a study.
+
+    Raises ConfigError with the file if it is not UTF-8 text, not readable, too large or too deep (MAX_BYTES, MAX_DEPTH,
+    MAX_VALUES), if a key is a duplicate, if it is a template, or if it holds no mapping.
+    """
+    path = Path(path)
     if not path.is_file():
         raise ConfigError(
             f"{path}: expected a configuration file, found {'a folder' if path.is_dir() else 'no such file'}"
         )
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ConfigError(
+            f"{path}: expected a configuration of at most {MAX_BYTES} bytes, found {size}; is it the right file?"
+        )
     content = _read_text(path)
     if path.suffix == ".json":
         values = _parse_json(content, str(path))
+        _check_size(values, _parts_of_value, str(path))
     else:
-        import yaml  # only here: the core runs without it from JSON
-
-        try:
-            values = yaml.load(content, Loader=_strict_loader())
-        except (yaml.YAMLError, RecursionError) as error:
-            raise ConfigError(f"{path}: not readable as YAML: {error}") from None
+        values = _parse_yaml(content, str(path))
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path}: expected a mapping of sections (key: value), found {_described(values)}")
-    return study_from_mapping(values, str(path), complete)
+    if TEMPLATE in values:
+        raise ConfigError(
+            f"{path}: {TEMPLATE}: expected plain values, found a template, whose expressions Snakemake executes when "
+            "it reads the file; write the values"
+        )
+    return values
+
+
+def _parse_yaml(content: str, source: str) -> Any:
+    import yaml  # only here: the core runs without it from JSON
+
+    try:
+        loader = _strict_loader()(content)
+        loader.name = source
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        # Before any value is made: an alias of an alias of ... grows without bound only then.
+        _check_size(node, _parts_of_node, source)
+        return loader.construct_document(node)
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError(_too_deep(f"{source}: not readable as YAML")) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{source}: not readable as YAML: {error}") from None
+
+
+def _too_deep(source: str) -> str:
+    return f"{source}: expected at most {MAX_DEPTH} levels of keys and lists, found more"
+
+
+def _parts_of_node(node: Any) -> list[Any]:
+    """The nodes in a node of YAML: keys and values of a mapping, items of a list."""
+    if isinstance(node.value, str):
+        return []
+    return [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+
+
+def _parts_of_value(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else []
+
+
+def _check_size(root: Any, parts_of: Callable[[Any], list[Any]], source: str) -> None:
+    """Raise ConfigError if a value is nested too deep, contains itself, or has too many values.
+
+    A part that occurs several times counts as often, but is looked through only once.
+    """
+    counted: dict[int, tuple[int, int]] = {}  # id: number of values, depth
+    begun: set[int] = set()
+    stack = [root]
+    while stack:
+        value = stack[-1]
+        parts = parts_of(value)
+        open_parts = [part for part in parts if id(part) not in counted]
+        if open_parts:
+            begun.add(id(value))
+            if any(id(part) in begun for part in open_parts):
+                raise ConfigError(
+                    f"{source}: an alias (*) is inside of its own anchor (&): it contains itself; write the values"
+                )
+            stack += open_parts
+        else:
+            found = [counted[id(part)] for part in parts]
+            number = 1 + sum(count for count, _ in found)
+            depth = 1 + max((below for _, below in found), default=0)
+            if number > MAX_VALUES:
+                raise ConfigError(
+                    f"{source}: expected at most {MAX_VALUES} values, aliases (*) written out, found more"
+                )
+            if depth > MAX_DEPTH:
+                raise ConfigError(_too_deep(source))
+            counted[id(value)] = number, depth
+            begun.discard(id(value))
+            stack.pop()
 
 
 def _described(values: Any) -> str:
@@ -128,7 +223,9 @@ def _parse_json(text: str, source: str, comments: bool = False) -> Any:
         values = json.loads(text, object_pairs_hook=unique)
         # A lone surrogate is valid JSON, but is not text.
         json.dumps(values, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ConfigError(_too_deep(f"{source}: not readable as JSON")) from None
+    except ValueError as error:
         raise ConfigError(f"{source}: not readable as JSON: {error}") from None
     if duplicates:
         raise ConfigError("\n".join(duplicates))

@@ -103,7 +103,7 @@ def needs_json(
         section, _, name = key.partition(".")
         del values[section][name]
     if tuple(needs) == EVERYTHING:
-        return json.dumps(values, sort_keys=True)
+        return _as_argument(values)
     chosen: dict[str, Any] = {}
     for key in dict.fromkeys((*ALWAYS, *needs)):
         _copy(values, chosen, key.split("."))
@@ -111,7 +111,12 @@ def needs_json(
         chosen["variants"] = {name: {} for name in study.variants}
     if variant:
         chosen["variants"] = {variant: {}}
-    return json.dumps(chosen, sort_keys=True)
+    return _as_argument(chosen)
+
+
+def _as_argument(values: dict[str, Any]) -> str:
+    # Snakemake's report shows it inside of a script, which `</script>` would end.
+    return json.dumps(values, sort_keys=True).replace("<", "\\u003c")
 
 
 def _copy(source: Mapping, target: dict, path: list[str]) -> None:

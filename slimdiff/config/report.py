@@ -1,14 +1,15 @@
 """How results are shown."""
 
-from slimdiff.config.base import PositiveInt, Section
+from slimdiff.config.base import PositiveInt, Section, ShownText
 
 
 class ReportConfig(Section):
     """Figures and tables."""
 
-    title: str | None = None
+    title: ShownText | None = None
     """Heading of the report; null: the study's name."""
-    notice: str = ""
-    """Text on every figure, for example that the data are a phantom."""
+    notice: ShownText = ""
+    """Text on every figure, page and export, for example that the data are a phantom. Here as in `title` and in the
+    reasons of `data.exclude`, passwords and signatures of addresses and the folders of absolute paths are left out."""
     dpi: PositiveInt = 130
     """Resolution of PNG figures, in dots per inch."""

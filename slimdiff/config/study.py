@@ -44,8 +44,8 @@ class Study(Section):
     study: Name = "study"
     """Name of the study: its folder under `results_dir`. Letters, digits and _ . - are allowed."""
     results_dir: Folder = "results"
-    """Folder of all outputs, without { and }, which Snakemake would read as wildcards; `~` and environment variables
-    such as $SCRATCH are replaced."""
+    """Folder of all outputs, without { } < and >, which Snakemake would read as wildcards; `~` and environment
+    variables such as $SCRATCH are replaced."""
     recipe: Literal["default", "published"] = "default"
     """What a key has that the study does not set: its default (docs/learning.md), or with `published` the paper's value
     (arXiv 2602.03372) where that is another one."""

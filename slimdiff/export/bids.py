@@ -16,8 +16,9 @@ from pathlib import Path
 import slimdiff
 from slimdiff.data.participants import DataError, Participant, read_participants
 from slimdiff.export.cases import Case, ModelSamples, unique_names
-from slimdiff.export.folder import INDEX, folder_of, replacing_folder
+from slimdiff.export.folder import INDEX, folder_of, readme_text, replacing_folder
 from slimdiff.files import write_table, write_text
+from slimdiff.redaction import redacted
 
 BIDS_VERSION = "1.10.0"
 NOT_ALPHANUMERIC = re.compile(r"[^A-Za-z0-9]")
@@ -157,7 +158,7 @@ def _source_datasets(model: ModelSamples) -> list[dict]:
     """DOIs of the BIDS datasets of the training images, if they state one."""
     roots = {parent for row in _training(model) for parent in row.image.parents}
     descriptions = [_read_json(root / "dataset_description.json") for root in sorted(roots)]
-    return [{"DOI": found["DatasetDOI"]} for found in descriptions if found.get("DatasetDOI")]
+    return [{"DOI": redacted(found["DatasetDOI"])} for found in descriptions if found.get("DatasetDOI")]
 
 
 def _description(model: ModelSamples, checkpoints: set[str | None]) -> dict:
@@ -193,7 +194,7 @@ def _readme(model: ModelSamples, count: int) -> str:
         fold=model.fold,
         count=count,
         version=slimdiff.__version__,
-        notice=f"Notice: {notice}.\n" if notice else "",
+        notice=f"Notice: {readme_text(notice)}.\n" if notice else "",
         width=width,
         height=height,
         spacing=edges_mm[0] if len(set(edges_mm)) == 1 else " x ".join(edges_mm),

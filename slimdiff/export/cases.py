@@ -16,7 +16,7 @@ from slimdiff.data.participants import DataError
 from slimdiff.data.store import SliceStore
 from slimdiff.data.volumes.nifti import write_nifti
 from slimdiff.files import read_table
-from slimdiff.generation.samples import read_arrays, read_manifest
+from slimdiff.generation.samples import SAMPLE_NAME, read_arrays, read_manifest
 
 
 def to_volume(plane: np.ndarray) -> np.ndarray:
@@ -73,7 +73,6 @@ def write_slice(path: Path, plane: np.ndarray, affine: np.ndarray, space: str) -
     write_nifti(path, to_volume(plane), affine, space)
 
 
-FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 FOLD_OF_KEY = re.compile(r"(?:^|/)fold=(\d+)(?:/|$)")
 REAL_THRESHOLD = 0.5
 """Threshold of the store's masks, which are 0 and 1."""
@@ -268,7 +267,7 @@ def _read_bin(stem: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray
 
 def _check_row(row: dict[str, str], stem: Path, z_bin: int, fold: int, seen: set[str]) -> None:
     where = f"{stem}.tsv: sample {row['id']!r}"
-    if not FILE_NAME.fullmatch(row["id"]):
+    if not SAMPLE_NAME.fullmatch(row["id"]):
         raise DataError(f"{where} cannot be a file name; expected letters, digits and _ . - only")
     if row["id"] in seen:
         raise DataError(f"{where} is a duplicate, or in two z-bins; generate it again")

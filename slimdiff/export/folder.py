@@ -4,6 +4,7 @@ Each has `.slimdiff-export.json`, the list of its files. A folder with any other
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import slimdiff
 from slimdiff.config import Study
 from slimdiff.files import write_text
 from slimdiff.locks import alone
+from slimdiff.redaction import shown_text
 
 INDEX = {
     "bids": "dataset_description.json",
@@ -47,6 +49,15 @@ def split_file(study: Study, variant: str, fold: int) -> Path:
 def index_file(study: Study, form: str, variant: str, fold: int) -> Path:
     """The index file of an export, which the workflow checks for."""
     return folder_of(study, form, variant, fold) / INDEX[form]
+
+
+MARKDOWN = re.compile(r"[\\`*_\[\]<&|~]")
+"""Signs that Markdown, or HTML in it, may read as more than a sign."""
+
+
+def readme_text(text: str) -> str:
+    """Free text as one line of a README, in which nothing is Markdown or HTML."""
+    return MARKDOWN.sub(r"\\\g<0>", shown_text(" ".join(text.split())))
 
 
 RECORD = ".slimdiff-export.json"
@@ -84,7 +95,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def check_own(folder: Path) -> None:
-    """Raise FileExistsError if `folder` is a file, or has a file that no earlier export wrote."""
+    """Raise FileExistsError if `folder` is a link or a file, or has a file that no earlier export wrote."""
+    if folder.is_symlink():
+        raise FileExistsError(f"{folder}: expected a folder, found a link; remove the link")
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -108,5 +121,7 @@ def _written(folder: Path) -> set[str]:
 
 
 def _remove(folder: Path) -> None:
-    if folder.exists():
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
         shutil.rmtree(folder)

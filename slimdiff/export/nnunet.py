@@ -18,7 +18,15 @@ from pathlib import Path
 
 import slimdiff
 from slimdiff.export.cases import Case, ModelSamples, unique_names
-from slimdiff.export.folder import INDEX, folder_of, nnunet_id, nnunet_name, replacing_folder, split_file
+from slimdiff.export.folder import (
+    INDEX,
+    folder_of,
+    nnunet_id,
+    nnunet_name,
+    readme_text,
+    replacing_folder,
+    split_file,
+)
 from slimdiff.files import write_text
 
 ENDING = ".nii.gz"
@@ -110,7 +118,7 @@ def _readme(model: ModelSamples, counts: dict[str, int], synthetic: int) -> str:
         variant=model.variant,
         fold=model.fold,
         version=slimdiff.__version__,
-        notice=f" Notice: {notice}." if notice else "",
+        notice=f" Notice: {readme_text(notice)}." if notice else "",
         synthetic=synthetic,
         suspects=model.about_samples,
         without_val="" if counts["val"] else WITHOUT_VAL,

@@ -24,6 +24,7 @@ from slimdiff.generation.samples import (
     read_manifest,
     write_samples,
 )
+from slimdiff.redaction import redacted
 
 REMEDY = "delete the file, or choose another folder"
 AMOUNTS = frozenset({"per_bin_and_class", "counts", "where", "replicas"})
@@ -225,7 +226,7 @@ def sample_settings(generator: Generator, folder: Path) -> SampleSettings:
     """The settings of samples that this generator draws into this folder."""
     precision = str(generator.precision).removeprefix("torch.")
     return SampleSettings(
-        generation=generator.config.model_dump(mode="json"),
+        generation=redacted(generator.config.model_dump(mode="json")),
         # Behind a symbolic link `..` leads elsewhere.
         checkpoint=os.path.relpath(generator.checkpoint.resolve(), folder.resolve()),
         checkpoint_sha256=generator.sha256["checkpoint"],

@@ -12,6 +12,7 @@ from slimdiff.generation.generator import FixedRegion, input_hashes
 from slimdiff.generation.requests import Request
 from slimdiff.generation.samples import (
     FIXED,
+    SAMPLE_NAME,
     ForeignFile,
     Run,
     SampleSettings,
@@ -50,6 +51,12 @@ def remake_jobs(
         raise ValueError(
             f"{manifest}: expected ids (--id) of its {len(rows)} samples, such as {', '.join(list(places)[:3])}; "
             f"found {', '.join(unknown) or 'none'}"
+        )
+    # The name becomes a file's, and a manifest may be a stranger's.
+    if odd := [name for name in ids if not SAMPLE_NAME.fullmatch(name)]:
+        raise ForeignFile(
+            f"{manifest}: id {odd[0]!r} cannot be a file name; expected letters, digits and _ . - only, with a letter "
+            "or digit first"
         )
     if settings is None:
         raise FileNotFoundError(f"{stem}.json: not found; without the settings no sample can be drawn again")

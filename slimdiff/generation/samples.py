@@ -9,6 +9,7 @@ A z-bin without samples has all three files, empty. The core needs no pandas her
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ COLUMNS = ("id", "key", "z_bin", "class", "replica", "index", "acquisition", "le
 CONDITIONAL_COLUMNS = (*COLUMNS, "mode", "source")
 """Of samples with a fixed part: how it was given, and where it is from."""
 FIXED = ("known", "where")
+SAMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""An id that may be part of a file's name."""
 
 
 class ForeignFile(ValueError):

@@ -68,6 +68,9 @@ def read_lightning(path: Path) -> dict[str, Any]:
         # torch raises pickle, runtime, key or end-of-file errors, depending on the file.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line for line in lines if "GLOBAL" in line), lines[0])
+        if "weights_only" in reason:
+            # torch's advice there is to execute whatever the file holds.
+            reason = "it holds more than tensors and plain values"
         raise ValueError(f"{path}: not readable as a Lightning checkpoint: {reason.strip()[:300]}") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"{path}: expected a Lightning .ckpt with a state_dict, found none")

@@ -5,9 +5,13 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from slimdiff.redaction import shown_text
+
 if TYPE_CHECKING:
     from slimdiff.report.metric_table import Notes
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+"""What a page may load: its own styles and images. Scripts never run, and nothing is fetched."""
 CSS = """
 body { font: 13px/1.4 system-ui, "Segoe UI", "DejaVu Sans", Arial, sans-serif; color: #222; margin: 1.5rem; }
 h1 { font-size: 1.25rem; margin: 0 0 .2rem; } h2 { font-size: 1rem; margin: 1.6rem 0 .3rem; }
@@ -23,22 +27,25 @@ th.span { text-align: center; } .quiet, td.floor { color: #666; } td.wrap { whit
 .alarm { color: #a33f00; } ul.notes { list-style: none; padding: 0; max-width: 60rem; color: #444; font-size: .9em; }
 code { font-size: .92em; } dl { display: grid; grid-template-columns: max-content auto; gap: .15rem 1.2rem; margin: 0; }
 dt { color: #666; } dd { margin: 0; overflow-wrap: anywhere; }
+span, b, code, dt, dd { unicode-bidi: isolate; }
 """
 
 
 def page(title: str, notice: str, body: str) -> str:
     """A complete page; the notice is under the title."""
-    below = f'<p class="notice">{html.escape(notice)}</p>' if notice else ""
+    title, notice = html.escape(shown_text(title)), html.escape(shown_text(notice))
+    below = f'<p class="notice">{notice}</p>' if notice else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{CSS}</style></head>\n"
-        f"<body><h1>{html.escape(title)}</h1>{below}\n{body}\n</body></html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{title}</title><style>{CSS}</style></head>\n"
+        f"<body><h1>{title}</h1>{below}\n{body}\n</body></html>\n"
     )
 
 
 def text(value: object) -> str:
-    """Escaped, with marks and powers `^{…}` raised."""
-    return re.sub(r"\^\{([^}]*)\}", r"<sup>\1</sup>", html.escape(str(value)))
+    """Escaped and without secrets (`slimdiff.redaction`), with marks and powers `^{…}` raised."""
+    return re.sub(r"\^\{([^}]*)\}", r"<sup>\1</sup>", html.escape(shown_text(value)))
 
 
 def table(head: str, body: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from slimdiff.evaluation.registry import SYMBOLS, describe
+from slimdiff.redaction import shown_text
 from slimdiff.report.metric_table import Notes, cell, mean_sd
 
 SPECIAL = {
@@ -34,7 +35,7 @@ LINES_OF_ONE_PAGE = 40
 
 def latex_text(value: object) -> str:
     """Escaped for LaTeX, with marks and powers `^{…}` raised."""
-    parts = re.split(r"\^\{([^}]*)\}", str(value))
+    parts = re.split(r"\^\{([^}]*)\}", shown_text(value))
     written = ["".join(SPECIAL.get(character, character) for character in part) for part in parts]
     return "".join(
         rf"\textsuperscript{{{part}}}" if place % 2 else part for place, part in enumerate(written)

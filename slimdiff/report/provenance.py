@@ -20,6 +20,7 @@ from slimdiff.data.participants import read_included
 from slimdiff.data.store import SliceStore
 from slimdiff.dataframes import read_frame
 from slimdiff.files import read_object, sha256, write_text
+from slimdiff.redaction import folders_in, redacted
 from slimdiff.report import html_page
 
 SHOWN_OF_HASH = 16
@@ -155,13 +156,7 @@ def gather(study: Study, variants: Sequence[str], folds: int) -> dict:
     paths = study.paths
     store = SliceStore.open(paths.store)
     config = study.model_dump(mode="json")
-    config["results_dir"] = hide_folders(config["results_dir"])
-    for key in ("root", "table", "mask_root"):
-        config["data"][key] = hide_folders(config["data"][key])
-    if base_url := config["data"]["fetch"]["base_url"]:
-        # The query part may be a signature.
-        config["data"]["fetch"]["base_url"] = base_url.split("?")[0]
-    return {
+    facts = {
         "study": study.study,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": software(),
@@ -176,18 +171,12 @@ def gather(study: Study, variants: Sequence[str], folds: int) -> dict:
         "extractors": extractors(study),
         "jobs": jobs(paths.root / "benchmarks"),
     }
+    return redacted(facts, folders_in(config))
 
 
 def _resolved(study: Study, variant: str) -> dict:
     resolved = study.variant(variant)
     return {section: getattr(resolved, section).model_dump(mode="json") for section in VARIANT_SECTIONS}
-
-
-def hide_folders(path: str | None) -> str | None:
-    """A path as configured; of an absolute path only the last part, because folders may contain names of people."""
-    if path is None or not (Path(path).is_absolute() or path.startswith("~")):
-        return path
-    return f".../{Path(path).name}"
 
 
 def software() -> dict:

@@ -12,6 +12,7 @@ from skimage.measure import find_contours
 from slimdiff.data.participants import Participant
 from slimdiff.data.store import SliceStore
 from slimdiff.generation.samples import Samples
+from slimdiff.redaction import shown_text
 from slimdiff.report.style import COLOURS, FOOTER_IN, INK, OUTLINE, QUIET
 
 TILE_IN = 1.05
@@ -46,8 +47,9 @@ class Page:
 
     def text(self, x: float, y: float, text: str, size: float = 7, colour: str = INK, **options):
         """Write at (x, y), by default from there to the right and below it."""
-        options = {"ha": "left", "va": "top", **options}
-        return self.axes.text(x, y, text, fontsize=size, color=colour, **options)
+        # Free text, such as the name of a group: $ is a sign, not the begin of a formula.
+        options = {"ha": "left", "va": "top", "parse_math": False, **options}
+        return self.axes.text(x, y, shown_text(text), fontsize=size, color=colour, **options)
 
     def line(self, x0: float, y0: float, x1: float, y1: float, colour: str = QUIET, width: float = 0.6):
         self.axes.plot([x0, x1], [y0, y1], color=colour, linewidth=width, solid_capstyle="butt")
@@ -100,6 +102,7 @@ GAP = 0.04
 MOST_BINS = 10
 COHORT_COLUMNS = 10
 CAPTION = 0.22
+GROUP_LETTERS = 24
 
 
 def shown_slice(store: SliceStore, participant: str) -> int | None:
@@ -155,7 +158,7 @@ def cohort(store: SliceStore, participants: Sequence[Participant], dpi: int) -> 
         page.text(
             x + tile_w,
             y + tile_h + 0.02,
-            "no lesion slice kept" if missing else person.group,
+            "no lesion slice kept" if missing else _cut(person.group),
             6.5,
             COLOURS[0] if person.is_patient else QUIET,
             ha="right",
@@ -166,11 +169,16 @@ def cohort(store: SliceStore, participants: Sequence[Participant], dpi: int) -> 
     return page.figure
 
 
+def _cut(name: str) -> str:
+    return name if len(name) <= GROUP_LETTERS else f"{name[: GROUP_LETTERS - 1]}…"
+
+
 def _exclusions(excluded: Sequence[Participant], width: float) -> list[str]:
     if not excluded:
         return ["No subject is excluded."]
     text = f"Excluded ({len(excluded)}): " + "; ".join(f"{p.participant_id}, {p.excluded}" for p in excluded)
-    return textwrap.wrap(text, max(60, int(width * 16)))
+    # Before a line break can divide a path.
+    return textwrap.wrap(shown_text(text), max(60, int(width * 16)))
 
 
 @dataclass(frozen=True)

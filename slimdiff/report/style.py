@@ -9,6 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from slimdiff.files import replacing
+from slimdiff.redaction import shown_text
 
 # seaborn's "colorblind" palette, without its pale yellow.
 COLOURS = ("#0173B2", "#DE8F05", "#029E73", "#CC78BC", "#CA9161", "#56B4E9", "#949494", "#FBAFE4")
@@ -115,11 +116,12 @@ def save(figure: Figure, path: Path, notice: str, dpi: int, study: str = "") -> 
 
     The same figure gives the same bytes: no date, no software version, no random ids.
     """
+    one_line = shown_text(" ".join(notice.split()))
     with figure_style():
         figure.text(
             0.09 / figure.get_figwidth(),
             0.07 / figure.get_figheight(),
-            "  ·  ".join(part for part in (f"study {study}" if study else "", notice) if part),
+            "  ·  ".join(part for part in (f"study {study}" if study else "", one_line) if part),
             fontsize=6.5,
             color=QUIET,
             va="bottom",

@@ -64,13 +64,14 @@ def run(study, options) -> None:
     missing = []
     for name in options.names:
         try:
-            record = {"file": str(weights.path(name)), "sha256": weights.fingerprint(name)}
+            file = weights.path(name)
+            record = {"file": file.name, "sha256": weights.fingerprint(name)}
         except KeyError as error:
             raise ValueError(error.args[0]) from None
         except weights.WeightsUnavailable as error:
             missing.append(str(error))
         else:
-            print(f"{name}: {record['file']}", file=sys.stderr)
+            print(f"{name}: {file}", file=sys.stderr)
             write_text(study.paths.weights(name), json.dumps(record, indent=1))
     if missing:
         raise weights.WeightsUnavailable("\n".join(missing))

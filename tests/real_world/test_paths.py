@@ -68,9 +68,10 @@ def test_what_cannot_be_replaced_is_named_with_its_key(key, written, said):
         assert part in str(caught.value)
 
 
-def test_braces_stay_refused_where_snakemake_would_read_them():
+@pytest.mark.parametrize("folder", ["out/{a}", "out/<results>", "a>b", "-rf", "--config"])
+def test_what_snakemake_or_a_command_would_read_is_refused(folder):
     with pytest.raises(ConfigError, match=r"results_dir: expected a path without"):
-        study_from_mapping({"results_dir": "out/{a}"})
+        study_from_mapping({"results_dir": folder})
 
 
 def test_a_rule_s_stage_gets_the_replaced_paths(tmp_path, monkeypatch):

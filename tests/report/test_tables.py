@@ -122,7 +122,7 @@ def test_the_page_shows_value_interval_floor_and_extractor(written):
     assert "7 real and 4 synthetic components; expected 10 of each" in page.text
     assert "smallest p" in page.text
     assert "<script" not in text
-    assert "http" not in text
+    assert "://" not in text
 
 
 def test_a_remark_that_differs_between_folds_is_not_shown_for_all(written):

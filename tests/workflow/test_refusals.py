@@ -24,8 +24,9 @@ def test_an_invalid_study_stops_before_the_first_job(tmp_path, changes, words):
     assert not (tmp_path / "results").exists()
 
 
-def test_braces_in_a_path_are_refused_by_name(tmp_path):
-    root = write_bids(tmp_path / "in{1}", patients=3, controls=1)
+@pytest.mark.parametrize("name", ["in{1}", "in<results>"])
+def test_wildcards_in_a_path_are_refused_by_name(tmp_path, name):
+    root = write_bids(tmp_path / name, patients=3, controls=1)
     config = write_study(tmp_path, data={"source": "bids", "root": str(root)})
     done = snakemake("preprocessed", "--dry-run", "--configfile", str(config), folder=tmp_path)
     assert done.returncode != 0

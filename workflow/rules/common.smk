@@ -10,7 +10,13 @@ from snakemake.logging import logger
 
 from slimdiff import stages
 from slimdiff.cards import GRANTED
-from slimdiff.config import ConfigError, check_acquisitions, check_fold_count, study_from_mapping
+from slimdiff.config import (
+    ConfigError,
+    check_acquisitions,
+    check_fold_count,
+    read_mapping,
+    study_from_mapping,
+)
 from slimdiff.data.folds import check_split, one_of_each
 from slimdiff.data.participants import DataError
 from slimdiff.data.quality.exclusion import settle_discovery
@@ -20,6 +26,7 @@ from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import dropped_below, printable
 from slimdiff.generation.requests import counts_of
 from slimdiff.preflight.machine import environment_of_jobs
+from slimdiff.redaction import shown_text
 from slimdiff.stages.weights import needed, needed_by_metrics, needed_by_training
 
 
@@ -41,17 +48,21 @@ def check_generation(study):
             raise ConfigError(f"variants.{name}: generation: {error}")
 
 
-def check_paths(rows):
-    """Raise for braces in a file's path, which Snakemake would read as a wildcard."""
-    for row in rows:
-        for path in row.files:
-            if re.search("[{}]", str(path)):
-                raise DataError(
-                    f"{path}: braces in a path are wildcards to Snakemake; rename the folder, or link it under another name"
-                )
+def check_paths(study, rows):
+    """Raise for braces in a file's path, which Snakemake would read as a wildcard, and for <name>, its variable."""
+    tables = [study.data.table, *(study.variant(name).generation.counts for name in study.variants)]
+    for path in [*filter(None, tables), *(path for row in rows for path in row.files)]:
+        if re.search("[{}]|<[a-z]", str(path)):
+            raise DataError(
+                f"{path}: braces in a path are wildcards to Snakemake, and so is <name>; rename the folder, or link it "
+                "under another name"
+            )
 
 
 try:
+    # Snakemake itself takes the last of two equal keys, and knows no limits.
+    for file in workflow.configfiles if workflow.is_main_process else ():
+        read_mapping(file)
     STUDY = study_from_mapping(config, ", ".join(map(str, workflow.configfiles)) or "config")
     PATHS = STUDY.paths
     ROWS = settle_discovery(discover(STUDY.data, PATHS.phantom), STUDY.quality)
@@ -70,7 +81,7 @@ try:
         check_fold_count(STUDY.folds.k, patients, len(persons) - patients)
     check_acquisitions(STUDY, {row.acquisition for row in PARTICIPANTS.values()})
     check_generation(STUDY)
-    check_paths(PARTICIPANTS.values())
+    check_paths(STUDY, PARTICIPANTS.values())
 except (ConfigError, DataError) as error:
     raise WorkflowError(printable(error))
 
@@ -99,8 +110,9 @@ if workflow.is_main_process:
     if GPUS is not None and not REMOTE:
         os.environ[GRANTED] = str(GPUS)
 CONDA = f"../../envs/{environment_of_jobs(STUDY, REMOTE or bool(GPUS), workflow.is_main_process)}.yaml"
-# In a category Snakemake takes braces for wildcards and a line break for the end of its name.
-CATEGORY_NOTICE = " ".join(STUDY.report.notice.replace("{", "(").replace("}", ")").split())
+# In a category Snakemake takes braces for wildcards, a line break for the end of its name, and writes it into a script.
+CATEGORY_NOTICE = STUDY.report.notice.translate(str.maketrans("{}<>", "()‹›"))
+CATEGORY_NOTICE = shown_text(" ".join(CATEGORY_NOTICE.split()))
 CATEGORY_NOTICE = f" ({CATEGORY_NOTICE})" if CATEGORY_NOTICE else ""
 
 

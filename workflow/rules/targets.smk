@@ -1,13 +1,12 @@
 # Everything that `all` asks for, and report.html once it is there.
 
 import atexit
-import json
-import subprocess
 import sys
 
-from slimdiff.files import copy_annexed, write_text
+from slimdiff.files import copy_annexed, remove_links
 from slimdiff.preflight.estimate import estimate
 from slimdiff.preflight.machine import RunOptions, as_text, findings, plan_line
+from slimdiff.report import engine_report
 
 
 def samples_of(variant, fold):
@@ -79,17 +78,9 @@ def build_report():
     if missing:
         print(f"no report yet: {len(missing)} targets of `all` are missing, the first is {missing[0]}")
         return
-    merged, draft = PATHS.root / "config.json", PATHS.root / ".report.html"
-    write_text(merged, json.dumps(config, indent=1))
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow.main_snakefile)]
-    command += ["--configfile", str(merged), "--report", str(draft), "--nolock", "--quiet", "all"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    # A broken caption is only a text in the page, not an error of Snakemake.
-    broken = draft.is_file() and "(ERROR/3)" in draft.read_text(encoding="utf-8")
-    if done.returncode or broken:
-        draft.unlink(missing_ok=True)
-        print(done.stdout + done.stderr, file=sys.stderr)
-        raise WorkflowError("the report could not be built" + (": a caption is broken" if broken else ""))
-    draft.replace(PATHS.report)
+    try:
+        engine_report.build(workflow.main_snakefile, config, STUDY.model_dump(mode="json"), PATHS.report)
+    except engine_report.ReportError as error:
+        raise WorkflowError(str(error))
     # At exit, so that it is the last line that Snakemake prints.
     atexit.register(print, f"report: {PATHS.report}", file=sys.stderr)

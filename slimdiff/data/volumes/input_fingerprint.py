@@ -22,7 +22,7 @@ SETTINGS = "settings.txt"
 
 
 def made_of(participant: Participant, settings: str) -> dict[str, Any]:
-    """The fingerprint of settings and paths. settings: the stage's part of the study (`stage_config`)."""
+    """The fingerprint of settings and paths, as hashes. settings: the stage's part of the study (`stage_config`)."""
     files = {key: path and str(path) for key in PATHS for path in [getattr(participant, key)]}
     # A patient whose mask has no lesion may have become a control (`data.empty_mask`).
     files["mask"] = files["mask"] or first_of(participant.further, EMPTY_MASK)
@@ -30,7 +30,12 @@ def made_of(participant: Participant, settings: str) -> dict[str, Any]:
         files[MORE_MASKS] = [str(path) for path in participant.more_masks]
     if participant.stack:
         files[SLICES] = participant.stack.to_json()
-    return {"settings": short_hash(settings), "files": files}
+    return {"settings": short_hash(settings), "files": _hash_of(files)}
+
+
+def _hash_of(files: dict[str, Any]) -> str:
+    # Volumes are passed on, and the folders of their sources are private.
+    return short_hash(json.dumps(files, sort_keys=True))
 
 
 def short_hash(settings: str) -> str:
@@ -45,10 +50,13 @@ def has_changed(record: Path, participant: Participant, settings: str, files: It
     """
     try:
         recorded = json.loads(record.read_text(encoding="utf-8"))[MADE_OF]
+        if isinstance(recorded.get("files"), dict):
+            # An earlier version recorded the paths.
+            recorded["files"] = _hash_of(recorded["files"])
         since = record.stat().st_mtime
     except FileNotFoundError:
         return True
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
     return recorded != made_of(participant, settings) or any(
         _time(path) > since for path in files if path.is_file()
