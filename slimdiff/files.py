@@ -1,6 +1,7 @@
 """Files that are whole or absent, tab-separated tables without pandas, and content hashes."""
 
 import csv
+import filecmp
 import hashlib
 import json
 import os
@@ -26,6 +27,8 @@ REMAKE = "; if a stage wrote the file, restore a copy of it, or delete it and ru
 def replacing(path: Path, suffix: str | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to it at the end, removed if anything raises.
 
+    A file that has these bytes already is left alone: a new time would make later stages run again.
+
     `suffix` is kept on the temporary name for writers that look at it (".nii.gz", ".npy").
     """
     path = Path(path)
@@ -38,9 +41,18 @@ def replacing(path: Path, suffix: str | None = None) -> Iterator[Path]:
         # Shares such as CIFS or mounted S3 refuse to change the mode and set their own.
         with suppress(OSError):
             temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        if not _same_content(temporary, path):
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    # A link that is kept would leave what it points to in the hands of others.
+    try:
+        return other.is_file() and not other.is_symlink() and filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
 
 
 def _umask() -> int:

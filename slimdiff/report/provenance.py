@@ -18,6 +18,7 @@ import slimdiff
 from slimdiff.config import VARIANT_SECTIONS, Study, StudyPaths
 from slimdiff.data.participants import read_included
 from slimdiff.data.store import SliceStore
+from slimdiff.data.volumes.input_fingerprint import SOURCES
 from slimdiff.dataframes import read_frame
 from slimdiff.files import read_object, sha256, write_text
 from slimdiff.redaction import folders_in, redacted
@@ -266,7 +267,7 @@ def source_hashes(paths: StudyPaths) -> dict[str, dict]:
         if not person.included:
             result[person.participant_id] = {"excluded": person.excluded}
         elif record.is_file():
-            result[person.participant_id] = read_object(record)["source_sha256"]
+            result[person.participant_id] = read_object(record)[SOURCES]
     return result
 
 

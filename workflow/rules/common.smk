@@ -147,6 +147,11 @@ def outputs(stage, *arguments, **wildcards):
     return [str(path) for path in stages.module_of(stage).outputs(PATHS, *arguments, **wildcards)]
 
 
+# What stages read of the slices, as Snakemake sees it: store.json has the hashes of the other files and is written last.
+# It is small, so that it counts as changed only if its content does.
+STORE = outputs("cache")[0]
+
+
 def every(stage, *arguments):
     """The files that a stage leaves for all variants and folds."""
     return [path for run in RUNS for path in outputs(stage, *run, *arguments)]

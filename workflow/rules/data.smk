@@ -188,7 +188,7 @@ rule cache:
 
 rule priors:
     input:
-        store=outputs("cache"),
+        store=STORE,
         folds=outputs("kfold"),
     output:
         outputs("priors"),

@@ -3,7 +3,7 @@
 
 rule metrics:
     input:
-        store=outputs("cache"),
+        store=STORE,
         folds=outputs("kfold"),
         samples=lambda wildcards: samples_of(wildcards.variant, wildcards.fold),
         weights=metrics_weights,
@@ -30,7 +30,7 @@ rule metrics:
 
 rule segmenter:
     input:
-        store=outputs("cache"),
+        store=STORE,
         folds=outputs("kfold"),
     output:
         outputs("segmenter", STUDY),
@@ -55,7 +55,7 @@ rule segmenter:
 
 rule utility:
     input:
-        store=outputs("cache"),
+        store=STORE,
         folds=outputs("kfold"),
         real=lambda wildcards: outputs("segmenter", STUDY, wildcards.fold),
         samples=lambda wildcards: samples_of(wildcards.variant, wildcards.fold),

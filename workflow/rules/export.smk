@@ -6,7 +6,7 @@ rule export:
         participants=PATHS.participants,
         # Whose affines the real slices get, where real slices are exported.
         volumes=volumes_of("image") if {"nnunet", "monai"} & set(STUDY.export.formats) else [],
-        store=outputs("cache"),
+        store=STORE,
         folds=outputs("kfold"),
         samples=every_sample(),
         suspects=every("metrics") if STUDY.export.without_suspects else [],

@@ -57,6 +57,7 @@ def every_volume(wildcards):
     return [path for row in PARTICIPANTS.values() for path in own_volumes(row)]
 
 
+@functools.cache
 def changed_volume(name):
     """Whether a participant's own files or settings differ from those that its volume was made of."""
     row, settings = PARTICIPANTS[name], stages.config_of("preprocess", STUDY)

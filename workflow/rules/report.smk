@@ -4,7 +4,7 @@
 rule figures:
     input:
         participants=PATHS.participants,
-        store=outputs("cache"),
+        store=STORE,
         folds=outputs("kfold"),
         histories=[path for run in RUNS for path in outputs("train", *run)[1:3]],
         samples=every_sample(),
@@ -47,7 +47,7 @@ rule tables:
     input:
         participants=PATHS.participants,
         records=volume_records(),
-        store=outputs("cache"),
+        store=STORE,
         folds=outputs("kfold"),
         metrics=every("metrics"),
         utility=every_utility(),
@@ -86,7 +86,7 @@ rule provenance:
     input:
         participants=PATHS.participants,
         records=volume_records(),
-        store=outputs("cache"),
+        store=STORE,
         models=[path for run in RUNS for path in outputs("train", *run)[:1]],
         # Last of all, so that the measured jobs are complete.
         compared=outputs("compare"),

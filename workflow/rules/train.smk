@@ -27,7 +27,7 @@ rule weights:
 
 rule train:
     input:
-        store=outputs("cache"),
+        store=STORE,
         folds=outputs("kfold"),
         priors=priors_for,
         weights=training_weights,

@@ -14,9 +14,12 @@ from typing import Any
 
 from slimdiff.data.participants import EMPTY_MASK, MORE_MASKS, PATHS, Participant, first_of
 from slimdiff.data.stack import SLICES
+from slimdiff.files import sha256
 
 MADE_OF = "made_of"
 """Key of the fingerprint in the record."""
+SOURCES = "source_sha256"
+"""Key of the hashes of the participant's files in the record."""
 SETTINGS = "settings.txt"
 """File beside the quality-control measurements: the settings that gave participants.tsv."""
 
@@ -44,12 +47,15 @@ def short_hash(settings: str) -> str:
 
 
 def has_changed(record: Path, participant: Participant, settings: str, files: Iterable[Path]) -> bool:
-    """Whether the volume's record is missing, has another fingerprint, or is older than one of `files`.
+    """Whether the volume's record is missing, has another fingerprint, or one of `files` has other content.
 
-    participant: as discovered. A record without a readable fingerprint counts as unchanged.
+    participant: as discovered. A record without a readable fingerprint counts as unchanged. Only files that are newer
+    than the record are read. The record has hashes of the image and of a single mask; a newer file of another kind
+    counts as changed.
     """
     try:
-        recorded = json.loads(record.read_text(encoding="utf-8"))[MADE_OF]
+        content = json.loads(record.read_text(encoding="utf-8"))
+        recorded, hashes = content[MADE_OF], set(dict(content.get(SOURCES) or {}).values())
         if isinstance(recorded.get("files"), dict):
             # An earlier version recorded the paths.
             recorded["files"] = _hash_of(recorded["files"])
@@ -58,9 +64,8 @@ def has_changed(record: Path, participant: Participant, settings: str, files: It
         return True
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
-    return recorded != made_of(participant, settings) or any(
-        _time(path) > since for path in files if path.is_file()
-    )
+    newer = (path for path in files if path.is_file() and _time(path) > since)
+    return recorded != made_of(participant, settings) or any(sha256(path) not in hashes for path in newer)
 
 
 def _time(path: Path) -> float:

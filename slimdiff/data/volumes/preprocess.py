@@ -41,7 +41,7 @@ from slimdiff.data.volumes.grid import (
     resample_mask,
     to_grid_mm,
 )
-from slimdiff.data.volumes.input_fingerprint import MADE_OF, made_of
+from slimdiff.data.volumes.input_fingerprint import MADE_OF, SOURCES, made_of
 from slimdiff.data.volumes.nifti import write_nifti
 from slimdiff.data.volumes.read import Pair, largest_offset_mm, load_pair, read_volume
 from slimdiff.files import read_object, replacing, sha256, write_text
@@ -132,7 +132,7 @@ def _on_grid(
         "history": moved.history,
         "source_affine": pair.image.affine.tolist(),
         "affine": moved.affine.tolist(),
-        "source_sha256": {
+        SOURCES: {
             "image": pair.image.sha256,
             "mask": sha256(*participant.masks) if participant.masks else None,
         },

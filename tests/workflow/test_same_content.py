@@ -1,0 +1,74 @@
+"""Finished work is not made again while the content of its inputs is the same."""
+
+import os
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from helpers.workflow_runs import job_counts, snakemake, write_study
+
+from slimdiff import weights
+from slimdiff.cli import run_stage
+
+STUDY = {"utility": {"enabled": False}, "folds": {"k": 2}}
+
+
+def planned(folder: Path) -> dict[str, int]:
+    done = snakemake("--dry-run", "--configfile", str(folder / "study.json"), folder=folder)
+    assert done.returncode == 0, done.stderr
+    return job_counts(done.stdout) if "Job stats:" in done.stdout else {}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    try:
+        weights.path("alexnet")
+    except weights.WeightsUnavailable as error:
+        pytest.skip(f"extractor weights: {error}")
+    folder = tmp_path_factory.mktemp("study")
+    done = snakemake("--cores", "2", "--configfile", str(write_study(folder, **STUDY)), folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def study(finished, tmp_path) -> Path:
+    """A copy as `cp -r` makes it: every file has a new time, in no order."""
+    return shutil.copytree(finished, tmp_path / "copy", copy_function=shutil.copyfile)
+
+
+def test_a_copied_study_has_nothing_to_do(study):
+    assert planned(study) == {}
+
+
+def test_touched_files_are_not_changed_files(study):
+    """Every file in turn is the newest: inputs, volumes, tables, models and samples."""
+    for path in sorted(study.glob("results/tiny/**/*"), reverse=True):
+        if path.is_file():
+            os.utime(path)
+    assert planned(study) == {}
+
+
+def test_a_stage_that_is_run_again_by_hand_leaves_what_is_the_same(study, monkeypatch):
+    monkeypatch.chdir(study)
+    results = study / "results" / "tiny"
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
+    for stage in ("participants", "preprocess", "kfold", "cache", "priors"):
+        assert run_stage(stage, ["--config", "study.json"]) == 0
+    new = [path for path in before if path.stat().st_mtime_ns != before[path]]
+    # Cached measurements have the times of the files that they measured.
+    assert not [path for path in new if path.parent.name != "quality"]
+    assert planned(study) == {}
+
+
+def test_a_voxel_that_changes_is_seen(study):
+    mask = sorted(study.glob("results/tiny/phantom/sub-*/anat/*_roi.nii.gz"))[0]
+    image = nibabel.load(mask)
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[tuple(np.argwhere(voxels)[0])] = 0
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine, image.header), mask)
+    found = planned(study)
+    assert found["preprocess"] == 1
+    assert {"participants", "cache", "train", "generate", "metrics"} <= found.keys()
