@@ -19,7 +19,17 @@ ALLOWED = {
     "diffusion": {"diffusion", "devices"},
     "data": {"data", "config", "files", "locks", "orphans"},
     "training": {"training", "model", "diffusion", "config", "data", "files", "png", "devices", "orphans"},
-    "generation": {"generation", "model", "diffusion", "config", "data", "files", "redaction", "devices"},
+    "generation": {
+        "generation",
+        "model",
+        "diffusion",
+        "config",
+        "data",
+        "files",
+        "redaction",
+        "devices",
+        "stacks",
+    },
     "evaluation": {
         "evaluation",
         "config",
@@ -30,6 +40,7 @@ ALLOWED = {
         "weights",
         "devices",
         "model",
+        "stacks",
     },
     "export": {
         "export",

@@ -84,7 +84,7 @@ def evaluate(evaluation: FoldEvaluation, axes: Sequence[str] = tuple(AXES)) -> F
 def evaluation_of_samples(study: Study, variant: str, fold: int) -> FoldEvaluation:
     """The samples of one variant and fold, ready for `evaluate`."""
     folder = study.paths.samples(variant, fold)
-    return _open(study, variant, fold, lambda store, train: read_samples(folder, store.n_bins))
+    return _open(study, variant, fold, lambda store, train: read_samples(folder, store.n_bins, on_disk=True))
 
 
 def evaluation_of_training_slices(study: Study, fold: int) -> FoldEvaluation:

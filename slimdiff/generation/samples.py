@@ -29,6 +29,7 @@ from slimdiff.files import (
     write_table,
     write_text,
 )
+from slimdiff.stacks import JoinedRows, Stack, stored_npz
 
 COLUMNS = ("id", "key", "z_bin", "class", "replica", "index", "acquisition", "lesion_px")
 CONDITIONAL_COLUMNS = (*COLUMNS, "mode", "source")
@@ -129,19 +130,21 @@ def write_samples(
 class Samples:
     """Generated pairs with their conditions."""
 
-    images: np.ndarray
+    images: np.ndarray | Stack
     """float16 (N, H, W)."""
-    masks: np.ndarray
+    masks: np.ndarray | Stack
     """float16 (N, H, W), continuous in [-1, 1]."""
     z_bin: np.ndarray
     label: np.ndarray
     id: np.ndarray
 
 
-def read_samples(folder: Path, n_bins: int | None = None) -> Samples:
+def read_samples(folder: Path, n_bins: int | None = None, on_disk: bool = False) -> Samples:
     """The z-bins 0 ... n_bins - 1 of a samples folder, in order; without n_bins all that are there.
 
-    A study's own stages give n_bins: an earlier configuration with more z-bins may have left further files.
+    A study's own stages give n_bins: an earlier configuration with more z-bins may have left further files. With
+    on_disk, images and masks are stacks (`slimdiff.stacks`): only one file is in memory at a time, and it is read in
+    whole once, to check it.
     Raises FileNotFoundError where a file is missing, or there is none.
     """
     if n_bins is None:
@@ -152,11 +155,13 @@ def read_samples(folder: Path, n_bins: int | None = None) -> Samples:
         raise FileNotFoundError(f"{folder}: found no zbin-*.npz; run the stage generate first")
     arrays, rows = [], []
     for stem in stems:
-        arrays.append(read_arrays(stem))
+        part = read_arrays(stem)
+        arrays.append(_on_disk(stem, part) if on_disk else part)
         rows += read_table(stem.with_suffix(".tsv"), COLUMNS[:4], ended=True)
+    join = JoinedRows if on_disk else np.concatenate
     result = Samples(
-        np.concatenate([part["images"] for part in arrays]),
-        np.concatenate([part["masks"] for part in arrays]),
+        join([part["images"] for part in arrays]),
+        join([part["masks"] for part in arrays]),
         np.array([int(row["z_bin"]) for row in rows]),
         np.array([int(row["class"]) for row in rows]),
         np.array([row["id"] for row in rows]),
@@ -164,6 +169,13 @@ def read_samples(folder: Path, n_bins: int | None = None) -> Samples:
     if len(result.images) != len(rows):
         raise ValueError(f"{folder}: {len(result.images)} samples, but {len(rows)} manifest rows")
     return result
+
+
+def _on_disk(stem: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray | Stack]:
+    """Images and masks of a file as stacks on disk; where the file is compressed, the arrays themselves."""
+    path = stem.with_suffix(".npz")
+    stored = {name: stored_npz(path, name) for name in ("images", "masks")}
+    return {name: arrays[name] if stack is None else stack for name, stack in stored.items()}
 
 
 def read_arrays(stem: Path) -> dict[str, np.ndarray]:

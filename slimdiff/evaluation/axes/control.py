@@ -5,10 +5,9 @@ import numpy as np
 from slimdiff.evaluation.axes.floor import mean_floor
 from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation, joined
 from slimdiff.evaluation.metrics import lesions
-from slimdiff.evaluation.metrics.components import components_of
-from slimdiff.evaluation.metrics.lesions import binarise
 from slimdiff.evaluation.metrics.mmd import MIN_VECTORS
 from slimdiff.evaluation.statistics import bootstrap
+from slimdiff.stacks import ChosenRows, Stack
 
 MODEL = "interval over samples of this model"
 
@@ -53,7 +52,7 @@ def _areas(evaluation: FoldEvaluation) -> None:
     store, samples, config = evaluation.store, evaluation.samples, evaluation.config
     lesion_rows = np.flatnonzero(samples.label == 1)
     rule = {"tau": config.tau, "min_px": evaluation.min_px, "min_slice_px": evaluation.min_slice_px}
-    drawn = lesions.lesion_area(samples.masks[lesion_rows], **rule)
+    drawn = lesions.lesion_area(ChosenRows(samples.masks, lesion_rows), **rule)
     test, training = (
         lesions.lesion_area(evaluation.real(rows)[1], **rule) for rows in (evaluation.test, evaluation.train)
     )
@@ -102,13 +101,13 @@ def _places(evaluation: FoldEvaluation) -> None:
     samples, spacing = evaluation.samples, evaluation.store.spacing_mm
     chosen = evaluation.lesion_selection
 
-    def places(images: np.ndarray, lesion_masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = components_of(
-            binarise(lesion_masks, evaluation.config.tau), evaluation.min_px, evaluation.min_slice_px
+    def places(images: Stack, lesion_masks: Stack) -> tuple[np.ndarray, np.ndarray]:
+        found = lesions.binary_components(
+            lesion_masks, evaluation.config.tau, evaluation.min_px, evaluation.min_slice_px
         )
         return lesions.positions(found.centroids, found.slices, images, spacing), found.slices
 
-    drawn, _ = places(samples.images[chosen.samples], samples.masks[chosen.samples])
+    drawn, _ = places(*(ChosenRows(part, chosen.samples) for part in (samples.images, samples.masks)))
     test, slices = places(*evaluation.real(evaluation.lesion_rows))
     training, of_slice = places(*evaluation.real(evaluation.train))
     choices = [training[own] for own in evaluation.in_floor(of_slice)]

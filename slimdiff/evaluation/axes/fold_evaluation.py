@@ -18,6 +18,7 @@ from slimdiff.evaluation.registry import describe
 from slimdiff.evaluation.statistics.bootstrap import Resampling
 from slimdiff.files import MISSING
 from slimdiff.generation.samples import Samples
+from slimdiff.stacks import ChosenRows, ConvertedRows, Stack, StoredRows
 
 COLUMNS = (
     "study",
@@ -89,9 +90,9 @@ class FoldEvaluation:
     lesions: list[dict] = field(default_factory=list)
     """One row per lesion of held-out, training and synthetic slices, see `axes.mask`."""
 
-    def real(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images float16 and masks uint8 of store rows."""
-        return np.asarray(self.store.images[rows]), np.asarray(self.store.masks[rows])
+    def real(self, rows: np.ndarray) -> tuple[Stack, Stack]:
+        """Images float16 and masks uint8 of store rows; they are read when they are indexed."""
+        return ChosenRows(self.store.images, rows), ChosenRows(self.store.masks, rows)
 
     @cached_property
     def selections(self) -> list[Selection]:
@@ -145,8 +146,10 @@ class FoldEvaluation:
     def ring_px(self) -> int:
         return max(1, round(self.config.ring_mm / self.store.spacing_mm))
 
-    def features(self, images: np.ndarray, extractor: str) -> np.ndarray:
-        return self.cache.extract(to_uint8(images), extractor, device=self.device)
+    def features(self, images: np.ndarray | Stack, extractor: str) -> StoredRows:
+        """(N, D) features of images; they stay in the cache's folder and are read when they are indexed."""
+        grey = ConvertedRows(images, to_uint8, np.uint8)
+        return self.cache.stored(grey, extractor, device=self.device)
 
     @property
     def flagged(self) -> list[dict]:

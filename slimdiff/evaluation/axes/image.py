@@ -22,6 +22,7 @@ from slimdiff.evaluation.metrics.profiles import (
     spectrum_distance,
 )
 from slimdiff.evaluation.statistics.bootstrap import SAMPLES, Resampling, resampled_means, share_interval
+from slimdiff.stacks import ChosenRows, ConvertedRows, Stack, in_memory
 
 BLUR_PX = 2.0
 """Sd of the Gaussian blur of held-out slices, whose KID is a reference point on the scale of KID."""
@@ -29,7 +30,7 @@ SLOW_BOOTSTRAP = 100
 """Maximum number of resamples for FID, precision and recall, which are slow to compute."""
 
 
-def _all_images(evaluation: FoldEvaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _all_images(evaluation: FoldEvaluation) -> tuple[Stack, np.ndarray | Stack, Stack]:
     """Images of all held-out slices, samples and training slices; a `Selection` has indices into them."""
     test, training = (evaluation.real(rows)[0] for rows in (evaluation.test, evaluation.train))
     return test, evaluation.samples.images, training
@@ -40,13 +41,15 @@ def feature_distances(evaluation: FoldEvaluation) -> None:
     config, device = evaluation.config, evaluation.device
     held_out_subjects = evaluation.store.person[evaluation.test]
     sets = _all_images(evaluation)
-    blurred = [ndimage.gaussian_filter(image.astype(np.float32), BLUR_PX) for image in sets[0]]
-    blurred = store_precision(np.stack(blurred))
+    blurred = ConvertedRows(sets[0], _blurred, np.float32)
     for extractor in config.extractors:
         features = [evaluation.features(images, extractor) for images in sets]
         for chosen in evaluation.selections:
             rows = (chosen.held_out, chosen.samples, chosen.floor)
-            real, synthetic, floor = (part[own] for part, own in zip(features, rows, strict=True))
+            real, synthetic, floor = (
+                in_memory(ChosenRows(part, own)) for part, own in zip(features, rows, strict=True)
+            )
+            real, floor = real[:], floor[:]
             matched, subjects = features[1][chosen.matched], held_out_subjects[chosen.held_out]
             common = {"z_bin": chosen.z_bin, "extractor": extractor}
 
@@ -103,6 +106,11 @@ def feature_distances(evaluation: FoldEvaluation) -> None:
             reason=f"held-out slices blurred by {BLUR_PX:g} px",
             interval_reason="reference point on the scale, no interval",
         )
+
+
+def _blurred(images: np.ndarray) -> np.ndarray:
+    blurred = [ndimage.gaussian_filter(image.astype(np.float32), BLUR_PX) for image in images]
+    return store_precision(np.stack(blurred)) if blurred else images.astype(np.float32)
 
 
 def _too_few(real: np.ndarray, synthetic: np.ndarray) -> str:
@@ -189,7 +197,11 @@ def lpips_distances(evaluation: FoldEvaluation) -> None:
         (evaluation.real(rows)[0], store.z_bin[rows], store.person[rows])
         for rows in (evaluation.test[chosen.held_out], evaluation.train[chosen.floor])
     )
-    drawn = tuple(column[chosen.samples] for column in (samples.images, samples.z_bin, samples.id))
+    drawn = (
+        ChosenRows(samples.images, chosen.samples),
+        samples.z_bin[chosen.samples],
+        samples.id[chosen.samples],
+    )
 
     def between(one, other) -> tuple[np.ndarray, np.ndarray]:
         first, second = matched_pairs(one[1], other[1], config.lpips_pairs, config.seed, one[2], other[2])
@@ -243,7 +255,7 @@ def published_distances(evaluation: FoldEvaluation) -> None:
         evaluation.real(rows)[0]
         for rows in (evaluation.test[chosen.held_out], evaluation.train[chosen.floor])
     )
-    drawn = evaluation.samples.images[chosen.samples]
+    drawn = ChosenRows(evaluation.samples.images, chosen.samples)
     seed, n, device = evaluation.config.seed, len(drawn), evaluation.device
     common = {"n": n, "interval_reason": "the published procedure has no interval over subjects"}
     for extractor in evaluation.config.extractors:

@@ -9,7 +9,8 @@ from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation, joined
 from slimdiff.evaluation.metrics import components, lesions, mmd, robust_mmd, wasserstein
 from slimdiff.evaluation.metrics.lesions import Lesions, lesions_of, positions, tau_sweep
 from slimdiff.evaluation.metrics.mmd import MIN_VECTORS
-from slimdiff.evaluation.statistics.bootstrap import SAMPLES, Resampling, resampled_means
+from slimdiff.evaluation.statistics.bootstrap import sample_mean_interval
+from slimdiff.stacks import ChosenRows, Stack
 
 PERMUTATIONS = 500
 """Number of permutations for the p-value of the robust MMD; the smallest possible p is 1/501."""
@@ -26,7 +27,7 @@ SWEEP_COLUMNS = (
 LESION_COLUMNS = ("set", "id", "z_bin", *components.FEATURES, "right_mm", "back_mm")
 
 
-def _lesions(evaluation: FoldEvaluation, lesion_masks: np.ndarray, z_bin: np.ndarray) -> Lesions:
+def _lesions(evaluation: FoldEvaluation, lesion_masks: Stack, z_bin: np.ndarray) -> Lesions:
     return lesions_of(
         lesion_masks,
         evaluation.z_centres[z_bin],
@@ -45,7 +46,8 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
         _lesions(evaluation, evaluation.real(rows)[1], store.z_bin[rows])
         for rows in (evaluation.lesion_rows, evaluation.train, floor_rows)
     )
-    drawn = _lesions(evaluation, samples.masks[chosen.samples], samples.z_bin[chosen.samples])
+    drawn_masks = ChosenRows(samples.masks, chosen.samples)
+    drawn = _lesions(evaluation, drawn_masks, samples.z_bin[chosen.samples])
     feature_rows(
         evaluation,
         "mmd_mf",
@@ -58,19 +60,17 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
     choices = [training.vectors[own] for own in evaluation.in_floor(training.slices)]
     _robust(evaluation, test, drawn, choices)
     undecided = lesions.undecided_shares(samples.masks)
-    over_samples = Resampling.of(samples.id, config.bootstrap, config.seed, SAMPLES)
-    resampled = resampled_means(undecided, over_samples.index, over_samples.counts)
     evaluation.add(
         "mask_undecided",
         float(undecided.mean()),
-        interval=over_samples.percentile(resampled),
+        interval=sample_mean_interval(undecided, samples.id, config.bootstrap, config.seed),
         floor=0.0,
         n=len(undecided),
         reason="share of pixels in (-0.5, 0.5); interval over samples of this model",
     )
     swept = tau_sweep(
         test,
-        samples.masks[chosen.samples],
+        drawn_masks,
         evaluation.z_centres[samples.z_bin[chosen.samples]],
         config.taus,
         evaluation.min_px,
@@ -83,7 +83,7 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
         ("training", floor_rows, store.participant, listed),
         ("synthetic", chosen.samples, samples.id, drawn),
     ):
-        images = samples.images[rows] if name == "synthetic" else evaluation.real(rows)[0]
+        images = ChosenRows(samples.images if name == "synthetic" else store.images, rows)
         bins = samples.z_bin if name == "synthetic" else store.z_bin
         _list(evaluation, name, own[rows], bins[rows], found.components, images)
 
@@ -202,7 +202,7 @@ def _list(
     ids: np.ndarray,
     z_bin: np.ndarray,
     found: components.Components,
-    images: np.ndarray,
+    images: Stack,
 ) -> None:
     places = positions(found.centroids, found.slices, images, evaluation.store.spacing_mm)
     for slice_, shape, (right, back) in zip(found.slices, found.features, places, strict=True):

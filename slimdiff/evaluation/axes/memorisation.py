@@ -25,9 +25,9 @@ def memorisation_axis(evaluation: FoldEvaluation) -> None:
     """Nearest training slices of samples and of held-out slices, in features and in pixels."""
     store, samples = evaluation.store, evaluation.samples
     extractor = evaluation.config.extractors[0]
-    spaces: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    spaces: dict[str, tuple[str, Callable]] = {
         extractor: ("euclidean", lambda images: evaluation.features(images, extractor)),
-        "pixels": ("ncc", np.asarray),
+        "pixels": ("ncc", lambda images: images),
     }
     test_images, train_images = evaluation.real(evaluation.test)[0], evaluation.real(evaluation.train)[0]
     test_bin, train_bin = store.z_bin[evaluation.test], store.z_bin[evaluation.train]

@@ -9,6 +9,7 @@ from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation, joined
 from slimdiff.evaluation.axes.mask import feature_rows
 from slimdiff.evaluation.metrics import lesion_contrast
 from slimdiff.evaluation.statistics import bootstrap
+from slimdiff.stacks import ChosenRows, Stack
 
 OWN = "floor column: value of the held-out slices; interval over lesions of this model"
 
@@ -28,7 +29,7 @@ def pair_axis(evaluation: FoldEvaluation) -> None:
     training = [table[own] for own in evaluation.in_floor(of_slice)]
     chosen = evaluation.lesion_selection.samples
     drawn, drawn_slices = lesion_contrast.pair_features(
-        samples.images[chosen], samples.masks[chosen], **options
+        *(ChosenRows(part, chosen) for part in (samples.images, samples.masks)), **options
     )
     feature_rows(evaluation, "mmd_pl", lesion_contrast.FEATURES, test, drawn, training, test_rows)
 
@@ -41,7 +42,10 @@ def pair_axis(evaluation: FoldEvaluation) -> None:
     swapped = [
         lesion_contrast.pair_features(*swap_onto_clean(*columns, config.seed), **options)[0][:, delta]
         for columns in (
-            [part[synthetic] for part in (samples.images, samples.masks, samples.z_bin, samples.label)],
+            [
+                *(ChosenRows(part, synthetic) for part in (samples.images, samples.masks)),
+                *(part[synthetic] for part in (samples.z_bin, samples.label)),
+            ],
             [*evaluation.real(held_out), store.z_bin[held_out], store.label[held_out]],
         )
     ]
@@ -76,12 +80,10 @@ def _brightness(
     value, real = (lesion_contrast.mean_frac_bright(table) for table in (drawn, test))
     trained, spread = mean_floor([lesion_contrast.mean_frac_bright(table) for table in training])
     config, used = evaluation.config, evaluation.lesion_selection.note
-    over_samples = bootstrap.Resampling.of(sample_ids, config.bootstrap, config.seed, bootstrap.SAMPLES)
-    resampled = bootstrap.resampled_means(drawn[:, column], over_samples.index, over_samples.counts)
     evaluation.add(
         "frac_bright",
         value,
-        interval=over_samples.percentile(resampled),
+        interval=bootstrap.sample_mean_interval(drawn[:, column], sample_ids, config.bootstrap, config.seed),
         floor=real,
         n=len(drawn),
         reason=joined(
@@ -101,8 +103,12 @@ def _brightness(
 
 
 def swap_onto_clean(
-    images: np.ndarray, masks: np.ndarray, bins: np.ndarray, labels: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+    images: np.ndarray | Stack,
+    masks: np.ndarray | Stack,
+    bins: np.ndarray,
+    labels: np.ndarray,
+    seed: int,
+) -> tuple[Stack, Stack]:
     """Move every lesion mask to a random lesion-free slice of the same z-bin.
 
     If a mask belongs to its image, it loses its contrast. If it only lies where lesions are frequent, it keeps
@@ -118,10 +124,11 @@ def swap_onto_clean(
     """
     rng = np.random.default_rng(seed)
     of_mask, of_image = [], []
+    clean_of = {z_bin: np.flatnonzero((labels == 0) & (bins == z_bin)) for z_bin in np.unique(bins)}
     for row in np.flatnonzero(labels == 1):
-        clean = np.flatnonzero((labels == 0) & (bins == bins[row]))
+        clean = clean_of[bins[row]]
         if len(clean):
             of_mask.append(row)
             of_image.append(rng.choice(clean))
     chosen, others = np.array(of_mask, np.int64), np.array(of_image, np.int64)
-    return images[others], masks[chosen]
+    return ChosenRows(images, others), ChosenRows(masks, chosen)

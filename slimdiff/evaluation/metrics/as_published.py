@@ -12,6 +12,7 @@ from slimdiff.evaluation.metrics.features import extract
 from slimdiff.evaluation.metrics.grey_levels import store_precision
 from slimdiff.evaluation.metrics.kid import MmdEstimate
 from slimdiff.evaluation.metrics.lpips import perceptual_loss
+from slimdiff.stacks import ConvertedRows, Stack
 
 INCEPTION_PX = 299
 SUBSETS = 100
@@ -43,7 +44,11 @@ def wrapped_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def kid_ref(
-    real: np.ndarray, synthetic: np.ndarray, extractor: str, seed: int, device: str | torch.device = "cpu"
+    real: np.ndarray | Stack,
+    synthetic: np.ndarray | Stack,
+    extractor: str,
+    seed: int,
+    device: str | torch.device = "cpu",
 ) -> MmdEstimate:
     """KID by the published procedure: wrapped images, 100 subsets.
 
@@ -59,8 +64,11 @@ def kid_ref(
     Returns:
         Mean and sd (ddof 0) over subsets; NaN if a set has fewer slices than a subset.
     """
+    side = (INCEPTION_PX, INCEPTION_PX)
     features = [
-        torch.from_numpy(extract(wrapped_uint8(images), extractor, device=device)).double()
+        torch.from_numpy(
+            extract(ConvertedRows(images, wrapped_uint8, np.uint8, side), extractor, device=device)
+        )
         for images in (real, synthetic)
     ]
     fewest = min(len(real), len(synthetic))
@@ -70,7 +78,7 @@ def kid_ref(
     generator = torch.Generator().manual_seed(seed)
     values = []
     for _ in range(SUBSETS):
-        x, y = (part[torch.randperm(len(part), generator=generator)[:size]] for part in features)
+        x, y = (part[torch.randperm(len(part), generator=generator)[:size]].double() for part in features)
         within = sum(_kernel(part, part).sum() - _kernel_diagonal(part).sum() for part in (x, y))
         values.append(float(within / (size * (size - 1)) - 2 * _kernel(x, y).mean()))
     return MmdEstimate(float(np.mean(values)), float(np.std(values)), len(real), len(synthetic), size)
@@ -85,7 +93,7 @@ def _kernel_diagonal(x: torch.Tensor) -> torch.Tensor:
 
 
 def lpips_ref(
-    real: np.ndarray, synthetic: np.ndarray, seed: int, device: str | torch.device = "cpu"
+    real: np.ndarray | Stack, synthetic: np.ndarray | Stack, seed: int, device: str | torch.device = "cpu"
 ) -> tuple[float, float, int]:
     """LPIPS by the published procedure: VGG, 1000 random pairs of any heights, drawn with replacement.
 

@@ -29,7 +29,8 @@ from slimdiff.evaluation.metrics.extractors import (
 )
 from slimdiff.evaluation.metrics.grey_levels import store_precision, to_uint8
 from slimdiff.evaluation.metrics.lpips import lpips_distance
-from slimdiff.files import replacing
+from slimdiff.files import ArrayWriter, replacing
+from slimdiff.stacks import Stack, StoredRows, blocks_of, stored_npy
 
 __all__ = [
     "EXTRACTORS",
@@ -41,6 +42,8 @@ __all__ = [
     "to_uint8",
 ]
 
+_BLOCK = 2048  # slices that are extracted before their features are written
+_HASHED_PX = 2**22  # pixels in memory
 _REVISION = 1  # part of every cache key; counts changes of what `extract` computes
 
 
@@ -70,7 +73,7 @@ EXTRACTORS: dict[str, Extractor] = {
 
 
 def extract(
-    images: np.ndarray,
+    images: np.ndarray | Stack,
     extractor: str,
     device: str | torch.device = "cpu",
     batch_size: int = 64,
@@ -120,7 +123,8 @@ def extract(
         torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False),
     ):
         for start in tqdm(starts, desc=f"{extractor} features", disable=not progress, leave=False):
-            batch = torch.from_numpy(images[start : start + batch_size]).to(device)
+            # A copy: torch takes no flipped arrays.
+            batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
             vectors = network(batch[:, None])
             if vectors.shape != (len(batch), declared.dim):
                 raise RuntimeError(
@@ -140,29 +144,35 @@ class FeatureCache:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
-    def extract(self, images: np.ndarray, extractor: str, **settings) -> np.ndarray:
+    def extract(self, images: np.ndarray | Stack, extractor: str, **settings) -> np.ndarray:
         """As the function `extract`, but reads the vectors of images whose features are in the folder.
 
         Device and batch size are not part of the key: they change rounding errors only.
         """
+        return self.stored(images, extractor, **settings)[:]
+
+    def stored(self, images: np.ndarray | Stack, extractor: str, **settings) -> StoredRows:
+        """As `extract`, but the vectors stay in the folder; in memory are those of one block of slices."""
         images = _checked(images)
         file = self.folder / f"{extractor}-{self._key(images, extractor)}.npy"
-        expected = (len(images), _declared(extractor).dim)
+        dim = _declared(extractor).dim
         # A missing file, or one that a full disk cut off, is made again.
         with suppress(OSError, ValueError, EOFError):
-            features = np.load(file, allow_pickle=False)
-            if features.shape == expected and features.dtype == np.float32:
+            features = stored_npy(file)
+            if features.shape == (len(images), dim) and features.dtype == np.float32:
                 return features
-        features = extract(images, extractor, **settings)
-        with replacing(file) as temporary:
-            np.save(temporary, features)
-        return features
+        with replacing(file) as temporary, ArrayWriter(temporary, (dim,), np.float32) as writer:
+            for start in range(0, len(images), _BLOCK):
+                for vector in extract(images[start : start + _BLOCK], extractor, **settings):
+                    writer.append(vector)
+        return stored_npy(file)
 
     @staticmethod
-    def _key(images: np.ndarray, extractor: str) -> str:
+    def _key(images: np.ndarray | Stack, extractor: str) -> str:
         header = f"{_REVISION} {extractor} {weights.fingerprint(extractor)} {images.shape}\n"
         digest = hashlib.sha256(header.encode())
-        digest.update(images.data)
+        for block in blocks_of(images, _HASHED_PX):
+            digest.update(np.ascontiguousarray(images[block]))
         return digest.hexdigest()[:32]
 
 
@@ -172,13 +182,13 @@ def _declared(extractor: str) -> Extractor:
     return EXTRACTORS[extractor]
 
 
-def _checked(images: np.ndarray) -> np.ndarray:
-    images = np.asarray(images)
+def _checked(images: np.ndarray | Stack) -> np.ndarray | Stack:
+    images = images if isinstance(images, Stack) else np.asarray(images)
     if images.dtype != np.uint8:
         raise TypeError(f"images: expected uint8 (from to_uint8), found {images.dtype}")
     if images.ndim != 3 or 0 in images.shape[1:]:
         raise ValueError(f"images: expected the shape (N, H, W), found {images.shape}")
-    return np.ascontiguousarray(images)
+    return images
 
 
 @lru_cache(maxsize=2)

@@ -13,9 +13,11 @@ from slimdiff.evaluation.metrics.mmd import (
     on_device,
     unbiased_mmd2,
 )
+from slimdiff.stacks import ChosenRows, Stack, blocks_of
 
 SUBSETS = 100
 """Number of seeded subsets, as in torch-fidelity."""
+_SORTED = 2**22  # values in memory
 LARGEST_SUBSET = 500
 """Vectors per set in a subset, unless a set has fewer."""
 
@@ -32,8 +34,8 @@ class MmdEstimate:
 
 
 def kid(
-    real_features: np.ndarray,
-    synthetic_features: np.ndarray,
+    real_features: np.ndarray | Stack,
+    synthetic_features: np.ndarray | Stack,
     seed: int,
     subsets: int = SUBSETS,
     subset_size: int | None = None,
@@ -60,16 +62,17 @@ def kid(
     return subset_mmd2(real, synthetic, seed, subsets, subset_size, device)
 
 
-def in_fixed_order(features: np.ndarray) -> np.ndarray:
+def in_fixed_order(features: np.ndarray | Stack) -> ChosenRows:
     """Rows (N, D) sorted along a fixed direction, so that the result does not depend on their order."""
     # A single feature may have ties between slices; a random direction separates all rows that differ.
     direction = np.random.default_rng(0).standard_normal(features.shape[1])
-    return features[np.argsort(features.astype(np.float64) @ direction, kind="stable")]
+    along = [features[block].astype(np.float64) @ direction for block in blocks_of(features, _SORTED)]
+    return ChosenRows(features, np.argsort(np.concatenate(along), kind="stable"))
 
 
 def subset_mmd2(
-    real: np.ndarray,
-    synthetic: np.ndarray,
+    real: np.ndarray | Stack,
+    synthetic: np.ndarray | Stack,
     seed: int,
     subsets: int = SUBSETS,
     subset_size: int | None = None,
@@ -109,15 +112,16 @@ def subset_mmd2(
     for subset in range(subsets):
         of_real[subset] = generator.choice(n_real, size, replace=False)
         of_synthetic[subset] = generator.choice(n_synthetic, size, replace=False)
-    x, y = on_device(device, real, synthetic)
     # Compute the full kernel once for all subsets, or one kernel per subset, whichever needs fewer multiplications.
-    dim, entries = x.shape[1], (n_real + n_synthetic) ** 2 / 2
+    dim, entries = real.shape[1], (n_real + n_synthetic) ** 2 / 2
     if dim <= LARGEST_EXPLICIT or entries * (dim + subsets) < subsets * 2 * size**2 * dim:
+        x, y = on_device(device, real, synthetic)
         parts = [(x, _indicators(of_real, n_real), y, _indicators(of_synthetic, n_synthetic))]
     else:
         everything = np.ones((1, size))
         pairs = zip(of_real, of_synthetic, strict=True)
-        parts = ((x[rows], everything, y[columns], everything) for rows, columns in pairs)
+        both = (on_device(device, real[rows], synthetic[columns]) for rows, columns in pairs)
+        parts = ((x, everything, y, everything) for x, y in both)
     sums_of = cubic_sums(dim)
     sums: list[list[np.ndarray]] = [[], [], []]
     for vectors, groups, others, other_groups in parts:

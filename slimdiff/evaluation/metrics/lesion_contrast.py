@@ -16,8 +16,9 @@ from slimdiff.evaluation.metrics.components import (
     stack_blocks,
 )
 from slimdiff.evaluation.metrics.grey_levels import store_precision
-from slimdiff.evaluation.metrics.lesions import FeatureDistance, binarise, feature_distance
+from slimdiff.evaluation.metrics.lesions import BinaryMasks, FeatureDistance, feature_distance
 from slimdiff.evaluation.registry import CONTRAST_FEATURES
+from slimdiff.stacks import Stack
 
 FEATURES = CONTRAST_FEATURES
 THREADS = min(4, os.cpu_count() or 1)
@@ -26,8 +27,8 @@ WINDOW_STEP = 8  # px; window sizes are multiples of it, so that many components
 
 
 def pair_features(
-    images: np.ndarray,
-    masks: np.ndarray,
+    images: np.ndarray | Stack,
+    masks: np.ndarray | Stack,
     tau: float = 0.0,
     min_px: int = 5,
     min_slice_px: int = 0,
@@ -52,7 +53,7 @@ def pair_features(
 
     Args:
         images: (N, H, W) float, in [-1, 1].
-        masks: (N, H, W), see `lesions.binarise`.
+        masks: (N, H, W), see `lesions.BinaryMasks`.
         tau: threshold of continuous masks.
         min_px: components with fewer pixels are left out.
         min_slice_px: slices with fewer lesion pixels are left out.
@@ -66,16 +67,17 @@ def pair_features(
     Raises:
         ValueError: images and masks differ in shape or are out of range, or `ring_px` or `erode_px` is too small.
     """
-    images, binary = np.asarray(images), binarise(masks, tau)
+    binary = BinaryMasks(masks, tau)
     if images.shape != binary.shape:
         raise ValueError(f"expected images and masks of one shape, found {images.shape} and {binary.shape}")
     if ring_px < 1 or erode_px < 0:
         raise ValueError(f"expected ring_px >= 1 and erode_px >= 0, found {ring_px} and {erode_px}")
 
     def of_block(block: slice) -> tuple[np.ndarray, np.ndarray]:
-        single, runs = store_precision(images[block]), runs_of(binary[block], min_px, min_slice_px)
+        single, lesion = store_precision(images[block]), binary[block]
+        runs = runs_of(lesion, min_px, min_slice_px)
         used, places = np.unique(runs.slices, return_inverse=True)
-        rows, columns = _surroundings((single >= brain_threshold) | binary[block])
+        rows, columns = _surroundings((single >= brain_threshold) | lesion)
         single = single[used, rows, columns]
         left, top = columns.start, rows.start
         runs = replace(
@@ -87,6 +89,7 @@ def pair_features(
 
     with ThreadPoolExecutor(THREADS) as pool:
         tables, slices = zip(*pool.map(of_block, stack_blocks(images.shape, BLOCK_PX)), strict=True)
+    binary.check()
     return np.concatenate(tables), np.concatenate(slices)
 
 

@@ -14,48 +14,82 @@ from slimdiff.evaluation.metrics.grey_levels import store_precision
 from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
 from slimdiff.evaluation.metrics.wasserstein import feature_wasserstein
 from slimdiff.evaluation.statistics.bootstrap import resampled_quantile
+from slimdiff.stacks import ChosenRows, Stack
 
 
-def binarise(masks: np.ndarray, tau: float = 0.0) -> np.ndarray:
+class BinaryMasks(Stack):
     """Binary masks: lesion is where a continuous mask is above tau; masks that are already binary are unchanged.
+
+    They are made when they are indexed. Who has seen all of them calls `check`.
 
     Args:
         masks: (N, H, W); float in [-1, 1], or bool or integer {0, 1}.
         tau: threshold, in (-1, 1).
 
-    Returns:
-        (N, H, W) bool; not a copy if the masks are bool or one-byte integers.
-
     Raises:
-        ValueError: integers other than 0 and 1, floats outside [-1, 1] or not finite, or floats that are all
-            0 or 1. A binary mask stored as float would be lesion everywhere for tau < 0.
+        ValueError, also when they are indexed: integers other than 0 and 1, floats outside [-1, 1] or not finite.
     """
-    masks = np.asarray(masks)
-    if masks.ndim != 3:
-        raise ValueError(f"expected masks of shape (N, H, W), found {masks.shape}")
-    if masks.dtype == bool:
-        return masks
-    if not np.issubdtype(masks.dtype, np.floating):
-        if masks.size and (masks.min() < 0 or masks.max() > 1):
+
+    def __init__(self, masks: np.ndarray | Stack, tau: float = 0.0):
+        if masks.ndim != 3:
+            raise ValueError(f"expected masks of shape (N, H, W), found {masks.shape}")
+        super().__init__(masks.shape, bool)
+        self.masks, self.tau = masks, tau
+        self._zero_or_one, self._zero = np.issubdtype(masks.dtype, np.floating), False
+
+    def check(self) -> None:
+        """Raise ValueError where all of the masks that were indexed are floats of 0 or 1.
+
+        A binary mask stored as float would be lesion everywhere for tau < 0.
+        """
+        if self._zero_or_one and self._zero:
             raise ValueError(
-                f"expected integer masks of 0 and 1, found {masks.dtype} values from {masks.min()} to {masks.max()}"
+                "expected float masks in [-1, 1], found only 0 and 1; pass binary masks as bool or uint8"
             )
-        return masks.view(bool) if masks.dtype.itemsize == 1 else masks.astype(bool)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        masks = np.asarray(self.masks[rows])
+        if masks.dtype == bool:
+            return masks
+        if not np.issubdtype(masks.dtype, np.floating):
+            if masks.size and (masks.min() < 0 or masks.max() > 1):
+                raise ValueError(
+                    f"expected integer masks of 0 and 1, found {masks.dtype} values from {masks.min()} to {masks.max()}"
+                )
+            return masks.view(bool) if masks.dtype.itemsize == 1 else masks.astype(bool)
+        part = store_precision(masks)
+        # Both only change in one direction, so threads may share them.
+        if self._zero_or_one and not ((part == 0) | (part == 1)).all():
+            self._zero_or_one = False
+        if self._zero_or_one and (part == 0).any():
+            self._zero = True
+        return part > np.float32(self.tau)
+
+
+def binarise(masks: np.ndarray, tau: float = 0.0) -> np.ndarray:
+    """All of the `BinaryMasks`, checked: (N, H, W) bool; not a copy if they are bool or one-byte integers."""
+    masks = np.asarray(masks)
+    stack = BinaryMasks(masks, tau)
+    if not np.issubdtype(masks.dtype, np.floating):
+        return stack[:]
     binary = np.empty(masks.shape, bool)
-    zero_or_one, zero = True, False
     for block in stack_blocks(masks.shape):
-        part = store_precision(masks[block])
-        np.greater(part, np.float32(tau), out=binary[block])
-        zero_or_one = zero_or_one and bool(((part == 0) | (part == 1)).all())
-        zero = zero or (zero_or_one and bool((part == 0).any()))
-    if zero_or_one and zero:
-        raise ValueError(
-            "expected float masks in [-1, 1], found only 0 and 1; pass binary masks as bool or uint8"
-        )
+        binary[block] = stack[block]
+    stack.check()
     return binary
 
 
-def undecided_shares(masks: np.ndarray) -> np.ndarray:
+def binary_components(
+    masks: np.ndarray | Stack, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0
+) -> Components:
+    """`components_of` the `BinaryMasks`, checked; binary masks of one block at a time are in memory."""
+    binary = BinaryMasks(masks, tau)
+    found = components_of(binary, min_px, min_slice_px)
+    binary.check()
+    return found
+
+
+def undecided_shares(masks: np.ndarray | Stack) -> np.ndarray:
     """Share of the pixels of each continuous mask in (-0.5, 0.5), where the model did not decide.
 
     Args:
@@ -94,7 +128,7 @@ def component_features(
     Returns:
         (M, 9) float64, columns as `FEATURES`, lengths in px and areas in px^2; and (M,) the slice of each component.
     """
-    found = components_of(binarise(masks, tau), min_px, min_slice_px)
+    found = binary_components(masks, tau, min_px, min_slice_px)
     return found.features, found.slices
 
 
@@ -148,7 +182,7 @@ class Lesions:
 
 
 def lesions_of(
-    lesion_masks: np.ndarray, z: np.ndarray, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0
+    lesion_masks: np.ndarray | Stack, z: np.ndarray, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0
 ) -> Lesions:
     """The lesions of slices at known heights.
 
@@ -158,13 +192,13 @@ def lesions_of(
         tau: threshold of continuous masks.
         min_px, min_slice_px: see `component_features`.
     """
-    found = components_of(binarise(lesion_masks, tau), min_px, min_slice_px)
+    found = binary_components(lesion_masks, tau, min_px, min_slice_px)
     return Lesions(found, *robust_mmd.slice_vectors(found, z))
 
 
 def tau_sweep(
     real: Lesions,
-    synthetic_masks: np.ndarray,
+    synthetic_masks: np.ndarray | Stack,
     z: np.ndarray,
     taus: Sequence[float],
     min_px: int = 5,
@@ -264,7 +298,7 @@ class ClassFidelity:
     n_clean: int
 
 
-def has_lesion(masks: np.ndarray, tau: float = 0.0, min_px: int = 5) -> np.ndarray:
+def has_lesion(masks: np.ndarray | Stack, tau: float = 0.0, min_px: int = 5) -> np.ndarray:
     """(N,) bool: slices with a 4-connected component of at least `min_px`; masks as for `binarise`."""
     return lesion_area(masks, tau, min_px) > 0
 
@@ -298,7 +332,9 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def lesion_area(masks: np.ndarray, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0) -> np.ndarray:
+def lesion_area(
+    masks: np.ndarray | Stack, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0
+) -> np.ndarray:
     """(N,) lesion area of every slice in px.
 
     Args:
@@ -307,12 +343,12 @@ def lesion_area(masks: np.ndarray, tau: float = 0.0, min_px: int = 5, min_slice_
         min_px: components with fewer pixels do not count.
         min_slice_px: the area is 0 in a slice with fewer lesion pixels, as in the slice store.
     """
-    found = components_of(binarise(masks, tau), min_px, min_slice_px)
+    found = binary_components(masks, tau, min_px, min_slice_px)
     area = found.features[:, FEATURES.index("area")]
     return np.bincount(found.slices, area, minlength=len(masks)).astype(np.int64)
 
 
-def brain_middles(images: np.ndarray, threshold: float = BRAIN_THRESHOLD) -> np.ndarray:
+def brain_middles(images: np.ndarray | Stack, threshold: float = BRAIN_THRESHOLD) -> np.ndarray:
     """Centre of the bounding box of the brain in each slice; the centre of the image if there is no brain.
 
     Args:
@@ -322,15 +358,21 @@ def brain_middles(images: np.ndarray, threshold: float = BRAIN_THRESHOLD) -> np.
     Returns:
         (N, 2) float64, row and column, px.
     """
+    extents: tuple[list, list] = ([], [])
+    for block in stack_blocks(images.shape):
+        brain = store_precision(images[block]) > threshold
+        for extent, axis in zip(extents, (2, 1), strict=True):
+            extent.append(brain.any(axis=axis))
     middles = []
-    for axis in (2, 1):
-        extent = np.stack([(store_precision(i[None])[0] > threshold).any(axis=axis - 1) for i in images])
+    for extent in map(np.concatenate, extents):
         first, last = extent.argmax(axis=1), extent.shape[1] - 1 - extent[:, ::-1].argmax(axis=1)
         middles.append((first + last) / 2)
     return np.stack(middles, axis=1)
 
 
-def positions(centroids: np.ndarray, slices: np.ndarray, images: np.ndarray, spacing_mm: float) -> np.ndarray:
+def positions(
+    centroids: np.ndarray, slices: np.ndarray, images: np.ndarray | Stack, spacing_mm: float
+) -> np.ndarray:
     """Positions of centroids relative to the centre of the brain in their slice.
 
     Args:
@@ -345,7 +387,7 @@ def positions(centroids: np.ndarray, slices: np.ndarray, images: np.ndarray, spa
     used, index = np.unique(slices, return_inverse=True)
     if not len(used):
         return np.empty((0, 2))
-    offsets = centroids - brain_middles(images[used])[index]
+    offsets = centroids - brain_middles(ChosenRows(images, used))[index]
     return offsets[:, ::-1] * spacing_mm
 
 
@@ -377,6 +419,8 @@ def resampled_energy_distance(
 ) -> np.ndarray:
     """The energy distance for every resampling of the subjects, each with all its real positions.
 
+    At most `mmd.LARGEST_SYNTHETIC` synthetic positions are used.
+
     Args:
         real, synthetic: (N, 2) and (M, 2) positions, mm.
         subjects: (N,) index of each real position's subject, 0 ... S-1.
@@ -385,7 +429,8 @@ def resampled_energy_distance(
     Returns:
         (B,) mm; NaN with fewer than 10 positions in either set.
     """
-    return mmd.resampled_by_subject(_SUMS, *mmd.on_device("cpu", real, synthetic), subjects, counts)
+    x, y = mmd.on_device("cpu", real, mmd.at_most(synthetic))
+    return mmd.resampled_by_subject(_SUMS, x, y, subjects, counts)
 
 
 def left_share(positions_mm: np.ndarray) -> float:

@@ -158,12 +158,25 @@ def matched_pairs(
         Two (n_pairs,) index arrays; empty if no two slices fit.
     """
     bins_a, bins_b = np.asarray(bins_a), np.asarray(bins_b)
-    allowed = bins_a[:, None] == bins_b[None]
+    # How many of b fit is counted: a table of all pairs of 100,000 samples would need 10 GB.
+    _, bins = np.unique(np.concatenate([bins_a, bins_b]), return_inverse=True)
+    a, b = bins[: len(bins_a)], bins[len(bins_a) :]
+    fitting = np.bincount(b, minlength=len(bins) + 1)[a]
+    groups = None
     if groups_a is not None and groups_b is not None:
-        allowed &= np.asarray(groups_a)[:, None] != np.asarray(groups_b)[None]
-    rows = np.flatnonzero(allowed.any(axis=1))
+        _, groups = np.unique(np.concatenate([groups_a, groups_b]), return_inverse=True)
+        cells, of_cell = np.unique(bins * (len(bins) + 1) + groups, return_inverse=True)
+        own = np.bincount(of_cell[len(a) :], minlength=len(cells))
+        fitting = fitting - own[of_cell[: len(a)]]
+    rows = np.flatnonzero(fitting > 0)
     if not len(rows):
         return np.empty(0, np.int64), np.empty(0, np.int64)
     generator = np.random.default_rng(seed)
     first = generator.choice(rows, n_pairs)
-    return first, np.array([generator.choice(np.flatnonzero(allowed[row])) for row in first], np.int64)
+    second = np.empty(n_pairs, np.int64)
+    for pair, row in enumerate(first):
+        allowed = b == a[row]
+        if groups is not None:
+            allowed &= groups[len(a) :] != groups[row]
+        second[pair] = generator.choice(np.flatnonzero(allowed))
+    return first, second

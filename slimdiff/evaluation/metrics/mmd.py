@@ -11,9 +11,14 @@ from itertools import product
 import numpy as np
 import torch
 
+from slimdiff.stacks import Stack, blocks_of
+
 Kernel = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 MIN_VECTORS = 10  # with fewer vectors in either set the MMD is NaN
 ROWS = 512  # kernel rows and columns in memory
+LARGEST_SYNTHETIC = 20_000
+"""Synthetic vectors in a sum of a kernel over all of their pairs, whose time grows with the square of their number."""
+_CHECKED = 2**23  # values in memory
 
 
 def unbiased_mmd2(within_real, within_synthetic, across, n_real, n_synthetic):
@@ -27,6 +32,17 @@ def unbiased_mmd2(within_real, within_synthetic, across, n_real, n_synthetic):
     of_real = within_real / (n_real * (n_real - 1))
     of_synthetic = within_synthetic / (n_synthetic * (n_synthetic - 1))
     return of_real + of_synthetic - 2 * across / (n_real * n_synthetic)
+
+
+def at_most(vectors: np.ndarray | Stack, largest: int | None = None) -> np.ndarray:
+    """The vectors, or a random choice of `largest` of them (None: LARGEST_SYNTHETIC), in their order.
+
+    The choice is always the same for a number of vectors. The estimate stays unbiased.
+    """
+    largest = LARGEST_SYNTHETIC if largest is None else largest
+    if len(vectors) <= largest:
+        return np.asarray(vectors)
+    return vectors[np.sort(np.random.default_rng(0).permutation(len(vectors))[:largest])]
 
 
 def group_sums(
@@ -123,7 +139,7 @@ def resampled_by_subject(
         return kernel_sum / pair_sum + of_synthetic
 
 
-def on_device(device: str | torch.device, *sets: np.ndarray) -> list[torch.Tensor]:
+def on_device(device: str | torch.device, *sets: np.ndarray | Stack) -> list[torch.Tensor]:
     """Copies on the device, float32 if all sets are float32, else float64.
 
     Copies are necessary: the last bits of a matrix product depend on the memory alignment of its factors, and torch
@@ -132,7 +148,7 @@ def on_device(device: str | torch.device, *sets: np.ndarray) -> list[torch.Tenso
     precision = torch.float32 if all(z.dtype == np.float32 for z in sets) else torch.float64
     # Sums are computed in float64, which MPS does not support.
     device = "cpu" if torch.device(device).type == "mps" else device
-    return [torch.tensor(z, dtype=precision, device=device) for z in sets]
+    return [torch.tensor(np.asarray(z), dtype=precision, device=device) for z in sets]
 
 
 def check_subjects(real: np.ndarray | torch.Tensor, subjects: np.ndarray, counts: np.ndarray) -> None:
@@ -169,7 +185,8 @@ def resampled_mmd2(
 ) -> np.ndarray:
     """Unbiased squared MMD of all vectors for every resampling of the real subjects.
 
-    Precision as in `kid.subset_mmd2`.
+    Precision as in `kid.subset_mmd2`. With more than 12 features, at most LARGEST_SYNTHETIC synthetic vectors are used
+    (`at_most`); with fewer, the time is linear.
 
     Args:
         real, synthetic: (N, D) and (M, D) features; the synthetic ones are not resampled.
@@ -184,6 +201,8 @@ def resampled_mmd2(
         ValueError: mismatched shapes, or values that are not finite.
     """
     check_sets(real, synthetic)
+    if real.shape[1] > LARGEST_EXPLICIT:
+        synthetic = at_most(synthetic)
     x, y = on_device(device, real, synthetic)
     return resampled_by_subject(cubic_sums(x.shape[1]), x, y, subjects, counts)
 
@@ -284,8 +303,10 @@ def clipped_scores(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray,
     return tuple(np.clip((table - middle) / spread, -CLIP, CLIP) for table in (real, synthetic))
 
 
-def check_sets(real: np.ndarray, synthetic: np.ndarray) -> None:
+def check_sets(real: np.ndarray | Stack, synthetic: np.ndarray | Stack) -> None:
     if real.ndim != 2 or synthetic.ndim != 2 or real.shape[1] != synthetic.shape[1]:
         raise ValueError(f"expected features (N, D) and (M, D), found {real.shape} and {synthetic.shape}")
-    if not (np.isfinite(real).all() and np.isfinite(synthetic).all()):
+    if not all(
+        np.isfinite(part[block]).all() for part in (real, synthetic) for block in blocks_of(part, _CHECKED)
+    ):
         raise ValueError("expected finite features, found NaN or infinite values")

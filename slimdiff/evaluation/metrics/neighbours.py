@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from slimdiff.stacks import Stack
+
 METRICS = ("euclidean", "ncc")
 # Higham & Mary 2019 (10.1137/18M1226312): the error of an inner product of D terms exceeds 6 sqrt(D) u |q| |r| with
 # probability 1e-7; u = 2^-24 in float32.
@@ -21,8 +23,8 @@ _ROWS, _PRODUCTS, _EXACT, _CACHED = 2**23, 2**22, 2**18, 2**18
 
 
 def nearest(
-    query: np.ndarray,
-    reference: np.ndarray,
+    query: np.ndarray | Stack,
+    reference: np.ndarray | Stack,
     query_bin: np.ndarray,
     reference_bin: np.ndarray,
     metric: str = "euclidean",
@@ -48,11 +50,10 @@ def nearest(
     """
     if metric not in METRICS:
         raise ValueError(f"expected metric {' or '.join(METRICS)}, found {metric!r}")
-    query, reference = _flat(query), _flat(reference)
-    if query.shape[1:] != reference.shape[1:]:
+    lengths = [int(np.prod(np.shape(values)[1:])) for values in (query, reference)]
+    if lengths[0] != lengths[1]:
         raise ValueError(
-            "expected queries and references of the same length, found "
-            f"{query.shape[1]} and {reference.shape[1]} values"
+            f"expected queries and references of the same length, found {lengths[0]} and {lengths[1]} values"
         )
     query_bin, reference_bin = np.asarray(query_bin), np.asarray(reference_bin)
     if len(query_bin) != len(query) or len(reference_bin) != len(reference):
@@ -66,11 +67,15 @@ def nearest(
         if not len(candidates):
             continue
         members = np.flatnonzero(query_bin == z_bin)
-        at_once = max(1, min(block, _ROWS // max(1, query.shape[1]), _PRODUCTS // len(candidates)))
+        at_once = max(1, min(block, _ROWS // max(1, lengths[0]), _PRODUCTS // len(candidates)))
+        # The references of one z-bin are in memory, and one block of its queries.
+        own, places = _flat(reference[candidates]), np.arange(len(candidates))
         for start in range(0, len(members), at_once):
             rows = members[start : start + at_once]
-            possible = _possible(query, rows, reference, candidates, metric, torch.device(device))
-            distance[rows], index[rows] = _winners(query, rows, reference, candidates, metric, possible)
+            asked, of_rows = _flat(query[rows]), np.arange(len(rows))
+            possible = _possible(asked, of_rows, own, places, metric, torch.device(device))
+            distance[rows], winner = _winners(asked, of_rows, own, places, metric, possible)
+            index[rows] = candidates[winner]
     return distance, index
 
 

@@ -6,15 +6,17 @@ from skimage.measure import label, regionprops
 
 from slimdiff.evaluation.metrics.grey_levels import store_precision
 from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
+from slimdiff.stacks import Stack, blocks_of
 
 OUTLINE_FEATURES = ("area", "solidity", "symmetry")
 RANGE = (0.01, 0.99)
 """Quantiles of the real slices between which a feature is in the real range."""
+_BLOCK_PX = 2**21  # pixels in memory
 MIN_REAL = 10
 """Fewest real slices of a z-bin that give a range."""
 
 
-def outlines(images: np.ndarray) -> np.ndarray:
+def outlines(images: np.ndarray | Stack) -> np.ndarray:
     """The outline of each slice: OUTLINE_FEATURES of its largest bright component, holes filled.
 
     Area in px; solidity, the share of its convex hull that it fills; symmetry, the Dice coefficient with its mirror
@@ -29,8 +31,12 @@ def outlines(images: np.ndarray) -> np.ndarray:
     Raises:
         TypeError, ValueError: as `store_precision`.
     """
-    bright = store_precision(images) > BRAIN_THRESHOLD
-    return np.array([_outline(one) for one in bright]).reshape(-1, len(OUTLINE_FEATURES))
+    found = [
+        _outline(one)
+        for block in blocks_of(images, _BLOCK_PX)
+        for one in store_precision(images[block]) > BRAIN_THRESHOLD
+    ]
+    return np.array(found).reshape(-1, len(OUTLINE_FEATURES))
 
 
 def _outline(bright: np.ndarray) -> tuple[float, float, float]:

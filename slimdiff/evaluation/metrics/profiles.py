@@ -26,7 +26,7 @@ def radial_spectra(images: np.ndarray) -> np.ndarray:
     Raises:
         TypeError, ValueError: as `store_precision`.
     """
-    height, width = np.asarray(images).shape[1:3]
+    height, width = images.shape[1:3]
     rings = _rings(height, width)
     spectra = []
     for start in range(0, len(images), _SPECTRUM_BLOCK):

@@ -13,6 +13,7 @@ import torch
 from slimdiff.evaluation.metrics.components import FEATURES, Components
 from slimdiff.evaluation.metrics.mmd import (
     MIN_VECTORS,
+    at_most,
     group_sums,
     on_device,
     resampled_by_subject,
@@ -100,7 +101,8 @@ def robust_mmd(
     Args:
         real, synthetic: (N, D) and (M, D), from `slice_vectors`.
         permutations: number of permutations; 0: no p.
-        seed: seed of the permutations. They use at most 5,000 random slices per set; the value uses all slices.
+        seed: seed of the permutations. They use at most 5,000 random slices per set; the value uses all real slices,
+            and at most `mmd.LARGEST_SYNTHETIC` synthetic ones.
         device: where kernels are computed.
 
     Returns:
@@ -115,7 +117,8 @@ def robust_mmd(
         return RobustMmd(np.nan, np.nan, np.nan, n, m, (0, 0))
     bandwidth = _median_distance(np.concatenate([x, y]))
     kernel = MeanOfRbf(bandwidth)
-    value = _labelled_mmd2(kernel, np.concatenate([x, y]), np.arange(n + m)[None] < n, device)[0]
+    used = np.concatenate([x, at_most(y)])
+    value = _labelled_mmd2(kernel, used, np.arange(len(used))[None] < n, device)[0]
     if not permutations:
         return RobustMmd(float(value), np.nan, bandwidth, n, m, (0, 0))
     rng = np.random.default_rng(seed)
@@ -141,7 +144,8 @@ def resampled_robust(
 ) -> np.ndarray:
     """The squared MMD of `robust_mmd` for every resampling of the real subjects.
 
-    Whitening and bandwidth are computed once, from the full sets.
+    Whitening and bandwidth are computed once, from the full sets. At most `mmd.LARGEST_SYNTHETIC` synthetic slices are
+    used.
 
     Args:
         real, synthetic: (N, D) and (M, D), from `slice_vectors`; the synthetic ones are not resampled.
@@ -162,7 +166,7 @@ def resampled_robust(
     def sums(*groups) -> np.ndarray:
         return group_sums(kernel, *groups)
 
-    return resampled_by_subject(sums, *on_device(device, x, y), subjects, counts)
+    return resampled_by_subject(sums, *on_device(device, x, at_most(y)), subjects, counts)
 
 
 class MeanOfRbf:

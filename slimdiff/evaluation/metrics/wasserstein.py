@@ -8,6 +8,8 @@ from slimdiff.evaluation.metrics.mmd import (
     standardise,
 )
 
+_VALUES = 2**22  # of distribution functions in memory
+
 
 def wasserstein(u: np.ndarray, v: np.ndarray) -> float:
     """Wasserstein-1 distance between two sets of numbers: the area between their distribution functions.
@@ -29,8 +31,9 @@ def _weighted_wasserstein(u: np.ndarray, v: np.ndarray, weights: np.ndarray) -> 
     # The distribution function of u is constant between two neighbouring values of u, also at values of v.
     behind = np.searchsorted(u, both[:-1], side="right")
     distances = np.empty(len(weights))
-    for start in range(0, len(weights), _RESAMPLINGS):
-        rows = slice(start, start + _RESAMPLINGS)
+    at_once = max(1, min(_RESAMPLINGS, _VALUES // len(both)))
+    for start in range(0, len(weights), at_once):
+        rows = slice(start, start + at_once)
         cumulated = np.pad(np.cumsum(weights[rows][:, order], axis=1, dtype=np.float64), ((0, 0), (1, 0)))
         with np.errstate(invalid="ignore"):
             below_u = (cumulated / cumulated[:, -1:])[:, behind]

@@ -165,6 +165,26 @@ def centred_interval(
     return Interval(float(low), float(high))
 
 
+def sample_mean_interval(values: np.ndarray, ids: Sequence, n_boot: int, seed: int) -> Interval:
+    """Bootstrap interval of a mean over samples of one trained model, each with all its numbers.
+
+    Args:
+        values: (N,) finite numbers.
+        ids: (N,) sample of each number; with fewer than 5 there is no interval.
+        n_boot, seed: number and seed of the resamplings.
+    """
+    index, n = subject_indices(ids)
+    if n < FEWEST_SUBJECTS:
+        return percentile_interval(np.empty(0), n, unit=SAMPLES)
+    sums, sizes = np.bincount(index, values, minlength=n), np.bincount(index, minlength=n)
+    generator, means = np.random.default_rng(seed), np.empty(n_boot)
+    # One resampling at a time, the same as of `resample_counts`: those of 100,000 samples would need gigabytes.
+    for draw in range(n_boot):
+        counts = np.bincount(generator.integers(n, size=n), minlength=n)
+        means[draw] = (counts @ sums) / (counts @ sizes)
+    return percentile_interval(means, n, unit=SAMPLES)
+
+
 def resampled_means(rows: np.ndarray, subjects: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Mean of rows for every resampling of the subjects, each with all its rows.
 
