@@ -80,9 +80,7 @@ def estimate(study: Study, participants: int, cores: int = 1, gpus: int = 0) -> 
     """
     width, height, depth = study.preprocess.grid
     pixels = width * height
-    slices = (
-        depth if study.slices.z_range == "auto" else study.slices.z_range[1] - study.slices.z_range[0] + 1
-    )
+    slices = slices_of_volume(study)
     jobs = jobs_of(study, participants)
     speed = gpus * GPU_FLOP_PER_S if gpus else cores * CPU_FLOP_PER_S
     networks = {name: network_cost(study.variant(name).model, pixels) for name in study.variants}
@@ -98,7 +96,7 @@ def estimate(study: Study, participants: int, cores: int = 1, gpus: int = 0) -> 
             at_once = gpus or max(1, min(len(study.runs()), cores))
             known_seconds += images / rate / min(at_once, len(study.runs()))
             training_flop -= flop * study.folds.k
-        samples = _samples(own)
+        samples = samples_of_model(own)
         guided = 2 if own.generation.guidance != 1 else 1
         sampling_flop += network.flop * own.generation.evaluations * guided * samples * study.folds.k
         averages = 1 + len(own.training.further_ema_decays)
@@ -108,8 +106,7 @@ def estimate(study: Study, participants: int, cores: int = 1, gpus: int = 0) -> 
         one_state = 4 * network.parameters * (3 + averages)
         storage += study.folds.k * one_state * own.training.keep_state
         state = max(state, (2 - own.training.keep_state) * one_state)
-        part = own.training.batch_size / own.training.accumulate
-        memory = max(memory, 0.7e9 + 20 * network.parameters + 12 * network.activations * part)
+        memory = max(memory, step_memory(own, network))
     segmenters, segmenting_flop = _segmenters(study, pixels)
     storage += segmenters + min(len(study.runs()), gpus or cores) * state
     # Images as compressed int16 or float32, masks compressed to almost nothing; slices as float16 and uint8.
@@ -126,7 +123,28 @@ def estimate(study: Study, participants: int, cores: int = 1, gpus: int = 0) -> 
     return Estimate(jobs, seconds / 3600, measured, storage / GB, memory / GB, whole)
 
 
-def _samples(study: Study) -> int:
+def slices_of_volume(study: Study) -> int:
+    """Slices of one volume in the z-range; of an automatic one as many as the grid has."""
+    if study.slices.z_range == "auto":
+        return study.preprocess.grid[2]
+    first, last = study.slices.z_range
+    if study.slices.height == "relative":
+        return round(study.preprocess.grid[2] * (last - first)) + 1
+    # Each volume's own slices are thicker than their pixels.
+    thickness = study.preprocess.slice_mm or study.preprocess.pixel_mm
+    return round((last - first) / (thickness if study.slices.height == "mm" else 1)) + 1
+
+
+def step_memory(own: Study, network: NetworkCost) -> float:
+    """Bytes of main memory of a training step on a CPU.
+
+    own: the study of one variant.
+    """
+    part = own.training.batch_size / own.training.accumulate
+    return 0.7e9 + 20 * network.parameters + 12 * network.activations * part
+
+
+def samples_of_model(study: Study) -> int:
     """Samples of one model."""
     number = 2 * study.generation.per_bin_and_class * study.slices.n_bins
     if study.generation.counts:

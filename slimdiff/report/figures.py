@@ -33,7 +33,7 @@ def draw_lesions(study: Study, variants: Sequence[str], folds: int) -> None:
     with figure_style():
         for variant in variants:
             rows = all_metrics(paths, [variant], folds)
-            samples = read_samples(paths.samples(variant, SHOWN_FOLD), store.n_bins)
+            samples = read_samples(paths.samples(variant, SHOWN_FOLD), store.n_bins, on_disk=True)
             sheet = lesion_sheet(
                 paths, store, parts, samples, rows, variant, folds, SHOWN_FOLD, study.evaluation.tau
             )
@@ -64,7 +64,8 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
         held_out = read_folds(paths.folds, SHOWN_FOLD)["test"]
         for variant in variants:
             samples = {
-                fold: read_samples(paths.samples(variant, fold), store.n_bins) for fold in range(folds)
+                fold: read_samples(paths.samples(variant, fold), store.n_bins, on_disk=True)
+                for fold in range(folds)
             }
             tau = study.evaluation.tau
             title = f"Held-out and synthetic slices by z-bin: {variant}, fold {SHOWN_FOLD}"

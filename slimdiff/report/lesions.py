@@ -14,10 +14,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from slimdiff.config import StudyPaths
 from slimdiff.data.store import SliceStore
 from slimdiff.dataframes import read_frame
+from slimdiff.evaluation.metrics.components import BLOCK_PX
+from slimdiff.evaluation.metrics.lesions import BinaryMasks
 from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
 from slimdiff.generation.samples import Samples
 from slimdiff.report.curves import fold_points
 from slimdiff.report.style import COLOURS, FLOOR, INK, QUIET, dash, marker, new_plot
+from slimdiff.stacks import ChosenRows, Stack, blocks_of
 
 SETS = {"held-out": INK, "training": "#949494", "synthetic": COLOURS[0]}
 SHAPES = {
@@ -82,8 +85,11 @@ def lesion_sheet(
         "held-out": store.rows_of(parts["test"]),
         "training": store.rows_of(parts["train"]),
     }
-    stacks = {name: (store.images[own], store.masks[own] > 0) for name, own in chosen.items()}
-    stacks["synthetic"] = (samples.images, np.asarray(samples.masks, np.float32) > tau)
+    stacks = {
+        name: (ChosenRows(store.images, own), BinaryMasks(ChosenRows(store.masks, own)))
+        for name, own in chosen.items()
+    }
+    stacks["synthetic"] = (samples.images, BinaryMasks(samples.masks, tau))
     _maps(grid[0, :3], stacks, store.spacing_mm)
     found = read_lesions(paths.metrics(variant, shown_fold) / "lesions.tsv")
     _areas(grid[0, 3], found, store.n_bins)
@@ -102,18 +108,18 @@ def lesion_sheet(
 
 
 def _maps(
-    places: Sequence[Axes], stacks: dict[str, tuple[np.ndarray, np.ndarray]], spacing_mm: float
+    places: Sequence[Axes], stacks: dict[str, tuple[np.ndarray | Stack, BinaryMasks]], spacing_mm: float
 ) -> None:
     """Share of lesion slices in which each pixel is lesion, on one scale, with the outline of the mean brain."""
     shares = {}
     for name, (images, lesion) in stacks.items():
-        with_lesion = np.flatnonzero(lesion.any(axis=(1, 2)))
-        brain = (np.asarray(images, np.float32) > BRAIN_THRESHOLD).mean(axis=0)
-        shares[name] = (
-            lesion[with_lesion].mean(axis=0) if len(with_lesion) else None,
-            brain,
-            len(with_lesion),
-        )
+        count, of_lesion, of_brain = 0, *np.zeros((2, *images.shape[1:]))
+        for block in blocks_of(images, BLOCK_PX):
+            own = lesion[block]
+            count += int(own.any(axis=(1, 2)).sum())
+            of_lesion += own.sum(axis=0)
+            of_brain += (np.asarray(images[block], np.float32) > BRAIN_THRESHOLD).sum(axis=0)
+        shares[name] = (of_lesion / count if count else None, of_brain / max(1, len(images)), count)
     highest = max((share.max() for share, _, _ in shares.values() if share is not None), default=1)
     for axes, (name, (share, brain, count)) in zip(places, shares.items(), strict=True):
         axes.set_title(f"{name}: {count} lesion slices")

@@ -13,7 +13,7 @@ if STUDY.data.source == "phantom":
         conda:
             CONDA
         resources:
-            mem_mb=1500,
+            mem_mb=growing(1000),
             runtime=15,
         params:
             config=needs("phantom"),
@@ -37,7 +37,7 @@ if FETCHED:
         conda:
             CONDA
         resources:
-            mem_mb=500,
+            mem_mb=growing(500),
             runtime=240,
         params:
             config=needs("fetch"),
@@ -127,7 +127,7 @@ rule quality:
     conda:
         CONDA
     resources:
-        mem_mb=1500,
+        mem_mb=growing(1000),
         runtime=15,
     params:
         config=needs("quality"),
@@ -150,7 +150,7 @@ rule kfold:
     conda:
         CONDA
     resources:
-        mem_mb=500,
+        mem_mb=growing(500),
         runtime=5,
     params:
         config=needs("kfold"),
@@ -176,7 +176,7 @@ rule cache:
     conda:
         CONDA
     resources:
-        mem_mb=4000,
+        mem_mb=growing(cache_mb),
         runtime=30,
     params:
         config=needs("cache"),
@@ -199,7 +199,7 @@ rule priors:
     conda:
         CONDA
     resources:
-        mem_mb=1500,
+        mem_mb=growing(priors_mb),
         runtime=15,
     params:
         config=needs("priors"),

@@ -16,7 +16,7 @@ rule metrics:
     conda:
         CONDA
     resources:
-        mem_mb=4500,
+        mem_mb=growing(metrics_mb),
         runtime=120,
         gpu=gpus("evaluation"),
     params:
@@ -43,7 +43,7 @@ rule segmenter:
     threads: TRAINING_THREADS
     resources:
         gpu=gpus("utility"),
-        mem_mb=4000,
+        mem_mb=growing(segmenter_mb),
         runtime=240,
     params:
         config=needs("segmenter"),
@@ -70,7 +70,7 @@ rule utility:
     threads: TRAINING_THREADS
     resources:
         gpu=gpus("utility"),
-        mem_mb=4000,
+        mem_mb=growing(utility_mb),
         runtime=240,
     params:
         config=needs("utility"),
@@ -94,7 +94,7 @@ rule compare:
     conda:
         CONDA
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1500),
         runtime=10,
     params:
         config=needs("compare"),

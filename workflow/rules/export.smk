@@ -19,7 +19,7 @@ rule export:
     conda:
         CONDA
     resources:
-        mem_mb=2000,
+        mem_mb=growing(export_mb),
         runtime=240,
     params:
         config=needs("export"),

@@ -17,7 +17,7 @@ rule generate:
         CONDA
     resources:
         gpu=gpus("generation"),
-        mem_mb=2000,
+        mem_mb=growing(generate_mb),
         runtime=240,
     params:
         config=needs("generate"),

@@ -31,7 +31,7 @@ rule figures:
     conda:
         CONDA
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=20,
     params:
         config=needs("figures"),
@@ -72,7 +72,7 @@ rule tables:
     conda:
         CONDA
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1500),
         runtime=10,
     params:
         config=needs("tables"),
@@ -106,7 +106,7 @@ rule provenance:
     conda:
         CONDA
     resources:
-        mem_mb=1500,
+        mem_mb=growing(1500),
         runtime=10,
     params:
         config=needs("provenance"),

@@ -15,7 +15,7 @@ rule weights:
     conda:
         CONDA
     resources:
-        mem_mb=1500,
+        mem_mb=growing(1500),
         runtime=60,
     params:
         config=needs("weights"),
@@ -50,7 +50,7 @@ rule train:
     threads: TRAINING_THREADS
     resources:
         gpu=gpus("training"),
-        mem_mb=6000,
+        mem_mb=growing(train_mb),
         runtime=1440,
     params:
         config=with_logging("train"),
