@@ -101,7 +101,7 @@ def test_a_job_with_a_card_asks_for_its_host_memory(tmp_path):
     config = ROOT / "config" / "paper.yaml"
     here, there = (first(table(config, tmp_path, *options)) for options in ((), ("--remote",)))
     # On a CPU the paper's training keeps the values of all layers in main memory.
-    assert here["train"] > 12_000 > there["train"] > 6000
+    assert here["train"] > 12_500 > there["train"] > 6000
     assert there["generate"] > here["generate"]
 
 

@@ -50,7 +50,7 @@ def train_mb(wildcards):
     """On a CPU the values of a step's layers; beside them the slices as float16 and uint8."""
     own = STUDY.variant(wildcards.variant)
     step = step_memory(own, network_cost(own.model, PIXELS * 1e6)) / 1e6
-    on_cpu = 1000 + 1.5 * step
+    on_cpu = 1200 + 1.3 * step
     return (4000 + OF_A_CARD if has_card("training")(wildcards) else on_cpu) + 3 * SLICES
 
 
