@@ -28,7 +28,7 @@ ALLOWED = {
         "files",
         "redaction",
         "devices",
-        "stacks",
+        "stored_rows",
     },
     "evaluation": {
         "evaluation",
@@ -40,7 +40,7 @@ ALLOWED = {
         "weights",
         "devices",
         "model",
-        "stacks",
+        "stored_rows",
     },
     "export": {
         "export",

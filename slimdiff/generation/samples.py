@@ -29,7 +29,7 @@ from slimdiff.files import (
     write_table,
     write_text,
 )
-from slimdiff.stacks import JoinedRows, Stack, stored_npz
+from slimdiff.stored_rows import JoinedRows, Rows, stored_npz
 
 COLUMNS = ("id", "key", "z_bin", "class", "replica", "index", "acquisition", "lesion_px")
 CONDITIONAL_COLUMNS = (*COLUMNS, "mode", "source")
@@ -130,9 +130,9 @@ def write_samples(
 class Samples:
     """Generated pairs with their conditions."""
 
-    images: np.ndarray | Stack
+    images: np.ndarray | Rows
     """float16 (N, H, W)."""
-    masks: np.ndarray | Stack
+    masks: np.ndarray | Rows
     """float16 (N, H, W), continuous in [-1, 1]."""
     z_bin: np.ndarray
     label: np.ndarray
@@ -143,8 +143,8 @@ def read_samples(folder: Path, n_bins: int | None = None, on_disk: bool = False)
     """The z-bins 0 ... n_bins - 1 of a samples folder, in order; without n_bins all that are there.
 
     A study's own stages give n_bins: an earlier configuration with more z-bins may have left further files. With
-    on_disk, images and masks are stacks (`slimdiff.stacks`): only one file is in memory at a time, and it is read in
-    whole once, to check it.
+    on_disk, images and masks are `stored_rows.Rows`: only one file is in memory at a time. It is read in whole once, to
+    check it.
     Raises FileNotFoundError where a file is missing, or there is none.
     """
     if n_bins is None:
@@ -171,8 +171,8 @@ def read_samples(folder: Path, n_bins: int | None = None, on_disk: bool = False)
     return result
 
 
-def _on_disk(stem: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray | Stack]:
-    """Images and masks of a file as stacks on disk; where the file is compressed, the arrays themselves."""
+def _on_disk(stem: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray | Rows]:
+    """Images and masks of a file as rows on disk; where the file is compressed, the arrays themselves."""
     path = stem.with_suffix(".npz")
     stored = {name: stored_npz(path, name) for name in ("images", "masks")}
     return {name: arrays[name] if stack is None else stack for name, stack in stored.items()}

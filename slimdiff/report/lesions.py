@@ -20,7 +20,7 @@ from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
 from slimdiff.generation.samples import Samples
 from slimdiff.report.curves import fold_points
 from slimdiff.report.style import COLOURS, FLOOR, INK, QUIET, dash, marker, new_plot
-from slimdiff.stacks import ChosenRows, Stack, blocks_of
+from slimdiff.stored_rows import ChosenRows, Rows, blocks_of
 
 SETS = {"held-out": INK, "training": "#949494", "synthetic": COLOURS[0]}
 SHAPES = {
@@ -108,7 +108,7 @@ def lesion_sheet(
 
 
 def _maps(
-    places: Sequence[Axes], stacks: dict[str, tuple[np.ndarray | Stack, BinaryMasks]], spacing_mm: float
+    places: Sequence[Axes], stacks: dict[str, tuple[np.ndarray | Rows, BinaryMasks]], spacing_mm: float
 ) -> None:
     """Share of lesion slices in which each pixel is lesion, on one scale, with the outline of the mean brain."""
     shares = {}

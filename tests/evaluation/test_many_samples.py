@@ -26,7 +26,7 @@ from slimdiff.evaluation.statistics.bootstrap import (
     sample_mean_interval,
 )
 from slimdiff.generation.samples import Samples
-from slimdiff.stacks import ChosenRows
+from slimdiff.stored_rows import ChosenRows
 
 BINS = 3
 ROW_BYTES = 4096

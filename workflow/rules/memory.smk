@@ -81,7 +81,7 @@ def segmenter_mb(wildcards):
     side = config.patch**2
     network = trunk_cost(config.channels, 1, (False,) * len(config.channels), side, side, PIXELS * 1e6 / side)
     step = (20 * network.parameters + 12 * network.activations * config.batch_size) / 1e6
-    return 1500 + 1.2 * step + (OF_A_CARD if has_card("utility")(wildcards) else 0) + 6 * SLICES
+    return 1500 + (OF_A_CARD if has_card("utility")(wildcards) else 1.2 * step) + 6 * SLICES
 
 
 def utility_mb(wildcards):

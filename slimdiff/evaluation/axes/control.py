@@ -7,7 +7,7 @@ from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation, joined
 from slimdiff.evaluation.metrics import lesions
 from slimdiff.evaluation.metrics.mmd import MIN_VECTORS
 from slimdiff.evaluation.statistics import bootstrap
-from slimdiff.stacks import ChosenRows, Stack
+from slimdiff.stored_rows import ChosenRows, Rows
 
 MODEL = "interval over samples of this model"
 
@@ -101,7 +101,7 @@ def _places(evaluation: FoldEvaluation) -> None:
     samples, spacing = evaluation.samples, evaluation.store.spacing_mm
     chosen = evaluation.lesion_selection
 
-    def places(images: Stack, lesion_masks: Stack) -> tuple[np.ndarray, np.ndarray]:
+    def places(images: Rows, lesion_masks: Rows) -> tuple[np.ndarray, np.ndarray]:
         found = lesions.binary_components(
             lesion_masks, evaluation.config.tau, evaluation.min_px, evaluation.min_slice_px
         )

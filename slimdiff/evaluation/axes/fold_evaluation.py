@@ -18,7 +18,7 @@ from slimdiff.evaluation.registry import describe
 from slimdiff.evaluation.statistics.bootstrap import Resampling
 from slimdiff.files import MISSING
 from slimdiff.generation.samples import Samples
-from slimdiff.stacks import ChosenRows, ConvertedRows, Stack, StoredRows
+from slimdiff.stored_rows import ChosenRows, ConvertedRows, Rows, StoredRows
 
 COLUMNS = (
     "study",
@@ -90,7 +90,7 @@ class FoldEvaluation:
     lesions: list[dict] = field(default_factory=list)
     """One row per lesion of held-out, training and synthetic slices, see `axes.mask`."""
 
-    def real(self, rows: np.ndarray) -> tuple[Stack, Stack]:
+    def real(self, rows: np.ndarray) -> tuple[Rows, Rows]:
         """Images float16 and masks uint8 of store rows; they are read when they are indexed."""
         return ChosenRows(self.store.images, rows), ChosenRows(self.store.masks, rows)
 
@@ -146,7 +146,7 @@ class FoldEvaluation:
     def ring_px(self) -> int:
         return max(1, round(self.config.ring_mm / self.store.spacing_mm))
 
-    def features(self, images: np.ndarray | Stack, extractor: str) -> StoredRows:
+    def features(self, images: np.ndarray | Rows, extractor: str) -> StoredRows:
         """(N, D) features of images; they stay in the cache's folder and are read when they are indexed."""
         grey = ConvertedRows(images, to_uint8, np.uint8)
         return self.cache.stored(grey, extractor, device=self.device)

@@ -22,7 +22,7 @@ from slimdiff.evaluation.metrics.profiles import (
     spectrum_distance,
 )
 from slimdiff.evaluation.statistics.bootstrap import SAMPLES, Resampling, resampled_means, share_interval
-from slimdiff.stacks import ChosenRows, ConvertedRows, Stack, in_memory
+from slimdiff.stored_rows import ChosenRows, ConvertedRows, Rows, in_memory
 
 BLUR_PX = 2.0
 """Sd of the Gaussian blur of held-out slices, whose KID is a reference point on the scale of KID."""
@@ -30,7 +30,7 @@ SLOW_BOOTSTRAP = 100
 """Maximum number of resamples for FID, precision and recall, which are slow to compute."""
 
 
-def _all_images(evaluation: FoldEvaluation) -> tuple[Stack, np.ndarray | Stack, Stack]:
+def _all_images(evaluation: FoldEvaluation) -> tuple[Rows, np.ndarray | Rows, Rows]:
     """Images of all held-out slices, samples and training slices; a `Selection` has indices into them."""
     test, training = (evaluation.real(rows)[0] for rows in (evaluation.test, evaluation.train))
     return test, evaluation.samples.images, training

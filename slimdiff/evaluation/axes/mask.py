@@ -10,7 +10,7 @@ from slimdiff.evaluation.metrics import components, lesions, mmd, robust_mmd, wa
 from slimdiff.evaluation.metrics.lesions import Lesions, lesions_of, positions, tau_sweep
 from slimdiff.evaluation.metrics.mmd import MIN_VECTORS
 from slimdiff.evaluation.statistics.bootstrap import sample_mean_interval
-from slimdiff.stacks import ChosenRows, Stack
+from slimdiff.stored_rows import ChosenRows, Rows
 
 PERMUTATIONS = 500
 """Number of permutations for the p-value of the robust MMD; the smallest possible p is 1/501."""
@@ -27,7 +27,7 @@ SWEEP_COLUMNS = (
 LESION_COLUMNS = ("set", "id", "z_bin", *components.FEATURES, "right_mm", "back_mm")
 
 
-def _lesions(evaluation: FoldEvaluation, lesion_masks: Stack, z_bin: np.ndarray) -> Lesions:
+def _lesions(evaluation: FoldEvaluation, lesion_masks: Rows, z_bin: np.ndarray) -> Lesions:
     return lesions_of(
         lesion_masks,
         evaluation.z_centres[z_bin],
@@ -202,7 +202,7 @@ def _list(
     ids: np.ndarray,
     z_bin: np.ndarray,
     found: components.Components,
-    images: Stack,
+    images: Rows,
 ) -> None:
     places = positions(found.centroids, found.slices, images, evaluation.store.spacing_mm)
     for slice_, shape, (right, back) in zip(found.slices, found.features, places, strict=True):

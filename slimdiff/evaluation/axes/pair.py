@@ -9,7 +9,7 @@ from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation, joined
 from slimdiff.evaluation.axes.mask import feature_rows
 from slimdiff.evaluation.metrics import lesion_contrast
 from slimdiff.evaluation.statistics import bootstrap
-from slimdiff.stacks import ChosenRows, Stack
+from slimdiff.stored_rows import ChosenRows, Rows
 
 OWN = "floor column: value of the held-out slices; interval over lesions of this model"
 
@@ -103,12 +103,12 @@ def _brightness(
 
 
 def swap_onto_clean(
-    images: np.ndarray | Stack,
-    masks: np.ndarray | Stack,
+    images: np.ndarray | Rows,
+    masks: np.ndarray | Rows,
     bins: np.ndarray,
     labels: np.ndarray,
     seed: int,
-) -> tuple[Stack, Stack]:
+) -> tuple[Rows, Rows]:
     """Move every lesion mask to a random lesion-free slice of the same z-bin.
 
     If a mask belongs to its image, it loses its contrast. If it only lies where lesions are frequent, it keeps

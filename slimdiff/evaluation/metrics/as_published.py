@@ -12,7 +12,7 @@ from slimdiff.evaluation.metrics.features import extract
 from slimdiff.evaluation.metrics.grey_levels import store_precision
 from slimdiff.evaluation.metrics.kid import MmdEstimate
 from slimdiff.evaluation.metrics.lpips import perceptual_loss
-from slimdiff.stacks import ConvertedRows, Stack
+from slimdiff.stored_rows import ConvertedRows, Rows
 
 INCEPTION_PX = 299
 SUBSETS = 100
@@ -44,8 +44,8 @@ def wrapped_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def kid_ref(
-    real: np.ndarray | Stack,
-    synthetic: np.ndarray | Stack,
+    real: np.ndarray | Rows,
+    synthetic: np.ndarray | Rows,
     extractor: str,
     seed: int,
     device: str | torch.device = "cpu",
@@ -93,7 +93,7 @@ def _kernel_diagonal(x: torch.Tensor) -> torch.Tensor:
 
 
 def lpips_ref(
-    real: np.ndarray | Stack, synthetic: np.ndarray | Stack, seed: int, device: str | torch.device = "cpu"
+    real: np.ndarray | Rows, synthetic: np.ndarray | Rows, seed: int, device: str | torch.device = "cpu"
 ) -> tuple[float, float, int]:
     """LPIPS by the published procedure: VGG, 1000 random pairs of any heights, drawn with replacement.
 

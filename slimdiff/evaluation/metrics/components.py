@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from slimdiff.evaluation.registry import SHAPE_FEATURES
-from slimdiff.stacks import Stack
+from slimdiff.stored_rows import Rows
 
 FEATURES = SHAPE_FEATURES
 BLOCK_PX = 2**21  # mask pixels per block; limits the memory for any number of slices
@@ -47,7 +47,7 @@ class Runs:
     offsets: np.ndarray
 
 
-def components_of(masks: np.ndarray | Stack, min_px: int = 5, min_slice_px: int = 0) -> Components:
+def components_of(masks: np.ndarray | Rows, min_px: int = 5, min_slice_px: int = 0) -> Components:
     """4-connected components of many masks, with their shapes.
 
     Perimeter, convex area (solidity) and moments (eccentricity, axes) are those of `skimage.measure.regionprops`.

@@ -30,7 +30,7 @@ from slimdiff.evaluation.metrics.extractors import (
 from slimdiff.evaluation.metrics.grey_levels import store_precision, to_uint8
 from slimdiff.evaluation.metrics.lpips import lpips_distance
 from slimdiff.files import ArrayWriter, replacing
-from slimdiff.stacks import Stack, StoredRows, blocks_of, stored_npy
+from slimdiff.stored_rows import Rows, StoredRows, blocks_of, stored_npy
 
 __all__ = [
     "EXTRACTORS",
@@ -73,7 +73,7 @@ EXTRACTORS: dict[str, Extractor] = {
 
 
 def extract(
-    images: np.ndarray | Stack,
+    images: np.ndarray | Rows,
     extractor: str,
     device: str | torch.device = "cpu",
     batch_size: int = 64,
@@ -144,14 +144,14 @@ class FeatureCache:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
-    def extract(self, images: np.ndarray | Stack, extractor: str, **settings) -> np.ndarray:
+    def extract(self, images: np.ndarray | Rows, extractor: str, **settings) -> np.ndarray:
         """As the function `extract`, but reads the vectors of images whose features are in the folder.
 
         Device and batch size are not part of the key: they change rounding errors only.
         """
         return self.stored(images, extractor, **settings)[:]
 
-    def stored(self, images: np.ndarray | Stack, extractor: str, **settings) -> StoredRows:
+    def stored(self, images: np.ndarray | Rows, extractor: str, **settings) -> StoredRows:
         """As `extract`, but the vectors stay in the folder; in memory are those of one block of slices."""
         images = _checked(images)
         file = self.folder / f"{extractor}-{self._key(images, extractor)}.npy"
@@ -168,7 +168,7 @@ class FeatureCache:
         return stored_npy(file)
 
     @staticmethod
-    def _key(images: np.ndarray | Stack, extractor: str) -> str:
+    def _key(images: np.ndarray | Rows, extractor: str) -> str:
         header = f"{_REVISION} {extractor} {weights.fingerprint(extractor)} {images.shape}\n"
         digest = hashlib.sha256(header.encode())
         for block in blocks_of(images, _HASHED_PX):
@@ -182,8 +182,8 @@ def _declared(extractor: str) -> Extractor:
     return EXTRACTORS[extractor]
 
 
-def _checked(images: np.ndarray | Stack) -> np.ndarray | Stack:
-    images = images if isinstance(images, Stack) else np.asarray(images)
+def _checked(images: np.ndarray | Rows) -> np.ndarray | Rows:
+    images = images if isinstance(images, Rows) else np.asarray(images)
     if images.dtype != np.uint8:
         raise TypeError(f"images: expected uint8 (from to_uint8), found {images.dtype}")
     if images.ndim != 3 or 0 in images.shape[1:]:

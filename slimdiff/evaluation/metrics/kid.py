@@ -13,7 +13,7 @@ from slimdiff.evaluation.metrics.mmd import (
     on_device,
     unbiased_mmd2,
 )
-from slimdiff.stacks import ChosenRows, Stack, blocks_of
+from slimdiff.stored_rows import ChosenRows, Rows, blocks_of
 
 SUBSETS = 100
 """Number of seeded subsets, as in torch-fidelity."""
@@ -34,8 +34,8 @@ class MmdEstimate:
 
 
 def kid(
-    real_features: np.ndarray | Stack,
-    synthetic_features: np.ndarray | Stack,
+    real_features: np.ndarray | Rows,
+    synthetic_features: np.ndarray | Rows,
     seed: int,
     subsets: int = SUBSETS,
     subset_size: int | None = None,
@@ -62,7 +62,7 @@ def kid(
     return subset_mmd2(real, synthetic, seed, subsets, subset_size, device)
 
 
-def in_fixed_order(features: np.ndarray | Stack) -> ChosenRows:
+def in_fixed_order(features: np.ndarray | Rows) -> ChosenRows:
     """Rows (N, D) sorted along a fixed direction, so that the result does not depend on their order."""
     # A single feature may have ties between slices; a random direction separates all rows that differ.
     direction = np.random.default_rng(0).standard_normal(features.shape[1])
@@ -71,8 +71,8 @@ def in_fixed_order(features: np.ndarray | Stack) -> ChosenRows:
 
 
 def subset_mmd2(
-    real: np.ndarray | Stack,
-    synthetic: np.ndarray | Stack,
+    real: np.ndarray | Rows,
+    synthetic: np.ndarray | Rows,
     seed: int,
     subsets: int = SUBSETS,
     subset_size: int | None = None,

@@ -18,7 +18,7 @@ from slimdiff.evaluation.metrics.components import (
 from slimdiff.evaluation.metrics.grey_levels import store_precision
 from slimdiff.evaluation.metrics.lesions import BinaryMasks, FeatureDistance, feature_distance
 from slimdiff.evaluation.registry import CONTRAST_FEATURES
-from slimdiff.stacks import Stack
+from slimdiff.stored_rows import Rows
 
 FEATURES = CONTRAST_FEATURES
 THREADS = min(4, os.cpu_count() or 1)
@@ -27,8 +27,8 @@ WINDOW_STEP = 8  # px; window sizes are multiples of it, so that many components
 
 
 def pair_features(
-    images: np.ndarray | Stack,
-    masks: np.ndarray | Stack,
+    images: np.ndarray | Rows,
+    masks: np.ndarray | Rows,
     tau: float = 0.0,
     min_px: int = 5,
     min_slice_px: int = 0,

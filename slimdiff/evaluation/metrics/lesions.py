@@ -14,10 +14,10 @@ from slimdiff.evaluation.metrics.grey_levels import store_precision
 from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
 from slimdiff.evaluation.metrics.wasserstein import feature_wasserstein
 from slimdiff.evaluation.statistics.bootstrap import resampled_quantile
-from slimdiff.stacks import ChosenRows, Stack
+from slimdiff.stored_rows import ChosenRows, Rows
 
 
-class BinaryMasks(Stack):
+class BinaryMasks(Rows):
     """Binary masks: lesion is where a continuous mask is above tau; masks that are already binary are unchanged.
 
     They are made when they are indexed. Who has seen all of them calls `check`.
@@ -30,7 +30,7 @@ class BinaryMasks(Stack):
         ValueError, also when they are indexed: integers other than 0 and 1, floats outside [-1, 1] or not finite.
     """
 
-    def __init__(self, masks: np.ndarray | Stack, tau: float = 0.0):
+    def __init__(self, masks: np.ndarray | Rows, tau: float = 0.0):
         if masks.ndim != 3:
             raise ValueError(f"expected masks of shape (N, H, W), found {masks.shape}")
         super().__init__(masks.shape, bool)
@@ -80,7 +80,7 @@ def binarise(masks: np.ndarray, tau: float = 0.0) -> np.ndarray:
 
 
 def binary_components(
-    masks: np.ndarray | Stack, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0
+    masks: np.ndarray | Rows, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0
 ) -> Components:
     """`components_of` the `BinaryMasks`, checked; binary masks of one block at a time are in memory."""
     binary = BinaryMasks(masks, tau)
@@ -89,7 +89,7 @@ def binary_components(
     return found
 
 
-def undecided_shares(masks: np.ndarray | Stack) -> np.ndarray:
+def undecided_shares(masks: np.ndarray | Rows) -> np.ndarray:
     """Share of the pixels of each continuous mask in (-0.5, 0.5), where the model did not decide.
 
     Args:
@@ -182,7 +182,7 @@ class Lesions:
 
 
 def lesions_of(
-    lesion_masks: np.ndarray | Stack, z: np.ndarray, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0
+    lesion_masks: np.ndarray | Rows, z: np.ndarray, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0
 ) -> Lesions:
     """The lesions of slices at known heights.
 
@@ -198,7 +198,7 @@ def lesions_of(
 
 def tau_sweep(
     real: Lesions,
-    synthetic_masks: np.ndarray | Stack,
+    synthetic_masks: np.ndarray | Rows,
     z: np.ndarray,
     taus: Sequence[float],
     min_px: int = 5,
@@ -298,7 +298,7 @@ class ClassFidelity:
     n_clean: int
 
 
-def has_lesion(masks: np.ndarray | Stack, tau: float = 0.0, min_px: int = 5) -> np.ndarray:
+def has_lesion(masks: np.ndarray | Rows, tau: float = 0.0, min_px: int = 5) -> np.ndarray:
     """(N,) bool: slices with a 4-connected component of at least `min_px`; masks as for `binarise`."""
     return lesion_area(masks, tau, min_px) > 0
 
@@ -333,7 +333,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def lesion_area(
-    masks: np.ndarray | Stack, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0
+    masks: np.ndarray | Rows, tau: float = 0.0, min_px: int = 5, min_slice_px: int = 0
 ) -> np.ndarray:
     """(N,) lesion area of every slice in px.
 
@@ -348,7 +348,7 @@ def lesion_area(
     return np.bincount(found.slices, area, minlength=len(masks)).astype(np.int64)
 
 
-def brain_middles(images: np.ndarray | Stack, threshold: float = BRAIN_THRESHOLD) -> np.ndarray:
+def brain_middles(images: np.ndarray | Rows, threshold: float = BRAIN_THRESHOLD) -> np.ndarray:
     """Centre of the bounding box of the brain in each slice; the centre of the image if there is no brain.
 
     Args:
@@ -371,7 +371,7 @@ def brain_middles(images: np.ndarray | Stack, threshold: float = BRAIN_THRESHOLD
 
 
 def positions(
-    centroids: np.ndarray, slices: np.ndarray, images: np.ndarray | Stack, spacing_mm: float
+    centroids: np.ndarray, slices: np.ndarray, images: np.ndarray | Rows, spacing_mm: float
 ) -> np.ndarray:
     """Positions of centroids relative to the centre of the brain in their slice.
 

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from slimdiff.stacks import Stack, blocks_of
+from slimdiff.stored_rows import Rows, blocks_of
 
 Kernel = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 MIN_VECTORS = 10  # with fewer vectors in either set the MMD is NaN
@@ -34,7 +34,7 @@ def unbiased_mmd2(within_real, within_synthetic, across, n_real, n_synthetic):
     return of_real + of_synthetic - 2 * across / (n_real * n_synthetic)
 
 
-def at_most(vectors: np.ndarray | Stack, largest: int | None = None) -> np.ndarray:
+def at_most(vectors: np.ndarray | Rows, largest: int | None = None) -> np.ndarray:
     """The vectors, or a random choice of `largest` of them (None: LARGEST_SYNTHETIC), in their order.
 
     The choice is always the same for a number of vectors. The estimate stays unbiased.
@@ -139,7 +139,7 @@ def resampled_by_subject(
         return kernel_sum / pair_sum + of_synthetic
 
 
-def on_device(device: str | torch.device, *sets: np.ndarray | Stack) -> list[torch.Tensor]:
+def on_device(device: str | torch.device, *sets: np.ndarray | Rows) -> list[torch.Tensor]:
     """Copies on the device, float32 if all sets are float32, else float64.
 
     Copies are necessary: the last bits of a matrix product depend on the memory alignment of its factors, and torch
@@ -303,7 +303,7 @@ def clipped_scores(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray,
     return tuple(np.clip((table - middle) / spread, -CLIP, CLIP) for table in (real, synthetic))
 
 
-def check_sets(real: np.ndarray | Stack, synthetic: np.ndarray | Stack) -> None:
+def check_sets(real: np.ndarray | Rows, synthetic: np.ndarray | Rows) -> None:
     if real.ndim != 2 or synthetic.ndim != 2 or real.shape[1] != synthetic.shape[1]:
         raise ValueError(f"expected features (N, D) and (M, D), found {real.shape} and {synthetic.shape}")
     if not all(

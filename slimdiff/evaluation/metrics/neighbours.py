@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from slimdiff.stacks import Stack
+from slimdiff.stored_rows import Rows
 
 METRICS = ("euclidean", "ncc")
 # Higham & Mary 2019 (10.1137/18M1226312): the error of an inner product of D terms exceeds 6 sqrt(D) u |q| |r| with
@@ -23,8 +23,8 @@ _ROWS, _PRODUCTS, _EXACT, _CACHED = 2**23, 2**22, 2**18, 2**18
 
 
 def nearest(
-    query: np.ndarray | Stack,
-    reference: np.ndarray | Stack,
+    query: np.ndarray | Rows,
+    reference: np.ndarray | Rows,
     query_bin: np.ndarray,
     reference_bin: np.ndarray,
     metric: str = "euclidean",

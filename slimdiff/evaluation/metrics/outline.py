@@ -6,7 +6,7 @@ from skimage.measure import label, regionprops
 
 from slimdiff.evaluation.metrics.grey_levels import store_precision
 from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
-from slimdiff.stacks import Stack, blocks_of
+from slimdiff.stored_rows import Rows, blocks_of
 
 OUTLINE_FEATURES = ("area", "solidity", "symmetry")
 RANGE = (0.01, 0.99)
@@ -16,7 +16,7 @@ MIN_REAL = 10
 """Fewest real slices of a z-bin that give a range."""
 
 
-def outlines(images: np.ndarray | Stack) -> np.ndarray:
+def outlines(images: np.ndarray | Rows) -> np.ndarray:
     """The outline of each slice: OUTLINE_FEATURES of its largest bright component, holes filled.
 
     Area in px; solidity, the share of its convex hull that it fills; symmetry, the Dice coefficient with its mirror

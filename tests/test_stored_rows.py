@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from slimdiff import stacks
+from slimdiff import stored_rows
 from slimdiff.generation.samples import read_samples, write_samples
-from slimdiff.stacks import (
+from slimdiff.stored_rows import (
     ChosenRows,
     ConvertedRows,
     JoinedRows,
@@ -75,13 +75,13 @@ def test_rows_that_are_not_there_are_an_error(array, tmp_path):
 def test_only_the_rows_that_are_asked_for_are_read(array, tmp_path, monkeypatch):
     stack = views(array, tmp_path)["npz"]
     read = []
-    original = stacks.StoredRows._read
+    original = stored_rows.StoredRows._read
 
     def counted(self, into, offset):
         read.append(len(into))
         original(self, into, offset)
 
-    monkeypatch.setattr(stacks.StoredRows, "_read", counted)
+    monkeypatch.setattr(stored_rows.StoredRows, "_read", counted)
     stack[np.array([3, 4, 5, 9])]
     assert read == [3 * 30, 30]
 
@@ -124,7 +124,7 @@ def test_samples_on_disk_are_those_in_memory(array, tmp_path):
     on_disk, in_ram = (read_samples(tmp_path, 3, on_disk=on_disk) for on_disk in (True, False))
     for name in ("images", "masks", "z_bin", "label", "id"):
         np.testing.assert_array_equal(getattr(on_disk, name), getattr(in_ram, name))
-    assert all(isinstance(part, stacks.StoredRows) for part in on_disk.images.parts)
+    assert all(isinstance(part, stored_rows.StoredRows) for part in on_disk.images.parts)
 
 
 def test_a_compressed_archive_is_read_into_memory(array, tmp_path):

@@ -1,8 +1,8 @@
-"""Stacks of slices or vectors that stay on disk: rows are read when they are indexed, so memory has no more than these.
+"""Slices or vectors that stay on disk: rows are read when they are indexed, so memory has no more than these.
 
-Reads are positioned reads of a file, not a memory map: pages of a map count as memory of the process. A stack has
-`shape`, `dtype`, `ndim` and `len`, and `stack[rows]` is an array; rows are a slice, indices, a mask or one index. One
-may be used instead of an array by code that takes its rows block by block.
+Reads are positioned reads of a file, not a memory map: pages of a map count as memory of the process. `Rows` have
+`shape`, `dtype`, `ndim` and `len`, and `rows[index]` is an array; the index is a slice, numbers, a mask or one number.
+Code that takes an array block by block can take them instead.
 """
 
 import os
@@ -15,7 +15,7 @@ from zipfile import ZIP_STORED, ZipFile
 import numpy as np
 
 
-class Stack:
+class Rows:
     """Rows that are made or read when they are indexed; a subclass gives `_take` for one array of indices."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any):
@@ -51,7 +51,7 @@ class Stack:
         raise NotImplementedError
 
 
-class StoredRows(Stack):
+class StoredRows(Rows):
     """The rows of an array in an open file, in C order from `offset` on."""
 
     def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype: Any):
@@ -83,10 +83,10 @@ class StoredRows(Stack):
             into, offset = into[count:], offset + count
 
 
-class ChosenRows(Stack):
+class ChosenRows(Rows):
     """Rows of another stack or array, in any order."""
 
-    def __init__(self, source: "Stack | np.ndarray", rows: np.ndarray):
+    def __init__(self, source: "Rows | np.ndarray", rows: np.ndarray):
         rows = np.asarray(rows)
         self.source, self.rows = source, np.flatnonzero(rows) if rows.dtype == bool else rows
         super().__init__((len(self.rows), *source.shape[1:]), source.dtype)
@@ -95,10 +95,10 @@ class ChosenRows(Stack):
         return np.asarray(self.source[self.rows[index]])
 
 
-class JoinedRows(Stack):
-    """Several stacks or arrays with rows of one shape, one after the other."""
+class JoinedRows(Rows):
+    """Several `Rows` or arrays of one shape, one after the other."""
 
-    def __init__(self, parts: "Sequence[Stack | np.ndarray]"):
+    def __init__(self, parts: "Sequence[Rows | np.ndarray]"):
         shapes = {part.shape[1:] for part in parts}
         if len(shapes) != 1:
             raise ValueError(f"expected rows of one shape, found {sorted(shapes)}")
@@ -114,7 +114,7 @@ class JoinedRows(Stack):
         return found
 
 
-class ConvertedRows(Stack):
+class ConvertedRows(Rows):
     """Rows of another stack or array, converted when they are read.
 
     Args:
@@ -125,7 +125,7 @@ class ConvertedRows(Stack):
 
     def __init__(
         self,
-        source: "Stack | np.ndarray",
+        source: "Rows | np.ndarray",
         convert: Callable[[np.ndarray], np.ndarray],
         dtype: Any,
         shape: tuple[int, ...] | None = None,
@@ -137,13 +137,13 @@ class ConvertedRows(Stack):
         return self.convert(np.asarray(self.source[index]))
 
 
-def blocks_of(stack: "Stack | np.ndarray", values: int) -> list[slice]:
+def blocks_of(stack: "Rows | np.ndarray", values: int) -> list[slice]:
     """Slices that cover the rows in blocks of at most so many values; an empty stack gives one empty block."""
     step = max(1, values // max(1, int(np.prod(stack.shape[1:], dtype=np.int64))))
     return [slice(start, min(start + step, len(stack))) for start in range(0, max(len(stack), 1), step)]
 
 
-def in_memory(stack: Stack, values: int = 2**24) -> "np.ndarray | Stack":
+def in_memory(stack: Rows, values: int = 2**24) -> "np.ndarray | Rows":
     """The rows as an array if they have at most so many values, else the stack."""
     return stack[:] if np.prod(stack.shape, dtype=np.int64) <= values else stack
 
