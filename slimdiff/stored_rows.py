@@ -84,7 +84,7 @@ class StoredRows(Rows):
 
 
 class ChosenRows(Rows):
-    """Rows of another stack or array, in any order."""
+    """Some of other `Rows`, or of an array, in any order."""
 
     def __init__(self, source: "Rows | np.ndarray", rows: np.ndarray):
         rows = np.asarray(rows)
@@ -115,7 +115,7 @@ class JoinedRows(Rows):
 
 
 class ConvertedRows(Rows):
-    """Rows of another stack or array, converted when they are read.
+    """Other `Rows`, or an array, converted when they are read.
 
     Args:
         convert: function of (n, ...) rows that treats each row alone.
@@ -137,15 +137,15 @@ class ConvertedRows(Rows):
         return self.convert(np.asarray(self.source[index]))
 
 
-def blocks_of(stack: "Rows | np.ndarray", values: int) -> list[slice]:
-    """Slices that cover the rows in blocks of at most so many values; an empty stack gives one empty block."""
-    step = max(1, values // max(1, int(np.prod(stack.shape[1:], dtype=np.int64))))
-    return [slice(start, min(start + step, len(stack))) for start in range(0, max(len(stack), 1), step)]
+def blocks_of(rows: "Rows | np.ndarray", values: int) -> list[slice]:
+    """Slices that cover the rows in blocks of at most so many values; no row gives one empty block."""
+    step = max(1, values // max(1, int(np.prod(rows.shape[1:], dtype=np.int64))))
+    return [slice(start, min(start + step, len(rows))) for start in range(0, max(len(rows), 1), step)]
 
 
-def in_memory(stack: Rows, values: int = 2**24) -> "np.ndarray | Rows":
-    """The rows as an array if they have at most so many values, else the stack."""
-    return stack[:] if np.prod(stack.shape, dtype=np.int64) <= values else stack
+def in_memory(rows: Rows, values: int = 2**24) -> "np.ndarray | Rows":
+    """The rows as an array if they have at most so many values, else these `Rows`."""
+    return rows[:] if np.prod(rows.shape, dtype=np.int64) <= values else rows
 
 
 def stored_npy(path: Path) -> StoredRows:

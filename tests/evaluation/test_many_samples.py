@@ -69,10 +69,12 @@ def repeated(make_pairs):
 @pytest.mark.parametrize("axis", [mask_axis, pair_axis, control_axis, profile_distances, outline_shares])
 def test_memory_grows_by_rows_of_numbers_not_by_slices(axis, repeated, monkeypatch):
     monkeypatch.setattr(outline, "_BLOCK_PX", 2**18)
+    # How many blocks of several threads are in memory at once is chance.
+    monkeypatch.setattr("slimdiff.evaluation.metrics.lesion_contrast.THREADS", 1)
     # Labels of the permutations, up to this number of samples.
     monkeypatch.setattr("slimdiff.evaluation.metrics.robust_mmd.LARGEST_PERMUTED", 100)
     peaks = []
-    # Both are more than the blocks of all threads. Outlines take a millisecond each.
+    # Both are more than one block. Outlines take a millisecond each.
     sizes = (100, 300) if axis is outline_shares else (2400, 3600)
     for n in sizes:
         evaluation = repeated(n)
