@@ -170,7 +170,7 @@ def values_in(path: Path) -> dict:
 
 
 def put_text(path: Path, text: str) -> None:
-    """Write the text of an object in the place of the one in the file."""
+    """Replace the object in the file by this text."""
     if path.suffix != ".safetensors":
         path.write_text(text, encoding="utf-8", errors="surrogatepass")
         return
