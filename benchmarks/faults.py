@@ -2,9 +2,9 @@
 
     python benchmarks/faults.py --lgg even24.tsv --work WORK --kills 200
 
-A round starts from nothing and kills the workflow once in every stage, one after the other; each time it is run again
-with the commands of README.md (`snakemake --unlock` where a lock is left, then `--rerun-incomplete`). At its end every
-file of the results must have the bytes of the reference, a run that was never killed, and no temporary file is left.
+A round starts from nothing and kills the workflow once in every stage, as they come; each time it is run again with
+the commands of README.md (`snakemake --unlock` where a lock is left, then `--rerun-incomplete`). At its end every file
+of the results must have the bytes of the reference, a run that was never killed, and no temporary file is left.
 The stage, kind and moment of a kill follow from the round's number.
 
 The results are a table with one row per kill, written at the end of each round. The same command continues it; a round
@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +43,7 @@ ORDER = (
     *("weights", "participants", "preprocess", "quality", "kfold", "cache", "segmenter", "priors", "train"),
     *("generate", "metrics", "utility", "compare", "figures", "tables", "provenance", "export", "report"),
 )
-"""Stages in an order in which the workflow may run them; `report` is report.html."""
+"""Every stage; where several run, the first one here is killed. `report` is report.html."""
 LATEST = 1.1
 """Latest moment of a kill after the start of its stage, as a multiple of the stage's duration in the reference."""
 POLL_S = 0.1
@@ -206,32 +206,30 @@ class Round:
     config: Path
     cores: int
     durations: dict[str, float]
-    counts: dict[str, int]
-    """Jobs of each stage in the reference."""
     kills: list[dict] = field(default_factory=list)
 
     def run(self, most: int, seed: int) -> None:
         """Kill it at most `most` times, and let it finish. Raises Failed."""
         rng = np.random.default_rng([seed, self.number])
         kinds, shares = rng.choice(KINDS, len(ORDER)).tolist(), LATEST * rng.random(len(ORDER))
+        pending = dict(zip(ORDER, zip(kinds, shares.tolist(), strict=True), strict=True))
         engine = None
-        for stage, kind, share in zip(ORDER, kinds, shares.tolist(), strict=True):
-            moment = share * self.durations.get(stage, 0)
-            if len(self.kills) == most:
-                break
+        while pending and len(self.kills) < most:
             engine = engine or self._start()
-            if not self._reaches(engine, stage):
-                continue
+            stage = self._reached(engine, pending)
+            if stage is None:
+                break
+            kind, share = pending.pop(stage)
+            moment = share * self.durations.get(stage, 0)
             time.sleep(moment)
-            if engine.status is not None:
+            if engine.status is None:
+                running = ",".join(engine.kill(kind, stage)) or MISSING
+                engine.end()
+                # An engine that had its last job behind it was not killed.
+                if engine.status:
+                    self.kills.append({"stage": stage, "kind": kind, "moment_s": moment, "running": running})
+            else:
                 self._check(engine)
-                engine = None
-                continue
-            running = ",".join(engine.kill(kind, stage)) or MISSING
-            engine.end()
-            # An engine that had its last job behind it, or went on, was not killed.
-            if engine.status:
-                self.kills.append({"stage": stage, "kind": kind, "moment_s": moment, "running": running})
             engine = None
         engine = engine or self._start()
         engine.end()
@@ -251,24 +249,14 @@ class Round:
         if engine.status:
             raise Failed(f"exit status {engine.status}: {engine.last_words()}")
 
-    def _reaches(self, engine: Engine, stage: str) -> bool:
-        """Wait for a job of the stage; False where all its jobs ended before one was seen."""
+    @staticmethod
+    def _reached(engine: Engine, pending: Collection[str]) -> str | None:
+        """Wait for a job of one of these stages, and name it; None where the engine ends before."""
         while engine.status is None:
-            if stage in engine.jobs().values():
-                return True
-            if finished(self.folder, stage) >= self.counts.get(stage, 0):
-                return False
+            if found := set(engine.jobs().values()) & set(pending):
+                return min(found, key=ORDER.index)
             time.sleep(POLL_S)
-        return False
-
-
-def finished(folder: Path, stage: str) -> int:
-    """Number of the stage's jobs that ended, by their measurements."""
-    results = folder / "results" / STUDY
-    if stage == "report":
-        return int((results / "report.html").is_file())
-    measured = results / "benchmarks" / stage
-    return int(measured.with_suffix(".tsv").is_file()) + len(list(measured.glob("*.tsv")))
+        return None
 
 
 def compared(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -305,7 +293,7 @@ def difference(found: dict[str, str], wanted: dict[str, str]) -> str:
 
 
 def reference(work: Path, config: Path, cores: int) -> dict:
-    """Hashes, durations and job counts of a run without kills; it is made once."""
+    """Hashes, and the duration of each stage's longest job, of a run without kills; it is made once."""
     path = work / "reference.json"
     if not path.is_file():
         folder = work / "reference"
@@ -322,10 +310,7 @@ def reference(work: Path, config: Path, cores: int) -> dict:
         durations = {}
         for (stage, _), (first, last) in spans.items():
             durations[stage] = max(durations.get(stage, 0), last - first)
-        counts = {stage: finished(folder, stage) for stage in ORDER}
-        path.write_text(
-            json.dumps({"hashes": hashes_of(folder), "durations": durations, "counts": counts}, indent=1)
-        )
+        path.write_text(json.dumps({"hashes": hashes_of(folder), "durations": durations}, indent=1))
     return json.loads(path.read_text())
 
 
@@ -354,7 +339,7 @@ def main() -> None:
         folder = work / f"round-{number}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        own = Round(number, folder, config, options.cores, known["durations"], known["counts"])
+        own = Round(number, folder, config, options.cores, known["durations"])
         try:
             own.run(options.kills - len(rows), options.seed)
             outcome = difference(hashes_of(folder), known["hashes"])
