@@ -35,10 +35,12 @@ rule all:
 
 onstart:
     check_machine()
+    clear_partials()
     # Snakemake rewrites its measurements in place.
     copy_annexed(BENCHMARKS)
     remove_links(BENCHMARKS)
 
 
 onsuccess:
-    build_report()
+    # At exit, so that it is the last line that Snakemake prints.
+    atexit.register(print, build_report(), file=sys.stderr)

@@ -23,6 +23,10 @@ REMAKE = "; if a stage wrote the file, restore a copy of it, or delete it and ru
 """What to do about a table that was cut off: the reader does not know whether it is the user's own."""
 
 
+class NotText(ValueError):
+    """A table that is not UTF-8 text."""
+
+
 @contextmanager
 def replacing(path: Path, suffix: str | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to it at the end, removed if anything raises.
@@ -210,21 +214,19 @@ def numbered_cells(
     ended: whether the last line must end with a line break, as `write_table` ends it; without it a table that was cut
     off within its last cell goes unnoticed.
 
-    Raises FileNotFoundError, csv.Error for an unclosed quote of a CSV, and ValueError with the file if it is empty, a
-    required column is missing, a column is duplicate, or a row has too few or too many cells.
+    Raises FileNotFoundError, NotText, and ValueError with the file if it is empty, has an unclosed quote or a cell of
+    more than csv.field_size_limit() characters, a required column is missing, a column is duplicate, or a row has too
+    few or too many cells.
     """
     path = Path(path)
     require_file(path, "not found; if a stage writes it, run that stage first")
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-        if path.suffix.lower() == ".csv":
-            header = stream.readline()
-            stream.seek(0)
-            # Spreadsheets write semicolons where the comma is the decimal sign.
-            form = {"delimiter": ";" if ";" in header and "," not in header else ",", "strict": True}
-        reader = csv.reader(stream, **form)
-        # Not line.strip(): a first cell that is empty is a cell.
-        lines = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
+    try:
+        lines = _numbered_lines(path)
+    except UnicodeDecodeError as error:
+        raise NotText(f"{path}: not UTF-8 text: {error}; save it as UTF-8{REMAKE}") from None
+    except csv.Error as error:
+        hint = "; a quote of a CSV may be unclosed" if path.suffix.lower() == ".csv" else ""
+        raise ValueError(f"{path}: not readable as a table: {error}{hint}{REMAKE}") from None
     if not lines:
         raise ValueError(f"{path}: empty; expected a header line{REMAKE}")
     (_, header), *body = lines
@@ -247,6 +249,19 @@ def numbered_cells(
     if ended and not _ends_with_line_break(path):
         raise ValueError(f"{path}: expected a line break at the end, found none: it was cut off{REMAKE}")
     return header, body
+
+
+def _numbered_lines(path: Path) -> list[tuple[int, list[str]]]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        if path.suffix.lower() == ".csv":
+            header = stream.readline()
+            stream.seek(0)
+            # Spreadsheets write semicolons where the comma is the decimal sign.
+            form = {"delimiter": ";" if ";" in header and "," not in header else ",", "strict": True}
+        reader = csv.reader(stream, **form)
+        # Not line.strip(): a first cell that is empty is a cell.
+        return [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
 
 
 def _filled(line: Sequence[str]) -> int:

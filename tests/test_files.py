@@ -83,3 +83,20 @@ def test_arrays_appended_one_by_one_are_a_valid_npy_file(tmp_path, count):
             writer.append(np.zeros((3, 2), np.float16))
         writer.append(np.asfortranarray(np.arange(6).reshape(2, 3)))
     np.testing.assert_array_equal(np.load(tmp_path / "odd.npy"), [[[0, 1, 2], [3, 4, 5]]])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.tsv", "b\nKöln\n".encode("latin-1"), "not UTF-8 text"),
+        ("t.tsv", "b\n1\n".encode("utf-16"), "not UTF-8 text"),
+        ("t.tsv", b"b\n" + b"7" * 150_000 + b"\n", "field larger than field limit"),
+        ("t.csv", b'b,c\n"1,2\n', "a quote of a CSV may be unclosed"),
+    ],
+)
+def test_a_table_that_cannot_be_taken_apart_is_refused_by_name(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_table(path)
+    assert str(path) in str(caught.value)

@@ -3,6 +3,7 @@
 Writes `folds.tsv`: participant, fold, split, stratified_by, stratum.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -203,10 +204,11 @@ def read_folds(path: Path, fold: int) -> dict[str, list[str]]:
     """Participants of one fold: {"train": [...], "val": [...], "test": [...]}."""
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for number, row in enumerate(read_table(path, COLUMNS, ended=True), start=2):
-        if not row["fold"].isdecimal() or row["split"] not in parts:
+        # Python refuses to convert thousands of digits.
+        if not re.fullmatch("[0-9]{1,9}", row["fold"]) or row["split"] not in parts:
             raise ValueError(
                 f"{path}, line {number}: expected a whole number as fold and {', '.join(parts)} as split, found fold "
-                f"{row['fold']!r}, split {row['split']!r}"
+                f"{row['fold'][:60]!r}, split {row['split'][:60]!r}"
             )
         if int(row["fold"]) == fold:
             parts[row["split"]].append(row["participant"])

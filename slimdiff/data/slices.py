@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from tqdm import tqdm
 
@@ -16,7 +15,7 @@ from slimdiff.data.participants import DataError, Participant, first_scans
 from slimdiff.data.store import COLUMNS
 from slimdiff.data.volumes import harmonise
 from slimdiff.data.volumes.harmonise import Landmarks
-from slimdiff.data.volumes.read import read_volume
+from slimdiff.data.volumes.read import read_volume, read_volume_header
 from slimdiff.data.zbins import ZBins, heights_of
 from slimdiff.files import ArrayWriter, replacing, sha256, write_table, write_text
 
@@ -156,7 +155,7 @@ def _common_grid(
     grids, slice_mm, counts = {}, {}, {}
     for name in names:
         for kind in ("image", "mask"):
-            header = nibabel.load(volume_path(name, kind)).header
+            header = read_volume_header(volume_path(name, kind), name)
             shape, edges_mm = header.get_data_shape(), [float(edge) for edge in header.get_zooms()]
             grids.setdefault((shape[:2], edges_mm[0]) if own_slices else (shape, *edges_mm), name)
             if counts.setdefault(name, shape) != shape:

@@ -1,4 +1,4 @@
-"""The slice store: every stage after preprocessing reads slices from here. NumPy only.
+"""The slice store: every stage after preprocessing reads slices from here. NumPy and pydantic only.
 
 A store is a folder with
 `images.npy` float16 (N, H, W) in [-1, 1], `masks.npy` uint8 {0, 1} (N, H, W), both memory-mapped when read;
@@ -10,13 +10,17 @@ person, unless that is itself.
 Rows of a slice run from anterior to posterior, columns from left to right.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import ConfigDict, Field, ValidationError
 
+from slimdiff.config.base import PositiveInt, Section, explain
 from slimdiff.config.slices import Height
 from slimdiff.data.zbins import bin_positions
 from slimdiff.files import read_object, read_table, require_file
@@ -24,6 +28,27 @@ from slimdiff.files import read_object, read_table, require_file
 COLUMNS = ("participant", "z", "z_bin", "class", "lesion_px", "acquisition")
 FEWEST_LESION_SUBJECTS = 2
 """Training subjects (persons) with a lesion in a z-bin, below which its class-1 samples are copies or guesses."""
+
+
+# Not `Real` of a study, which takes text: nothing converts it here.
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Length = Annotated[_Number, Field(gt=0)]
+
+
+class _Facts(Section):
+    """What store.json of any version has; further keys are only shown in reports."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    n_bins: PositiveInt
+    spacing_mm: _Length
+    slice_mm: _Length = 1.0
+    height: Height = "slice"
+    min_lesion_px: PositiveInt = 1
+    z_range: list[_Number]
+    bin_centres: list[_Number]
+    brain_mm: dict[str, _Length] = Field(default_factory=dict)
+    persons: dict[str, str] = Field(default_factory=dict)
+    sha256: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -52,7 +77,7 @@ class SliceStore:
     def open(cls, folder: Path) -> "SliceStore":
         """Open a store with memory-mapped arrays; raises FileNotFoundError, or ValueError if files are inconsistent."""
         folder = Path(folder)
-        facts = read_object(folder / "store.json")
+        facts = _checked(read_object(folder / "store.json"), folder / "store.json")
         rows = read_table(folder / "slices.tsv", COLUMNS, ended=True)
         images, masks = (_mapped(folder / name) for name in ("images.npy", "masks.npy"))
         if not (len(rows) == len(images) == len(masks) and images.shape == masks.shape):
@@ -65,9 +90,7 @@ class SliceStore:
             images,
             masks,
             np.array([row["participant"] for row in rows]),
-            np.array([int(row["z"]) for row in rows]),
-            np.array([int(row["z_bin"]) for row in rows]),
-            np.array([int(row["class"]) for row in rows]),
+            *(_whole(rows, column, folder / "slices.tsv") for column in ("z", "z_bin", "class")),
             np.array([row["acquisition"] for row in rows]),
             facts,
         )
@@ -138,6 +161,35 @@ class SliceStore:
 def few_lesion_subjects(lesion_subjects: Sequence[int]) -> dict[int, int]:
     """z-bins in which too few training subjects have a lesion, with their number."""
     return {z_bin: count for z_bin, count in enumerate(lesion_subjects) if count < FEWEST_LESION_SUBJECTS}
+
+
+def _checked(facts: dict, path: Path) -> dict:
+    """The facts; raises ValueError with the file and each key that is missing or has no possible value."""
+    try:
+        known = _Facts.model_validate(facts)
+    except ValidationError as error:
+        lines = explain(error, _Facts).split("\n")
+        raise ValueError("\n".join(f"{path}: {line}; run the cache stage again" for line in lines)) from None
+    wanted = {"bin_centres": known.n_bins, "z_range": 2}
+    for key, count in wanted.items():
+        if len(facts[key]) != count:
+            raise ValueError(
+                f"{path}: {key}: expected {count} numbers, found {len(facts[key])}; run the cache stage again"
+            )
+    if missing := {"images", "masks", "slices"} - known.sha256.keys():
+        raise ValueError(f"{path}: sha256: no {', '.join(sorted(missing))}; run the cache stage again")
+    return facts
+
+
+def _whole(rows: Sequence[dict[str, str]], column: str, path: Path) -> np.ndarray:
+    """A column of whole numbers, int (N,); raises ValueError with file, row and what was found."""
+    for number, row in enumerate(rows, start=1):
+        if not re.fullmatch(r"[0-9]{1,9}", row[column]):
+            raise ValueError(
+                f"{path}, row {number}: {column}: expected a whole number, found {row[column][:60]!r}; run the cache "
+                "stage again"
+            )
+    return np.array([int(row[column]) for row in rows])
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import nibabel
 import numpy as np
 
 from slimdiff.config import Study
@@ -15,6 +14,7 @@ from slimdiff.data.folds import read_folds
 from slimdiff.data.participants import DataError
 from slimdiff.data.store import SliceStore
 from slimdiff.data.volumes.nifti import write_nifti
+from slimdiff.data.volumes.read import read_volume_header
 from slimdiff.files import read_table
 from slimdiff.generation.samples import SAMPLE_NAME, read_arrays, read_manifest
 
@@ -63,8 +63,8 @@ def affine_at_height(grid: tuple[int, int, int], store: SliceStore, z_bin: int) 
 
 def read_affine(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
     """Affine (4, 4) in mm and shape of a volume, from its header."""
-    image = nibabel.load(path)
-    return image.affine, image.shape
+    header = read_volume_header(path, Path(path).name)
+    return header.get_best_affine(), header.get_data_shape()
 
 
 def write_slice(path: Path, plane: np.ndarray, affine: np.ndarray, space: str) -> None:

@@ -108,10 +108,7 @@ def read_counts(path: Path, n_bins: int) -> dict[tuple[int, int], int]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: not found, but generation.counts names it")
-    try:
-        rows = read_table(path, ("z_bin", "class"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text: {error}") from None
+    rows = read_table(path, ("z_bin", "class"))
     counts: dict[tuple[int, int], int] = {}
     summed = bool(rows) and "n" in rows[0]
     if rows and not summed and not {"participant", "z"} & set(rows[0]):
@@ -125,9 +122,10 @@ def read_counts(path: Path, n_bins: int) -> dict[tuple[int, int], int]:
         if summed:
             limits["n"] = 10**6
         for column, largest in limits.items():
-            if not re.fullmatch("[0-9]+", row[column]) or int(row[column]) > largest:
+            if not re.fullmatch("[0-9]{1,9}", row[column]) or int(row[column]) > largest:
                 raise ValueError(
-                    f"{path}, line {line}: {column}: expected a whole number from 0 to {largest}, found {row[column]!r}"
+                    f"{path}, line {line}: {column}: expected a whole number from 0 to {largest}, found "
+                    f"{row[column][:60]!r}"
                 )
         key = int(row["z_bin"]), int(row["class"])
         if summed and key in counts:
@@ -144,7 +142,7 @@ def parse_bins(text: str, n_bins: int) -> list[int]:
         return list(range(n_bins))
     chosen: list[int] = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        found = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if first > last:
             raise ValueError(

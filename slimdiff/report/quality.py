@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from PIL import Image
 from scipy import ndimage
@@ -16,6 +15,7 @@ from slimdiff.config import Study, StudyPaths
 from slimdiff.data.participants import Participant, read_included
 from slimdiff.data.quality.flags import MEANINGS
 from slimdiff.data.quality.planes import read_planes, three_planes
+from slimdiff.data.volumes.read import read_volume, read_volume_header
 from slimdiff.files import MISSING, read_object, read_table, write_text
 from slimdiff.report import html_page
 from slimdiff.report.style import OUTLINE
@@ -163,10 +163,9 @@ def _on_grid(image_path: Path, mask_path: Path) -> Sequence[Plane]:
     # The volumes of an excluded participant are empty files.
     if not image_path.is_file() or not image_path.stat().st_size:
         return []
-    image = nibabel.load(image_path)
-    values = np.asarray(image.dataobj, np.float32)
-    lesion = np.asarray(nibabel.load(mask_path).dataobj) > 0
-    spacing = np.array(image.header.get_zooms()[:3], float)
+    values = read_volume(image_path, image_path.name).values
+    lesion = read_volume(mask_path, mask_path.name).values > 0
+    spacing = np.array(read_volume_header(image_path, image_path.name).get_zooms()[:3], float)
     return [Plane(*plane) for plane in three_planes(values, lesion, spacing, values > -1, window=(-1, 1))]
 
 

@@ -170,6 +170,38 @@ STAGES = {
     "cache: a volume that is cut": Bad(
         "cache", shortened("volumes/sub-03_FLAIR.nii.gz", 3000), (r"sub-03_FLAIR\.nii\.gz",)
     ),
+    "cache: a volume that is something else": Bad(
+        "cache", text("volumes/sub-02_mask.nii.gz", "mine"), (r"sub-02_mask\.nii\.gz", "damaged")
+    ),
+    "cache: a volume without a header": Bad(
+        "cache",
+        lambda results: (results / "volumes/sub-03_mask.nii.gz").write_bytes(gzip.compress(bytes(600))),
+        (r"sub-03_mask\.nii\.gz", "no NIfTI file"),
+    ),
+    "quality: a volume that is something else": Bad(
+        "quality", text("volumes/sub-02_mask.nii.gz", "mine"), (r"sub-02_mask\.nii\.gz", "gzipped")
+    ),
+    "back: a grid that is something else": Bad(
+        "preprocess",
+        lambda results: [
+            text("volumes/sub-02_FLAIR.nii.gz", "mine")(results),
+            save_nifti(results.parents[1] / "drawn.nii.gz", np.ones((32, 32, 32), np.uint8)),
+        ],
+        (r"sub-02_FLAIR\.nii\.gz", "damaged"),
+        (*BACK, "--out", "native.nii.gz"),
+    ),
+    "priors: folds with thousands of digits": Bad(
+        "priors",
+        replaced("folds.tsv", "sub-01\t0", "sub-01\t" + "9" * 5000),
+        (r"folds\.tsv", "line 2", "whole number"),
+        ("--fold", "0"),
+    ),
+    "priors: folds in another encoding": Bad(
+        "priors",
+        lambda results: (results / "folds.tsv").write_bytes("é".encode("latin-1")),
+        (r"folds\.tsv", "UTF-8"),
+        ("--fold", "0"),
+    ),
     "cache: a volume of another grid": Bad(
         "cache", volume("sub-02_FLAIR.nii.gz", (32, 30, 32)), ("volumes", "sub-02", "30", "preprocess")
     ),

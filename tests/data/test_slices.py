@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 
 import nibabel
 import numpy as np
@@ -244,6 +245,40 @@ def test_a_store_that_does_not_fit_together_is_refused(tmp_path):
     (store.folder / "store.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"store\.json"):
         SliceStore.open(store.folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("n_bins", None, "n_bins: expected a whole number, found null"),
+        ("spacing_mm", "2", "spacing_mm: expected a number"),
+        ("height", "feet", "height: expected"),
+        ("bin_centres", [1.5], "bin_centres: expected 2 numbers, found 1"),
+        ("persons", {"a": 3}, "persons.a: expected text"),
+        ("sha256", {"images": "0"}, "sha256: no masks, slices"),
+    ],
+)
+def test_a_record_of_the_store_with_another_value_is_refused_by_key(tmp_path, key, value, message):
+    path = build(tmp_path, {"a": (scaled(1), ball((16, 16, 16), 3))}).folder / "store.json"
+    facts = json.loads(path.read_text()) | {"n_bins": 2, "bin_centres": [1.0, 2.0]}
+    path.write_text(json.dumps(facts))
+    SliceStore.open(path.parent)
+    path.write_text(json.dumps(facts | {key: value}))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
+        SliceStore.open(path.parent)
+
+
+def test_a_row_of_the_store_without_a_number_is_refused_by_line(tmp_path):
+    path = build(tmp_path, {"a": (scaled(1), ball((16, 16, 16), 3))}).folder / "slices.tsv"
+    first, second, *others = path.read_text().splitlines(keepends=True)
+    cells = second.split("\t")
+    for column, cell in ((1, "top"), (2, "-1"), (3, "9" * 5000)):
+        broken = "\t".join([*cells[:column], cell, *cells[column + 1 :]])
+        path.write_text("".join([first, broken, *others]))
+        with pytest.raises(
+            ValueError, match=rf"slices\.tsv, row 1: {first.split()[column]}: expected a whole"
+        ):
+            SliceStore.open(path.parent)
 
 
 def test_demo_constants_become_pixels(tmp_path):

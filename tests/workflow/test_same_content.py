@@ -72,3 +72,32 @@ def test_a_voxel_that_changes_is_seen(study):
     found = planned(study)
     assert found["preprocess"] == 1
     assert {"participants", "cache", "train", "generate", "metrics"} <= found.keys()
+
+
+@pytest.mark.parametrize("killed", ["before the page", "within the second build"])
+def test_a_report_that_was_not_finished_is_built_although_there_is_no_job(study, killed):
+    """Snakemake calls no hook if there is nothing to do."""
+    report = study / "results" / "tiny" / "report.html"
+    if killed == "before the page":
+        report.unlink()
+    else:
+        report.write_text("of the results before")
+        (study / ".snakemake" / "report-results-tiny").touch()
+    for built in (True, False):
+        done = snakemake("--cores", "1", "--configfile", str(study / "study.json"), folder=study)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Nothing to be done" in done.stdout + done.stderr
+        assert ("report: results/tiny/report.html" in done.stderr) is built
+        assert "slimdiff" in report.read_text()
+    assert not (study / ".snakemake" / "report-results-tiny").exists()
+
+
+def test_what_a_killed_job_left_is_removed_by_the_run_that_makes_its_files(study):
+    tables = study / "results" / "tiny" / "tables"
+    (tables / "metrics.tex").unlink()
+    (tables / ".metrics.tex.0a1b2c3d.tex").write_text("half")
+    (tables / ".other.tex.0a1b2c3d.tex").write_text("of a file that no stage writes")
+    done = snakemake("--cores", "1", "--configfile", str(study / "study.json"), folder=study)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tables / "metrics.tex").is_file()
+    assert [path.name for path in tables.glob(".*")] == [".other.tex.0a1b2c3d.tex"]

@@ -1,9 +1,10 @@
 # Everything that `all` asks for, and report.html once it is there.
 
 import atexit
+import contextlib
 import sys
 
-from slimdiff.files import copy_annexed, remove_links
+from slimdiff.files import copy_annexed, remove_links, remove_partials
 from slimdiff.preflight.estimate import estimate
 from slimdiff.preflight.machine import RunOptions, as_text, findings, plan_line
 from slimdiff.report import engine_report
@@ -72,15 +73,52 @@ if workflow.is_main_process:
     atexit.register(lambda: workflow.dryrun and workflow.dag and check_machine())
 
 
+def clear_partials():
+    """Remove the temporary files that killed jobs left of what this run writes.
+
+    A job of a killed engine that still runs then fails, and loses nothing: this run makes its files.
+    """
+    jobs = workflow.dag.needrun_jobs(exclude_finished=False)
+    remove_partials(*[Path(path) for job in jobs for path in job.output])
+
+
+WORKDIR = Path.cwd()
+REPORT_DUE = Path(".snakemake") / f"report-{re.sub('[^A-Za-z0-9]', '-', str(PATHS.root))}"
+"""This file exists while the report is built, so that the next run finds a build that was killed."""
+
+
 def build_report():
-    """Build report.html when every target of `all` exists, and print where it is."""
+    """Build report.html when every target of `all` exists; returns a line that says where it is."""
     missing = [target for target in ALL_TARGETS if not Path(target).exists()]
     if missing:
-        print(f"no report yet: {len(missing)} targets of `all` are missing, the first is {missing[0]}")
-        return
+        return f"no report yet: {len(missing)} targets of `all` are missing, the first is {missing[0]}"
+    REPORT_DUE.touch()
     try:
         engine_report.build(workflow.main_snakefile, config, STUDY.model_dump(mode="json"), PATHS.report)
     except engine_report.ReportError as error:
         raise WorkflowError(str(error))
-    # At exit, so that it is the last line that Snakemake prints.
-    atexit.register(print, f"report: {PATHS.report}", file=sys.stderr)
+    REPORT_DUE.unlink()
+    return f"report: {PATHS.report}"
+
+
+def build_due_report():
+    """Build a report that is missing or was not finished, where no job is left: Snakemake then calls no hook."""
+    run = workflow.execution_settings
+    # Without settings nothing runs: --unlock, --report, ...
+    if run is None or run.no_hooks or workflow.dryrun or workflow.touch or workflow.dag is None:
+        return
+    jobs = any(True for _ in workflow.dag.needrun_jobs(exclude_finished=False))
+    if jobs or ((WORKDIR / PATHS.report).exists() and not (WORKDIR / REPORT_DUE).exists()):
+        return
+    try:
+        # At exit Snakemake has left the folder of --directory.
+        with contextlib.chdir(WORKDIR):
+            print(build_report(), file=sys.stderr)
+    except WorkflowError as error:
+        print(error, file=sys.stderr, flush=True)
+        # The exit status is set already.
+        os._exit(1)
+
+
+if workflow.is_main_process:
+    atexit.register(build_due_report)

@@ -1,14 +1,13 @@
 """Readers shared by the adapters: names of NIfTI files, tables of participants, JSON sidecars."""
 
 import codecs
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from slimdiff.data.participants import COLUMNS, OF_FILES, DataError, Flag, first_of, refuse_duplicates
 from slimdiff.data.sources.columns import plain_name, read_as, split_word
-from slimdiff.files import MISSING, content_hint, numbered_cells
+from slimdiff.files import MISSING, NotText, content_hint, numbered_cells
 
 ENDINGS = (".nii.gz", ".nii")
 
@@ -83,14 +82,8 @@ def table_lines(
     """
     try:
         header, body = numbered_cells(path)
-    except UnicodeDecodeError:
+    except NotText:
         raise NotUtf8([path]) from None
-    except csv.Error as error:
-        raise DataError(
-            f"{path}: not readable as a table: {error}; a quote of a CSV may be unclosed"
-            if path.suffix.lower() == ".csv"
-            else f"{path}: not readable as a table: {error}"
-        ) from None
     except (OSError, ValueError) as error:
         raise DataError(str(error)) from None
     known = (*required, *optional)

@@ -53,10 +53,16 @@ def _participant(line: dict[str, str], table: Path, number: int) -> Participant:
         )
     flags = []
     for key, path in paths.items():
-        hint = path and content_hint(path)
-        if hint or (path and not path.is_file()):
-            hint = hint or f"not found{_about(written[key], key)}"
-            flags.append(Flag("missing_file", f"{where}: {name}: {path} {hint}"))
+        try:
+            hint = path and content_hint(path)
+            if hint or (path and not path.is_file()):
+                hint = hint or f"not found{_about(written[key], key)}"
+                flags.append(Flag("missing_file", f"{where}: {name}: {path} {hint}"))
+        except OSError as error:
+            # A name that the file system does not take.
+            raise DataError(
+                f"{where}: expected a path in column {key} of {name}, found {written[key][:60]!r}: {error.strerror}"
+            ) from None
     return Participant(
         participant_id=name,
         group=first_of(line, "group") or ("patient" if paths["mask"] else "control"),

@@ -100,15 +100,27 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, space: str =
         temporary.write_bytes(igzip.compress(content, GZIP_LEVEL, mtime=0))
 
 
+def read_header(path: Path) -> nibabel.Nifti1Header:
+    """The header alone, with a possible shape. Raises FileFault; messages do not repeat the path."""
+    path = Path(path)
+    try:
+        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
+            start = stream.read(540)
+    except FileNotFoundError:
+        raise FileFault("missing_file", "not found") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise FileFault("truncated", f"ends too early or is damaged ({error}); copy it again") from None
+    header = _by_standard(_header(start))
+    _shape(header)
+    return header
+
+
 def voxel_count(path: Path) -> int | None:
     """Number of voxels by the header alone; None if it cannot be read, for example because the file is not fetched."""
     try:
-        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
-            header = _header(stream.read(540))
-        shape = header.get_data_shape()
-    except (OSError, EOFError, zlib.error, ValueError, nibabel.spatialimages.HeaderDataError):
+        return int(np.prod(_shape(read_header(path)), dtype=object))
+    except FileFault:
         return None
-    return int(np.prod(shape, dtype=object)) if shape and min(shape) > 0 else None
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -180,11 +192,16 @@ def _by_standard(header: nibabel.Nifti1Header) -> nibabel.Nifti1Header:
     return header
 
 
-def _voxels(raw: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
+def _shape(header: nibabel.Nifti1Header) -> tuple[int, ...]:
     count = int(header["dim"][0])
     shape = tuple(int(n) for n in header["dim"][1 : count + 1])
     if not 1 <= count <= 7 or min(shape) < 1:
         raise FileFault("unreadable", f"its header gives the impossible shape {shape} ({count} axes)")
+    return shape
+
+
+def _voxels(raw: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
+    shape = _shape(header)
     try:
         dtype = header.get_data_dtype()
     except (KeyError, nibabel.spatialimages.HeaderDataError):

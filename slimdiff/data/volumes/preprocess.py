@@ -43,7 +43,7 @@ from slimdiff.data.volumes.grid import (
 )
 from slimdiff.data.volumes.input_fingerprint import MADE_OF, SOURCES, made_of
 from slimdiff.data.volumes.nifti import write_nifti
-from slimdiff.data.volumes.read import Pair, largest_offset_mm, load_pair, read_volume
+from slimdiff.data.volumes.read import Pair, largest_offset_mm, load_pair, read_volume, read_volume_header
 from slimdiff.files import read_object, replacing, sha256, write_text
 
 LEAST_FOREGROUND = 0.01
@@ -327,7 +327,7 @@ def volume_to_source(paths: StudyPaths, participant: str, path: Path, out: Path)
         reason = record.get("excluded", record.get(NOT_PREPROCESSED))
         raise DataError(f"{participant}: excluded ({reason}); it has no volume on the grid")
     volume, affine = read_volume(path, participant), np.array(record["affine"])
-    expected = nibabel.load(paths.volume(participant, "image")).shape
+    expected = read_volume_header(paths.volume(participant, "image"), participant).get_data_shape()
     if volume.values.shape != expected or largest_offset_mm(volume.affine, affine, expected) > 0.1:
         raise DataError(
             f"{path}: expected {participant}'s grid of {expected} with the affine of "

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import nibabel
 import numpy as np
 
 from slimdiff.data.participants import DataError, Participant
@@ -16,7 +17,7 @@ from slimdiff.data.volumes.mask_grid import (
     other_grid,
     without_origin,
 )
-from slimdiff.data.volumes.nifti import FileFault, read_nifti
+from slimdiff.data.volumes.nifti import FileFault, read_header, read_nifti
 from slimdiff.data.volumes.stacking import StackLayout, stack_images, stack_masks
 from slimdiff.files import sha256
 
@@ -76,8 +77,7 @@ def read_volume(path: Path, who: str) -> Volume:
     try:
         file = read_nifti(path)
     except FileFault as fault:
-        said = f"cannot be read: {fault}" if fault.flag == "unreadable" else str(fault)
-        raise VolumeError(fault.flag, f"{who}: {path} {said}") from None
+        raise _named(fault, path, who) from None
     stored = file.stored
     if stored.ndim > 3 and set(stored.shape[3:]) == {1}:
         stored = stored.reshape(stored.shape[:3], order="F")
@@ -91,6 +91,19 @@ def read_volume(path: Path, who: str) -> Volume:
         values = stored * np.float64(file.slope) + file.intercept if file.scaled else stored
         values = np.array(values, np.float32)
     return Volume(values, file.affine, stored, file.scaled, file.placed, file.qform, sha256=file.sha256)
+
+
+def read_volume_header(path: Path, who: str) -> nibabel.Nifti1Header:
+    """The header of a NIfTI file; raises VolumeError: missing_file, truncated, unreadable."""
+    try:
+        return read_header(path)
+    except FileFault as fault:
+        raise _named(fault, path, who) from None
+
+
+def _named(fault: FileFault, path: Path, who: str) -> VolumeError:
+    said = f"cannot be read: {fault}" if fault.flag == "unreadable" else str(fault)
+    return VolumeError(fault.flag, f"{who}: {path} {said}")
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ def test_brain_masks_and_further_columns_are_carried_along(volumes):
         ("a\tn/a\tin/a_mask.nii.gz", ("line 2", "column image")),
         ("a\tin/a.nii.gz", ("line 2", "found 2")),
         ("a\tin/a.nii.gz\tn/a", ("no subject with a lesion mask",)),
+        ("a\tin/a.nii.gz\t" + "m" * 5000, ("line 2", "column mask", "File name too long")),
         ("a\tin/absent.nii.gz\tn/a", ("no subject with a lesion mask", "line 2", "absent.nii.gz")),
     ],
 )

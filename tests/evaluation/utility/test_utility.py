@@ -94,6 +94,8 @@ def study(tmp_path_factory):
     write_table(paths.folds, folds, list(folds[0]))
     facts = {
         "n_bins": 2,
+        "z_range": [0, 3],
+        "bin_centres": [0.5, 2.5],
         "spacing_mm": 2.0,
         "min_lesion_px": 5,
         "sha256": dict.fromkeys(("images", "masks", "slices"), "0" * 64),
