@@ -19,11 +19,15 @@ import numpy as np
 
 from slimdiff.config.slices import Height
 from slimdiff.data.zbins import bin_positions
-from slimdiff.files import read_object, read_table, require_file
+from slimdiff.files import read_object, read_table, require_file, sha256
 
+FILES = {"images": "images.npy", "masks": "masks.npy", "slices": "slices.tsv"}
 COLUMNS = ("participant", "z", "z_bin", "class", "lesion_px", "acquisition")
 FEWEST_LESION_SUBJECTS = 2
 """Training subjects (persons) with a lesion in a z-bin, below which its class-1 samples are copies or guesses."""
+
+
+REMEDY = "restore it from a copy, or delete it and run the stage cache again"
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,13 @@ class SliceStore:
 
     @classmethod
     def open(cls, folder: Path) -> "SliceStore":
-        """Open a store with memory-mapped arrays; raises FileNotFoundError, or ValueError if files are inconsistent."""
+        """Open a store with memory-mapped arrays, once its files have the sha256 in store.json.
+
+        Raises FileNotFoundError, or ValueError naming the file if one is damaged or they are inconsistent.
+        """
         folder = Path(folder)
-        facts = read_object(folder / "store.json")
+        facts = read_object(folder / "store.json", REMEDY)
+        _check_hashes(folder, facts)
         rows = read_table(folder / "slices.tsv", COLUMNS, ended=True)
         images, masks = (_mapped(folder / name) for name in ("images.npy", "masks.npy"))
         if not (len(rows) == len(images) == len(masks) and images.shape == masks.shape):
@@ -140,12 +148,25 @@ def few_lesion_subjects(lesion_subjects: Sequence[int]) -> dict[int, int]:
     return {z_bin: count for z_bin, count in enumerate(lesion_subjects) if count < FEWEST_LESION_SUBJECTS}
 
 
+def _check_hashes(folder: Path, facts: dict) -> None:
+    hashes = facts.get("sha256")
+    if not isinstance(hashes, dict) or not FILES.keys() <= hashes.keys():
+        raise ValueError(
+            f"{folder / 'store.json'}: expected the sha256 of {', '.join(FILES)}, found none; {REMEDY}"
+        )
+    for name, file in FILES.items():
+        require_file(folder / file, "not found; run the cache stage first")
+        found = sha256(folder / file)
+        if found != hashes[name]:
+            raise ValueError(
+                f"{folder / file}: expected sha256 {hashes[name][:12]}… (store.json), found {found[:12]}…: it was cut "
+                f"off, damaged or edited; {REMEDY}"
+            )
+
+
 def _mapped(path: Path) -> np.ndarray:
     require_file(path, "not found; run the cache stage first")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path}: not readable as an array ({error}); restore it from a copy, or delete it and run the cache "
-            "stage again"
-        ) from None
+        raise ValueError(f"{path}: not readable as an array ({error}); {REMEDY}") from None

@@ -177,7 +177,7 @@ def test_cut_settings_of_samples_are_deleted_together_with_the_samples(tmp_path)
 
 def test_a_table_without_an_end_is_named_with_what_to_do(tmp_path):
     path = tmp_path / "t.tsv"
-    write_table(path, [{"a": 1, "b": 0.123}], ("a", "b"))
+    write_table(path, [{"a": 1, "b": 0.123}], ("a", "b"), sealed=False)
     assert read_table(path, ended=True) == [{"a": "1", "b": "0.123"}]
     # Within the last cell: a number with fewer digits.
     os.truncate(path, path.stat().st_size - 2)
