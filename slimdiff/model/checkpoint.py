@@ -282,6 +282,13 @@ def _check(card: ModelCard) -> None:
             raise ValueError(
                 f"model.{key}: expected whole numbers from 1, found {str(card.model.get(key))[:80]}"
             )
+    attended = [
+        width for width, attends in zip(widths, card.model.get("attention") or (), strict=False) if attends
+    ]
+    if card.model["head_channels"] > min([*attended, widths[-1]]):
+        raise ValueError(
+            f"model.head_channels: expected at most the channels, found {card.model['head_channels']}"
+        )
     for key in ("acquisition", "null_token"):
         if not isinstance(card.model.get(key), bool):
             raise ValueError(f"model.{key}: expected true or false, found {card.model.get(key)!r}")

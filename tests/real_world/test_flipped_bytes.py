@@ -23,7 +23,7 @@ MODEL, SAMPLES, METRICS = "models/base/fold-0", "samples/base/fold-0", "metrics/
 NAMED = {
     "participants.tsv": "preprocess",
     "quality.tsv": "quality",
-    "folds.tsv": "cache",
+    "folds.tsv": "priors",
     "volumes/sub-01.json": "kfold",
     "volumes/sub-01_FLAIR.nii.gz": "cache",
     "volumes/sub-01_mask.nii.gz": "cache",
@@ -66,6 +66,7 @@ NEVER_READ = (
     "*/lock",
 )
 """Pictures, pages and records for people; no stage opens them for reading (tested)."""
+NEVER_READ += ("metrics/*/flagged.tsv", "metrics/summary.tsv")
 
 
 def values_of(folder: Path) -> dict:

@@ -146,16 +146,17 @@ class FeatureCache:
         Device and batch size are not part of the key: they change rounding errors only.
         """
         images = _checked(images)
-        file = self.folder / f"{extractor}-{self._key(images, extractor)}.npy"
+        # Not .npy, which has no checksum.
+        file = self.folder / f"{extractor}-{self._key(images, extractor)}.npz"
         expected = (len(images), _declared(extractor).dim)
-        # A missing file, or one that a full disk cut off, is made again.
-        with suppress(OSError, ValueError, EOFError):
-            features = np.load(file, allow_pickle=False)
+        # A missing file, or one that is damaged, is made again; each kind of damage has an error type of its own.
+        with suppress(Exception), np.load(file, allow_pickle=False) as archive:
+            features = archive["features"]
             if features.shape == expected and features.dtype == np.float32:
                 return features
         features = extract(images, extractor, **settings)
         with replacing(file) as temporary:
-            np.save(temporary, features)
+            np.savez(temporary, features=features)
         return features
 
     @staticmethod
