@@ -289,7 +289,10 @@ def _read_state(path: Path, device: torch.device) -> tuple[dict, dict]:
         return state, json.loads(state.pop("identity"))
     except Exception as error:
         # torch raises pickle, runtime, key or end-of-file errors, depending on the file.
-        reason = str(error) or type(error).__name__
+        reason = str(error).strip() or type(error).__name__
+        if "weights_only" in reason:
+            # torch's advice there is to execute whatever the file holds.
+            reason = "it is no state, or holds more than tensors and plain values"
     size = path.stat().st_size if path.is_file() else 0
     raise StateDamaged(
         f"{path}: the training state of {size} bytes is cut off or damaged ({reason.splitlines()[0][:200]})",

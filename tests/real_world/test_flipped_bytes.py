@@ -42,7 +42,6 @@ NAMED = {
     f"{SAMPLES}/zbin-00.json": "generate",
     f"{METRICS}/metrics.tsv": "compare",
     f"{METRICS}/nearest.tsv": "export",
-    f"{METRICS}/flagged.tsv": "figures",
     f"{METRICS}/memorisation_subjects.tsv": "figures",
     f"{METRICS}/lesions.tsv": "figures",
     f"{METRICS}/tau_sweep.tsv": "figures",
@@ -51,7 +50,6 @@ NAMED = {
     "metrics/real/fold-0/utility_subjects.tsv": "utility",
     "metrics/real/fold-0/segmenter-100.safetensors": "utility",
     "metrics/comparison.tsv": "tables",
-    "metrics/summary.tsv": "tables",
 }
 """The stage that reads a file next; it names the file."""
 MADE_AGAIN = {"quality/sub-01.json": "participants", "metrics/features/*.npz": "metrics"}
@@ -218,7 +216,8 @@ def test_what_decides_nothing_is_opened_by_no_stage(finished):
     folder, reads = finished
     results = folder / "results" / "tiny"
     names = {str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()}
-    unread = {name for name in names if kind_of(name) in NEVER_READ}
+    # A seal is compared when its table is written again.
+    unread = {name for name in names if kind_of(name) in NEVER_READ and not name.endswith(".sha256")}
     assert unread
     assert {name for name in unread if str(results / name) in reads} == set()
 
