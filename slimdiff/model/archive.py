@@ -24,7 +24,7 @@ def write_archive(
     """Write tensors, and the record under this key of the metadata, atomically."""
     on_host = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     record = json.loads(json.dumps(record))
-    record[CHECKSUM] = {"record": object_sha256(record), TENSORS: tensors_sha256(on_host)}
+    record[CHECKSUM] = {"record": object_sha256(record), TENSORS: hash_of_tensors(on_host)}
     size = sum(value.nbytes for value in on_host.values())
     with replacing(path, size=size) as temporary:
         save_file(on_host, temporary, metadata={key: json.dumps(record)})
@@ -80,7 +80,7 @@ def read_tensors(path: Path, record: Mapping[str, Any], remedy: str) -> dict[str
     """The tensors of a file whose record was read; raises ValueError for damaged ones, and for NaN and infinities."""
     with safe_open(path, framework="pt") as archive:
         tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
-    if CHECKSUM in record and record[CHECKSUM][TENSORS] != tensors_sha256(tensors):
+    if CHECKSUM in record and record[CHECKSUM][TENSORS] != hash_of_tensors(tensors):
         raise ValueError(
             f"{path}: its weights are not what was written, by their checksum: they were damaged; {remedy}"
         )
@@ -93,7 +93,7 @@ def read_tensors(path: Path, record: Mapping[str, Any], remedy: str) -> dict[str
     return tensors
 
 
-def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+def hash_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     """sha256 over names, types, shapes and bytes, in order of name."""
     digest = hashlib.sha256()
     for name in sorted(tensors):

@@ -52,7 +52,7 @@ for name in names:
         status = error.code
     print(name, status, flush=True)
 """
-STAGES = ["phantom:5", "participants", "preprocess", "quality", "kfold", "cache", "priors"]
+STAGES = ["phantom:5", "participants:2", "preprocess", "quality", "kfold", "cache", "priors"]
 STAGES += ["train", "generate", "compare", "figures", "tables:2", "provenance", "export"]
 
 
