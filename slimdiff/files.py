@@ -1,6 +1,7 @@
 """Files that are whole or absent, tab-separated tables without pandas, and content hashes."""
 
 import csv
+import errno
 import filecmp
 import hashlib
 import json
@@ -19,6 +20,8 @@ import numpy as np
 MISSING = "n/a"
 POINTER_BYTES = 32_768
 """Largest size of a file that git-annex takes for a pointer."""
+CHECKSUM = "checksum"
+"""Key of a JSON file that a stage wrote: sha256 of its other values."""
 REMAKE = "; if a stage wrote the file, restore a copy of it, or delete it and run that stage again"
 """What to do about a table that was cut off: the reader does not know whether it is the user's own."""
 
@@ -27,13 +30,24 @@ class NotText(ValueError):
     """A table that is not UTF-8 text."""
 
 
+class NoSpace(OSError):
+    """A file could not be written, because the disk is full or a quota or limit is reached."""
+
+
+FULL = "no space left|os error 28|requested and|failed writing file|quota exceeded|file too large".split("|")
+"""Words of errors of a full disk that have no number: of NumPy, safetensors and torch."""
+
+
 @contextmanager
-def replacing(path: Path, suffix: str | None = None) -> Iterator[Path]:
+def replacing(path: Path, suffix: str | None = None, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to it at the end, removed if anything raises.
 
     A file that has these bytes already is left alone: a new time would make later stages run again.
 
-    `suffix` is kept on the temporary name for writers that look at it (".nii.gz", ".npy").
+    suffix: kept on the temporary name for writers that look at it (".nii.gz", ".npy").
+    size: bytes that will be written, where they are known, for the message about a full disk.
+
+    Raises NoSpace with the path and the bytes that it takes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,8 +61,30 @@ def replacing(path: Path, suffix: str | None = None) -> Iterator[Path]:
             temporary.chmod(0o666 & ~_umask())
         if not _same_content(temporary, path):
             temporary.replace(path)
+    except Exception as error:
+        if isinstance(error, NoSpace) or not _is_full(error):
+            raise
+        raise NoSpace(_no_space(path, temporary, size, error)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_full(error: Exception) -> bool:
+    numbers = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+    return getattr(error, "errno", None) in numbers or any(words in str(error).lower() for words in FULL)
+
+
+def _no_space(path: Path, temporary: Path, size: int | None, error: Exception) -> str:
+    with suppress(OSError):
+        # NumPy counts elements, the file has bytes.
+        size = size or temporary.stat().st_size
+        free = shutil.disk_usage(path.parent).free
+        return (
+            f"{path}: no space left on its disk, or a quota is reached: {size / 1e6:.4g} MB or more are needed, "
+            f"{free / 1e6:.4g} MB are free; the file is as it was before. Free disk space and run again "
+            f"({str(error).splitlines()[0][:100]})"
+        )
+    return f"{path}: no space left on its disk; free disk space and run again ({error})"
 
 
 def _same_content(one: Path, other: Path) -> bool:
@@ -159,8 +195,13 @@ def _not_utf8(path: Path, text: str) -> str:
     return f"{path}: {printable(text)!r} has bytes that are not UTF-8, probably from a file name; rename the file"
 
 
-def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+def write_table(
+    path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], sealed: bool = True
+) -> None:
     """Write rows as TSV without quoting; None and NaN become n/a, floats have nine digits.
+
+    sealed: whether its sha256 is written to a hidden file beside it (`seal_of`), which every reader compares; not for
+    tables that are passed on.
 
     Raises ValueError with the file if a cell has a tab, a line break, or bytes that are not UTF-8.
     """
@@ -179,6 +220,42 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence
                 if isinstance(cell, str) and cell != printable(cell):
                     raise ValueError(_not_utf8(path, cell))
             writer.writerow(cells)
+        stream.flush()
+        seal = f"{sha256(temporary)}  {path.name}\n"
+        if not sealed or _text_of(seal_of(path)) != seal:
+            # Stopped in between, a table without a seal is left, which is not compared.
+            seal_of(path).unlink(missing_ok=True)
+    if sealed:
+        write_text(seal_of(path), seal)
+
+
+def seal_of(path: Path) -> Path:
+    """The file with the sha256 of another file, as `sha256sum` writes it."""
+    return path.with_name(f".{path.name}.sha256")
+
+
+def write_seal(path: Path) -> None:
+    """Write the sha256 of a file beside it, for `check_seal`."""
+    write_text(seal_of(path), f"{sha256(path)}  {path.name}\n")
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        # A seal whose content was not fetched says nothing.
+        return None if content_hint(path) else path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def check_seal(path: Path) -> None:
+    """Raise ValueError if a file has a seal with another sha256."""
+    path = Path(path)
+    seal = _text_of(seal_of(path))
+    if seal is not None and seal != f"{sha256(path)}  {path.name}\n":
+        raise ValueError(
+            f"{path}: its content is not what was written, by its sha256 in {seal_of(path)}: edited, damaged or cut "
+            f"off{REMAKE}; if the change is right, delete {seal_of(path)}"
+        )
 
 
 def written(value: Any) -> Any:
@@ -214,12 +291,13 @@ def numbered_cells(
     ended: whether the last line must end with a line break, as `write_table` ends it; without it a table that was cut
     off within its last cell goes unnoticed.
 
-    Raises FileNotFoundError, NotText, and ValueError with the file if it is empty, has an unclosed quote or a cell of
-    more than csv.field_size_limit() characters, a required column is missing, a column is duplicate, or a row has too
-    few or too many cells.
+    Raises FileNotFoundError, NotText, and ValueError with the file if it is empty, it was changed since a stage wrote
+    it (`check_seal`), it has an unclosed quote or a cell of more than csv.field_size_limit() characters, a required
+    column is missing, a column is duplicate, or a row has too few or too many cells.
     """
     path = Path(path)
     require_file(path, "not found; if a stage writes it, run that stage first")
+    check_seal(path)
     try:
         lines = _numbered_lines(path)
     except UnicodeDecodeError as error:
@@ -275,8 +353,23 @@ def _ends_with_line_break(path: Path) -> bool:
         return stream.read(1) in b"\r\n"
 
 
+def write_object(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object with a checksum of its values (`read_object`)."""
+    # As they are read back: keys are text, tuples are lists.
+    values = json.loads(json.dumps(values))
+    write_text(path, json.dumps({**values, CHECKSUM: object_sha256(values)}, indent=1) + "\n")
+
+
+def object_sha256(values: Mapping[str, Any]) -> str:
+    """Hash of the values of a JSON object as it was read, whatever its layout."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def read_object(path: Path, remedy: str = "delete it and run its stage again") -> dict[str, Any]:
-    """Read a JSON object that a stage wrote; raises FileNotFoundError, or ValueError with the file and the remedy."""
+    """Read a JSON object that a stage wrote; its checksum, which earlier versions lack, is compared and removed.
+
+    Raises FileNotFoundError, or ValueError with the file and the remedy.
+    """
     path = Path(path)
     require_file(path, "not found; run the stage that writes it first")
     try:
@@ -285,6 +378,10 @@ def read_object(path: Path, remedy: str = "delete it and run its stage again") -
         raise ValueError(f"{path}: not readable as JSON ({error}); {remedy}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(values).__name__}; {remedy}")
+    if CHECKSUM in values and values.pop(CHECKSUM) != object_sha256(values):
+        raise ValueError(
+            f"{path}: its content is not what was written, by its checksum: damaged or edited; {remedy}"
+        )
     return values
 
 

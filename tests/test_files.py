@@ -1,12 +1,25 @@
 """Files are complete or absent; tables edited in a spreadsheet can still be read."""
 
 import hashlib
+import json
 import math
+import re
 
 import numpy as np
 import pytest
 
-from slimdiff.files import ArrayWriter, read_table, replacing, sha256, write_table, write_text
+from slimdiff import files
+from slimdiff.files import (
+    ArrayWriter,
+    read_object,
+    read_table,
+    replacing,
+    seal_of,
+    sha256,
+    write_object,
+    write_table,
+    write_text,
+)
 
 
 @pytest.mark.parametrize("where", ["writing", "renaming"])
@@ -100,3 +113,58 @@ def test_a_table_that_cannot_be_taken_apart_is_refused_by_name(tmp_path, name, c
     with pytest.raises(ValueError, match=message) as caught:
         read_table(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_table_that_was_changed_is_told_from_the_written_one(tmp_path):
+    path = tmp_path / "t.tsv"
+    write_table(path, [{"a": 1}, {"a": 2}], ("a",))
+    assert read_table(path) == [{"a": "1"}, {"a": "2"}]
+    # The seal is what `sha256sum --check` reads.
+    assert seal_of(path).read_text() == f"{sha256(path)}  t.tsv\n"
+    for text in ("a\n1\n", "a\n1\n3\n", "a\n1\n2", ""):
+        path.write_text(text)
+        with pytest.raises(
+            ValueError, match=rf"t\.tsv: its content is not .*delete {re.escape(str(seal_of(path)))}"
+        ):
+            read_table(path)
+    # The advice works.
+    path.write_text("a\n3\n")
+    seal_of(path).unlink()
+    assert read_table(path) == [{"a": "3"}]
+    write_table(path, [{"a": 4}], ("a",))
+    assert read_table(path) == [{"a": "4"}]
+
+
+def test_a_table_for_others_has_no_hidden_file_and_takes_an_old_one_away(tmp_path):
+    path = tmp_path / "t.tsv"
+    write_table(path, [{"a": 1}], ("a",))
+    write_table(path, [{"a": 2}], ("a",), sealed=False)
+    assert [other.name for other in tmp_path.iterdir()] == ["t.tsv"]
+    assert read_table(path) == [{"a": "2"}]
+
+
+def test_a_table_that_was_stopped_before_its_seal_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "t.tsv"
+    write_table(path, [{"a": 1}], ("a",))
+    monkeypatch.setattr(files, "write_text", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_table(path, [{"a": 2}], ("a",))
+    assert read_table(path) == [{"a": "2"}]
+
+
+def test_a_json_file_is_read_as_it_was_written_and_a_change_is_found(tmp_path):
+    path = tmp_path / "o.json"
+    values = {"a": (1, 2.5), "b": {10: None, 9: "ä"}, "c": [True, -0.0, 1e-300]}
+    write_object(path, values)
+    assert read_object(path) == json.loads(json.dumps(values))
+    text = path.read_text()
+    for old, new in (("2.5", "2.4"), ("true", "null"), ('"9"', '"8"'), ('"checksum": "', '"checksum": "0')):
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(ValueError, match=r"o\.json: .*damaged or edited; delete it"):
+            read_object(path)
+    # Layout is no content; an earlier version wrote no checksum.
+    path.write_text(json.dumps(json.loads(text)))
+    assert read_object(path) == json.loads(json.dumps(values))
+    path.write_text('{"a": 1}')
+    assert read_object(path) == {"a": 1}

@@ -75,7 +75,7 @@ def read_mapping(path: Path) -> Mapping[str, Any]:
     content = _read_text(path)
     if path.suffix == ".json":
         values = _parse_json(content, str(path))
-        _check_size(values, _parts_of_value, str(path))
+        check_size(values, str(path))
     else:
         values = _parse_yaml(content, str(path))
     if not isinstance(values, Mapping):
@@ -98,7 +98,7 @@ def _parse_yaml(content: str, source: str) -> Any:
         if node is None:
             return None
         # Before any value is made: an alias of an alias of ... grows without bound only then.
-        _check_size(node, _parts_of_node, source)
+        check_size(node, source, _parts_of_node)
         return loader.construct_document(node)
     except ConfigError:
         raise
@@ -125,7 +125,7 @@ def _parts_of_value(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _check_size(root: Any, parts_of: Callable[[Any], list[Any]], source: str) -> None:
+def check_size(root: Any, source: str, parts_of: Callable[[Any], list[Any]] = _parts_of_value) -> None:
     """Raise ConfigError if a value is nested too deep, contains itself, or has too many values.
 
     A part that occurs several times counts as often, but is looked through only once.

@@ -1,6 +1,5 @@
 """Cut preprocessed volumes into the slice store (contract: `slimdiff.data.store`)."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -12,16 +11,15 @@ from tqdm import tqdm
 
 from slimdiff.config.slices import SlicesConfig
 from slimdiff.data.participants import DataError, Participant, first_scans
-from slimdiff.data.store import COLUMNS
+from slimdiff.data.store import COLUMNS, FILES
 from slimdiff.data.volumes import harmonise
 from slimdiff.data.volumes.harmonise import Landmarks
 from slimdiff.data.volumes.read import read_volume, read_volume_header
 from slimdiff.data.zbins import ZBins, heights_of
-from slimdiff.files import ArrayWriter, replacing, sha256, write_table, write_text
+from slimdiff.files import ArrayWriter, replacing, sha256, write_object, write_table
 
 BACKGROUND_LEVEL = -0.9
 """Pixels above this intensity in [-1, 1] are tissue (paper: -0.9)."""
-_FILES = {"images": "images.npy", "masks": "masks.npy", "slices": "slices.tsv"}
 VolumePath = Callable[[str, str], Path]
 
 
@@ -86,7 +84,7 @@ def build_store(
     # Axial slices: rows along y, columns along x.
     size = (shape[1], shape[0])
     with ExitStack() as stack:
-        temporary = {name: stack.enter_context(replacing(folder / file)) for name, file in _FILES.items()}
+        temporary = {name: stack.enter_context(replacing(folder / file)) for name, file in FILES.items()}
         with (
             ArrayWriter(temporary["images"], size, np.float16) as images,
             ArrayWriter(temporary["masks"], size, np.uint8) as masks,
@@ -113,7 +111,11 @@ def build_store(
         _refuse_nothing_kept(participants, kept.rows, z_bins)
         _refuse_gaps(kept.rows, config, min_lesion_px)
         write_table(
-            temporary["slices"], kept.rows, (*COLUMNS, *([] if config.height == "slice" else ["height"]))
+            temporary["slices"],
+            kept.rows,
+            (*COLUMNS, *([] if config.height == "slice" else ["height"])),
+            # store.json has the hash.
+            sealed=False,
         )
     facts = {
         "shape": [len(kept.rows), *size],
@@ -135,9 +137,9 @@ def build_store(
         "dropped_small_lesion": kept.small,
         "lesion_outside_z_range": kept.outside,
         "patients_without_lesion_slice": _without_lesion(participants, kept.rows),
-        "sha256": {name: sha256(folder / file) for name, file in _FILES.items()},
+        "sha256": {name: sha256(folder / file) for name, file in FILES.items()},
     }
-    write_text(folder / "store.json", json.dumps(facts, indent=1))
+    write_object(folder / "store.json", facts)
     return facts
 
 

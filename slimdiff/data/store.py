@@ -23,12 +23,15 @@ from pydantic import ConfigDict, Field, ValidationError
 from slimdiff.config.base import PositiveInt, Section, explain
 from slimdiff.config.slices import Height
 from slimdiff.data.zbins import bin_positions
-from slimdiff.files import read_object, read_table, require_file
+from slimdiff.files import read_object, read_table, require_file, sha256
 
+FILES = {"images": "images.npy", "masks": "masks.npy", "slices": "slices.tsv"}
 COLUMNS = ("participant", "z", "z_bin", "class", "lesion_px", "acquisition")
 FEWEST_LESION_SUBJECTS = 2
 """Training subjects (persons) with a lesion in a z-bin, below which its class-1 samples are copies or guesses."""
 
+
+REMEDY = "restore it from a copy, or delete it and run the stage cache again"
 
 # Not `Real` of a study, which takes text: nothing converts it here.
 _Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -75,9 +78,13 @@ class SliceStore:
 
     @classmethod
     def open(cls, folder: Path) -> "SliceStore":
-        """Open a store with memory-mapped arrays; raises FileNotFoundError, or ValueError if files are inconsistent."""
+        """Open a store with memory-mapped arrays, once its files have the sha256 in store.json.
+
+        Raises FileNotFoundError, or ValueError naming the file if one is damaged or they are inconsistent.
+        """
         folder = Path(folder)
-        facts = _checked(read_object(folder / "store.json"), folder / "store.json")
+        facts = _checked(read_object(folder / "store.json", REMEDY), folder / "store.json")
+        _check_hashes(folder, facts["sha256"])
         rows = read_table(folder / "slices.tsv", COLUMNS, ended=True)
         images, masks = (_mapped(folder / name) for name in ("images.npy", "masks.npy"))
         if not (len(rows) == len(images) == len(masks) and images.shape == masks.shape):
@@ -176,7 +183,7 @@ def _checked(facts: dict, path: Path) -> dict:
             raise ValueError(
                 f"{path}: {key}: expected {count} numbers, found {len(facts[key])}; run the cache stage again"
             )
-    if missing := {"images", "masks", "slices"} - known.sha256.keys():
+    if missing := FILES.keys() - known.sha256.keys():
         raise ValueError(f"{path}: sha256: no {', '.join(sorted(missing))}; run the cache stage again")
     return facts
 
@@ -192,12 +199,20 @@ def _whole(rows: Sequence[dict[str, str]], column: str, path: Path) -> np.ndarra
     return np.array([int(row[column]) for row in rows])
 
 
+def _check_hashes(folder: Path, hashes: dict[str, str]) -> None:
+    for name, file in FILES.items():
+        require_file(folder / file, "not found; run the cache stage first")
+        found = sha256(folder / file)
+        if found != hashes[name]:
+            raise ValueError(
+                f"{folder / file}: expected sha256 {hashes[name][:12]}… (store.json), found {found[:12]}…: it was cut "
+                f"off, damaged or edited; {REMEDY}"
+            )
+
+
 def _mapped(path: Path) -> np.ndarray:
     require_file(path, "not found; run the cache stage first")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path}: not readable as an array ({error}); restore it from a copy, or delete it and run the cache "
-            "stage again"
-        ) from None
+        raise ValueError(f"{path}: not readable as an array ({error}); {REMEDY}") from None

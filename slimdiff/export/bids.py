@@ -77,13 +77,13 @@ def write(model: ModelSamples) -> Path:
         unique_names([row["participant_id"] for row in rows])
         if not rows:
             raise DataError(f"{folder}: no sample is left to export; set export.without_suspects: false")
-        write_table(draft / "participants.tsv", rows, list(COLUMNS))
+        write_table(draft / "participants.tsv", rows, list(COLUMNS), sealed=False)
         described = {
             name: text if isinstance(text, dict) else {"Description": text} for name, text in COLUMNS.items()
         }
         about = {"Description": "One row per synthetic sample"}
         _write_json(draft / "participants.json", about | described)
-        write_table(draft / "descriptions.tsv", [DESCRIPTION], list(DESCRIPTION))
+        write_table(draft / "descriptions.tsv", [DESCRIPTION], list(DESCRIPTION), sealed=False)
         _write_json(draft / "descriptions.json", {"Description": "Meaning of the desc- labels in file names"})
         write_text(draft / "README", _readme(model, len(rows)))
         _write_json(draft / INDEX["bids"], _description(model, {row["checkpoint_sha256"] for row in rows}))

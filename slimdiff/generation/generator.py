@@ -129,12 +129,24 @@ class Generator:
             self._mapping() as mapped,
         ):
             for start, x0 in zip(starts, mapped(run_chain, denoisers, noises, parts), strict=True):
+                self._refuse_not_finite(x0, requests[start : start + size])
                 pairs = x0.clamp(-1, 1).float().cpu().numpy().astype(np.float16)[: count - start]
                 upright = np.rot90(pairs, self.card.data.quarter_turns, axes=(2, 3))
                 drawn[start : start + len(pairs)] = upright
                 bar.update(len(pairs))
         finished = self.finishing(drawn, np.array([request.z_bin for request in requests], int), fixed)
         return finished[:, 0], finished[:, 1]
+
+    def _refuse_not_finite(self, x0: torch.Tensor, requests: list[Request]) -> None:
+        """Raise RuntimeError naming the samples of a batch that are not finite."""
+        finite = torch.isfinite(x0).flatten(1).all(dim=1).tolist()
+        bad = [request for request, fits in zip(requests, finite, strict=False) if not fits]
+        if bad:
+            raise RuntimeError(
+                f"{self.checkpoint}: drew NaN or infinite values: sample {bad[0].id} (z-bin {bad[0].z_bin}, class "
+                f"{bad[0].label}); nothing of its z-bin was written. Its weights are finite: set "
+                f"generation.precision to float32 (found {str(self.precision).removeprefix('torch.')}), or train again"
+            )
 
     @contextmanager
     def _mapping(self) -> Iterator[Callable]:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import ValidationError
@@ -22,18 +21,22 @@ from pydantic import ValidationError
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.files import (
     MISSING,
+    object_sha256,
     read_object,
     read_table,
     replacing,
     require_file,
+    write_object,
     write_table,
-    write_text,
+    written,
 )
 from slimdiff.stored_rows import JoinedRows, Rows, stored_npz
 
 COLUMNS = ("id", "key", "z_bin", "class", "replica", "index", "acquisition", "lesion_px")
 CONDITIONAL_COLUMNS = (*COLUMNS, "mode", "source")
 """Of samples with a fixed part: how it was given, and where it is from."""
+MANIFEST = "manifest_sha256"
+"""Key of the settings' file: hash of the rows of the manifest."""
 FIXED = ("known", "where")
 SAMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """An id that may be part of a file's name."""
@@ -119,11 +122,42 @@ def write_samples(
     # Stopped in between, an archive without its manifest is drawn again; one with an older manifest could not be read.
     stem.with_suffix(".tsv").unlink(missing_ok=True)
     more = {} if fixed is None else dict(zip(FIXED, fixed, strict=True))
-    with replacing(stem.with_suffix(".npz")) as temporary, temporary.open("wb") as stream:
+    size = sum(array.nbytes for array in (images, masks, *more.values()))
+    with replacing(stem.with_suffix(".npz"), size=size) as temporary, temporary.open("wb") as stream:
         np.savez(stream, images=images, masks=masks, **more)
+    columns = COLUMNS if fixed is None else CONDITIONAL_COLUMNS
     if settings is not None:
-        write_text(stem.with_suffix(".json"), json.dumps(asdict(settings), indent=1) + "\n")
-    write_table(stem.with_suffix(".tsv"), rows, COLUMNS if fixed is None else CONDITIONAL_COLUMNS)
+        as_read = [{column: str(written(row.get(column))) for column in columns} for row in rows]
+        write_object(stem.with_suffix(".json"), {**asdict(settings), MANIFEST: _sha256(as_read)})
+    # A folder of samples is passed on, and has no hidden files.
+    write_table(stem.with_suffix(".tsv"), rows, columns, sealed=False)
+
+
+def _sha256(rows: Sequence[dict[str, str]]) -> str:
+    return object_sha256({"rows": rows})
+
+
+def _read_rows(stem: Path) -> tuple[list[dict[str, str]], dict[str, Any] | None]:
+    """Rows of the manifest, and the settings as they were read; None without them.
+
+    Raises FileNotFoundError, or ValueError naming the file, also if the rows are not those of the settings.
+    """
+    path = stem.with_suffix(".tsv")
+    rows = read_table(path, COLUMNS[:4], ended=True)
+    if not stem.with_suffix(".json").is_file():
+        return rows, None
+    # Samples without their settings are refused, so all three files go.
+    values = read_object(
+        stem.with_suffix(".json"),
+        f"delete it together with {stem.name}.npz and {stem.name}.tsv, and run the stage generate again",
+    )
+    # Earlier versions wrote none.
+    if MANIFEST in values and values.pop(MANIFEST) != _sha256(rows):
+        raise ForeignFile(
+            f"{path}: its rows are not what was written, by their hash in {stem.name}.json: cut off, damaged or "
+            "edited; delete it; the stage generate draws the same samples again"
+        )
+    return rows, values
 
 
 @dataclass(frozen=True)
@@ -157,7 +191,7 @@ def read_samples(folder: Path, n_bins: int | None = None, on_disk: bool = False)
     for stem in stems:
         part = read_arrays(stem)
         arrays.append(_on_disk(stem, part) if on_disk else part)
-        rows += read_table(stem.with_suffix(".tsv"), COLUMNS[:4], ended=True)
+        rows += _read_rows(stem)[0]
     join = JoinedRows if on_disk else np.concatenate
     result = Samples(
         join([part["images"] for part in arrays]),
@@ -184,14 +218,32 @@ def read_arrays(stem: Path) -> dict[str, np.ndarray]:
     require_file(path, "not found; run the stage generate first")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {"images": archive["images"], "masks": archive["masks"]} | {
+            arrays = {"images": archive["images"], "masks": archive["masks"]} | {
                 name: archive[name] for name in FIXED if name in archive
             }
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        _check_arrays(arrays)
+        return arrays
+    except Exception as error:
+        # Half a zip file, an array, a pickle, a compression that is none: each has an error type of its own.
         raise ForeignFile(
             f"{path}: not readable: {error}; delete it and its manifest {stem.name}.tsv; the stage generate draws the "
             "same samples again"
         ) from None
+
+
+def _check_arrays(arrays: dict[str, np.ndarray]) -> None:
+    """Raise ValueError for arrays that cannot be samples."""
+    count = len(arrays["images"]) if arrays["images"].ndim else 0
+    for name, values in arrays.items():
+        axes = 4 if name in FIXED else 3
+        if values.ndim != axes or len(values) != count or values.dtype.kind not in "fb":
+            raise ValueError(
+                f"{name}: expected real numbers of {count} samples with {axes} axes, found {values.dtype} "
+                f"{values.shape}"
+            )
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, axes))))
+        if len(bad):
+            raise ValueError(f"{name}: sample {bad[0]} of {count} (from 0) has NaN or infinite values")
 
 
 def read_manifest(stem: Path) -> tuple[list[dict[str, str]], SampleSettings | None]:
@@ -199,14 +251,8 @@ def read_manifest(stem: Path) -> tuple[list[dict[str, str]], SampleSettings | No
 
     Raises FileNotFoundError, or ValueError (ForeignFile) naming the file that does not fit.
     """
-    rows = read_table(stem.with_suffix(".tsv"), COLUMNS[:4], ended=True)
-    path = stem.with_suffix(".json")
-    if path.is_file():
-        # Samples without their settings are refused, so all three files go.
-        values = read_object(
-            path,
-            f"delete it together with {stem.name}.npz and {stem.name}.tsv, and run the stage generate again",
-        )
+    (rows, values), path = _read_rows(stem), stem.with_suffix(".json")
+    if values is not None:
         try:
             names = {field.name for field in fields(SampleSettings)}
             if not names - {"not_drawn"} <= set(values) <= names:

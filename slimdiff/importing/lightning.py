@@ -4,6 +4,7 @@ PyTorch's `weights_only` unpickler admits tensors and plain containers. A config
 of OmegaConf. They are replaced by inert classes, which hold the pickled state and have no methods.
 """
 
+import zipfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimdiff.config.loading import check_size
 from slimdiff.files import require_file
 
 
@@ -61,6 +63,7 @@ def read_lightning(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     require_file(path, "checkpoint not found")
+    _refuse_compressed(path)
     try:
         with torch.serialization.safe_globals(_ADMITTED):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -72,18 +75,68 @@ def read_lightning(path: Path) -> dict[str, Any]:
             # torch's advice there is to execute whatever the file holds.
             reason = "it holds more than tensors and plain values"
         raise ValueError(f"{path}: not readable as a Lightning checkpoint: {reason.strip()[:300]}") from None
-    if not isinstance(content, dict) or "state_dict" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise ValueError(f"{path}: expected a Lightning .ckpt with a state_dict, found none")
+    _refuse_beyond_file(content, path)
     if "hyper_parameters" in content:
+        # An object that is in a list a hundred times, and that list in the next one, has no end written out.
+        check_size(content["hyper_parameters"], f"{path}: hyper_parameters", _parts)
         content["hyper_parameters"] = _plain(content["hyper_parameters"])
     return content
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raise ValueError for a zip file with compressed records: torch saves none, and they can unpack to any size."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records, size = archive.infolist(), path.stat().st_size
+            packed = [
+                record
+                for record in records
+                if record.compress_type != zipfile.ZIP_STORED or record.file_size > size
+            ]
+    except Exception as error:
+        raise ValueError(f"{path}: not readable as a Lightning checkpoint: {error}; copy it again") from None
+    if packed:
+        raise ValueError(
+            f"{path}: {packed[0].filename}: expected a record as torch saves it, found a compressed one of "
+            f"{packed[0].file_size} bytes; nothing was unpacked; save the checkpoint with torch again"
+        )
+
+
+def _refuse_beyond_file(content: Any, path: Path) -> None:
+    """Raise ValueError for tensors that are no plain arrays, or that have more values than the file has bytes for."""
+    size, seen, stack = path.stat().st_size, set(), [("", content)]
+    while stack:
+        name, value = stack.pop()
+        if isinstance(value, Tensor):
+            plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+            if not plain or value.numel() * value.element_size() > size:
+                raise ValueError(
+                    f"{path}: {name}: expected the values of a tensor, found {value.layout} on {value.device} of shape "
+                    f"{tuple(value.shape)} in a file of {size} bytes; save the checkpoint with torch again"
+                )
+        elif id(value) not in seen:
+            seen.add(id(value))
+            parts = value.items() if isinstance(value, dict) else enumerate(_parts(value))
+            stack += [(f"{name}.{key}" if name else str(key), part) for key, part in parts]
+
+
+def _parts(value: Any) -> list[Any]:
+    """What a container or a held object contains; of the latter its content, not the objects around it."""
+    if isinstance(value, _Held):
+        return [_content(value)]
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return list(value) if isinstance(value, list | tuple | set) else []
 
 
 def _plain(node: Any) -> Any:
     """Convert OmegaConf's containers and nodes to plain values; interpolations remain text."""
     if isinstance(node, _Held):
-        state = vars(node)
-        return _plain(state["_content"] if "_content" in state else state.get("_val"))
+        return _plain(_content(node))
     if isinstance(node, dict):
         return {key: _plain(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
@@ -91,11 +144,17 @@ def _plain(node: Any) -> Any:
     return node
 
 
+def _content(node: _Held) -> Any:
+    state = vars(node)
+    return state["_content"] if "_content" in state else state.get("_val")
+
+
 def averaged_weights(content: dict[str, Any]) -> dict[str, Tensor] | None:
     """The EMA weights: exported by the published code, or in the state of its callback; None if there are none."""
     if isinstance(content.get("ema_state_dict"), dict):
         return content["ema_state_dict"]
-    for state in (content.get("callbacks") or {}).values():
+    callbacks = content.get("callbacks")
+    for state in callbacks.values() if isinstance(callbacks, dict) else ():
         if isinstance(state, dict) and isinstance(state.get("ema"), dict):
             return state["ema"]
     return None

@@ -5,25 +5,36 @@ checkpoint is self-contained and loads without pickle (docs/method.md, F6).
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
-from slimdiff.files import replacing, require_file
+from slimdiff.files import CHECKSUM
+from slimdiff.model.archive import read_record, read_tensors, write_archive
 from slimdiff.model.prior import check_priors
 from slimdiff.model.unet import JointUNet
 
 FORMAT = 2
+KEY = "slimdiff"
+"""Of the model card in the metadata."""
+MOST_TIMESTEPS, MOST_PX = 1_000_000, 8192
+PATCHES = (1, 2, 4)
+HEIGHTS = ("slice", "mm", "relative")
+REMEDY = "if it was cut off or damaged, copy it again, or delete it and run the stage train again"
+
+STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True)
 class DataSpec:
     """Properties of the data that a network depends on."""
+
+    __pydantic_config__ = STRICT
 
     size: tuple[int, int]
     """Height and width of a slice, in px."""
@@ -45,6 +56,8 @@ class DataSpec:
 @dataclass(frozen=True)
 class ModelCard:
     """Everything that sampling needs to know about a checkpoint."""
+
+    __pydantic_config__ = STRICT
 
     model: dict
     """Section `model` of the study, with all defaults resolved."""
@@ -90,6 +103,9 @@ class ModelCard:
         return self.data.n_bins
 
 
+_CARD = TypeAdapter(ModelCard)
+
+
 def gaussian_above(card: ModelCard) -> float | None:
     """Noise level above which the Gaussian model takes the place of the network; None: nowhere."""
     return card.diffusion.get("gaussian_above") if card.model.get("gaussian_components") else None
@@ -124,45 +140,169 @@ def put_priors(network: JointUNet, priors: np.ndarray | None) -> None:
 
 def save_model(path: Path, weights: dict[str, torch.Tensor], card: ModelCard) -> None:
     """Write weights and card atomically."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"slimdiff": json.dumps(asdict(card))})
+    write_archive(path, weights, KEY, asdict(card))
 
 
 def read_card(path: Path) -> ModelCard:
-    """The model card of a checkpoint; raises ValueError if the file is not a slimdiff checkpoint."""
-    path = Path(path)
-    require_file(path, "checkpoint not found")
-    try:
-        with safe_open(path, framework="pt") as archive:
-            metadata = archive.metadata() or {}
-    except Exception as error:
-        hint = (
-            "slimdiff-import converts one of the published code"
-            if path.suffix in (".ckpt", ".pt")
-            else "if it was cut off, copy it again, or delete it and run the stage train again"
-        )
-        raise ValueError(f"{path}: not a safetensors file: {error}; {hint}") from None
-    if "slimdiff" not in metadata:
-        raise ValueError(f"{path}: expected slimdiff's model card in the metadata, found none")
-    try:
-        values = json.loads(metadata["slimdiff"])
-    except ValueError as error:
-        raise ValueError(f"{path}: its model card is not readable as JSON: {error}") from None
-    if values.get("format") != FORMAT:
-        raise ValueError(f"{path}: expected checkpoint format {FORMAT}, found format {values.get('format')}")
-    data = DataSpec(**{**values["data"], "size": tuple(values["data"]["size"])})
-    return ModelCard(**{**values, "data": data, "z_range": tuple(values["z_range"])})
+    """The model card of a checkpoint; raises ValueError naming the file if it is damaged or no slimdiff checkpoint."""
+    return _card(Path(path))[0]
+
+
+def check_model(path: Path) -> ModelCard:
+    """The model card, once the weights were read; raises ValueError naming the file if they are damaged."""
+    card, record, _ = _card(Path(path))
+    read_tensors(path, record, REMEDY)
+    return card
 
 
 def load_model(path: Path, device: torch.device) -> tuple[nn.Module, ModelCard]:
-    """The network with its EMA weights, in evaluation mode on the device, and its card."""
-    card = read_card(path)
-    network = build_network(card.model, card.data)
-    with safe_open(path, framework="pt") as archive:
-        weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+    """The network with its EMA weights, in evaluation mode on the device, and its card.
+
+    Raises ValueError naming the file if it is damaged, a weight is NaN or infinite, or weights and card do not match.
+    """
+    path = Path(path)
+    card, record, shapes = _card(path)
     try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: its weights do not match its model card: {str(error)[:200]}") from None
+        network = network_of(card.model, card.data, shapes)
+    except ValueError as error:
+        raise ValueError(f"{path}: its weights do not match its model card: {error}; {REMEDY}") from None
+    network.load_state_dict(read_tensors(path, record, REMEDY))
     return network.to(device).eval(), card
+
+
+def network_of(model: dict, data: DataSpec, shapes: Mapping[str, tuple[int, ...]]) -> JointUNet:
+    """`build_network` for weights of these shapes; raises ValueError if they do not match.
+
+    Nothing larger than the weights is built.
+    """
+    try:
+        # Every level and every block has weights.
+        parts = len(model["channels"]) * max(model["res_blocks"], 1)
+        if parts > len(shapes) or data.n_bins > max(
+            (shape[0] for shape in shapes.values() if shape), default=0
+        ):
+            raise ValueError(
+                f"expected weights of {parts} residual blocks and {data.n_bins} z-bins, found fewer"
+            )
+        with torch.device("meta"):
+            planned = {
+                name: tuple(value.shape) for name, value in build_network(model, data).state_dict().items()
+            }
+    except Exception as error:
+        # The mapping may hold anything.
+        raise ValueError(f"the network cannot be built: {type(error).__name__}: {str(error)[:200]}") from None
+    for name in sorted(planned.keys() | shapes.keys()):
+        # A Gaussian model has the shapes of its weights.
+        if planned.get(name) != shapes.get(name) and not (name.startswith("gaussian.") and name in planned):
+            expected, found = _shape(planned.get(name)), _shape(shapes.get(name))
+            raise ValueError(f"{name}: expected {expected}, found {found}")
+    return build_network(model, data)
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "no such weight" if shape is None else f"shape {shape}"
+
+
+def _card(path: Path) -> tuple[ModelCard, dict, dict[str, tuple[int, ...]]]:
+    """The card, the record that it was read from, and the shapes of the weights."""
+    published = path.suffix in (".ckpt", ".pt")
+    remedy = "slimdiff-import converts one of the published code" if published else REMEDY
+    record, shapes = read_record(path, KEY, "slimdiff model card", remedy)
+    if record.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: expected checkpoint format {FORMAT}, found format {record.get('format')!r}"
+        )
+    values = {name: value for name, value in record.items() if name != CHECKSUM}
+    try:
+        _CARD.validate_json(json.dumps(values, allow_nan=False))
+        data = DataSpec(**{**values["data"], "size": tuple(values["data"]["size"])})
+        # Not the card of the check, in which whole numbers became others.
+        card = ModelCard(**{**values, "data": data, "z_range": tuple(values["z_range"])})
+        _check(card)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise ValueError(
+            f"{path}: its model card: {key}: {problem['msg']}, found {str(problem['input'])[:80]}; {remedy}"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its model card: {error}; {remedy}") from None
+    return card, record, shapes
+
+
+def _check(card: ModelCard) -> None:
+    """Raise ValueError for numbers that no slimdiff checkpoint has."""
+    data, diffusion = card.data, card.diffusion
+    for key, found, fits, expected in (
+        ("data.size", data.size, min(data.size) >= 1 and max(data.size) <= MOST_PX, f"1 to {MOST_PX} px"),
+        ("data.n_bins", data.n_bins, data.n_bins >= 1, "at least 1"),
+        (
+            "data.bin_centres",
+            len(data.bin_centres),
+            len(data.bin_centres) == data.n_bins,
+            "one for each z-bin",
+        ),
+        (
+            "data.acquisition_counts",
+            data.acquisition_counts,
+            not data.acquisitions
+            or [len(row) for row in data.acquisition_counts] == [len(data.acquisitions)] * 2,
+            f"two rows of {len(data.acquisitions)} numbers",
+        ),
+        (
+            "data.lesion_subjects",
+            data.lesion_subjects,
+            data.lesion_subjects is None or len(data.lesion_subjects) == data.n_bins,
+            "one for each z-bin",
+        ),
+        ("height", card.height, card.height in HEIGHTS, ", ".join(HEIGHTS)),
+        ("spacing_mm", card.spacing_mm, card.spacing_mm > 0, "more than 0 mm"),
+        ("z_range", card.z_range, card.z_range[0] <= card.z_range[1], "lowest and highest slice"),
+    ):
+        if not fits:
+            raise ValueError(f"{key}: expected {expected}, found {found}")
+    for key, kind in (("schedule", str), ("prediction", str), ("timesteps", int)):
+        if not isinstance(diffusion.get(key), kind):
+            raise ValueError(f"diffusion.{key}: expected {kind.__name__}, found {diffusion.get(key)!r}")
+    if not 2 <= diffusion["timesteps"] <= MOST_TIMESTEPS:
+        raise ValueError(
+            f"diffusion.timesteps: expected 2 to {MOST_TIMESTEPS}, found {diffusion['timesteps']}"
+        )
+    if card.model.get("patch") not in PATCHES:
+        raise ValueError(
+            f"model.patch: expected {', '.join(map(str, PATCHES))}, found {card.model.get('patch')!r}"
+        )
+    channels = card.model.get("channels")
+    widths = [channels] if not isinstance(channels, list) or not channels else channels
+    for key, numbers in (
+        ("channels", widths),
+        *((name, [card.model.get(name)]) for name in ("res_blocks", "head_channels", "norm_groups")),
+    ):
+        if not all(isinstance(number, int) and number >= 1 for number in numbers):
+            raise ValueError(
+                f"model.{key}: expected whole numbers from 1, found {str(card.model.get(key))[:80]}"
+            )
+    attended = [
+        width for width, attends in zip(widths, card.model.get("attention") or (), strict=False) if attends
+    ]
+    if card.model["head_channels"] > min([*attended, widths[-1]]):
+        raise ValueError(
+            f"model.head_channels: expected at most the channels, found {card.model['head_channels']}"
+        )
+    for key in ("acquisition", "null_token"):
+        if not isinstance(card.model.get(key), bool):
+            raise ValueError(f"model.{key}: expected true or false, found {card.model.get(key)!r}")
+    if card.mask_calibration is not None:
+        lists = [card.mask_calibration.get(key) for key in ("log_sigma", "slopes", "offsets")]
+        numbers = [value for part in lists if isinstance(part, list) for value in part]
+        numbers.append(card.mask_calibration.get("least_px"))
+        if (
+            len({len(part) if isinstance(part, list) else 0 for part in lists}) != 1
+            or not lists[0]
+            or not all(isinstance(value, float | int) for value in numbers)
+            or len(card.mask_calibration) != 4
+        ):
+            raise ValueError(
+                "mask_calibration: expected log_sigma, slopes and offsets of equal length, and least_px, found "
+                f"{str(card.mask_calibration)[:80]}"
+            )

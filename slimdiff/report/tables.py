@@ -89,7 +89,7 @@ def write_metrics_tsv(path: Path, table: Sequence[Line], folds: int) -> None:
                 values = (result.value, result.ci_low, result.ci_high, result.floor, result.n, _note(result))
                 row |= {f"fold_{fold}_{name}": value for name, value in zip(parts, values, strict=True)}
         rows.append(row)
-    write_table(path, rows, columns)
+    write_table(path, rows, columns, sealed=False)
 
 
 def _note(result) -> str:

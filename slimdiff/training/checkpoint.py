@@ -5,6 +5,7 @@ from it, or from the state before it (`state/previous.pt`) if `last.pt` was cut 
 state there (`training.keep_state`); of all changes of its configuration only a larger `training.steps` resumes it.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from slimdiff.config.training import TrainingConfig
-from slimdiff.files import content_hint, remove_partials, replacing
+from slimdiff.files import CHECKSUM, NoSpace, content_hint, remove_partials, replacing
 
 
 class TrainingFailed(RuntimeError):
@@ -125,6 +126,7 @@ def save_state(path: Path, state: dict, identity: dict) -> None:
     remove_partials(path)
     # Copy to the host first, so that a later failure is a failure of writing.
     content = {"identity": json.dumps(identity, sort_keys=True), **_on_host(state)}
+    content[CHECKSUM] = _sha256(content)
     try:
         with replacing(path) as temporary:
             torch.save(content, temporary)
@@ -134,10 +136,11 @@ def save_state(path: Path, state: dict, identity: dict) -> None:
             _keep_as_previous(path)
     except (OSError, RuntimeError) as error:
         free = shutil.disk_usage(path.parent).free / 1e6
+        reason = error.__cause__ if isinstance(error, NoSpace) else error
         raise StateNotSaved(
-            f"{path}: the state of step {state['step']} could not be written ({str(error).splitlines()[0]}; "
-            f"{free:.0f} MB free); previous state: {'kept' if path.is_file() else 'none'}. Free disk space and run "
-            "again to resume"
+            f"{path}: the state of step {state['step']} could not be written ({str(reason).splitlines()[0]}; "
+            f"{_bytes_of(content) / 1e6:.4g} MB needed, {free:.0f} MB free); previous state: "
+            f"{'kept' if path.is_file() else 'none'}. Free disk space and run again to resume"
         ) from error
 
 
@@ -164,6 +167,38 @@ def _keep_as_previous(path: Path) -> None:
     except OSError:
         # A file system without hard links.
         path.replace(previous_state(path))
+
+
+def _sha256(content: dict) -> str:
+    """Hash of all values and tensors of a state."""
+    digest = hashlib.sha256()
+
+    def add(value) -> None:
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(value, dict):
+            digest.update(f"{len(value)} keys\n".encode())
+            for key, part in value.items():
+                digest.update(f"{key!r}\n".encode())
+                add(part)
+        elif isinstance(value, list | tuple):
+            digest.update(f"{len(value)} values\n".encode())
+            for part in value:
+                add(part)
+        else:
+            digest.update(f"{value!r}\n".encode())
+
+    add(content)
+    return digest.hexdigest()
+
+
+def _bytes_of(value) -> int:
+    """Size of the tensors in a state."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_bytes_of, parts))
 
 
 def _on_host(value):
@@ -248,10 +283,16 @@ def _read_state(path: Path, device: torch.device) -> tuple[dict, dict]:
         raise FileNotFoundError(f"{path}: {hint}")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
+        # torch does not compare the checksums of its records. Earlier versions saved none.
+        if CHECKSUM in state and state.pop(CHECKSUM) != _sha256(state):
+            raise ValueError("its content is not what was saved, by its checksum")
         return state, json.loads(state.pop("identity"))
     except Exception as error:
         # torch raises pickle, runtime, key or end-of-file errors, depending on the file.
-        reason = str(error) or type(error).__name__
+        reason = str(error).strip() or type(error).__name__
+        if "weights_only" in reason:
+            # torch's advice there is to execute whatever the file holds.
+            reason = "it is no state, or holds more than tensors and plain values"
     size = path.stat().st_size if path.is_file() else 0
     raise StateDamaged(
         f"{path}: the training state of {size} bytes is cut off or damaged ({reason.splitlines()[0][:200]})",

@@ -11,7 +11,8 @@ from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.config.model import ModelConfig
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
-from slimdiff.model.checkpoint import read_card
+from slimdiff.files import check_seal
+from slimdiff.model.checkpoint import check_model
 from slimdiff.training.checkpoint import is_unfinished, learnt, missing_snapshots, recorded
 
 
@@ -63,11 +64,13 @@ def finished_steps(folder: Path, identity: dict, training: TrainingConfig) -> in
     if not all((folder / name).is_file() for name in names):
         return None
     try:
-        run = read_card(folder / "model.safetensors").training_run
-    except (OSError, ValueError, TypeError, KeyError):
-        # A damaged model is made again.
+        run = check_model(folder / "model.safetensors").training_run
+        for name in ("history.tsv", "validation.tsv"):
+            check_seal(folder / name)
+    except (OSError, ValueError):
+        # What is damaged is made again.
         return None
-    if not run or run["key"] != run_key(identity, training):
+    if not run or "steps" not in run or run.get("key") != run_key(identity, training):
         return None
     if missing_snapshots(folder, training, run["steps"]) or is_unfinished(folder / "state", identity):
         return None

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from helpers.workflow_runs import snakemake
 
+from slimdiff import cli
 from slimdiff.config import ConfigError, load_study
 
 LEVELS, FAN = 12, 9
@@ -89,3 +90,23 @@ def test_aliases_that_write_a_study_shorter_are_read(tmp_path):
     study = load_study(path)
     assert study.variant("other").training.steps == 30
     assert study.variant("other").training.batch_size == 4
+
+
+UNREADABLE = {
+    "latin-1": "study: caf\xe9".encode("latin-1"),
+    "binary": bytes(range(255, -1, -1)),
+    "brackets": b"a: " + b"[" * 5000,
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_the_engine_itself_cannot_read_starts_nothing_and_check_names_it(kind, tmp_path, capsys):
+    """Snakemake reads the file before the workflow begins, and fails with words of its own."""
+    path = tmp_path / "study.yaml"
+    path.write_bytes(UNREADABLE[kind])
+    done = snakemake("--cores", "1", "--configfile", str(path), folder=tmp_path)
+    assert done.returncode != 0
+    assert not (tmp_path / "results").exists()
+    assert cli.run_stage("check", ["--config", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert str(path) in said and "Traceback" not in said

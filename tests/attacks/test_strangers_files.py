@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.seals import unseal
 
 from slimdiff import cli, weights
 from slimdiff.config import ConfigError
@@ -137,7 +138,9 @@ def manifest(trained, tmp_path) -> Path:
     values = {"format": "detailed", "checkpoint_path": str(trained), "output_dir": str(tmp_path / "drawn")}
     spec.write_text(json.dumps({**values, "device": "cpu", "samples": counts}))
     assert cli.run_stage("generate-spec", ["--spec", str(spec)]) == 0
-    return tmp_path / "drawn" / "zbin-00.tsv"
+    path = tmp_path / "drawn" / "zbin-00.tsv"
+    unseal(path, path.with_suffix(".json"))
+    return path
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "a/b", "..", "-x", ".hidden"])

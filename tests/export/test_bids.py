@@ -5,6 +5,7 @@ import subprocess
 import nibabel
 import numpy as np
 import pytest
+from helpers.seals import unseal
 
 from slimdiff.export import bids
 from slimdiff.export.bids import subject_label
@@ -62,6 +63,7 @@ def test_skull_stripped_follows_the_sources_or_the_configuration(study, opened, 
     # The table lists images in the folder of the session fixture.
     table = study.paths.participants
     root = read_table(table)[0]["image"].split("/source/")[0]
+    unseal(table)
     table.write_text(table.read_text().replace(root, str(study.paths.root.parent)))
     assert written(study) is False
     assert written(configured(study, skull_stripped=True)) is True
@@ -69,6 +71,7 @@ def test_skull_stripped_follows_the_sources_or_the_configuration(study, opened, 
 
 def test_two_samples_with_one_label_are_refused(study, opened):
     path = study.paths.samples_stem("base", 0, 0).with_suffix(".tsv")
+    unseal(path.with_suffix(".json"))
     path.write_text(
         path.read_text().replace("zbin-00_class-0_replica-0_00001", "zbin-00-class-0-replica-0-00000")
     )

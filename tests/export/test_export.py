@@ -3,6 +3,7 @@ import json
 import nibabel
 import numpy as np
 import pytest
+from helpers.seals import unseal
 from helpers.workflow_runs import ROOT, job_counts, snakemake
 
 from slimdiff.config import load_study, study_from_mapping
@@ -114,6 +115,7 @@ def test_readers_learn_which_z_bins_have_no_lesions(study):
     """By `generation.where`: the archives of these z-bins say so."""
     reason = "no sample of class 1: 1 training subject with a lesion in this z-bin"
     path = study.paths.samples_stem("base", 0, 1).with_suffix(".json")
+    unseal(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "not_drawn": reason}))
     export_study(study, ["base"], [0, 1], ["bids", "nnunet", "monai"])
     for form, name in (("bids", "README"), ("nnunet", "README.md"), ("monai", "datalist.json")):

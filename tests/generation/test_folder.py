@@ -126,7 +126,7 @@ def test_samples_of_one_run_are_recorded_without_their_ids(trained, tmp_path):
 
 def test_a_kill_between_archive_and_manifest_is_recovered_by_drawing_again(trained, tmp_path, monkeypatch):
     fill(generator_of(trained), None, tmp_path, [0])
-    monkeypatch.setattr(samples_module, "write_table", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(samples_module, "write_table", lambda *arguments, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fill(generator_of(trained, per_bin_and_class=3), None, tmp_path, [0])
     monkeypatch.undo()

@@ -61,7 +61,7 @@ def card_of(model: dict) -> ModelCard:
     """The card of a checkpoint of such a network."""
     return ModelCard(
         model=json.loads(json.dumps(model)),
-        diffusion={"prediction": "x0"},
+        diffusion={"schedule": "cosine", "timesteps": 1000, "prediction": "x0"},
         training={},
         data=DATA,
         spacing_mm=6.0,

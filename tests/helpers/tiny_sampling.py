@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from slimdiff.config.generation import GenerationConfig
-from slimdiff.files import read_table, write_table
+from slimdiff.files import read_object, read_table, write_table
 from slimdiff.generation.folder import Job
 from slimdiff.generation.generator import Generator
 from slimdiff.generation.remake import remake_jobs, same_bits
 from slimdiff.generation.requests import Request, requests_of_bin, requests_of_bins
-from slimdiff.generation.samples import OLD_COLUMNS, read_manifest
+from slimdiff.generation.samples import MANIFEST, OLD_COLUMNS, read_manifest
 
 CONFIG = GenerationConfig(evaluations=4, per_bin_and_class=2, batch_size=4, device="cpu")
 SAMPLERS = [{"sampler": "dpmpp_2m"}, {"sampler": "ddim", "eta": 0.2}, {"sampler": "ddim", "eta": 0.0}]
@@ -44,8 +44,10 @@ def remake_samples(manifest: Path, ids, folder: Path, *arguments, **options) -> 
 
 
 def settings_in(stem: Path) -> dict:
-    """The settings in the JSON of a sample file."""
-    return json.loads(Path(stem).with_suffix(".json").read_text())
+    """The settings in the JSON of a sample file, without their checksum and that of the manifest."""
+    values = read_object(Path(stem).with_suffix(".json"))
+    values.pop(MANIFEST, None)
+    return values
 
 
 def change_settings(stem: Path, **changes) -> None:

@@ -1,6 +1,8 @@
 """A file that a stage reads back was cut off, or is empty: it is named, with what can be deleted safely."""
 
+import io
 import os
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -19,11 +21,11 @@ from slimdiff.data.quality.planes import read_planes
 from slimdiff.data.store import SliceStore
 from slimdiff.dataframes import read_frame
 from slimdiff.evaluation.utility.segmenter import Segmenter, load_segmenter, save_segmenter
-from slimdiff.files import read_object, read_table, write_table, write_text
+from slimdiff.files import CHECKSUM, read_object, read_table, write_table, write_text
 from slimdiff.generation.samples import read_arrays, read_manifest
 from slimdiff.model.checkpoint import read_card
 from slimdiff.report.participants import read_records
-from slimdiff.training.checkpoint import StateDamaged
+from slimdiff.training.checkpoint import StateDamaged, load_state
 
 CUTS = {
     "empty": lambda size: 0,
@@ -87,6 +89,60 @@ def test_without_a_readable_state_the_folder_that_can_be_deleted_is_named(tmp_pa
     trainer_in(tmp_path / "whole").run()
     trainer_in(tmp_path / "run").run()
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def pickled() -> bytes:
+    return pickle.dumps({"step": 3, "identity": "{}"})
+
+
+def saved_list() -> bytes:
+    stream = io.BytesIO()
+    torch.save([1, 2], stream)
+    return stream.getvalue()
+
+
+CONTENTS = {
+    "text": b"hello",
+    "zeros": bytes(5000),
+    "a pickle": pickled(),
+    "a list": saved_list(),
+    "a zip file": b"PK\5\6" + bytes(18),
+    "brackets": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_a_state_that_is_none_is_named_with_the_folder_that_can_be_deleted(tmp_path, kind):
+    path = tmp_path / "state" / "last.pt"
+    path.parent.mkdir()
+    path.write_bytes(CONTENTS[kind])
+    with pytest.raises(StateDamaged) as caught:
+        load_state(path, {}, CPU)
+    assert str(path) in str(caught.value) and f"delete {path.parent} to start" in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_flipped_number_in_a_state_is_found_although_torch_reads_it(tmp_path):
+    last = stopped_after_two_states(tmp_path / "run")
+    content = bytearray(last.read_bytes())
+    values = torch.load(last, weights_only=True)["network"]
+    weight = next(value for name, value in sorted(values.items()) if value.numel() > 64)
+    content[content.index(weight.numpy().tobytes()[:64]) + 10] ^= 1
+    last.write_bytes(bytes(content))
+    # torch itself says nothing.
+    torch.load(last, weights_only=True)
+    last.with_name("previous.pt").unlink()
+    with pytest.raises(StateDamaged, match="not what was saved, by its checksum"):
+        trainer_in(tmp_path / "run").run()
+
+
+def test_a_state_of_an_earlier_version_has_no_checksum_and_is_resumed(tmp_path, capsys):
+    last = stopped_after_two_states(tmp_path / "run")
+    state = torch.load(last, weights_only=True)
+    state.pop(CHECKSUM)
+    torch.save(state, last)
+    trainer_in(tmp_path / "run").run()
+    assert "resuming at step 6" in capsys.readouterr().err
 
 
 def test_a_damaged_state_never_replaces_the_good_one_before(tmp_path):
@@ -177,7 +233,7 @@ def test_cut_settings_of_samples_are_deleted_together_with_the_samples(tmp_path)
 
 def test_a_table_without_an_end_is_named_with_what_to_do(tmp_path):
     path = tmp_path / "t.tsv"
-    write_table(path, [{"a": 1, "b": 0.123}], ("a", "b"))
+    write_table(path, [{"a": 1, "b": 0.123}], ("a", "b"), sealed=False)
     assert read_table(path, ended=True) == [{"a": "1", "b": "0.123"}]
     # Within the last cell: a number with fewer digits.
     os.truncate(path, path.stat().st_size - 2)

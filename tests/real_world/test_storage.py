@@ -242,4 +242,5 @@ def test_a_share_that_refuses_chmod_takes_every_file(tmp_path, monkeypatch):
     for stage in ("participants", "preprocess", "kfold", "cache", "quality"):
         assert cli.run_stage(stage, ["--config", config]) == 0, stage
     assert read_table(tmp_path / "results/tiny/participants.tsv")
-    assert not list((tmp_path / "results").rglob(".*"))
+    hidden = {path.name for path in (tmp_path / "results").rglob(".*")}
+    assert hidden == {f".{name}.tsv.sha256" for name in ("participants", "quality", "folds")}

@@ -1,7 +1,6 @@
 """Measurements of one participant's files: read once and cached, independent of the thresholds in `quality`."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -26,7 +25,7 @@ from slimdiff.data.volumes.read import (
     read_image,
     read_lesion,
 )
-from slimdiff.files import sha256, write_text
+from slimdiff.files import read_object, sha256, write_object
 
 MEASUREMENT_VERSION = 4
 """Increase it when a measurement below changes; cached measurements are then repeated."""
@@ -253,7 +252,7 @@ def _flips(contrasts: dict[str, float], bright: bool) -> dict[str, Any]:
 def remembered(participant: Participant, data: DataConfig, folder: Path) -> Measured | None:
     """The cached measurement of exactly these files under this configuration, or None."""
     try:
-        kept = json.loads(record_path(participant, folder).read_text(encoding="utf-8"))
+        kept = read_object(record_path(participant, folder))
         if kept["depends_on"] != _depends_on(participant, data):
             return None
         measured = Measured.from_dict(kept["measured"])
@@ -276,7 +275,7 @@ def measure_and_remember(participant: Participant, data: DataConfig, folder: Pat
     else:
         write_planes(path, planes)
     record = {"depends_on": depends_on, "measured": measured.to_dict()}
-    write_text(record_path(participant, folder), json.dumps(record, indent=1))
+    write_object(record_path(participant, folder), record)
     return measured
 
 

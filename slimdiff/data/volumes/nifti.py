@@ -7,6 +7,9 @@ against its own checksum.
 
 import gzip
 import hashlib
+import io
+import os
+import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,11 @@ MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 """NIfTI's codes of metre, millimetre and micrometre (bits 0 to 2 of xyzt_units); any other code counts as mm."""
 VOXEL_MM = (0.01, 100.0)
 """Voxel sizes outside this range come from a header with another unit than its numbers."""
+
+MOST_VOXELS = 2**30
+"""Of a file, all axes together: 1024 in each of three axes."""
+MARGIN = 2**20
+"""Bytes that may follow the last voxel; more are not unpacked."""
 
 QUATERNION_ROUNDING = 1e-4
 """Largest excess of a quaternion's length over one that counts as a rounding error of its writer."""
@@ -67,7 +75,10 @@ def read_nifti(path: Path) -> NiftiFile:
     content = _bytes_of(path)
     raw = _unpacked(path, content)
     header = _by_standard(_header(raw))
-    stored = _voxels(raw, header)
+    try:
+        stored = _voxels(raw, header)
+    except MemoryError:
+        raise FileFault("unreadable", "does not fit into the memory of this machine") from None
     try:
         if np.isinf(header["scl_slope"]):
             raise nibabel.spatialimages.HeaderDataError("the slope is infinite")
@@ -96,8 +107,9 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, space: str =
     # nibabel.save would put the temporary file's name and the time into the gzip header. The four bytes mean that
     # no extension follows.
     content = header.binaryblock + bytes(4) + voxels.tobytes(order="F")
-    with replacing(path) as temporary:
-        temporary.write_bytes(igzip.compress(content, GZIP_LEVEL, mtime=0))
+    packed = igzip.compress(content, GZIP_LEVEL, mtime=0)
+    with replacing(path, size=len(packed)) as temporary:
+        temporary.write_bytes(packed)
 
 
 def read_header(path: Path) -> nibabel.Nifti1Header:
@@ -153,10 +165,42 @@ def _unpacked(path: Path, content: bytes) -> bytes:
     if not packed:
         return content
     try:
-        # Twice as fast as the standard library, checksum included.
-        return igzip.decompress(content)
+        # The header alone says how much of the stream belongs to the file: a few bytes can unpack to any size.
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+            start, _, promised = _extent(_by_standard(_header(stream.read(540))))
+        most = start + promised + MARGIN
+        raw, rest = _members(content, most)
     except (EOFError, gzip.BadGzipFile, zlib.error, isal_zlib.error) as error:
         raise FileFault("truncated", f"ends too early or is damaged ({error}); copy it again") from None
+    if rest:
+        raise FileFault(
+            "unreadable",
+            f"its header promises {start + promised} bytes, and it unpacks to more than {most}; no more was unpacked; "
+            "convert the image again",
+        )
+    return raw
+
+
+def _members(content: bytes, most: int) -> tuple[bytes, bool]:
+    """The gzip members of a file, unpacked up to a number of bytes, and whether there is more.
+
+    Raises EOFError, or an error of zlib, for damage before it.
+    """
+    parts, size = [], 0
+    while content:
+        # Twice as fast as the standard library, checksum included.
+        stream = isal_zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        part = stream.decompress(content, most + 1 - size)
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            return b"", True
+        if not stream.eof:
+            # The limit was not reached, so the stream was.
+            raise EOFError("the compressed stream has no end")
+        # Zeros may pad the file.
+        content = stream.unused_data.lstrip(b"\0")
+    return parts[0] if len(parts) == 1 else b"".join(parts), False
 
 
 def _header(raw: bytes) -> nibabel.Nifti1Header:
@@ -200,7 +244,8 @@ def _shape(header: nibabel.Nifti1Header) -> tuple[int, ...]:
     return shape
 
 
-def _voxels(raw: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
+def _extent(header: nibabel.Nifti1Header) -> tuple[int, tuple[np.dtype, tuple[int, ...]], int]:
+    """Where the voxels begin, their type and shape, and their size in bytes, by the header. Raises FileFault."""
     shape = _shape(header)
     try:
         dtype = header.get_data_dtype()
@@ -219,7 +264,33 @@ def _voxels(raw: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
         raise FileFault(
             "unreadable", f"its header says that the voxels begin at byte {start}, inside the header"
         )
-    promised = int(np.prod([dtype.itemsize, *shape], dtype=object))
+    voxels = int(np.prod(shape, dtype=object))
+    if voxels > MOST_VOXELS:
+        raise FileFault(
+            "unreadable",
+            f"its header gives the shape {shape}: expected at most {MOST_VOXELS} voxels; is it a volume of one head?",
+        )
+    promised = dtype.itemsize * voxels
+    # As stored, and as float32.
+    if promised + 4 * voxels > (memory := _memory()):
+        raise FileFault(
+            "unreadable",
+            f"its header promises {promised / 1e9:.3g} GB for voxels {shape}, which do not fit into the memory of this "
+            f"machine ({memory / 1e9:.3g} GB)",
+        )
+    return start, (dtype, shape), promised
+
+
+def _memory() -> int:
+    """Physical memory in bytes; no limit where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize
+
+
+def _voxels(raw: bytes, header: nibabel.Nifti1Header) -> np.ndarray:
+    start, (dtype, shape), promised = _extent(header)
     if len(raw) - start < promised:
         raise FileFault(
             "truncated",

@@ -9,7 +9,6 @@ study's modality) and `volumes/{participant}.json` (the QC row and the history).
 files cannot be used gets empty files, which cannot be mistaken for data, and a record with the reason.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ from slimdiff.data.volumes.grid import (
 from slimdiff.data.volumes.input_fingerprint import MADE_OF, SOURCES, made_of
 from slimdiff.data.volumes.nifti import write_nifti
 from slimdiff.data.volumes.read import Pair, largest_offset_mm, load_pair, read_volume, read_volume_header
-from slimdiff.files import read_object, replacing, sha256, write_text
+from slimdiff.files import read_object, replacing, sha256, write_object
 
 LEAST_FOREGROUND = 0.01
 """Smallest share of the grid in the foreground. A brain takes at least 4 % (an infant's in a wide field)."""
@@ -102,7 +101,7 @@ def preprocess(
         write_nifti(image_path, scaled, moved.affine)
         write_nifti(mask_path, moved.lesion.astype(np.uint8), moved.affine)
     record[MADE_OF] = made_of(participant, settings)
-    write_text(json_path, json.dumps(record, indent=1))
+    write_object(json_path, record)
 
 
 def _on_grid(

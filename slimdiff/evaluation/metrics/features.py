@@ -29,7 +29,7 @@ from slimdiff.evaluation.metrics.extractors import (
 )
 from slimdiff.evaluation.metrics.grey_levels import store_precision, to_uint8
 from slimdiff.evaluation.metrics.lpips import lpips_distance
-from slimdiff.files import ArrayWriter, replacing
+from slimdiff.files import ArrayWriter, check_seal, replacing, write_seal
 from slimdiff.stored_rows import Rows, StoredRows, blocks_of, stored_npy
 
 __all__ = [
@@ -156,8 +156,9 @@ class FeatureCache:
         images = _checked(images)
         file = self.folder / f"{extractor}-{self._key(images, extractor)}.npy"
         dim = _declared(extractor).dim
-        # A missing file, or one that a full disk cut off, is made again.
+        # A missing file, or one that is damaged, is made again; .npy has no checksum.
         with suppress(OSError, ValueError, EOFError):
+            check_seal(file)
             features = stored_npy(file)
             if features.shape == (len(images), dim) and features.dtype == np.float32:
                 return features
@@ -165,6 +166,7 @@ class FeatureCache:
             for start in range(0, len(images), _BLOCK):
                 for vector in extract(images[start : start + _BLOCK], extractor, **settings):
                     writer.append(vector)
+        write_seal(file)
         return stored_npy(file)
 
     @staticmethod

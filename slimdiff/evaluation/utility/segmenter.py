@@ -4,21 +4,19 @@ A segmenter is one or more networks whose probabilities are averaged. Its file, 
 contains the weights. The metadata entry `segmenter` is a JSON description of the architecture and the training set.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from slimdiff.config.utility import UtilityConfig
-from slimdiff.files import replacing, require_file
+from slimdiff.files import CHECKSUM, require_file
+from slimdiff.model.archive import read_record, read_tensors, write_archive
 from slimdiff.model.trunk import Decoder, Encoder, Middle, TrunkSpec
 
 BACKGROUND = -1.0
@@ -117,9 +115,7 @@ def save_segmenter(path: Path, segmenter: Segmenter, facts: dict) -> None:
         "patch": segmenter.patch,
         "members": len(segmenter.members),
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in segmenter.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"segmenter": json.dumps({**facts, "network": shape})})
+    write_archive(path, segmenter.state_dict(), "segmenter", {**facts, "network": shape})
 
 
 def load_segmenter(path: Path, device: torch.device) -> tuple[Segmenter, dict]:
@@ -127,24 +123,19 @@ def load_segmenter(path: Path, device: torch.device) -> tuple[Segmenter, dict]:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file does not contain a segmenter.
+        ValueError: the file does not contain a segmenter, or it is damaged.
     """
     path = Path(path)
     require_file(path, "expected a segmenter, found no file; run slimdiff-segmenter first")
+    remedy = "delete it and run slimdiff-segmenter again"
+    facts, _ = read_record(path, "segmenter", "segmenter", remedy)
+    weights = read_tensors(path, facts, remedy)
+    facts.pop(CHECKSUM, None)
     try:
-        with safe_open(path, framework="pt") as archive:
-            facts = json.loads((archive.metadata() or {}).get("segmenter", "null"))
-            weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(
-            f"{path}: not readable as a segmenter: {error}; delete it and run slimdiff-segmenter again"
-        ) from None
-    if facts is None:
-        raise ValueError(
-            f"{path}: expected a segmenter, found another safetensors file; run slimdiff-segmenter again"
-        )
-    segmenter = Segmenter(**facts.pop("network"))
-    segmenter.load_state_dict(weights)
+        segmenter = Segmenter(**facts.pop("network"))
+        segmenter.load_state_dict(weights)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path}: not readable as a segmenter: {error}; {remedy}") from None
     return segmenter.to(device), facts
 
 

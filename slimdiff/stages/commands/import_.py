@@ -18,10 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(study, options) -> None:
+    from slimdiff.config import read_mapping
     from slimdiff.data.priors import read_priors
-    from slimdiff.importing.convert import import_reference, read_configuration
+    from slimdiff.importing.convert import import_reference
 
-    config = read_configuration(Path(options.config)) if options.config else None
+    config = read_mapping(Path(options.config)) if options.config else None
     priors = read_priors(Path(options.priors)) if options.priors else None
     card = import_reference(Path(options.ckpt), Path(options.out), config, priors, options.raw)
     print(f"{options.out}: {card.diffusion['prediction']} network, {card.n_bins} z-bins, step {card.step}")

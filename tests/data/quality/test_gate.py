@@ -233,14 +233,14 @@ import sys, time
 from slimdiff.config.data import DataConfig
 from slimdiff.config.quality import QualityConfig
 from slimdiff.data.quality import gate as gates, measure, planes
-true_write = measure.write_text
-def slow(path, text):
+true_write = measure.write_object
+def slow(path, record):
     # Between the planes and the record of the third one.
     if path.name == "sub-03.json":
         print("there", flush=True)
         time.sleep(60)
-    true_write(path, text)
-measure.write_text = slow
+    true_write(path, record)
+measure.write_object = slow
 from pathlib import Path
 root, state = map(Path, sys.argv[1:])
 gates.run_quality_control(DataConfig(source="bids", root=str(root)), QualityConfig(max_spacing_mm=7.0), root, state, 1)

@@ -12,6 +12,8 @@ import pytest
 from helpers.kills import partials
 from helpers.synthetic import study_mapping
 
+from slimdiff.files import seal_of
+
 # The command `slimdiff participants`, whose workers stop in the middle of their work: a file is half-written.
 COMMAND = """
 import os, signal, sys, threading
@@ -72,7 +74,8 @@ def test_workers_end_when_their_parent_is_killed(started, bids_root, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert partials(quality) == [] and (quality.parent / "participants.tsv").is_file()
-    assert [path.name for path in quality.parent.glob(".*")] == []
+    seals = [seal_of(quality.parent / name).name for name in ("participants.tsv", "quality.tsv")]
+    assert sorted(path.name for path in quality.parent.glob(".*")) == seals
 
 
 @pytest.mark.parametrize("to_the_group", [True, False])

@@ -147,7 +147,7 @@ def test_cache_returns_stored_features_without_extracting_again(alexnet, grey, t
         features, "extract", lambda *_, **__: pytest.fail("extracted again instead of read from the cache")
     )
     assert np.array_equal(cache.extract(grey.copy(), alexnet), first)
-    assert [file.suffix for file in (tmp_path / "features").iterdir()] == [".npy"]
+    assert {file.suffix for file in (tmp_path / "features").iterdir()} == {".npy", ".sha256"}
 
 
 def test_cache_key_depends_on_content_extractor_and_weights(grey, tmp_path, monkeypatch):
