@@ -34,7 +34,7 @@ class NoSpace(OSError):
     """A file could not be written, because the disk is full or a quota or limit is reached."""
 
 
-FULL = "no space left|os error 28|requested and|failed writing file|quota exceeded|file too large".split("|")
+FULL = re.compile("no space left|os error 28|requested and|failed writing file|quota exceeded|file too large")
 """Words of errors of a full disk that have no number: of NumPy, safetensors and torch."""
 
 
@@ -71,7 +71,7 @@ def replacing(path: Path, suffix: str | None = None, size: int | None = None) ->
 
 def _is_full(error: Exception) -> bool:
     numbers = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-    return getattr(error, "errno", None) in numbers or any(words in str(error).lower() for words in FULL)
+    return getattr(error, "errno", None) in numbers or bool(FULL.search(str(error).lower()))
 
 
 def _no_space(path: Path, temporary: Path, size: int | None, error: Exception) -> str:

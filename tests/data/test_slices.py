@@ -8,6 +8,7 @@ import re
 import nibabel
 import numpy as np
 import pytest
+from helpers.seals import unseal
 from helpers.synthetic import ball, head, save_nifti
 
 from slimdiff.config.slices import SlicesConfig
@@ -18,6 +19,7 @@ from slimdiff.data.slices import axial, build_store, tissue_extent
 from slimdiff.data.store import SliceStore
 from slimdiff.data.volumes import foreground
 from slimdiff.data.zbins import bin_centres, z_bin
+from slimdiff.files import sha256
 
 CONFIG = SlicesConfig(z_range=(11, 20), n_bins=5, min_lesion_mm2=36.0, min_tissue=0.05)
 
@@ -260,6 +262,7 @@ def test_a_store_that_does_not_fit_together_is_refused(tmp_path):
 )
 def test_a_record_of_the_store_with_another_value_is_refused_by_key(tmp_path, key, value, message):
     path = build(tmp_path, {"a": (scaled(1), ball((16, 16, 16), 3))}).folder / "store.json"
+    unseal(path)
     facts = json.loads(path.read_text()) | {"n_bins": 2, "bin_centres": [1.0, 2.0]}
     path.write_text(json.dumps(facts))
     SliceStore.open(path.parent)
@@ -270,11 +273,16 @@ def test_a_record_of_the_store_with_another_value_is_refused_by_key(tmp_path, ke
 
 def test_a_row_of_the_store_without_a_number_is_refused_by_line(tmp_path):
     path = build(tmp_path, {"a": (scaled(1), ball((16, 16, 16), 3))}).folder / "slices.tsv"
+    record = path.with_name("store.json")
     first, second, *others = path.read_text().splitlines(keepends=True)
     cells = second.split("\t")
     for column, cell in ((1, "top"), (2, "-1"), (3, "9" * 5000)):
         broken = "\t".join([*cells[:column], cell, *cells[column + 1 :]])
         path.write_text("".join([first, broken, *others]))
+        unseal(path, record)
+        facts = json.loads(record.read_text())
+        facts["sha256"]["slices"] = sha256(path)
+        record.write_text(json.dumps(facts))
         with pytest.raises(
             ValueError, match=rf"slices\.tsv, row 1: {first.split()[column]}: expected a whole"
         ):

@@ -125,13 +125,13 @@ FAULTS = {
     "a folder": (lambda p: p.mkdir(), "unreadable", "folder"),
     "gzip that ends early": (lambda p: _cut(p, False), "truncated", "too early"),
     "fewer voxels than promised": (lambda p: _cut(p, True), "truncated", "131072 bytes"),
-    "a bit that turned over": (_damaged, "truncated", "CRC"),
+    "a bit that turned over": (_damaged, "truncated", "checksum"),
     "a header that ends early": (
         lambda p: p.write_bytes(gzip.compress(b"\x5c\x01\0\0" + b"\0" * 90)),
         "truncated",
         "94 bytes",
     ),
-    "more voxels than a disk holds": (_header((42, "<h", 32767), (44, "<h", 32767)), "truncated", "32767"),
+    "more voxels than a disk holds": (_header((42, "<h", 32767), (44, "<h", 32767)), "unreadable", "32767"),
     "named gz and plain": (
         lambda p: p.write_bytes(_image(p.with_name("p.nii")).read_bytes()),
         "unreadable",

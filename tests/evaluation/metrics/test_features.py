@@ -178,7 +178,7 @@ def test_damaged_cache_file_is_replaced(grey, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "extract", lambda *_, **__: vectors)
     cache = FeatureCache(tmp_path)
     cache.extract(grey, "alexnet")
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.npy")
     file.write_bytes(file.read_bytes()[:100])
     assert np.array_equal(cache.extract(grey, "alexnet"), vectors)
     assert np.array_equal(np.load(file), vectors)
