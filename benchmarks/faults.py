@@ -58,6 +58,7 @@ DIFFERENT = {
     "tables/provenance.html": "the same facts as a page",
     "report.html": "dates of the jobs, and the pages above",
     "figures/training.svg": "shows the speed of the training",
+    "models/*/.history.tsv.sha256": "the hash of history.tsv, which has speeds",
     "models/*/state/last.pt": "has the rows of history.tsv, with speeds; its weights are those of model.safetensors",
 }
 """Files that differ between two runs without a kill, and why; all others are compared."""
