@@ -101,3 +101,23 @@ def test_what_a_killed_job_left_is_removed_by_the_run_that_makes_its_files(study
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tables / "metrics.tex").is_file()
     assert [path.name for path in tables.glob(".*")] == [".other.tex.0a1b2c3d.tex"]
+
+
+def test_weights_whose_job_outlived_its_engine_do_not_leave_out_the_others(tmp_path):
+    """The engine was killed, and its job wrote the record later: Snakemake (9.27) forces it, and only it."""
+    config = write_study(tmp_path, **STUDY)
+    record = tmp_path / "results" / "tiny" / "weights" / "alexnet.json"
+    marker = tmp_path / ".snakemake" / "incomplete" / "cmVzdWx0cy90aW55L3dlaWdodHMvYWxleG5ldC5qc29u"
+    for path in (record, marker):
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    plan = ("--dry-run", "--rerun-incomplete", "--configfile", str(config))
+    everything = job_counts(snakemake(*plan, folder=tmp_path).stdout)
+    assert everything["weights"] == 1 and everything["train"] == 2 and not record.exists()
+    # While an engine runs, its outputs are left alone.
+    record.write_text("{}")
+    lock = tmp_path / ".snakemake" / "locks" / "0.output.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text("results/tiny/participants.tsv")
+    snakemake(*plan, folder=tmp_path)
+    assert record.exists()

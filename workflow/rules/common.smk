@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -59,6 +60,20 @@ def check_paths(study, rows):
             )
 
 
+def forget_unfinished(records):
+    """Delete records whose job was killed after it wrote them, so that Snakemake misses them instead of forcing the job.
+
+    Behind a forced job, Snakemake (9.27) leaves out all jobs that have its files as `ancient` inputs.
+    """
+    state = Path(".snakemake")
+    # An engine that runs marks its outputs in the same way.
+    if any(state.glob("locks/*")):
+        return
+    for record in map(str, records):
+        if (state / "incomplete" / urlsafe_b64encode(record.encode()).decode()).is_file():
+            Path(record).unlink(missing_ok=True)
+
+
 try:
     # Snakemake itself takes the last of two equal keys, and knows no limits.
     for file in workflow.configfiles if workflow.is_main_process else ():
@@ -84,6 +99,9 @@ try:
     check_paths(STUDY, PARTICIPANTS.values())
 except (ConfigError, DataError) as error:
     raise WorkflowError(printable(error))
+
+if workflow.is_main_process:
+    forget_unfinished([PATHS.fetched, *map(PATHS.weights, needed(STUDY))])
 
 # To Snakemake such a file is missing: it would train again for hours where a download is enough.
 if workflow.is_main_process and (dropped := dropped_below(PATHS.root)):
