@@ -189,6 +189,8 @@ class Trainer:
             )
             # Validation, preview or snapshot that an interruption left undone after the saved step.
             ended = bool(self.step) and self._end_of_step(resumed=True)
+            # Its last round was seen and gives no reason again, also where it stopped early.
+            ended = ended or self._ended
             since, started, self._paused = self.step, time.perf_counter(), 0.0
             while self.step < config.steps and not ended:
                 self.advance()

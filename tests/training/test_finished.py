@@ -12,6 +12,7 @@ from helpers.tiny_training import assert_same_run, fail_at, study_with_own_model
 
 from slimdiff import cli
 from slimdiff.config import load_study
+from slimdiff.config.training import ValidationConfig
 from slimdiff.files import read_table
 from slimdiff.model.checkpoint import load_model
 from slimdiff.training import trainer as trainer_module
@@ -92,6 +93,39 @@ def test_files_that_were_deleted_are_written_again_from_the_kept_state(tmp_path,
         (folder / name).unlink()
     refuse_steps(monkeypatch)
     trainer_in(folder).run()
+    assert [(folder / name).read_bytes() for name in names] == before
+
+
+STOPS = {
+    # Rounds at steps 2, 4, ...; the training ends at step 8, or at step 4.
+    "patience": (ValidationConfig(every=2, samples=6, evaluations=3, patience=2), 8),
+    "lowest_ratio": (ValidationConfig(every=2, samples=6, evaluations=3, lowest_ratio=0.8), 4),
+}
+
+
+@pytest.mark.parametrize("rule", STOPS)
+def test_a_training_that_stopped_early_is_written_again_without_a_step(tmp_path, monkeypatch, capsys, rule):
+    settings, end = STOPS[rule]
+    kids = iter((3.0, 1.0, 1.5, 1.2))
+
+    def judge(images, z_bin):
+        return {"kid": next(kids), "memorisation_ratio": 0.5}
+
+    folder = tmp_path / "run"
+    common = {"val_participants": ["sub-3"], "validation": settings, "judge": judge, "preview_every": 4}
+    trainer_in(folder, **common).run()
+    assert f"stopped early after step {end}" in capsys.readouterr().err
+    names = ("model.safetensors", "history.tsv", "validation.tsv", "previews/final.png", "state/last.pt")
+    names += (f"previews/step-{end:07d}.png",)
+    before = [(folder / name).read_bytes() for name in names]
+    for name in names:
+        if name != "state/last.pt":
+            (folder / name).unlink()
+    refuse_steps(monkeypatch)
+    again = trainer_in(folder, **common)
+    again.run()
+    assert again.step == end
+    assert f"writing the model again at step {end} of 12" in capsys.readouterr().err
     assert [(folder / name).read_bytes() for name in names] == before
 
 
