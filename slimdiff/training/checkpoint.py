@@ -6,6 +6,7 @@ finished training leaves its own state there (`training.keep_state`); of all cha
 `training.steps` resumes it.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -224,8 +225,12 @@ def _on_host(value):
 def load_state(path: Path, identity: dict, config: TrainingConfig | None = None) -> dict | None:
     """Read the state of this run, or the one before if the last one is damaged. No pickled code is executed.
 
-    Its tensors are on the host. A damaged state is renamed (`damaged_state`) once the one before was read. Raises StateDamaged
-    if all states are damaged, StateNotRead if memory or disk fail, and StateMismatch naming the differences to this run.
+    Its tensors are on the host. A damaged state is renamed (`damaged_state`) once the one before was read.
+
+    Raises:
+        StateDamaged: all states are damaged.
+        StateNotRead: memory or disk fail.
+        StateMismatch: the state is of another run; the differences are named.
 
     config: section `training`; a finished training of another configuration is then not resumed: the result is None,
     and a line says so. One with fewer steps is resumed, and its step is added to `extended_at`.
@@ -302,16 +307,10 @@ def _read_state(path: Path) -> tuple[dict, dict]:
     except Exception as error:
         # torch raises pickle, runtime, key or end-of-file errors, depending on the file.
         reason = str(error).strip() or type(error).__name__
-        no_memory = isinstance(error, MemoryError) or (
-            isinstance(error, RuntimeError) and is_out_of_memory(error)
-        )
-        if no_memory or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
-            what, remedy = (
-                ("not enough memory", "free memory") if no_memory else ("input/output", "check the disk")
-            )
+        if _is_passing(error):
             raise StateNotRead(
-                f"{path}: the training state could not be read ({what}: {reason.splitlines()[0][:200]}); it is kept, "
-                f"and may be sound: {remedy} and run again to resume"
+                f"{path}: the training state could not be read ({reason.splitlines()[0][:200]}); it is kept, and may "
+                "be sound: free memory, or check the disk, and run again to resume"
             ) from error
         if "weights_only" in reason:
             # torch's advice there is to execute whatever the file holds.
@@ -321,6 +320,14 @@ def _read_state(path: Path) -> tuple[dict, dict]:
         f"{path}: the training state of {size} bytes is cut off or damaged ({reason.splitlines()[0][:200]})",
         f"delete {path.parent} to start this training again; all other files of the model stay",
     )
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether an error of reading is one of memory or disk, and says nothing about the file."""
+    if isinstance(error, OSError):
+        # In a file with a damaged directory, torch looks for a record before its start: EINVAL.
+        return not isinstance(error, FileNotFoundError) and error.errno != errno.EINVAL
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_out_of_memory(error))
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:

@@ -175,10 +175,10 @@ def raises(error: Exception):
 
 
 FAILURES = {
-    "memory of Python": (MemoryError(), "not enough memory: MemoryError"),
-    "memory of a device": (torch.OutOfMemoryError("CUDA out of memory."), "not enough memory: CUDA out of"),
-    "memory of torch": (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
-    "disk": (OSError(errno.EIO, "Input/output error"), "input/output: .*Input/output error"),
+    "memory of Python": (MemoryError(), "MemoryError"),
+    "memory of a device": (torch.OutOfMemoryError("CUDA out of memory."), "CUDA out of"),
+    "memory of torch": (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "can't allocate memory"),
+    "disk": (OSError(errno.EIO, "Input/output error"), "Input/output error"),
 }
 
 
@@ -202,6 +202,15 @@ def test_a_good_state_that_cannot_be_read_now_is_not_called_damaged_and_stays(tm
     fail_at(again, 6, end)
     with pytest.raises(Interrupted):
         again.run()
+
+
+def test_a_damaged_directory_is_no_error_of_the_disk(tmp_path, monkeypatch, capsys):
+    """torch looks for a record at a place that the file cannot have."""
+    last, load = stopped_after_two_states(tmp_path / "run"), torch.load
+    fail = raises(OSError(errno.EINVAL, "Invalid argument"))
+    monkeypatch.setattr(torch, "load", lambda path, **how: (fail if path == last else load)(path, **how))
+    trainer_in(tmp_path / "run").run()
+    assert "previous.pt, step 3" in capsys.readouterr().err
 
 
 def test_a_state_needs_no_second_copy_on_the_device(tmp_path, monkeypatch):

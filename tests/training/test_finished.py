@@ -264,6 +264,43 @@ def test_a_trained_cell_that_is_not_whole_is_made_again_from_its_state(cell, mon
     assert (model.read_bytes(), table.read_bytes()) == before
 
 
+def flip_a_digit(table):
+    content = bytearray(table.read_bytes())
+    content[-3] ^= 1
+    table.write_bytes(bytes(content))
+
+
+def test_a_damaged_table_is_named_and_costs_no_sound_model(cell, monkeypatch):
+    cell.train(keep_state=False)
+    table = cell.folder / "history.tsv"
+    good = table.read_bytes()
+    flip_a_digit(table)
+    before = contents(cell.folder)
+    refuse_steps(monkeypatch)
+    assert cli.run_stage("train", ["--config", str(cell.file), "--fold", "0"]) == 2
+    said = cell.capsys.readouterr().err
+    assert f"error: {table}: its content is not what was written" in said
+    assert "restore the table" in said and "--again" in said
+    assert contents(cell.folder) == before
+    # The advice is true: restored, or without its seal.
+    table.write_bytes(good)
+    assert cell.train(keep_state=False) == LINE
+    flip_a_digit(table)
+    table.with_name(".history.tsv.sha256").unlink()
+    assert cell.train(keep_state=False) == LINE
+
+
+def test_a_damaged_table_is_named_and_written_again_from_the_state(cell, monkeypatch):
+    cell.train()
+    table = cell.folder / "history.tsv"
+    good = table.read_bytes()
+    flip_a_digit(table)
+    refuse_steps(monkeypatch)
+    said = cell.train()
+    assert f"{table}: its content is not what was written" in said and "again from the kept state" in said
+    assert table.read_bytes() == good
+
+
 def test_a_model_of_an_earlier_version_is_trained_as_before(cell):
     from slimdiff.model.checkpoint import read_card, save_model
 
