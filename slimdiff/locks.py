@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,20 +19,21 @@ POLL_S = 0.5
 
 
 @contextmanager
-def alone(path: Path, task: str) -> Iterator[None]:
+def alone(path: Path, task: str, waiting: Callable[[], object] | None = None) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; wait while another process holds it, and say so once.
 
-    The operating system ends a lock with its process: a holder that was killed on this machine, or on one that shares
-    its file locks, does not block. Where machines do not share them, the heartbeat decides; its age is measured with
-    the clock of the process that waits.
+    The operating system ends a lock with its process: a holder that was killed on this machine does not block. For one
+    on another machine the heartbeat decides, because not all file systems share locks between machines: the next
+    process waits until there was none for SILENT_S, by its own clock.
 
     Args:
         path: the lock file; it is removed at the end.
         task: what the holder does, for the message.
+        waiting: called after each look at a lock that another process holds.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = _acquire(path, task)
+    handle = _acquire(path, task, waiting)
     ended = threading.Event()
     heart = threading.Thread(target=_beat, args=(handle, ended), daemon=True)
     heart.start()
@@ -42,13 +43,14 @@ def alone(path: Path, task: str) -> Iterator[None]:
         ended.set()
         heart.join()
         with suppress(OSError):
-            # Before the lock ends: a process that waits sees that its file is no longer the one of this name.
-            if _is_file(path, handle):
+            # Before the lock ends: a process that waits sees that its file is no longer the one of this name. Another
+            # machine may have taken over a holder that stood still; the file is then its own.
+            if _is_file(path, handle) and _is_own(handle):
                 path.unlink()
         os.close(handle)
 
 
-def _acquire(path: Path, task: str) -> int:
+def _acquire(path: Path, task: str, waiting: Callable[[], object] | None) -> int:
     """The open lock file, once this process holds it."""
     said, seen, since = False, None, time.monotonic()
     while True:
@@ -63,7 +65,9 @@ def _acquire(path: Path, task: str) -> int:
                 seen, since = (holder, beat), time.monotonic()
             if locked is not False and (_is_dead(holder, locked) or time.monotonic() - since >= SILENT_S):
                 _sign(handle, task)
-                return handle
+                if (locked and not holder) or _stays_own(path, handle):
+                    return handle
+                holder = _holder(handle)
         except BaseException:
             os.close(handle)
             raise
@@ -72,6 +76,8 @@ def _acquire(path: Path, task: str) -> int:
             said = True
             print(f"{_shown(holder, path)}; waiting for its end", file=sys.stderr, flush=True)
         time.sleep(POLL_S)
+        if waiting:
+            waiting()
 
 
 def _lock(handle: int) -> bool | None:
@@ -104,6 +110,17 @@ def _holder(handle: int) -> dict:
         if isinstance(found, dict):
             return found
     return {"host": "unknown"}
+
+
+def _is_own(handle: int) -> bool:
+    holder = _holder(handle)
+    return (holder.get("host"), holder.get("pid")) == (socket.gethostname(), os.getpid())
+
+
+def _stays_own(path: Path, handle: int) -> bool:
+    """Whether the file still says this process after a pause: two that saw the same dead holder may both sign."""
+    time.sleep(POLL_S)
+    return _is_file(path, handle) and _is_own(handle)
 
 
 def _is_dead(holder: dict, locked: bool | None) -> bool:

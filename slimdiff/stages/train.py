@@ -121,9 +121,14 @@ def _trainer(study, variant: str, fold: int, store, processes, again: bool) -> I
     if finished():
         yield None
         return
-    lock = alone(folder / "state" / "lock", f"training of {variant}, fold {fold}")
+    lock = alone(
+        folder / "state" / "lock", f"training of {variant}, fold {fold}", lambda: processes.largest(0)
+    )
     with lock if processes.first else nullcontext():
-        # Another process may have trained it in the meantime; the others wait here for the lock of the first one.
+        # The others take part in one exchange per look of the first one at the lock: a single one has a time limit.
+        while not processes.largest(int(processes.first)):
+            pass
+        # Another process may have trained it in the meantime.
         if finished():
             yield None
             return

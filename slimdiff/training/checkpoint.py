@@ -1,15 +1,18 @@
 """Resume state: written atomically next to the model, not an output of the workflow.
 
 A workflow engine deletes the declared outputs of a failed job. `state/last.pt` survives, and the next run resumes
-from it, or from the state before it (`state/previous.pt`) if `last.pt` was cut off. A finished training leaves its own
-state there (`training.keep_state`); of all changes of its configuration only a larger `training.steps` resumes it.
+from it, or from the state before it (`state/previous.pt`) if `last.pt` was damaged, which is then `last.pt.damaged`. A
+finished training leaves its own state there (`training.keep_state`); of all changes of its configuration only a larger
+`training.steps` resumes it.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from slimdiff.config.training import TrainingConfig
+from slimdiff.devices import is_out_of_memory
 from slimdiff.files import CHECKSUM, NoSpace, content_hint, remove_partials, replacing
 
 
@@ -100,6 +104,10 @@ class StateDamaged(ValueError):
         self.what = what
 
 
+class StateNotRead(RuntimeError):
+    """A resume state could not be read for lack of memory or an input/output error; it is unchanged."""
+
+
 class StateMismatch(ValueError):
     """A resume state belongs to another configuration or to other data."""
 
@@ -149,10 +157,15 @@ def previous_state(path: Path) -> Path:
     return path.with_name("previous.pt")
 
 
+def damaged_state(path: Path) -> Path:
+    """The name that a damaged `path` gets when the state before it is used."""
+    return path.with_name(f"{path.name}.damaged")
+
+
 def remove_states(folder: Path) -> None:
     """Remove the saved states of a training, so that it starts at step 0."""
     remove_partials(folder / "last.pt")
-    for name in ("last.pt", "previous.pt"):
+    for name in ("last.pt", "last.pt.damaged", "previous.pt"):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -209,27 +222,31 @@ def _on_host(value):
     return [_on_host(part) for part in value] if isinstance(value, list) else value
 
 
-def load_state(
-    path: Path, identity: dict, device: torch.device, config: TrainingConfig | None = None
-) -> dict | None:
+def load_state(path: Path, identity: dict, config: TrainingConfig | None = None) -> dict | None:
     """Read the state of this run, or the one before if the last one is damaged. No pickled code is executed.
 
-    A damaged state is removed once the one before was read. Raises StateDamaged if there is no readable state, and
-    StateMismatch naming the differences to this run.
+    Its tensors are on the host. A damaged state is renamed (`damaged_state`) once the one before was read.
+
+    Raises:
+        StateDamaged: all states are damaged.
+        StateNotRead: memory or disk fail.
+        StateMismatch: the state is of another run; the differences are named.
 
     config: section `training`; a finished training of another configuration is then not resumed: the result is None,
     and a line says so. One with fewer steps is resumed, and its step is added to `extended_at`.
     """
     try:
-        state, found = _read_state(path, device)
+        state, found = _read_state(path)
     except StateDamaged as damage:
         before = previous_state(path)
         if not before.is_file():
             raise
-        state, found = _read_state(before, device)
+        state, found = _read_state(before)
         print(f"{damage.what}; the state before it is used: {before}, step {state['step']}", file=sys.stderr)
-        # Otherwise the next saved state would replace the good one by the damaged one.
-        path.unlink(missing_ok=True)
+        # Otherwise the next saved state would replace the good one by the damaged one. Another process of this
+        # training may have renamed it.
+        with suppress(FileNotFoundError):
+            path.replace(damaged_state(path))
     if config and state.get("ended"):
         return _extended(state, found, identity, config, path)
     differences = _differing(found, identity)
@@ -265,7 +282,7 @@ def _extended(state: dict, found: dict, identity: dict, config: TrainingConfig, 
 def is_unfinished(folder: Path, identity: dict) -> bool:
     """Whether the folder of states has one of this run, saved before its end."""
     try:
-        state, found = _read_state(folder / "last.pt", torch.device("cpu"))
+        state, found = _read_state(folder / "last.pt")
     except (OSError, StateDamaged):
         return False
     return not state.get("ended") and not _differing(found, identity)
@@ -277,12 +294,12 @@ def _differing(found: dict, expected: dict) -> list[str]:
     return [f"{key}: expected {new}, found {old}" for key, old, new in rows]
 
 
-def _read_state(path: Path, device: torch.device) -> tuple[dict, dict]:
-    """State and identity."""
+def _read_state(path: Path) -> tuple[dict, dict]:
+    """State and identity, on the host: the device may have no space for a second copy."""
     if hint := content_hint(path):
         raise FileNotFoundError(f"{path}: {hint}")
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         # torch does not compare the checksums of its records. Earlier versions saved none.
         if CHECKSUM in state and state.pop(CHECKSUM) != _sha256(state):
             raise ValueError("its content is not what was saved, by its checksum")
@@ -290,6 +307,11 @@ def _read_state(path: Path, device: torch.device) -> tuple[dict, dict]:
     except Exception as error:
         # torch raises pickle, runtime, key or end-of-file errors, depending on the file.
         reason = str(error).strip() or type(error).__name__
+        if _is_passing(error):
+            raise StateNotRead(
+                f"{path}: the training state could not be read ({reason.splitlines()[0][:200]}); it is kept, and may "
+                "be sound: free memory, or check the disk, and run again to resume"
+            ) from error
         if "weights_only" in reason:
             # torch's advice there is to execute whatever the file holds.
             reason = "it is no state, or holds more than tensors and plain values"
@@ -298,6 +320,14 @@ def _read_state(path: Path, device: torch.device) -> tuple[dict, dict]:
         f"{path}: the training state of {size} bytes is cut off or damaged ({reason.splitlines()[0][:200]})",
         f"delete {path.parent} to start this training again; all other files of the model stay",
     )
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether an error of reading is one of memory or disk, and says nothing about the file."""
+    if isinstance(error, OSError):
+        # In a file with a damaged directory, torch looks for a record before its start: EINVAL.
+        return not isinstance(error, FileNotFoundError) and error.errno != errno.EINVAL
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_out_of_memory(error))
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, object, object]]:

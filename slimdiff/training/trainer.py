@@ -28,7 +28,9 @@ from slimdiff.model.checkpoint import DataSpec, build_network, put_priors
 from slimdiff.training.checkpoint import (
     Ema,
     Interrupted,
+    StateNotRead,
     StateNotSaved,
+    damaged_state,
     load_state,
     out_of_memory,
     previous_state,
@@ -175,6 +177,11 @@ class Trainer:
         saved = self.state_path.is_file() or previous_state(self.state_path).is_file()
         if not (saved and self._restore()) and config.steps:
             self._choose_precision()
+        if self.processes.largest(self.step) != -self.processes.largest(-self.step):
+            raise StateNotRead(
+                f"{self.state_path}: the processes read states of different steps, this one of step {self.step}; all "
+                "states are kept: run again to resume"
+            )
         handlers = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
         try:
             if first:
@@ -189,6 +196,8 @@ class Trainer:
             )
             # Validation, preview or snapshot that an interruption left undone after the saved step.
             ended = bool(self.step) and self._end_of_step(resumed=True)
+            # Its last round was seen and gives no reason again, also where it stopped early.
+            ended = ended or self._ended
             since, started, self._paused = self.step, time.perf_counter(), 0.0
             while self.step < config.steps and not ended:
                 self.advance()
@@ -219,7 +228,8 @@ class Trainer:
                 parts = (self.network, self.emas, self.history, self.validation, self.precision)
                 self.outputs.write(self.step, *parts, self.extended_at)
                 self.outputs.tell_missing_snapshots()
-                previous_state(self.state_path).unlink(missing_ok=True)
+                for other in (previous_state(self.state_path), damaged_state(self.state_path)):
+                    other.unlink(missing_ok=True)
                 if not kept:
                     self.state_path.unlink(missing_ok=True)
             # Wait until the first process has written the model.
@@ -361,7 +371,7 @@ class Trainer:
 
     def _restore(self) -> bool:
         """Continue from the saved state; returns False if it is of a finished training that cannot be resumed."""
-        state = load_state(self.state_path, self.identity, self.device, self.config)
+        state = load_state(self.state_path, self.identity, self.config)
         if state is None:
             return False
         self.network.load_state_dict(state["network"])

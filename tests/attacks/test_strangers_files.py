@@ -25,8 +25,6 @@ from slimdiff.importing.lightning import read_lightning
 from slimdiff.model.checkpoint import read_card
 from slimdiff.training.checkpoint import load_state
 
-CPU = torch.device("cpu")
-
 
 class Call:
     """Unpickled, it leaves a file."""
@@ -88,7 +86,7 @@ FORMS = {
     "pickle": lambda value, path: path.write_bytes(pickle.dumps(value)),
 }
 READERS = {
-    "state.pt": lambda path: load_state(path, {}, CPU),
+    "state.pt": lambda path: load_state(path, {}),
     "reference.ckpt": read_lightning,
     "model.safetensors": read_card,
 }

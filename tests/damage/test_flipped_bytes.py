@@ -232,7 +232,7 @@ def test_a_flip_anywhere_in_weights_is_found_or_changes_nothing(finished, tmp_pa
 
     def content(path):
         if path.suffix == ".pt":
-            state, identity = _read_state(path, torch.device("cpu"))
+            state, identity = _read_state(path)
             return str(sorted(identity)), state["network"]
         network, card = load_model(path, torch.device("cpu"))
         return str(card), network.state_dict()

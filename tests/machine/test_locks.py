@@ -113,10 +113,49 @@ def test_a_holder_on_another_machine_is_waited_for_while_its_heart_beats(tmp_pat
     with alone(path, "another training"):
         holder = json.loads(path.read_text())
         assert (holder["host"], holder["pid"]) == (socket.gethostname(), os.getpid())
-    # Twenty looks with a heartbeat before each, then two in silence.
-    assert len(looks) == 22
+    # Twenty looks with a heartbeat before each, two in silence, and one after signing.
+    assert len(looks) == 23
     assert capsys.readouterr().err.count("training by process") == 1
     assert not path.exists()
+
+
+def test_a_holder_that_was_taken_over_leaves_the_file_of_the_next(tmp_path):
+    path = tmp_path / "lock"
+    with alone(path, "training"):
+        # Another machine signs the same file after 120 s without a heartbeat.
+        elsewhere(path)
+    assert json.loads(path.read_text())["host"] == "elsewhere"
+
+
+def test_of_two_that_sign_without_file_locks_the_last_one_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "_lock", lambda handle: None)
+    path, looks = tmp_path / "lock", []
+
+    def other_signs(seconds):
+        looks.append(path.read_text())
+        if len(looks) == 1:
+            elsewhere(path)
+        if len(looks) == 3:
+            raise InterruptedError
+
+    monkeypatch.setattr(locks.time, "sleep", other_signs)
+    with pytest.raises(InterruptedError), alone(path, "training"):
+        raise AssertionError("both hold the lock")
+    assert [json.loads(text)["host"] for text in looks] == [socket.gethostname(), "elsewhere", "elsewhere"]
+
+
+def test_a_process_that_waits_says_so_to_its_caller_after_each_look(tmp_path, holders):
+    path, calls = tmp_path / "lock", []
+    first = holders(path)
+    first.wait_for_lock()
+
+    def waiting():
+        calls.append(first.process.poll())
+        if len(calls) == 3:
+            first.end()
+
+    with alone(path, "training", waiting):
+        assert len(calls) == 3
 
 
 def test_the_heart_beats(tmp_path, monkeypatch):

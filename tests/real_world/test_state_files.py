@@ -1,6 +1,8 @@
 """A file that a stage reads back was cut off, or is empty: it is named, with what can be deleted safely."""
 
+import errno
 import io
+import math
 import os
 import pickle
 import re
@@ -25,7 +27,8 @@ from slimdiff.files import CHECKSUM, read_object, read_table, write_table, write
 from slimdiff.generation.samples import read_arrays, read_manifest
 from slimdiff.model.checkpoint import read_card
 from slimdiff.report.participants import read_records
-from slimdiff.training.checkpoint import StateDamaged, load_state
+from slimdiff.training.checkpoint import StateDamaged, StateNotRead, load_state
+from slimdiff.training.distributed import Processes
 
 CUTS = {
     "empty": lambda size: 0,
@@ -117,7 +120,7 @@ def test_a_state_that_is_none_is_named_with_the_folder_that_can_be_deleted(tmp_p
     path.parent.mkdir()
     path.write_bytes(CONTENTS[kind])
     with pytest.raises(StateDamaged) as caught:
-        load_state(path, {}, CPU)
+        load_state(path, {})
     assert str(path) in str(caught.value) and f"delete {path.parent} to start" in str(caught.value)
     assert "weights_only" not in str(caught.value)
 
@@ -151,13 +154,88 @@ def test_a_damaged_state_never_replaces_the_good_one_before(tmp_path):
     fail_at(again, 4, end)
     with pytest.raises(Interrupted):
         again.run()
-    assert sorted(path.name for path in (tmp_path / "run" / "state").iterdir()) == ["previous.pt"]
+    # What is damaged is kept until the training ends.
+    assert sorted(path.name for path in (tmp_path / "run" / "state").iterdir()) == [
+        "last.pt.damaged",
+        "previous.pt",
+    ]
     again = trainer_in(tmp_path / "run")
     fail_at(again, 7, end)
     with pytest.raises(Interrupted):
         again.run()
     for name, step in (("previous.pt", 3), ("last.pt", 6)):
         assert torch.load(tmp_path / "run" / "state" / name, weights_only=True)["step"] == step
+
+
+def raises(error: Exception):
+    def fail(*arguments, **options):
+        raise error
+
+    return fail
+
+
+FAILURES = {
+    "memory of Python": (MemoryError(), "MemoryError"),
+    "memory of a device": (torch.OutOfMemoryError("CUDA out of memory."), "CUDA out of"),
+    "memory of torch": (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "can't allocate memory"),
+    "disk": (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_good_state_that_cannot_be_read_now_is_not_called_damaged_and_stays(tmp_path, monkeypatch, kind):
+    last = stopped_after_two_states(tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in last.parent.iterdir()}
+    error, reason = FAILURES[kind]
+    with monkeypatch.context() as patch, pytest.raises(StateNotRead, match=reason) as caught:
+        # Only the last state fails: the one before could be read.
+        load = torch.load
+        patch.setattr(
+            torch, "load", lambda path, **how: (raises(error) if path == last else load)(path, **how)
+        )
+        trainer_in(tmp_path / "run").run()
+    assert str(last) in str(caught.value) and "it is kept" in str(caught.value)
+    assert "damaged" not in str(caught.value) and "delete" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in last.parent.iterdir()} == before
+    # The advice is true.
+    again = trainer_in(tmp_path / "run")
+    fail_at(again, 6, end)
+    with pytest.raises(Interrupted):
+        again.run()
+
+
+def test_a_damaged_directory_is_no_error_of_the_disk(tmp_path, monkeypatch, capsys):
+    """torch looks for a record at a place that the file cannot have."""
+    last, load = stopped_after_two_states(tmp_path / "run"), torch.load
+    fail = raises(OSError(errno.EINVAL, "Invalid argument"))
+    monkeypatch.setattr(torch, "load", lambda path, **how: (fail if path == last else load)(path, **how))
+    trainer_in(tmp_path / "run").run()
+    assert "previous.pt, step 3" in capsys.readouterr().err
+
+
+def test_a_state_needs_no_second_copy_on_the_device(tmp_path, monkeypatch):
+    last = stopped_after_two_states(tmp_path / "run")
+    places, load = [], torch.load
+    monkeypatch.setattr(
+        torch, "load", lambda path, **how: places.append(how["map_location"]) or load(path, **how)
+    )
+    trainer_in(tmp_path / "run").run()
+    assert places == ["cpu"] and last.is_file()
+
+
+def test_processes_that_read_states_of_different_steps_do_not_train(tmp_path):
+    stopped_after_two_states(tmp_path / "run")
+
+    class WithAnother(Processes):
+        """Two processes; the other one read the state of step 3."""
+
+        def largest(self, number: int) -> int:
+            return max(number, int(math.copysign(3, number)))
+
+    trainer = trainer_in(tmp_path / "run")
+    trainer.processes = WithAnother()
+    with pytest.raises(StateNotRead, match="different steps, this one of step 6; all states are kept"):
+        trainer.run()
 
 
 def test_a_file_system_without_hard_links_keeps_the_state_before_too(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from helpers.tiny_training import assert_same_run, fail_at, study_with_own_model
 
 from slimdiff import cli
 from slimdiff.config import load_study
+from slimdiff.config.training import ValidationConfig
 from slimdiff.files import read_table
 from slimdiff.model.checkpoint import load_model
 from slimdiff.training import trainer as trainer_module
@@ -92,6 +93,39 @@ def test_files_that_were_deleted_are_written_again_from_the_kept_state(tmp_path,
         (folder / name).unlink()
     refuse_steps(monkeypatch)
     trainer_in(folder).run()
+    assert [(folder / name).read_bytes() for name in names] == before
+
+
+STOPS = {
+    # Rounds at steps 2, 4, ...; the training ends at step 8, or at step 4.
+    "patience": (ValidationConfig(every=2, samples=6, evaluations=3, patience=2), 8),
+    "lowest_ratio": (ValidationConfig(every=2, samples=6, evaluations=3, lowest_ratio=0.8), 4),
+}
+
+
+@pytest.mark.parametrize("rule", STOPS)
+def test_a_training_that_stopped_early_is_written_again_without_a_step(tmp_path, monkeypatch, capsys, rule):
+    settings, end = STOPS[rule]
+    kids = iter((3.0, 1.0, 1.5, 1.2))
+
+    def judge(images, z_bin):
+        return {"kid": next(kids), "memorisation_ratio": 0.5}
+
+    folder = tmp_path / "run"
+    common = {"val_participants": ["sub-3"], "validation": settings, "judge": judge, "preview_every": 4}
+    trainer_in(folder, **common).run()
+    assert f"stopped early after step {end}" in capsys.readouterr().err
+    names = ("model.safetensors", "history.tsv", "validation.tsv", "previews/final.png", "state/last.pt")
+    names += (f"previews/step-{end:07d}.png",)
+    before = [(folder / name).read_bytes() for name in names]
+    for name in names:
+        if name != "state/last.pt":
+            (folder / name).unlink()
+    refuse_steps(monkeypatch)
+    again = trainer_in(folder, **common)
+    again.run()
+    assert again.step == end
+    assert f"writing the model again at step {end} of 12" in capsys.readouterr().err
     assert [(folder / name).read_bytes() for name in names] == before
 
 
@@ -228,6 +262,43 @@ def test_a_trained_cell_that_is_not_whole_is_made_again_from_its_state(cell, mon
     refuse_steps(monkeypatch)
     assert "writing the model again at step 6 of 6" in cell.train()
     assert (model.read_bytes(), table.read_bytes()) == before
+
+
+def flip_a_digit(table):
+    content = bytearray(table.read_bytes())
+    content[-3] ^= 1
+    table.write_bytes(bytes(content))
+
+
+def test_a_damaged_table_is_named_and_costs_no_sound_model(cell, monkeypatch):
+    cell.train(keep_state=False)
+    table = cell.folder / "history.tsv"
+    good = table.read_bytes()
+    flip_a_digit(table)
+    before = contents(cell.folder)
+    refuse_steps(monkeypatch)
+    assert cli.run_stage("train", ["--config", str(cell.file), "--fold", "0"]) == 2
+    said = cell.capsys.readouterr().err
+    assert f"error: {table}: its content is not what was written" in said
+    assert "restore the table" in said and "--again" in said
+    assert contents(cell.folder) == before
+    # The advice is true: restored, or without its seal.
+    table.write_bytes(good)
+    assert cell.train(keep_state=False) == LINE
+    flip_a_digit(table)
+    table.with_name(".history.tsv.sha256").unlink()
+    assert cell.train(keep_state=False) == LINE
+
+
+def test_a_damaged_table_is_named_and_written_again_from_the_state(cell, monkeypatch):
+    cell.train()
+    table = cell.folder / "history.tsv"
+    good = table.read_bytes()
+    flip_a_digit(table)
+    refuse_steps(monkeypatch)
+    said = cell.train()
+    assert f"{table}: its content is not what was written" in said and "again from the kept state" in said
+    assert table.read_bytes() == good
 
 
 def test_a_model_of_an_earlier_version_is_trained_as_before(cell):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny_training import CPU, assert_same_run, fail_at, trainer_in, weights_of
+from helpers.tiny_training import assert_same_run, fail_at, trainer_in, weights_of
 
 from slimdiff.files import read_table
 from slimdiff.training.checkpoint import TrainingFailed, load_state
@@ -90,11 +90,11 @@ def test_a_full_disk_keeps_the_earlier_state(tmp_path):
     trainer_in(tmp_path / "whole").run()
     done = in_a_process(FULL_DISK, tmp_path / "run")
     assert done.returncode == 1
-    message = done.stderr.splitlines()[-1]
-    assert re.search(r"last\.pt: the state of step 6 could not be written .* MB free.*kept", message)
+    # tqdm may draw its bar once more after the message.
+    assert re.search(r"last\.pt: the state of step 6 could not be written .* MB free.*kept", done.stderr)
     assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == ["last.pt"]
     resumed = trainer_in(tmp_path / "run")
-    assert load_state(resumed.state_path, resumed.identity, CPU)["step"] == 3
+    assert load_state(resumed.state_path, resumed.identity)["step"] == 3
     resumed.run()
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
@@ -119,7 +119,7 @@ def test_out_of_memory_names_the_batch_and_a_remedy(tmp_path):
     for part in ("out of memory on cpu at step 5", "training.batch_size 4 in 2 part(s)", "8 x 8 px"):
         assert part in message
     assert "set training.accumulate to 4" in message and "last.pt" in message
-    assert load_state(trainer.state_path, trainer.identity, CPU)["step"] == 3
+    assert load_state(trainer.state_path, trainer.identity)["step"] == 3
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])

@@ -10,6 +10,9 @@ from helpers.tiny_training import study_with_own_models
 
 from slimdiff import cli
 from slimdiff.config import load_study
+from slimdiff.data.store import SliceStore
+from slimdiff.stages import train
+from slimdiff.training.distributed import Processes
 
 # Before step 4, behind a saved state, the training waits for the file `go`; at once in a process that may go on.
 WAITS = """
@@ -103,6 +106,44 @@ def test_a_second_training_of_one_cell_waits_for_the_first(start, model, expecte
         assert "trained: 6 of 6 steps, same configuration; nothing to do" in said
     assert (model / "model.safetensors").read_bytes() == expected
     assert [path.name for path in state.iterdir()] == ["last.pt"]
+
+
+def test_the_others_of_a_group_take_part_in_every_look_at_the_lock(prepared, tmp_path):
+    """In one exchange they would wait at most for its time limit, and not as long as another training lasts."""
+    study = load_study(study_with_own_models(prepared, tmp_path))
+    # Not finished; three looks of the first process at the lock; it has the lock; the model is there now.
+    answers, said = [0, 0, 0, 0, 1, 1], []
+
+    class Second(Processes):
+        def largest(self, number: int) -> int:
+            said.append(int(number))
+            return answers[len(said) - 1]
+
+    store = SliceStore.open(study.paths.store)
+    with train._trainer(study.variant("base"), "base", 0, store, Second(1, 2), False) as trainer:
+        assert trainer is None
+    assert said == [0] * len(answers)
+
+
+def test_the_first_of_a_group_exchanges_while_it_waits(start, prepared, tmp_path):
+    study = load_study(study_with_own_models(prepared, tmp_path))
+    go, said = tmp_path / "go", []
+    first = start(go)
+    assert first.stdout.readline() == "waits\n"
+
+    class First(Processes):
+        def largest(self, number: int) -> int:
+            said.append(int(number))
+            if len(said) == 4:
+                go.touch()
+                first.communicate(timeout=300)
+            return number
+
+    store = SliceStore.open(study.paths.store)
+    with train._trainer(study.variant("base"), "base", 0, store, First(0, 2), False) as trainer:
+        assert trainer is None
+    # Not finished, three looks, the lock, and the finished model.
+    assert said == [0, 0, 0, 0, 1, 1]
 
 
 def test_two_cells_do_not_wait_for_one_another(start, prepared, tmp_path):

@@ -154,7 +154,7 @@ def test_f5_a_signal_saves_the_step_it_arrives_at(make, tmp_path, number):
     assert signal.getsignal(number) is before
     # The state is that of the step of the signal.
     again = make("stopped", save_every=1000)
-    state = load_state(again.state_path, again.identity, CPU)
+    state = load_state(again.state_path, again.identity)
     assert state["step"] == stopped.step == 7
     again.run()
     whole, stopped = (weights_of(tmp_path / name)[0] for name in ("whole", "stopped"))
@@ -224,10 +224,10 @@ def test_a_state_holds_no_code(tmp_path):
 
     torch.save({"identity": "{}", "evil": Evil()}, tmp_path / "s.pt")
     with pytest.raises(Exception, match=r"(?i)weights"):
-        load_state(tmp_path / "s.pt", {}, CPU)
+        load_state(tmp_path / "s.pt", {})
     assert not (tmp_path / "owned").exists()
     save_state(tmp_path / "ok.pt", {"step": 3}, {"a": [1, (2, 3)]})
-    assert load_state(tmp_path / "ok.pt", {"a": [1, [2, 3]]}, CPU) == {"step": 3}
+    assert load_state(tmp_path / "ok.pt", {"a": [1, [2, 3]]}) == {"step": 3}
 
 
 def test_zero_steps_save_the_untrained_network(make, tmp_path):
@@ -261,7 +261,7 @@ def test_a_nan_loss_stops_the_run_and_is_not_saved(make, tmp_path, log_every, sa
     named = [int(text) for text in re.findall(r"sub-[012] z=(\d)", str(caught.value))]
     assert named == drawn  # in this store the z of a slice is its z-bin
     assert not (tmp_path / "run" / "model.safetensors").exists()
-    state = load_state(trainer.state_path, trainer.identity, CPU)
+    state = load_state(trainer.state_path, trainer.identity)
     assert state["step"] <= 4
     assert all(value.isfinite().all() for value in state["network"].values())
     # The run can resume from this state.
