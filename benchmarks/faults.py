@@ -49,7 +49,7 @@ LATEST = 1.1
 POLL_S = 0.1
 END_S = 300.0
 """Time in which an engine must end after a signal, and every run without one must make progress."""
-PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)*", re.ASCII)
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)*", re.ASCII)
 """Name of a temporary file of `slimdiff.files.replacing`."""
 DIFFERENT = {
     "logs/*": "what the jobs print, with speeds",

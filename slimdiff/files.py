@@ -34,8 +34,10 @@ class NoSpace(OSError):
     """A file could not be written, because the disk is full or a quota or limit is reached."""
 
 
-FULL = re.compile("no space left|os error 28|requested and|failed writing file|quota exceeded|file too large")
-"""Words of errors of a full disk that have no number: of NumPy, safetensors and torch."""
+FULL = re.compile(
+    r"\(os error (?:27|28|122)\)|^\d+ requested and \d+ written$|^pytorchstreamwriter failed writing file"
+)
+"""What errors of a full disk say that have no number: of safetensors (Linux: EFBIG, ENOSPC, EDQUOT), NumPy, torch."""
 
 
 @contextmanager
@@ -71,7 +73,8 @@ def replacing(path: Path, suffix: str | None = None, size: int | None = None) ->
 
 def _is_full(error: Exception) -> bool:
     numbers = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-    return getattr(error, "errno", None) in numbers or bool(FULL.search(str(error).lower()))
+    known = isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError"
+    return known and (getattr(error, "errno", None) in numbers or bool(FULL.search(str(error).lower())))
 
 
 def _no_space(path: Path, temporary: Path, size: int | None, error: Exception) -> str:
@@ -436,12 +439,12 @@ def sha256(*paths: Path) -> str:
 
 
 def remove_partials(*paths: Path) -> None:
-    """Remove the temporary files that killed processes left of `replacing`; no process may be writing these paths."""
+    """Remove what killed processes left of `replacing` and of seals; no process may be writing these paths."""
     names: dict[Path, set[str]] = {}
     for path in map(Path, paths):
-        names.setdefault(path.parent, set()).add(path.name)
+        names.setdefault(path.parent, set()).update((path.name, seal_of(path).name))
     for folder, own in names.items():
         for found in folder.iterdir() if folder.is_dir() else ():
-            partial = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}(\.\w+)*", found.name, re.ASCII)
-            if partial and partial[1] in own:
+            partial = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}(\.\w+)*", found.name, re.ASCII)
+            if partial and partial[1] in own and found.name.endswith(Path(partial[1]).suffix):
                 found.unlink(missing_ok=True)

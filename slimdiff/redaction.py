@@ -5,7 +5,7 @@ provenance.json, config.json, report.html and exports pass through them (docs/pu
 reads its inputs from (participants.tsv, quality.tsv, the folder quality/) keep the paths as configured, and so do logs.
 
 - An address loses its user and password, and its whole query or fragment where one parameter is a key or a signature.
-- `token=...`, `password=...` and the like lose their value outside of addresses, too.
+- `token=...`, `password: ...` and the like lose their value outside of addresses, too.
 - An absolute path keeps its last part, because its folders often hold the name of a person: `.../cohort`.
 """
 
@@ -23,23 +23,30 @@ SECRET = (
     r"|authorization|jwt|sas"
 )
 """Words in the name of a parameter whose value gives access."""
+SECRET_IN_TEXT = (
+    r"token|passwd|passwords?|passphrase|pwd|secrets?|credentials?|apikey|accesskey|authorization|jwt"
+)
+"""The same before a colon, where a word may be one of a sentence."""
 SECRET_IN_ADDRESS = rf"{SECRET}|key|auth|code|session|sid|hash|hmac|policy|amz|goog"
 """The same in the query of an address, where a name says less."""
 WORD = re.compile(r"[a-z]+|[A-Z][a-z]*", re.ASCII)
-USER = r"(?:[^\s/?#\"'<>:@]*:(?!\d+/)[^\s\"'<>]*@|[^\s/?#\"'<>]*@)"
-"""User and password of an address; a password may have / or ?, though none should."""
+USER = r"(?:[^\s/?#\"'<>:@]*:(?!\d+/(?:[^\s\"'<>@]*/)?@)[^\s\"'<>]*@|[^\s/?#\"'<>]*@)"
+"""User and password of an address; a password may have / or ?, though none should. A name may follow a port: /@name."""
 ADDRESS = re.compile(rf"\b([a-z][a-z0-9+.-]*://){USER}?([^\s?#\"'<>\\]*)([?#][^\s\"'<>\\]*)?", re.IGNORECASE)
-ASSIGNED = re.compile(r"(?<![\w.-])([\w.-]+)=([^\s&;,\"'<>\\]+)")
+WEB = ("http://", "https://", "s3://", "gs://")
+"""Addresses whose path is none of a file system."""
+ASSIGNED = re.compile(
+    r"(?<![\w.-])([\w.-]+)(=|[\"']?[ \t]*:[ \t]*[\"']?)(?:(?:bearer|basic|token)[ \t]+)?[^\s&;,\"'<>\\]+",
+    re.IGNORECASE,
+)
 OPAQUE = re.compile(r"[\w%+/=.~-]{24,}")
 """The value of a parameter that is no word: a key, whatever its name."""
-HOME = (
-    r"(?:/root|/(?:home|Users|var/home|export/home)/[^/\s\"'<>|:,;]+|[A-Za-z]:\\+Users\\+[^\\\s\"'<>|:,;]+)"
-)
+HOME = r"(?:/root|/(?:home|Users|var/home|export/home)/[^/\s\"'<>|:,;]+|[A-Za-z]:[\\/]+Users[\\/]+[^\\/\s\"'<>|:,;]+)"
 A_HOME = re.compile(HOME)
 PART = r"(?:\\u[0-9a-f]{4}|[^\s/\\\"'<>|:,;()\[\]{}])+"
-PATH = re.compile(rf"(?<![\w/.…~:<\\])(?:~[\w.-]*/|/{PART}/)(?:{PART}/)*(?:{PART})?")
-IN_HOME = re.compile(rf"(?<![\w:/])(?:\.\.?/)*(?:\.\.)?({HOME}(?:[/\\]+{PART})*)")
-WHOLE_PATH = re.compile(r"(?:~[\w.-]*)?/[^\n]+|~[\w.-]*|[A-Za-z]:\\+Users\\[^\n]+")
+PATH = re.compile(rf"(?<![\w/.…~<\\])(?:~[\w.-]*/|/{PART}/)(?:{PART}/)*(?:{PART})?")
+IN_HOME = re.compile(rf"(?<![\w/])(?:\.\.?/)*(?:\.\.)?({HOME}(?:[/\\]+{PART})*)")
+WHOLE_PATH = re.compile(r"(?:~[\w.-]*)?/[^\n]+|~[\w.-]*|[A-Za-z]:[\\/]+Users[\\/][^\n]+")
 CONTROLS = {"Cc", "Cf", "Cs"}
 JOINERS = "\u200c\u200d\u200e\u200f"
 """Invisible characters that words of many languages need."""
@@ -107,6 +114,13 @@ def _home() -> str | None:
 
 def _address(found: re.Match) -> str:
     scheme, rest, query = found.groups()
+    host, slash, path = rest.partition("/")
+    # A second time, what is shortened already stays.
+    if slash and "..." not in (host, path.partition("/")[0]):
+        if scheme.lower() == "file://":
+            rest = host + short_path(f"/{path}")
+        elif scheme.lower() not in WEB and A_HOME.match(f"/{path}"):
+            rest = f"{host}/{short_path(f'/{path}')}"
     return scheme + rest + ("" if query and _gives_access(query) else query or "")
 
 
@@ -126,7 +140,8 @@ def _is_secret(name: str, words: str) -> bool:
 
 
 def _assigned(found: re.Match) -> str:
-    return f"{found[1]}={HIDDEN}" if _is_secret(found[1], SECRET) else found[0]
+    words = SECRET if found[2] == "=" else SECRET_IN_TEXT
+    return f"{found[1]}{found[2]}{HIDDEN}" if _is_secret(found[1], words) else found[0]
 
 
 def _without_folders(text: str, known: list[str]) -> str:
@@ -138,5 +153,5 @@ def _without_folders(text: str, known: list[str]) -> str:
                 )
     if WHOLE_PATH.fullmatch(text) and not re.search(r": |, ", text):
         return short_path(text)
-    text = PATH.sub(lambda path: short_path(path[0]), text)
-    return IN_HOME.sub(lambda path: short_path(path[1]), text)
+    text = IN_HOME.sub(lambda path: short_path(path[1]), text)
+    return PATH.sub(lambda path: short_path(path[0]), text)

@@ -1,5 +1,6 @@
 """Files are complete or absent; tables edited in a spreadsheet can still be read."""
 
+import errno
 import hashlib
 import json
 import math
@@ -7,16 +8,20 @@ import re
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from slimdiff import files
 from slimdiff.files import (
     ArrayWriter,
+    NoSpace,
     read_object,
     read_table,
+    remove_partials,
     replacing,
     seal_of,
     sha256,
     write_object,
+    write_seal,
     write_table,
     write_text,
 )
@@ -38,6 +43,49 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_partial_one(tmp_path, m
             fail()
     assert list(tmp_path.iterdir()) == [target]
     assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize("write", [lambda path: write_table(path, [{"a": 1}], ("a",)), write_seal])
+def test_what_killed_processes_left_is_removed_and_copies_of_the_user_stay(tmp_path, monkeypatch, write):
+    table = tmp_path / "folds.tsv"
+    table.write_text("a\n")
+    kept = [
+        ".folds.tsv.original",
+        ".folds.tsv.20260131",
+        ".folds.tsv.my_notes.tsv",
+        ".other.tsv.0a1b2c3d.tsv",
+    ]
+    for name in kept:
+        (tmp_path / name).touch()
+    before = {path.name for path in tmp_path.iterdir()}
+    # As after SIGKILL: nothing is renamed, nothing is removed.
+    with monkeypatch.context() as patch:
+        patch.setattr(type(table), "replace", lambda *_: None)
+        patch.setattr(type(table), "unlink", lambda *_, **__: None)
+        write(table)
+    left = {path.name for path in tmp_path.iterdir()} - before
+    assert any(name.startswith("..folds.tsv.sha256.") for name in left)
+    remove_partials(table)
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError("262144 requested and 12288 written"), True),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), True),
+        (SafetensorError("I/O error: File too large (os error 27)"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (ValueError("sub-01: no space left, 3 requested and 2 written, (os error 28)"), False),
+        (ValueError("line 3: requested and found differ: file too large"), False),
+        (RuntimeError("2 samples were requested and 1 was found; file too large for the grid"), False),
+        (OSError(errno.EACCES, "Permission denied"), False),
+    ],
+)
+def test_only_an_error_of_a_full_disk_is_one(tmp_path, error, full):
+    with pytest.raises(NoSpace if full else type(error)) as caught, replacing(tmp_path / "file"):
+        raise error
+    assert full or caught.value is error
 
 
 def test_a_reader_sees_the_old_file_until_the_new_one_is_complete(tmp_path):

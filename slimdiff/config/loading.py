@@ -15,8 +15,9 @@ from slimdiff.config.study import Study
 
 TEMPLATE = "__use_yte__"
 """Key that makes a YAML file a template for Snakemake."""
-MAX_BYTES = 1_000_000
-"""Largest configuration file. A study of ten thousand excluded participants has half of it."""
+MAX_BYTES = 250_000
+"""Largest configuration file: a study with the reasons for excluding some five thousand participants. YAML's reader is
+slow: of 1 MB it takes ten seconds, and a minute where a number has many colons."""
 MAX_DEPTH = 50
 """Levels of keys and lists in a configuration; a study has eight."""
 MAX_VALUES = 100_000

@@ -227,13 +227,21 @@ def sample_settings(generator: Generator, folder: Path) -> SampleSettings:
     precision = str(generator.precision).removeprefix("torch.")
     return SampleSettings(
         generation=redacted(generator.config.model_dump(mode="json")),
-        # Behind a symbolic link `..` leads elsewhere.
-        checkpoint=os.path.relpath(generator.checkpoint.resolve(), folder.resolve()),
+        checkpoint=_checkpoint_from(folder, generator.checkpoint),
         checkpoint_sha256=generator.sha256["checkpoint"],
         guide_sha256=generator.sha256["guide"],
         priors_sha256=generator.finishing.sha256,
         runs=[Run(generator.device.type, precision, generator.compiled)],
     )
+
+
+def _checkpoint_from(folder: Path, checkpoint: Path) -> str:
+    """The path of a checkpoint from a folder, or without its folders where these are of the machine (`redacted`)."""
+    # Behind a symbolic link `..` leads elsewhere.
+    checkpoint, folder = checkpoint.resolve(), folder.resolve()
+    # Up to the root and down again, a relative path says as much as an absolute one.
+    elsewhere = checkpoint.parts[:2] != folder.parts[:2]
+    return redacted(str(checkpoint) if elsewhere else os.path.relpath(checkpoint, folder))
 
 
 def _rows(generator: Generator, requests: list[Request], masks: np.ndarray) -> list[dict]:

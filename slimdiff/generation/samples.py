@@ -76,7 +76,7 @@ class SampleSettings:
     generation: dict[str, Any]
     """Section `generation` of the study."""
     checkpoint: str
-    """Path from the folder of the file."""
+    """Path from the folder of the file; of a checkpoint elsewhere the name only."""
     checkpoint_sha256: str
     guide_sha256: str | None
     priors_sha256: str | None

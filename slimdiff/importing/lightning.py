@@ -71,8 +71,9 @@ def read_lightning(path: Path) -> dict[str, Any]:
         # torch raises pickle, runtime, key or end-of-file errors, depending on the file.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line for line in lines if "GLOBAL" in line), lines[0])
+        # torch's advice is to admit what the file holds, or to execute it.
+        reason = reason.partition(" by default")[0].partition(" Please ")[0]
         if "weights_only" in reason:
-            # torch's advice there is to execute whatever the file holds.
             reason = "it holds more than tensors and plain values"
         raise ValueError(f"{path}: not readable as a Lightning checkpoint: {reason.strip()[:300]}") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
@@ -86,23 +87,28 @@ def read_lightning(path: Path) -> dict[str, Any]:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Raise ValueError for a zip file with compressed records: torch saves none, and they can unpack to any size."""
+    """Raise ValueError for a zip file with compressed or overlapping records, which can unpack to any size.
+
+    torch saves none.
+    """
     if not zipfile.is_zipfile(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
             records, size = archive.infolist(), path.stat().st_size
-            packed = [
-                record
-                for record in records
-                if record.compress_type != zipfile.ZIP_STORED or record.file_size > size
-            ]
+            packed = [record for record in records if record.compress_type != zipfile.ZIP_STORED]
+            whole = sum(record.file_size for record in records)
     except Exception as error:
         raise ValueError(f"{path}: not readable as a Lightning checkpoint: {error}; copy it again") from None
     if packed:
         raise ValueError(
             f"{path}: {packed[0].filename}: expected a record as torch saves it, found a compressed one of "
             f"{packed[0].file_size} bytes; nothing was unpacked; save the checkpoint with torch again"
+        )
+    if whole > size:
+        raise ValueError(
+            f"{path}: expected records of at most {size} bytes, the size of the file, found {whole}: they overlap; "
+            "nothing was unpacked; save the checkpoint with torch again"
         )
 
 

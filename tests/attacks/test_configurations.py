@@ -1,5 +1,6 @@
 """Study files that attack the reader: aliases, nesting, size, duplicates, code; by the commands and by the engine."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from helpers.workflow_runs import snakemake
 
 from slimdiff import cli
 from slimdiff.config import ConfigError, load_study
+from slimdiff.config.loading import MAX_BYTES
 
 LEVELS, FAN = 12, 9
 
@@ -30,8 +32,8 @@ FILES = {
     "closed brackets": ("b.yaml", f"a: {'[' * 100}{']' * 100}", "at most 50 levels"),
     "brackets of JSON": ("b.json", '{"a": ' + "[" * 100_000, "at most 50 levels"),
     "closed brackets of JSON": ("b.json", '{"a": ' + "[" * 100 + "]" * 100 + "}", "at most 50 levels"),
-    "a large file": ("b.yaml", "study: tiny\n" + "# x\n" * 300_000, "at most 1000000 bytes"),
-    "many values": ("b.yaml", f"a: [{'1,' * 150_000}]", "at most 100000 values"),
+    "a large file": ("b.yaml", "study: tiny\n" + "# x\n" * 300_000, "at most 250000 bytes"),
+    "many values": ("b.yaml", f"a: [{'1,' * 110_000}]", "at most 100000 values"),
     "a date that is none": ("b.yaml", "study: 2001-99-99", "not readable as YAML"),
     "a number without end": ("b.yaml", f"seed: {'9' * 5000}", "not readable as YAML"),
     "a call": ("b.yaml", "study: !!python/object/apply:os.system ['touch ran']", "could not determine"),
@@ -60,6 +62,22 @@ def test_a_command_refuses_it_by_name_and_nothing_runs(kind, tmp_path, monkeypat
         load_study(path)
     assert str(path) in str(caught.value) and words in str(caught.value)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "item", ["1,", "[],", "? ,", "1:"], ids=["numbers", "lists", "keys", "a number of base 60"]
+)
+def test_the_largest_file_is_answered_in_seconds(item, tmp_path):
+    opened, closed = {"? ,": "{}", "1:": " 1"}.get(item, "[]")
+    path = tmp_path / "s.yaml"
+    path.write_text("x" * MAX_BYTES)
+    with pytest.raises(ConfigError, match="found a str"):
+        load_study(path)
+    path.write_text(f"a: {opened}{item * ((MAX_BYTES - 9) // len(item))}{closed}")
+    began = time.process_time()
+    with pytest.raises(ConfigError):
+        load_study(path)
+    assert time.process_time() - began < 7
 
 
 # Snakemake itself fails first at the others, or never ends: it unfolds mappings of aliases before the workflow begins.

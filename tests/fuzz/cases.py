@@ -18,7 +18,7 @@ HANG_S = 10
 """A reader that takes longer hangs. No limit of speed: the slowest good file takes a hundredth of it."""
 REFUSALS = (OSError, ValueError, RuntimeError, ImportError)
 """What `slimdiff.cli.run_stage` turns into one message and exit status 2; anything else is a traceback."""
-PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)*", re.ASCII)
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)*", re.ASCII)
 
 
 class Hang(BaseException):

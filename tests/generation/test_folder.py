@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -283,6 +284,23 @@ def test_any_sample_is_remade_from_its_manifest_row(trained, tmp_path, options):
         }
         changed = {key for key in found["generation"] if found["generation"][key] != first["generation"][key]}
         assert changed <= {"compile"}
+
+
+@pytest.mark.parametrize("elsewhere", ["/home/anna/m.safetensors", "/anna/models/m.safetensors"])
+def test_a_checkpoint_elsewhere_is_named_without_its_folders(trained, tmp_path, elsewhere):
+    folder, name = tmp_path / "samples", "zbin-00_class-0_replica-0_00000"
+    moved = generator_of(trained)
+    moved.checkpoint = Path(elsewhere)
+    fill(moved, None, folder, [0])
+    assert settings_in(folder / "zbin-00")["checkpoint"] == ".../m.safetensors"
+    assert "anna" not in "".join(path.read_text() for path in folder.glob("zbin-00.[jt]s*"))
+    before = contents(folder)
+    fill(generator_of(trained), None, folder, [0])
+    assert contents(folder) == before
+    manifest = folder / "zbin-00.tsv"
+    with pytest.raises(FileNotFoundError, match=r"m\.safetensors: .* give its path \(--ckpt\)"):
+        remake_samples(manifest, [name], tmp_path / "out", device="cpu")
+    assert remake_samples(manifest, [name], tmp_path / "out", trained, device="cpu") == {name: True}
 
 
 def test_remaking_a_sample_reports_what_is_missing_or_wrong(trained, tmp_path):

@@ -37,7 +37,7 @@ def run_until(
 def partials(folder: Path) -> list[str]:
     """Temporary files below a folder."""
     names = (path.name for path in folder.rglob(".*") if path.is_file())
-    return sorted(name for name in names if re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)*", name))
+    return sorted(name for name in names if re.fullmatch(r"\..+\.[0-9a-f]{8}(\.\w+)*", name))
 
 
 KILL, INTERRUPT, TERMINATE = signal.SIGKILL, signal.SIGINT, signal.SIGTERM

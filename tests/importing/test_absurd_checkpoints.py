@@ -1,12 +1,14 @@
 """Checkpoints that unpack or unfold without end, promise absurd sizes, or lack a key: refused by name, built never."""
 
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
-from copy import deepcopy
+from copy import copy, deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.published_checkpoints import configuration, lightning, reference_without_wheel
@@ -127,6 +129,24 @@ def test_a_compressed_record_is_refused_before_it_is_unpacked(network, tmp_path,
             target.writestr(info.filename, bytes(300_000_000) if packed else source.read(info), kind)
     assert path.stat().st_size < 2_000_000
     refused(path, capsys, record, "compressed", "nothing was unpacked")
+
+
+def test_records_that_share_their_bytes_are_refused(network, tmp_path, capsys):
+    path = saved(tmp_path / "x.ckpt", network)
+    with zipfile.ZipFile(path, "a") as archive:
+        largest = max(archive.infolist(), key=lambda record: record.file_size)
+        for number in range(3):
+            again = copy(largest)
+            again.filename = f"{largest.filename}{number}"
+            archive.filelist.append(again)
+        archive._didModify = True
+    refused(path, capsys, "overlap", "nothing was unpacked", str(path.stat().st_size))
+
+
+@pytest.mark.parametrize("value", [Path("home"), np.float64(3)], ids=["a path", "a number of numpy"])
+def test_no_advice_to_admit_code_is_passed_on(network, tmp_path, capsys, value):
+    said = refused(saved(tmp_path / "x.ckpt", network, more=value), capsys, "was not an allowed global")
+    assert not re.search("safe_globals|allowlist|Please use", said)
 
 
 def test_a_tensor_larger_than_its_file_is_refused(network, tmp_path, capsys):

@@ -9,10 +9,14 @@ import gzip
 import hashlib
 import io
 import os
+import stat
 import sys
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel
 import numpy as np
@@ -33,10 +37,20 @@ VOXEL_MM = (0.01, 100.0)
 MOST_VOXELS = 2**30
 """Of a file, all axes together: 1024 in each of three axes."""
 MARGIN = 2**20
-"""Bytes that may follow the last voxel; more are not unpacked."""
+"""Bytes that may follow the last voxel; a file with more is not read."""
+MOST_BEFORE = 2**28
+"""Bytes that may precede the first voxel: the header and its extensions."""
+HEADER = 540
+"""Bytes of the longer header, that of NIfTI-2."""
+HEAD = 2**18
+"""Bytes of a gzip file in which its header is looked for."""
+PART = 2**16
+"""Bytes that are read and unpacked at once. What follows a gzip member in them is copied for the next one."""
 
 QUATERNION_ROUNDING = 1e-4
 """Largest excess of a quaternion's length over one that counts as a rounding error of its writer."""
+
+NO_MEMORY = "it does not fit into the memory of this machine"
 
 
 class FileFault(ValueError):
@@ -72,13 +86,13 @@ class NiftiFile:
 
 def read_nifti(path: Path) -> NiftiFile:
     """Read a .nii or .nii.gz (NIfTI-1 or NIfTI-2). Raises FileFault; messages do not repeat the path."""
-    content = _bytes_of(path)
-    raw = _unpacked(path, content)
-    header = _by_standard(_header(raw))
     try:
-        stored = _voxels(raw, header)
+        with _opened(path) as stream:
+            raw, digest = _content(path, stream)
     except MemoryError:
-        raise FileFault("unreadable", "does not fit into the memory of this machine") from None
+        raise FileFault("unreadable", NO_MEMORY) from None
+    header = _by_standard(_header(raw))
+    stored = _voxels(raw, header)
     try:
         if np.isinf(header["scl_slope"]):
             raise nibabel.spatialimages.HeaderDataError("the slope is infinite")
@@ -88,7 +102,6 @@ def read_nifti(path: Path) -> NiftiFile:
     # A slope of 0 or NaN means that there is no scaling (NIfTI-1 standard, scl_slope).
     slope, intercept = (1.0, 0.0) if slope is None else (float(slope), float(intercept or 0.0))
     affine, placed = _affine(header)
-    digest = hashlib.sha256(content).hexdigest()
     return NiftiFile(stored, slope, intercept, affine, placed, _second_form(header), digest)
 
 
@@ -115,14 +128,8 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, space: str =
 def read_header(path: Path) -> nibabel.Nifti1Header:
     """The header alone, with a possible shape. Raises FileFault; messages do not repeat the path."""
     path = Path(path)
-    try:
-        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
-            start = stream.read(540)
-    except FileNotFoundError:
-        raise FileFault("missing_file", "not found") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise FileFault("truncated", f"ends too early or is damaged ({error}); copy it again") from None
-    header = _by_standard(_header(start))
+    with _opened(path) as stream:
+        header = _by_standard(_header(_start(path, stream)))
     _shape(header)
     return header
 
@@ -135,72 +142,98 @@ def voxel_count(path: Path) -> int | None:
         return None
 
 
-def _bytes_of(path: Path) -> bytes:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file's bytes as a stream. Raises FileFault for anything but a regular file with content."""
     if not path.name.lower().endswith(ENDINGS):
         raise FileFault("unreadable", f"expected a file named {' or '.join(ENDINGS)}; convert it")
     try:
-        content = path.read_bytes()
+        # Before it is opened: a pipe blocks, and a device may have no end.
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            what = "folder" if stat.S_ISDIR(found.st_mode) else "device, pipe or socket"
+            raise FileFault("unreadable", f"expected a file, found a {what}")
+        if not found.st_size:
+            raise FileFault("empty_file", "is empty (0 bytes); copy it again")
+        if hint := content_hint(path):
+            raise FileFault("unreadable", hint)
+        with path.open("rb") as stream:
+            yield stream
     except (FileNotFoundError, NotADirectoryError):
         hint = content_hint(path)
         raise FileFault("missing_file", f"not found: {hint}" if hint else "not found") from None
-    except IsADirectoryError:
-        raise FileFault("unreadable", "expected a file, found a folder") from None
     except PermissionError:
         raise FileFault("unreadable", "this user has no permission to read it") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error, isal_zlib.error) as error:
+        raise FileFault("truncated", f"ends too early or is damaged ({error}); copy it again") from None
     except OSError as error:
         raise FileFault("unreadable", error.strerror or str(error)) from None
-    if not content:
-        raise FileFault("empty_file", "is empty (0 bytes); copy it again")
-    if hint := content_hint(path):
-        raise FileFault("unreadable", hint)
-    return content
 
 
-def _unpacked(path: Path, content: bytes) -> bytes:
-    named, packed = path.name.lower().endswith(".gz"), content.startswith(GZIP_MAGIC)
+def _start(path: Path, stream: BinaryIO) -> bytes:
+    """The bytes of the header, unpacked; no more than the beginning of the file is read."""
+    start = stream.read(HEAD)
+    stream.seek(0)
+    named, packed = path.name.lower().endswith(".gz"), start.startswith(GZIP_MAGIC)
     if named and not packed:
         raise FileFault("unreadable", "it is named .gz but not gzipped; rename it or copy it again")
     if packed and not named:
         raise FileFault("unreadable", "it is gzipped but not named .gz; rename it")
     if not packed:
-        return content
-    try:
-        # The header alone says how much of the stream belongs to the file: a few bytes can unpack to any size.
-        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
-            start, _, promised = _extent(_by_standard(_header(stream.read(540))))
-        most = start + promised + MARGIN
-        raw, rest = _members(content, most)
-    except (EOFError, gzip.BadGzipFile, zlib.error, isal_zlib.error) as error:
-        raise FileFault("truncated", f"ends too early or is damaged ({error}); copy it again") from None
-    if rest:
+        return start[:HEADER]
+    with gzip.GzipFile(fileobj=io.BytesIO(start)) as unpacked:
+        return unpacked.read(HEADER)
+
+
+def _content(path: Path, stream: BinaryIO) -> tuple[bytes, str]:
+    """The file's content, unpacked, and the sha256 of its bytes; no more is read than its header promises."""
+    # A few bytes can unpack to any size, and a file with holes can have any size.
+    start, _, promised = _extent(_by_standard(_header(_start(path, stream))))
+    packed = path.name.lower().endswith(".gz")
+    most = start + promised + MARGIN
+    # Noise takes a little more when it is packed.
+    longest = most + most // 8 if packed else most
+    size = os.fstat(stream.fileno()).st_size
+    if size > longest:
+        raise FileFault(
+            "unreadable",
+            f"its header promises {start + promised} bytes, and the file has {size}, more than {longest}; it was not "
+            "read; convert the image again",
+        )
+    if not packed:
+        raw = stream.read(most)
+        return raw, hashlib.sha256(raw).hexdigest()
+    raw, digest = _unpacked(stream, most)
+    if raw is None:
         raise FileFault(
             "unreadable",
             f"its header promises {start + promised} bytes, and it unpacks to more than {most}; no more was unpacked; "
             "convert the image again",
         )
-    return raw
+    return raw, digest
 
 
-def _members(content: bytes, most: int) -> tuple[bytes, bool]:
-    """The gzip members of a file, unpacked up to a number of bytes, and whether there is more.
+def _unpacked(stream: BinaryIO, most: int) -> tuple[bytes | None, str]:
+    """The gzip members of a file, unpacked, and the sha256 of its bytes; None if there are more than `most` bytes.
 
     Raises EOFError, or an error of zlib, for damage before it.
     """
-    parts, size = [], 0
-    while content:
-        # Twice as fast as the standard library, checksum included.
-        stream = isal_zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-        part = stream.decompress(content, most + 1 - size)
-        parts.append(part)
-        size += len(part)
-        if size > most:
-            return b"", True
-        if not stream.eof:
-            # The limit was not reached, so the stream was.
-            raise EOFError("the compressed stream has no end")
+    raw, digest, member = io.BytesIO(), hashlib.sha256(), None
+    while part := stream.read(PART):
+        digest.update(part)
         # Zeros may pad the file.
-        content = stream.unused_data.lstrip(b"\0")
-    return parts[0] if len(parts) == 1 else b"".join(parts), False
+        while part := part if member else part.lstrip(b"\0"):
+            # Twice as fast as the standard library, checksum included.
+            member = member or isal_zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+            raw.write(member.decompress(part, most + 1 - raw.tell()))
+            if raw.tell() > most:
+                return None, ""
+            # The limit was not reached, so the part, or the member, was.
+            part = member.unused_data
+            member = None if member.eof else member
+    if member:
+        raise EOFError("the compressed stream has no end")
+    return raw.getvalue(), digest.hexdigest()
 
 
 def _header(raw: bytes) -> nibabel.Nifti1Header:
@@ -263,6 +296,12 @@ def _extent(header: nibabel.Nifti1Header) -> tuple[int, tuple[np.dtype, tuple[in
     if start < header.single_vox_offset:
         raise FileFault(
             "unreadable", f"its header says that the voxels begin at byte {start}, inside the header"
+        )
+    if start > MOST_BEFORE:
+        raise FileFault(
+            "unreadable",
+            f"its header says that the voxels begin at byte {start}; expected at most {MOST_BEFORE}; convert the image "
+            "again",
         )
     voxels = int(np.prod(shape, dtype=object))
     if voxels > MOST_VOXELS:

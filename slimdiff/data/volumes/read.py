@@ -17,7 +17,7 @@ from slimdiff.data.volumes.mask_grid import (
     other_grid,
     without_origin,
 )
-from slimdiff.data.volumes.nifti import FileFault, read_header, read_nifti
+from slimdiff.data.volumes.nifti import NO_MEMORY, FileFault, read_header, read_nifti
 from slimdiff.data.volumes.stacking import StackLayout, stack_images, stack_masks
 from slimdiff.files import sha256
 
@@ -87,9 +87,12 @@ def read_volume(path: Path, who: str) -> Volume:
             f"{who}: {path}: expected a 3-D volume with more than one voxel along every axis, found shape "
             f"{stored.shape}; convert the image again",
         )
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = stored * np.float64(file.slope) + file.intercept if file.scaled else stored
-        values = np.array(values, np.float32)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = stored * np.float64(file.slope) + file.intercept if file.scaled else stored
+            values = np.array(values, np.float32)
+    except MemoryError:
+        raise _named(FileFault("unreadable", NO_MEMORY), path, who) from None
     return Volume(values, file.affine, stored, file.scaled, file.placed, file.qform, sha256=file.sha256)
 
 

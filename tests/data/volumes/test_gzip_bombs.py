@@ -1,8 +1,12 @@
-"""A gzip stream is unpacked as far as the header of its volume goes; a bomb costs no memory and is named."""
+"""A file is read and unpacked as far as the header of its volume goes; a bomb costs no memory and is named."""
 
 import gzip
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -11,18 +15,20 @@ import numpy as np
 import pytest
 from helpers.synthetic import write_bids
 
-from slimdiff.data.volumes.nifti import MARGIN, FileFault, read_nifti
+from slimdiff.data.volumes.nifti import MARGIN, FileFault, read_nifti, voxel_count
+from slimdiff.data.volumes.read import VolumeError, read_volume
+from slimdiff.files import sha256
 
 SHAPE = (16, 16, 16)
 HUNDREDS_MB = 20
 
 
-def header(shape=SHAPE, dtype=np.float32) -> bytes:
+def header(shape=SHAPE, dtype=np.float32, before=0) -> bytes:
     made = nibabel.Nifti1Header()
     made.set_data_dtype(dtype)
     made.set_data_shape(shape)
     made.set_sform(np.eye(4), code=1)
-    made["vox_offset"] = 352
+    made["vox_offset"] = 352 + before
     return made.binaryblock + bytes(4)
 
 
@@ -53,6 +59,89 @@ def test_several_members_and_padding_are_one_file(tmp_path, voxels):
     path, content = tmp_path / "a.nii.gz", header() + voxels.tobytes(order="F")
     path.write_bytes(gzip.compress(content[:500]) + gzip.compress(content[500:]) + bytes(64))
     assert np.array_equal(read_nifti(path).stored, voxels)
+
+
+@pytest.mark.parametrize("size", [1, 7, 300, 65280])
+def test_members_of_any_size_are_one_file(tmp_path, voxels, size):
+    path, content = tmp_path / "a.nii.gz", header() + voxels.tobytes(order="F")
+    if size == 65280:  # of bgzip; more than one is needed
+        content = header((64, 64, 64)) + voxels.tobytes(order="F") * 64
+    members = [gzip.compress(content[k : k + size], mtime=0) for k in range(0, len(content), size)]
+    path.write_bytes(b"".join(members))
+    found = read_nifti(path)
+    assert found.stored.tobytes(order="F") == content[352:]
+    assert found.sha256 == sha256(path)
+    path.write_bytes(b"".join(members)[:-1])
+    with pytest.raises(FileFault) as caught:
+        read_nifti(path)
+    assert caught.value.flag == "truncated"
+
+
+def test_the_time_of_many_members_grows_with_their_number_alone(tmp_path):
+    path, size = tmp_path / "a.nii.gz", 128
+    path.write_bytes(gzip.compress(header((size,) * 3) + bytes(4 * size**3)) + gzip.compress(b"") * 400_000)
+    began = time.process_time()
+    assert not read_nifti(path).stored.any()
+    # Copied once for each member, what follows it would be 1600 GB.
+    assert time.process_time() - began < 6
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_file_with_a_hole_is_refused_unread(tmp_path, voxels, name):
+    path, content = tmp_path / name, header() + voxels.tobytes(order="F")
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert np.array_equal(read_nifti(path).stored, voxels)
+    os.truncate(path, 2**40)
+    with pytest.raises(FileFault, match=f"promises {len(content)} bytes, and the file has {2**40}") as caught:
+        read_nifti(path)
+    assert caught.value.flag == "unreadable"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_extensions_of_the_header_count_and_have_a_limit(tmp_path, voxels, packed):
+    path, extension = tmp_path / ("a.nii.gz" if packed else "a.nii"), bytes(3 * MARGIN)
+    pack = gzip.compress if packed else bytes
+    path.write_bytes(pack(header(before=len(extension)) + extension + voxels.tobytes(order="F")))
+    assert np.array_equal(read_nifti(path).stored, voxels)
+    path.write_bytes(pack(header(before=2**29)))
+    with pytest.raises(FileFault, match="begin at byte 5368712.*; expected at most"):
+        read_nifti(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs devices and pipes")
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_a_device_or_pipe_is_not_opened(tmp_path, kind):
+    path = tmp_path / "a.nii"
+    path.symlink_to(os.devnull) if kind == "device" else os.mkfifo(path)
+    # Opened, a pipe blocks until it has a writer.
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it was opened"))
+    signal.alarm(20)
+    try:
+        with pytest.raises(FileFault, match="expected a file, found a device, pipe or socket"):
+            read_nifti(path)
+        assert voxel_count(path) is None
+    finally:
+        signal.alarm(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
+@pytest.mark.parametrize("dtype", [np.float64, np.uint8])
+def test_a_volume_without_memory_for_it_is_named(tmp_path, dtype):
+    """Of float64 the file has no place, of uint8 its float32."""
+    import resource
+
+    path, shape = tmp_path / "a.nii", (512, 512, 512)
+    path.write_bytes(header(shape, dtype))
+    os.truncate(path, 352 + 512**3 * np.dtype(dtype).itemsize)
+    own = int(re.search(r"VmSize:\s*(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    earlier = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (own + 400_000_000, earlier[1]))
+    try:
+        with pytest.raises(VolumeError, match="memory of this machine") as caught:
+            read_volume(path, "sub-7")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, earlier)
+    assert str(caught.value).startswith(f"sub-7: {path}")
 
 
 def test_damage_and_every_cut_are_found(tmp_path, voxels):
