@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.kills import partials
 from helpers.synthetic import AFFINE, ball, head, save_nifti, study_mapping, write_bids
 
 from slimdiff import cli
@@ -77,8 +78,7 @@ class Workplace:
         after = self.files()
         assert sorted(after) == sorted(before), "files came or went"
         assert [name for name in before if after[name] != before[name]] == [], "files were changed"
-        state = [path.name for path in (self.folder / STATE).rglob("*") if path.is_file()]
-        assert [name for name in state if name.startswith(".") or name.endswith(".tmp")] == []
+        assert partials(self.folder / STATE) == []
         return message
 
 

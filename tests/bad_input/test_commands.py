@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bad_input.cases import Workplace
+from helpers.kills import partials
 from helpers.synthetic import ball, save_nifti
 from helpers.workflow_runs import snakemake
 
@@ -171,7 +172,7 @@ STAGES = {
         "cache", shortened("volumes/sub-03_FLAIR.nii.gz", 3000), (r"sub-03_FLAIR\.nii\.gz",)
     ),
     "cache: a volume that is something else": Bad(
-        "cache", text("volumes/sub-02_mask.nii.gz", "mine"), (r"sub-02_mask\.nii\.gz", "damaged")
+        "cache", text("volumes/sub-02_mask.nii.gz", "mine"), (r"sub-02_mask\.nii\.gz", "gzipped")
     ),
     "cache: a volume without a header": Bad(
         "cache",
@@ -187,7 +188,7 @@ STAGES = {
             text("volumes/sub-02_FLAIR.nii.gz", "mine")(results),
             save_nifti(results.parents[1] / "drawn.nii.gz", np.ones((32, 32, 32), np.uint8)),
         ],
-        (r"sub-02_FLAIR\.nii\.gz", "damaged"),
+        (r"sub-02_FLAIR\.nii\.gz", "gzipped"),
         (*BACK, "--out", "native.nii.gz"),
     ),
     "priors: folds with thousands of digits": Bad(
@@ -223,7 +224,7 @@ STAGES = {
         lambda results: (results / "slices/slices.tsv").write_text(
             "".join((results / "slices/slices.tsv").read_text().splitlines(True)[:-1])
         ),
-        ("slices", "rows"),
+        (r"slices\.tsv", "cut off"),
         ("--fold", "0"),
     ),
     "priors: a store without facts": Bad(
@@ -239,7 +240,11 @@ STAGES = {
 def test_a_stage_that_finds_something_else_refuses_by_name(case, place):
     bad = STAGES[case]
     place.configure(bad.changes)
-    bad.spoil(place.folder / "results" / "tiny")
+    results = place.folder / "results" / "tiny"
+    bad.spoil(results)
+    # As an earlier version left them, without hashes; tests/damage has them with hashes.
+    for seal in results.rglob(".*.sha256"):
+        seal.unlink()
     place.refuses(*bad.wanted, command=bad.command, arguments=bad.arguments)
 
 
@@ -320,4 +325,4 @@ def test_a_broken_volume_stops_the_engine_and_what_is_made_of_the_others_stays(p
     assert "sub-02_FLAIR.nii.gz" in done.stdout + done.stderr
     after = place.files()
     assert {name: after.get(name) for name in kept} == kept
-    assert not [name for name in after if Path(name).name.startswith(".") and name.startswith("results/")]
+    assert partials(place.folder / "results") == []

@@ -152,7 +152,7 @@ FILES = {
         (IMAGE, "promises|too early", "131072"),
     ),
     "a header with more voxels than there are": Bad(
-        header_bytes(42, np.array([32767] * 3, "<i2")), (IMAGE, "32767", "promises")
+        header_bytes(42, np.array([32767] * 3, "<i2")), (IMAGE, "32767", "at most")
     ),
     "a header with a negative size": Bad(header_bytes(42, np.array([-32], "<i2")), (IMAGE, "-32", "shape")),
     "a header with an unknown type of voxels": Bad(header_bytes(70, np.array([77], "<i2")), (IMAGE, "77")),

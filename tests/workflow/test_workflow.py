@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.kills import partials
 from helpers.workflow_runs import RECORDER, ROOT, job_counts, snakemake, write_study
 
 from slimdiff import weights
@@ -228,7 +229,7 @@ def test_a_failing_job_leaves_no_half_written_file_and_keeps_the_rest(finished, 
     done = snakemake(target, "--cores", "1", "--configfile", str(config), folder=folder)
     assert done.returncode != 0
     assert "device mps" in done.stdout + done.stderr
-    assert not [path for path in model.rglob("*") if path.is_file() and path.name.startswith(".")]
+    assert partials(model) == []
     assert store.read_bytes() == before
     again = snakemake(target, "--cores", "1", "--configfile", str(write_study(tmp_path)), folder=folder)
     assert again.returncode == 0, again.stderr
