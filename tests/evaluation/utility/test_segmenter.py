@@ -199,7 +199,9 @@ def test_missing_and_invalid_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.safetensors.*slimdiff-segmenter"):
         load_segmenter(tmp_path / "absent.safetensors", CPU)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"other\.safetensors.*expected a segmenter, found another"):
+    with pytest.raises(
+        ValueError, match=r"other\.safetensors: expected the segmenter in its metadata, found none"
+    ):
         load_segmenter(tmp_path / "other.safetensors", CPU)
 
 

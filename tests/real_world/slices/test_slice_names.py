@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.seals import unseal
 
 from slimdiff.config import ConfigError, study_from_mapping
 from slimdiff.config.data import DataConfig
@@ -375,6 +376,7 @@ def test_a_damaged_list_of_slices_is_named(folder):
     path = folder.root / "participants.tsv"
     write_participants(path, read(folder).values())
     path.write_text(path.read_text().replace('"slice_files"', '"slice_fil"'))
+    unseal(path)
     with pytest.raises(ValueError, match=r"p1: expected a JSON object of slices in column slice_files"):
         read_participants(path)
 
