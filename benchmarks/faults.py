@@ -104,7 +104,7 @@ def write_study(work: Path, lgg: Path | None) -> Path:
             row |= {key: str((lgg.parent / row[key]).resolve()) for key in ("image", "mask")}
             row["split"] = "train" if number < 2 else "test"
         table = work / "patients.tsv"
-        write_table(table, rows, list(rows[0]))
+        write_table(table, rows, list(rows[0]), sealed=False)
     path = work / "study.json"
     path.write_text(json.dumps(values_of(table)))
     return path
@@ -349,7 +349,7 @@ def main() -> None:
         cohort = "lgg" if options.lgg else "phantom"
         shared = {"round": number, "cohort": cohort, "outcome": outcome}
         rows += [{"kill": len(rows) + place, **shared, **kill} for place, kill in enumerate(own.kills, 1)]
-        write_table(options.out, rows, COLUMNS)
+        write_table(options.out, rows, COLUMNS, sealed=False)
         print(f"round {number}: {len(own.kills)} kills, {outcome}", flush=True)
         # A round that failed can be looked at.
         if outcome == EQUAL:

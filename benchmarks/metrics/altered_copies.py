@@ -110,7 +110,7 @@ def main() -> None:
             sep="\t",
         )
     if options.out:
-        write_table(options.out, rows, COLUMNS)
+        write_table(options.out, rows, COLUMNS, sealed=False)
 
 
 if __name__ == "__main__":

@@ -269,7 +269,7 @@ def main() -> None:
                 found = bench.measure(damage, draws[: options.draws], null)
                 rows += [row_of(metric, damage, held_out, found[metric], null[metric]) for metric in METRICS]
     rows.sort(key=lambda row: METRICS.index(row["metric"]))
-    write_table(options.out, rows, COLUMNS)
+    write_table(options.out, rows, COLUMNS, sealed=False)
     printed(rows)
     print(f"{time.process_time() - start:.0f} s of processor time", file=sys.stderr)
 

@@ -71,7 +71,7 @@ def main() -> None:
                 flush=True,
             )
     if options.out:
-        write_table(options.out, rows, COLUMNS)
+        write_table(options.out, rows, COLUMNS, sealed=False)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def main() -> None:
         found = (row.get(column, "") for column in COLUMNS)
         print(*(f"{value:.4g}" if isinstance(value, float) else value for value in found), sep="\t")
     if options.out:
-        write_table(options.out, rows, COLUMNS)
+        write_table(options.out, rows, COLUMNS, sealed=False)
 
 
 if __name__ == "__main__":

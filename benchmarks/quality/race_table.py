@@ -85,7 +85,7 @@ def add(rows: list[dict], place: Callable[[Key], int]) -> None:
     """Add the metrics of a run; runs are sorted by their place."""
     with _locked():
         together = sorted([*read_rows(), *rows], key=lambda row: place(key_of(row)))
-        write_table(TABLE, together, COLUMNS)
+        write_table(TABLE, together, COLUMNS, sealed=False)
 
 
 @contextmanager

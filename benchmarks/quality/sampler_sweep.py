@@ -227,9 +227,9 @@ def main() -> None:
     for what in wanted:
         sweep.draw(*what)
     rows = [sweep.row(*what) for what in wanted]
-    write_table(sweep.folder / "sweep.tsv", rows, COLUMNS)
+    write_table(sweep.folder / "sweep.tsv", rows, COLUMNS, sealed=False)
     table = goal(rows)
-    write_table(sweep.folder / "goal.tsv", table, GOAL_COLUMNS)
+    write_table(sweep.folder / "goal.tsv", table, GOAL_COLUMNS, sealed=False)
     picture(rows, sweep.folder / "sweep.svg")
     print(*GOAL_COLUMNS, sep="\t")
     for row in table:

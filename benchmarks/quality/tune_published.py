@@ -66,7 +66,7 @@ def main() -> int:
         folder = work / "tuning" / f"{options.cohort}-{batch}-{rate:g}"
         _, facts = run_published(study, store, train, [], 60 * minutes, 0, folder, recipe)
         rows.append({**run, "ema_decay": EMA_DECAY, **{name: facts[name] for name in COLUMNS[6:]}})
-        write_table(TUNING, rows, COLUMNS)
+        write_table(TUNING, rows, COLUMNS, sealed=False)
         print(*(rows[-1][name] for name in COLUMNS), sep="\t", flush=True)
     return 0
 
