@@ -1,4 +1,4 @@
-# Memory that each rule asks for, in MB: measured (docs/performance.md, benchmarks/speed/rule_memory.py), with a margin,
+# Requested memory in MB: measured (docs/performance.md, benchmarks/speed/rule_memory.py), with a margin,
 # and as much again at each further attempt.
 
 from slimdiff.preflight.estimate import samples_of_model, slices_of_volume, step_memory
