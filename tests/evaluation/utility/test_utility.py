@@ -10,6 +10,7 @@ import pytest
 from slimdiff import cli
 from slimdiff.config import study_from_mapping
 from slimdiff.data.store import COLUMNS as SLICE_COLUMNS
+from slimdiff.data.store import FILES
 from slimdiff.evaluation.axes.fold_evaluation import COLUMNS
 from slimdiff.evaluation.utility.segmenter import Pairs
 from slimdiff.evaluation.utility.utility import (
@@ -22,7 +23,7 @@ from slimdiff.evaluation.utility.utility import (
     same_share,
     train_on_real,
 )
-from slimdiff.files import read_table, write_table
+from slimdiff.files import read_table, sha256, write_table
 from slimdiff.generation.samples import Samples, write_samples
 
 PATIENTS, CONTROLS = [f"sub-{i:02d}" for i in range(8)], ["sub-98", "sub-99"]
@@ -98,7 +99,7 @@ def study(tmp_path_factory):
         "bin_centres": [0.5, 2.5],
         "spacing_mm": 2.0,
         "min_lesion_px": 5,
-        "sha256": dict.fromkeys(("images", "masks", "slices"), "0" * 64),
+        "sha256": {name: sha256(paths.store / file) for name, file in FILES.items()},
     }
     (paths.store / "store.json").write_text(json.dumps(facts))
     for variant, z_bin in product(study.variants, range(2)):
