@@ -7,6 +7,7 @@ Code that takes an array block by block can take them instead.
 
 import os
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from zipfile import ZIP_STORED, ZipFile
 import numpy as np
 
 
-class Rows:
+class Rows(ABC):
     """Rows that are made or read when they are indexed; a subclass gives `_take` for one array of indices."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any):
@@ -47,8 +48,9 @@ class Rows:
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
+    @abstractmethod
     def _take(self, index: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """The rows of these numbers, which are all there, in this order."""
 
 
 class StoredRows(Rows):
