@@ -48,6 +48,10 @@ class BinaryMasks(Rows):
             )
 
     def __getitem__(self, rows) -> np.ndarray:
+        # The masks resolve every kind of index themselves; a slice of an array stays a view.
+        return self._take(rows)
+
+    def _take(self, rows) -> np.ndarray:
         masks = np.asarray(self.masks[rows])
         if masks.dtype == bool:
             return masks
