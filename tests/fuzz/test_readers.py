@@ -16,6 +16,8 @@ from fuzz.mutations import changed, changes_of, damaged, headers, json_text
 from fuzz.targets import TARGETS, Target, put_text, values_in
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from slimdiff.files import CHECKSUM
+
 CASES = int(os.environ.get("SLIMDIFF_FUZZ_CASES", "10000"))
 SEED = int(os.environ.get("SLIMDIFF_FUZZ_SEED", "0"))
 WAYS = sum(1 + target.values + (target.path == "small/image.nii") for target in TARGETS)
@@ -47,6 +49,8 @@ def test_damaged_bytes(target, place, tally):
 def test_other_values(target, place, tally):
     own = Tally()
     good = values_in(place / target.path)
+    # With its checksum every change is refused in the same way; files of earlier versions have none.
+    good.pop(CHECKSUM, None)
 
     @cases
     @given(changes_of(good))
