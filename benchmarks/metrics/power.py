@@ -243,7 +243,7 @@ def main() -> None:
     )
     parser.add_argument("--config", default="config/demo.yaml")
     parser.add_argument("--work", type=Path, default=Path("results/metric_power"), help="scratch folder")
-    parser.add_argument("--out", type=Path, default=Path("docs/metric_power.tsv"))
+    parser.add_argument("--out", type=Path, default=Path("docs/tables/metric_power.tsv"))
     parser.add_argument("--patients", type=int, default=150)
     parser.add_argument("--training", type=int, default=33, help="subjects whose slices serve as samples")
     parser.add_argument("--draws", type=int, default=20, help="draws of held-out subjects per damage")

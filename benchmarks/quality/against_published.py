@@ -1,6 +1,6 @@
 """The race: slimdiff and the published code learn the same slices with the same computing, and are judged alike.
 
-python benchmarks/quality/against_published.py                 # every run that docs/race.tsv lacks
+python benchmarks/quality/against_published.py                 # every run that docs/tables/race.tsv lacks
 python benchmarks/quality/against_published.py --cohort lgg --side slimdiff --minutes 5 --seed 0
 python benchmarks/quality/against_published.py --ideas         # each change of the recipe alone, at 5 minutes
 python benchmarks/quality/race_table.py                        # docs/race.svg from the table

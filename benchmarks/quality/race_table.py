@@ -1,4 +1,4 @@
-"""The table of the race, docs/race.tsv, and what is made of it: python benchmarks/quality/race_table.py
+"""The table of the race, docs/tables/race.tsv, and what is made of it: python benchmarks/quality/race_table.py
 
 Writes docs/race.md, a short table a cohort, and docs/race.svg, metrics against the budget.
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from slimdiff.files import MISSING, write_table
 
-TABLE = Path(__file__).resolve().parents[2] / "docs" / "race.tsv"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TABLE = DOCS / "tables" / "race.tsv"
 COLUMNS = ("cohort", "side", "minutes", "seed", "metric", "extractor", "value", "floor")
 Key = tuple[str, str, int, int]
 """Cohort, side, minutes, seed."""
@@ -32,7 +33,7 @@ PANELS = (
 HEAD = """\
 # The race in numbers
 
-Written by `benchmarks/quality/race_table.py` from [race.tsv](race.tsv); what the rows mean is in
+Written by `benchmarks/quality/race_table.py` from [race.tsv](tables/race.tsv); what the rows mean is in
 [learning.md](learning.md). Minutes are processor time of one core. Two values separated by `;` are of seeds 0 and 1.
 """
 SHOWN = (
@@ -137,7 +138,7 @@ def plot() -> None:
             axis.set_xlabel("minutes of one core", fontsize=8)
     axes[0, 0].legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(TABLE.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(DOCS / "race.svg", metadata={"Date": None})
 
 
 def markdown(rows: list[dict]) -> str:
@@ -181,7 +182,7 @@ def main() -> None:
     """Write both files."""
     plot()
     short = markdown([row for row in read_rows() if row["side"] in COLOURS])
-    TABLE.with_suffix(".md").write_text(short, encoding="utf-8")
+    (DOCS / "race.md").write_text(short, encoding="utf-8")
 
 
 if __name__ == "__main__":

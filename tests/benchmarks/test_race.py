@@ -22,6 +22,7 @@ from slimdiff.config.loading import study_from_mapping
 def table(tmp_path, monkeypatch):
     path = tmp_path / "race.tsv"
     monkeypatch.setattr(race_table, "TABLE", path)
+    monkeypatch.setattr(race_table, "DOCS", tmp_path)
     return path
 
 
