@@ -10,6 +10,7 @@ from slimdiff.config.base import (
     Fraction,
     InheritingSection,
     NonNegative,
+    PathText,
     Positive,
     PositiveInt,
     Real,
@@ -75,6 +76,13 @@ class TrainingConfig(InheritingSection):
 
     steps: Count = 100_000
     """Optimiser steps; 0 writes the untrained network (a control)."""
+    init: PathText | None = None
+    """A model to start from: model.safetensors of a study, or an imported one (docs/pretraining.md); null: random
+    weights."""
+    init_sha256: Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{8,64}$")] | None = None
+    """sha256 of that file, or its first characters (8 or more): another file is an error; null: any."""
+    init_missing: Literal["error", "random"] = "error"
+    """What becomes of layers that have no weights in that file: an error, or random values."""
     batch_size: PositiveInt = 16
     """Slices per step (paper: 16-32)."""
     accumulate: PositiveInt = 1

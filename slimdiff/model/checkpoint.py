@@ -83,6 +83,9 @@ class ModelCard:
     """Fields of a `MaskCalibration`; None: masks are as the network estimates them."""
     height: str = "slice"
     """`slices.height` of the study; earlier checkpoints lack it."""
+    init: dict | None = None
+    """What the training started from (`training.init`): file name, sha256, study, variant, fold and step of it, and
+    `notes` of what was mapped. None: random weights."""
     training_run: dict | None = None
     """`key`: hash of all that decides the weights (`slimdiff.training.identity`); `steps`: steps done; `extended_at`:
     steps at which a finished training was resumed with a larger `training.steps`. None: unknown."""
@@ -155,18 +158,20 @@ def check_model(path: Path) -> ModelCard:
     return card
 
 
-def load_model(path: Path, device: torch.device) -> tuple[nn.Module, ModelCard]:
+def load_model(path: Path, device: torch.device, remedy: str = REMEDY) -> tuple[nn.Module, ModelCard]:
     """The network with its EMA weights, in evaluation mode on the device, and its card.
+
+    remedy: what an error about a damaged file advises.
 
     Raises ValueError naming the file if it is damaged, a weight is NaN or infinite, or weights and card do not match.
     """
     path = Path(path)
-    card, record, shapes = _card(path)
+    card, record, shapes = _card(path, remedy)
     try:
         network = network_of(card.model, card.data, shapes)
     except ValueError as error:
-        raise ValueError(f"{path}: its weights do not match its model card: {error}; {REMEDY}") from None
-    network.load_state_dict(read_tensors(path, record, REMEDY))
+        raise ValueError(f"{path}: its weights do not match its model card: {error}; {remedy}") from None
+    network.load_state_dict(read_tensors(path, record, remedy))
     return network.to(device).eval(), card
 
 
@@ -203,10 +208,10 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "no such weight" if shape is None else f"shape {shape}"
 
 
-def _card(path: Path) -> tuple[ModelCard, dict, dict[str, tuple[int, ...]]]:
+def _card(path: Path, remedy: str = REMEDY) -> tuple[ModelCard, dict, dict[str, tuple[int, ...]]]:
     """The card, the record that it was read from, and the shapes of the weights."""
     published = path.suffix in (".ckpt", ".pt")
-    remedy = "slimdiff-import converts one of the published code" if published else REMEDY
+    remedy = "slimdiff-import converts one of the published code" if published else remedy
     record, shapes = read_record(path, KEY, "slimdiff model card", remedy)
     if record.get("format") != FORMAT:
         raise ValueError(

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from slimdiff import cards, weight_files
 from slimdiff.compilation import compile_obstacle
@@ -58,6 +59,7 @@ def findings(study: Study, run: RunOptions, cost: Estimate) -> list[Finding]:
     found = [
         *_devices(study, run, cost),
         *_weights(study, run),
+        *_starts(study, run),
         *_packages(study, run),
         *_compiler(study, run),
     ]
@@ -109,6 +111,28 @@ def environment_of_jobs(study: Study, has_gpu: bool, decides: bool) -> str:
     if decides:
         os.environ[ENVIRONMENT] = environment_of(study, has_gpu)
     return os.environ.get(ENVIRONMENT) or environment_of(study, has_gpu=True)
+
+
+def _starts(study: Study, run: RunOptions) -> Iterator[Finding]:
+    """Models that trainings start from: there, the right ones, and readable."""
+    if not run.has("train"):
+        return
+    of_variants = (study.variant(name).training for name in study.variants)
+    for path, expected in dict.fromkeys(
+        (training.init, training.init_sha256) for training in of_variants if training.init
+    ):
+        from slimdiff.training.start import read_start
+
+        try:
+            read_start(Path(path), expected)
+        except (OSError, ValueError) as error:
+            yield Finding(
+                True,
+                f"training.init: {path}",
+                str(error),
+                "a model.safetensors of slimdiff",
+                "correct training.init, or remove it",
+            )
 
 
 def _devices(study: Study, run: RunOptions, cost: Estimate) -> Iterator[Finding]:

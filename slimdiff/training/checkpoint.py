@@ -90,6 +90,8 @@ class Ema:
 # Keys that do not change the learned weights, except for rounding.
 NOT_LEARNT = {"log_every", "save_every", "preview_every", "device", "accumulate", "compile"}
 NOT_LEARNT |= {"tensorboard", "wandb_project", "snapshots", "keep_state"}
+# Of a file to start from the content counts (`slimdiff.training.identity`).
+NOT_LEARNT |= {"init", "init_sha256", "init_missing"}
 
 
 class StateNotSaved(RuntimeError):

@@ -15,6 +15,7 @@ from slimdiff.data.store import SliceStore
 from slimdiff.files import check_seal, seal_of
 from slimdiff.model.checkpoint import check_model
 from slimdiff.training.checkpoint import is_unfinished, learnt, missing_snapshots, recorded
+from slimdiff.training.start import hash_of_start
 
 
 def identity_of(
@@ -44,7 +45,15 @@ def identity_of(
         "priors": None
         if model.prior == "none" or priors is None
         else hashlib.sha256(priors.tobytes()).hexdigest()[:16],
+        **({"init": _start_of(training)} if training.init else {}),
         **names,
+    }
+
+
+def _start_of(training: TrainingConfig) -> dict:
+    return {
+        "sha256": hash_of_start(Path(training.init), training.init_sha256),
+        "missing": training.init_missing,
     }
 
 

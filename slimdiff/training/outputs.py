@@ -38,6 +38,7 @@ class Outputs:
         data: the network's data specification.
         preview_sampler: sampler of the previews.
         slices: the training slices, on which masks are calibrated.
+        init: what the training started from, for the model card.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class Outputs:
         data: DataSpec,
         preview_sampler: PreviewSampler,
         slices: TrainingSet,
+        init: dict | None,
     ):
         self.folder, self.config, self.identity = folder, config, identity
         self.store, self.data, self.preview_sampler, self.slices = store, data, preview_sampler, slices
+        self.init = init
         self.sinks: Sinks | None = None
 
     def open(self, step: int) -> None:
@@ -178,7 +181,8 @@ class Outputs:
         return ModelCard(
             model=self.identity["model"],
             diffusion=self.identity["diffusion"],
-            training=self.config.model_dump(mode="json"),
+            # Of a file only its name: a card goes to strangers.
+            training=self.config.model_dump(mode="json") | ({"init": self.init["file"]} if self.init else {}),
             data=self.data,
             spacing_mm=self.store.spacing_mm,
             height=self.store.height,
@@ -191,5 +195,6 @@ class Outputs:
             precision=str(precision).removeprefix("torch."),
             versions=versions,
             ema_decay=decay,
+            init=self.init,
             training_run=run,
         )

@@ -25,6 +25,7 @@ from slimdiff.data.store import SliceStore
 from slimdiff.devices import is_out_of_memory, peak_memory_mb, pick_device, pick_precision, synchronise
 from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.model.checkpoint import DataSpec, build_network, put_priors
+from slimdiff.model.unet import JointUNet
 from slimdiff.training.checkpoint import (
     Ema,
     Interrupted,
@@ -45,6 +46,7 @@ from slimdiff.training.logs import History
 from slimdiff.training.objective import Objective, Perceptual
 from slimdiff.training.optimiser import learning_rate, make_optimiser, update_weights
 from slimdiff.training.outputs import Outputs
+from slimdiff.training.start import StudyNetwork, put_start, read_start
 from slimdiff.training.step import Loss, Preparation
 from slimdiff.training.validation import Judge, PreviewSampler, Validation
 
@@ -107,6 +109,7 @@ class Trainer:
         )
         network = build_network(model.settings(), self.data_spec)
         put_priors(network, priors)
+        self.init = self._start(network, model)
         self.network = network.to(self.device)
         if self.network.gaussian is not None:
             log_sigma = torch.from_numpy(make_schedule(diffusion.schedule, diffusion.timesteps).log_sigma)
@@ -140,7 +143,14 @@ class Trainer:
                 judge,
             )
         self.outputs = Outputs(
-            folder, training, self.identity, store, self.data_spec, self.preview_sampler, self.set
+            folder,
+            training,
+            self.identity,
+            store,
+            self.data_spec,
+            self.preview_sampler,
+            self.set,
+            self.init,
         )
         self.extended_at: list[int] = []
         """Steps at which a finished training was resumed with more steps."""
@@ -175,7 +185,10 @@ class Trainer:
         """
         config, first = self.config, self.processes.first
         saved = self.state_path.is_file() or previous_state(self.state_path).is_file()
-        if not (saved and self._restore()) and config.steps:
+        resumed = saved and self._restore()
+        if self.init and first and not resumed:
+            print(f"starts from {self.init['file']}: {'; '.join(self.init['notes'])}", file=sys.stderr)
+        if not resumed and config.steps:
             self._choose_precision()
         if self.processes.largest(self.step) != -self.processes.largest(-self.step):
             raise StateNotRead(
@@ -237,6 +250,28 @@ class Trainer:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+    def _start(self, network: JointUNet, model: ModelConfig) -> dict | None:
+        """Give the network the weights of `training.init`; returns what the model card says of them.
+
+        A resumed training replaces them by those of its state.
+        """
+        config, store = self.config, self.store
+        if not config.init:
+            return None
+        start = read_start(Path(config.init), config.init_sha256)
+        own = StudyNetwork(
+            network,
+            model.settings(),
+            self.diffusion.model_dump(mode="json"),
+            self.data_spec,
+            store.spacing_mm,
+            store.height,
+            tuple(store.facts["z_range"]),
+        )
+        notes = put_start(own, start, config.init_missing == "random")
+        names = {name: getattr(start.card, name) for name in ("study", "variant", "fold", "step")}
+        return {"file": start.path.name, "sha256": start.sha256, **names, "notes": notes}
 
     def _keep_state(self) -> bool:
         """Save the state of the end of the training, if the study keeps it; returns whether it is there."""

@@ -72,6 +72,9 @@ KEPT = {
         *("diffusion.loss.space", "diffusion.loss.lesion_weight_image", "diffusion.loss.uncertainty"),
         "diffusion.loss.perceptual.weight",
     ],
+    "a model of the user to start from: docs/pretraining.md": [
+        *("training.init", "training.init_sha256", "training.init_missing"),
+    ],
     "early stopping, selection of weights and the mix of the utility test: choices of a study, off by default": [
         *("training.validation.patience", "training.validation.lowest_ratio", "training.validation.select"),
         *("training.further_ema_decays", "training.validation.evaluations", "utility.synthetic_per_real"),

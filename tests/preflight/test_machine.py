@@ -50,6 +50,15 @@ def fit(monkeypatch, tmp_path):
     return of
 
 
+def test_a_start_that_is_not_there_or_no_model_stops_the_study(fit, tmp_path):
+    path = tmp_path / "start.safetensors"
+    text = only(fit(training={"init": str(path)}), stops=True)
+    assert str(path) in text and "not found" in text
+    path.write_bytes(b"no model")
+    assert "not a safetensors file" in only(fit(training={"init": str(path)}), stops=True)
+    assert fit(RunOptions(rules={"metrics"}), training={"init": str(path)}) == []
+
+
 def only(found: list, stops: bool):
     (one,) = found
     assert one.stops == stops, one

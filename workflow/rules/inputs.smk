@@ -111,6 +111,12 @@ def priors_for(wildcards):
     return [] if own.model.prior == "none" else outputs("priors", wildcards.fold)
 
 
+def start_of(wildcards):
+    """The model that a training starts from, if the study names one."""
+    start = STUDY.variant(wildcards.variant).training.init
+    return [start] if start else []
+
+
 def records_of(names):
     """Records of fetched weights; a record that is written again makes no model again."""
     return [ancient(path) for name in dict.fromkeys(names) for path in outputs("weights", name)]

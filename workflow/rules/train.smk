@@ -31,6 +31,7 @@ rule train:
         folds=outputs("kfold"),
         priors=priors_for,
         weights=training_weights,
+        start=start_of,
     output:
         outputs("train")[:-1],
         shown(
