@@ -1,8 +1,8 @@
 """Learning rate and batch of the race's side `published-tuned`: python benchmarks/quality/tune_published.py
 
 Trains the published code with each pair of values for 5 minutes of one core, and prints its loss over fixed
-batches and noise, of the better of averaged and last weights. Rows go into docs/tables/race_tuning.tsv as soon as they are
-there, and a row that is there is not run again. The lowest loss decides.
+batches and noise, of the better of averaged and last weights. Rows go into docs/tables/race_tuning.tsv as soon as they
+are there, and a row that is there is not run again. The lowest loss decides.
 """
 
 import argparse
