@@ -325,7 +325,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=np.inf, help="start no round after this time")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "tables" / "faults.tsv", help="table to continue")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "docs" / "tables" / "faults.tsv", help="table to continue"
+    )
     options = parser.parse_args()
     # A shell lets its background jobs ignore Ctrl-C, and so would the engines.
     signal.signal(signal.SIGINT, signal.default_int_handler)
