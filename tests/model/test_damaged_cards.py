@@ -121,7 +121,7 @@ def test_a_card_with_a_value_that_no_checkpoint_has_is_named(trained, tmp_path, 
 def test_every_missing_key_is_named(trained, tmp_path, capsys):
     keys = []
     rewritten(trained, tmp_path / "m.safetensors", lambda card: keys.extend(card) or "{}")
-    optional = {"ema_decay", "mask_calibration", "height", "training_run"}
+    optional = {"ema_decay", "mask_calibration", "height", "init", "training_run"}
     for key in set(keys) - optional:
         path = rewritten(
             trained,
