@@ -47,6 +47,15 @@ class PhantomConfig(InheritingSection):
     """Seed of the cohort; null: the study's. Each subject's stream is derived from it and the subject's name."""
 
 
+class AnatomyConfig(Section):
+    """Heads that are drawn while a network is trained on them (`slimdiff pretrain`, docs/pretraining.md)."""
+
+    contrast: Literal["flair", "any"] = "flair"
+    """`flair`: dark fluid, grey matter brighter than white, lesions bright; `any`: every tissue of any brightness."""
+    skull: Fraction = 0.0
+    """Share of the heads with fluid, bone and scalp around the brain; the others are brains alone."""
+
+
 class FetchConfig(Section):
     """Files that the study downloads, checked by size and sha256. Files that are present and correct are kept."""
 
@@ -187,6 +196,7 @@ class DataConfig(Section):
     exclude: dict[str, ShownText] = Field(default_factory=dict)
     """participant_id: reason. Excluded subjects stay in participants.tsv, with the reason."""
     phantom: PhantomConfig = PhantomConfig()
+    anatomy: AnatomyConfig = AnatomyConfig()
     fetch: FetchConfig = FetchConfig()
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -65,6 +65,7 @@ class Trainer:
         val_participants: validation participants of the fold; if empty, there is no validation.
         judge: computes metrics of the samples of a validation round; None: losses only.
         processes: the processes that train together; default: this one alone.
+        training_set: makes the training set of store, participants, device and share of lesion slices.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Trainer:
         val_participants: Sequence[str] = (),
         judge: Judge | None = None,
         processes: Processes | None = None,
+        training_set: Callable[..., TrainingSet] = TrainingSet,
     ):
         self.config, self.diffusion, self.store = training, diffusion, store
         self.folder = folder
@@ -92,7 +94,7 @@ class Trainer:
                 f"{training.accumulate * self.processes.count} slices; raise batch_size or lower accumulate"
             )
         self.device = pick_device(training.device)
-        self.set = TrainingSet(store, participants, self.device, training.lesion_share, where="auto")
+        self.set = training_set(store, participants, self.device, training.lesion_share, where="auto")
         if model.acquisition:
             self.set.check_acquisitions()
         torch.manual_seed(training.seed)
