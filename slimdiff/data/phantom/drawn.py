@@ -2,11 +2,11 @@
 
 A slice is the ICBM152 tissue maps (`anatomy.templates`) seen through a random pose and warp, with random contrast,
 atrophy, resolution, bias field and noise, and lesions of many sizes and shapes. Its number and the seed determine
-everything, so that a resumed training sees the same slices on any number of processes. Everything but the random numbers
-is computed in torch on the device of the training.
+everything, so that a resumed training sees the same slices. Random numbers are drawn on the host, all else on
+the device of the training.
 
-Lengths are in mm. Intensities before scaling: white matter about 0.5. Like a preprocessed volume a slice has its darkest
-and brightest tissue at -1 and 1, and -1 outside the head.
+Lengths are in mm. Intensities before scaling: white matter about 0.5. As in a preprocessed volume the darkest and the
+brightest tissue are at -1 and 1, and all outside the head is -1.
 """
 
 from collections.abc import Sequence
@@ -166,12 +166,13 @@ class SliceDrawer:
         angles = [scalars.normal(0, sd) for sd in (0.07, 0.07, 0.05)]
         size = scalars.normal(0.93, 0.05).clamp(0.8, 1.08)
         scale = [size * scalars.normal(1.0, 0.03) for _ in range(3)]
-        shift = [scalars.normal(0, sd) for sd in (3.0, 3.0, 1.5)]
+        # The height is that of this head's own brain.
+        shift = [*(scalars.normal(0, 3.0) for _ in range(2)), torch.zeros_like(z)]
         y, x = self.y.view(1, -1, 1), self.x.view(1, 1, -1)
         points = [
             x.expand(len(z), *self.size),
             y.expand(len(z), *self.size),
-            (z - CENTRE_MM[2]).expand(-1, *self.size),
+            (scale[2] * (z - CENTRE_MM[2])).expand(-1, *self.size),
         ]
         # Rotations about x, y and z in turn.
         for angle, (first, second) in zip(angles, ((1, 2), (2, 0), (0, 1)), strict=True):
@@ -353,7 +354,7 @@ def head_maps() -> tuple[Tensor, Tensor, tuple[float, float]]:
 
 
 def _basis(axis: Tensor, knots_mm: float) -> Tensor:
-    """Cubic B-splines on an axis, (n, knots), with rows of length 1: weights of variance 1 give a field of variance 1."""
+    """Cubic B-splines on an axis, (n, knots). Rows have length 1: weights of variance 1 give a field of variance 1."""
     first, last = float(axis.min()), float(axis.max())
     knots = torch.arange(int(np.ceil((last - first) / knots_mm)) + 4, device=axis.device) - 1.5
     distance = ((axis[:, None] - first) / knots_mm - knots).abs()
