@@ -215,7 +215,7 @@ def rules() -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-WITHOUT_RULE = {"check", "generate-spec", "import"}
+WITHOUT_RULE = {"check", "generate-spec", "import", "pretrain"}
 # Targets that run other rules.
 TARGETS = {"preprocessed", "trained", "generated", "all"}
 

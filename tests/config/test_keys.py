@@ -43,7 +43,6 @@ KEPT = {
         *("utility.seed", "training.device", "generation.device", "evaluation.device", "utility.device"),
         *("generation.precision", "generation.batch_size", "training.compile", "generation.compile"),
     ],
-    "thick slices: docs/data.md": ["slices.height"],
     "mask thresholds": ["tau", "generation.tau", "evaluation.tau", "evaluation.taus", "export.tau"],
     "what is logged, drawn and exported, and in which form": [
         *("training.log_every", "training.tensorboard", "training.wandb_project", "report.dpi"),
@@ -72,7 +71,7 @@ KEPT = {
         *("diffusion.loss.space", "diffusion.loss.lesion_weight_image", "diffusion.loss.uncertainty"),
         "diffusion.loss.perceptual.weight",
     ],
-    "a model of the user to start from: docs/pretraining.md": [
+    "a model of the user to start from, and skulls: docs/pretraining.md": [
         *("training.init", "training.init_sha256", "training.init_missing"),
     ],
     "early stopping, selection of weights and the mix of the utility test: choices of a study, off by default": [

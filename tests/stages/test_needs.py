@@ -109,7 +109,8 @@ def stages_of_a_change(section: str, change: dict, base: dict | None = None) -> 
     before, after = (
         study_from_mapping({**base, section: {**base.get(section, {}), **values}}) for values in ({}, change)
     )
-    return {stage for stage in PARTIAL if stages.config_of(stage, before) != stages.config_of(stage, after)}
+    with_rule = [stage for stage in PARTIAL if hasattr(stages.module_of(stage), "outputs")]
+    return {stage for stage in with_rule if stages.config_of(stage, before) != stages.config_of(stage, after)}
 
 
 @pytest.mark.parametrize(

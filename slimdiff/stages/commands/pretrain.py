@@ -6,7 +6,6 @@ from pathlib import Path
 
 FOLLOWS = None
 NEEDS = (
-    "seed",
     "data.anatomy",
     "preprocess.spacing_mm",
     "preprocess.grid",
