@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from race_table import Key, add, done
+from race_table import Key, done, runs
 
 HERE = Path(__file__).resolve().parent
 SIDES, COHORTS = ("slimdiff", "published", "published-tuned"), ("phantom", "lgg", "lgg-128")
@@ -189,8 +189,7 @@ def run(key: Key, work: Path, lgg: Path) -> None:
         drawn, facts = saved["drawn"], json.loads(str(saved["facts"]))
     found = [{"metric": name, "extractor": "n/a", "value": value} for name, value in facts.items()]
     found += judged(study, store, parts, drawn, wanted, seed, work / f"{cohort}-{seed}.floors.json")
-    about = dict(zip(("cohort", "side", "minutes", "seed"), key, strict=True))
-    add([{**about, **row} for row in found], place)
+    runs().add(key, found, place)
 
 
 def main() -> int:

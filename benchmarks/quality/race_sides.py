@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,13 @@ def same_recipe(one: dict, other: dict) -> bool:
 
 
 def _trained(
-    study: Study, store: SliceStore, train: list[str], seconds: float, seed: int, folder: Path
+    study: Study,
+    store: SliceStore,
+    train: list[str],
+    seconds: float,
+    seed: int,
+    folder: Path,
+    change: Callable[[Trainer], object],
 ) -> dict[str, float]:
     """Train as many steps as fit into the budget, by the time of the first ones; returns facts about the training."""
 
@@ -76,7 +82,9 @@ def _trained(
         changes |= {"keep_state": False}
         assert changes.keys() == set(OF_THE_RACE)
         config = TrainingConfig.model_validate(study.training.model_dump(exclude_unset=True) | changes)
-        return Trainer(study.model, study.diffusion, config, store, train, where, {})
+        made = Trainer(study.model, study.diffusion, config, store, train, where, {})
+        change(made)
+        return made
 
     trial = trainer(1000, folder / "trial")
     for _ in range(UNTIMED_STEPS):
@@ -108,8 +116,12 @@ def run_slimdiff(
     seconds: float,
     seed: int,
     folder: Path,
+    change: Callable[[Trainer], object] = lambda trainer: None,
 ) -> Drawn:
-    """With the recipe of the study. folder: of the network; one that is trained is not trained again."""
+    """With the recipe of the study.
+
+    folder: of the network; one that is trained is not trained again. change: called with the trainer before its steps.
+    """
     torch.set_num_threads(1)
     known = folder / "trained.json"
     recipe = recipe_of(study, NETWORK)
@@ -119,7 +131,7 @@ def run_slimdiff(
             raise SystemExit(f"{known}: this network is of another recipe; delete {folder}")
         facts = found["facts"]
     else:
-        facts = _trained(study, store, train, seconds, seed, folder)
+        facts = _trained(study, store, train, seconds, seed, folder, change)
         with replacing(known) as temporary:
             temporary.write_text(json.dumps({"recipe": recipe, "facts": facts}))
     settings = study.generation.model_copy(update={"seed": seed, "device": "cpu"})

@@ -3,18 +3,15 @@
 Writes docs/race.md, a short table a cohort, and docs/race.svg, metrics against the budget.
 """
 
-import csv
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
-from slimdiff.files import MISSING, write_table
+from runs_table import RunsTable
+
+from slimdiff.files import MISSING
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TABLE = DOCS / "tables" / "race.tsv"
-COLUMNS = ("cohort", "side", "minutes", "seed", "metric", "extractor", "value", "floor")
 Key = tuple[str, str, int, int]
 """Cohort, side, minutes, seed."""
 COLOURS = {"slimdiff": "tab:blue", "published": "tab:grey", "published-tuned": "tab:orange"}
@@ -65,36 +62,18 @@ SHOWN = (
 """Rows of docs/race.md: name, metrics with their extractors, decimals."""
 
 
-def key_of(row: dict) -> Key:
-    return row["cohort"], row["side"], int(row["minutes"]), int(row["seed"])
+def runs() -> RunsTable:
+    return RunsTable(TABLE, {"cohort": str, "side": str, "minutes": int, "seed": int})
 
 
 def read_rows() -> list[dict]:
     """The rows so far, one a metric."""
-    if not TABLE.is_file():
-        return []
-    with TABLE.open(encoding="utf-8") as stream:
-        return list(csv.DictReader(stream, delimiter="\t"))
+    return runs().rows()
 
 
 def done() -> set[Key]:
     """The runs that are in the table."""
-    return {key_of(row) for row in read_rows()}
-
-
-def add(rows: list[dict], place: Callable[[Key], int]) -> None:
-    """Add the metrics of a run; runs are sorted by their place."""
-    with _locked():
-        together = sorted([*read_rows(), *rows], key=lambda row: place(key_of(row)))
-        write_table(TABLE, together, COLUMNS, sealed=False)
-
-
-@contextmanager
-def _locked() -> Iterator[None]:
-    """Several runs may go on at the same time; one writes at a time."""
-    with TABLE.with_suffix(".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    return runs().done()
 
 
 def plot() -> None:
@@ -143,12 +122,12 @@ def plot() -> None:
 
 def markdown(rows: list[dict]) -> str:
     """A table a cohort: a column for each side and budget, with the values of its seeds, and one for the floor."""
-    runs: dict[Key, dict[tuple[str, str], dict]] = {}
+    of_runs: dict[Key, dict[tuple[str, str], dict]] = {}
     for row in rows:
-        runs.setdefault(key_of(row), {})[row["metric"], row["extractor"]] = row
+        of_runs.setdefault(runs().key_of(row), {})[row["metric"], row["extractor"]] = row
     lines = [HEAD]
-    for cohort in dict.fromkeys(key[0] for key in runs):
-        own = {key: found for key, found in runs.items() if key[0] == cohort}
+    for cohort in dict.fromkeys(key[0] for key in of_runs):
+        own = {key: found for key, found in of_runs.items() if key[0] == cohort}
         columns = sorted(
             {key[1:3] for key in own}, key=lambda column: (list(COLOURS).index(column[0]), column[1])
         )

@@ -99,15 +99,15 @@ def test_ideas_that_only_change_the_sampling_have_the_network_of_the_race(tmp_pa
 def test_runs_are_added_in_order_and_found_again(table):
     keys = list(against_published.race())[:3]
     for number, key in enumerate(reversed(keys)):
-        race_table.add(metrics(key, number / 10), against_published.place)
+        race_table.runs().add(key, metrics(key, number / 10), against_published.place)
     assert race_table.done() == set(keys)
-    assert [race_table.key_of(row) for row in race_table.read_rows()] == keys
+    assert [race_table.runs().key_of(row) for row in race_table.read_rows()] == keys
     assert float(race_table.read_rows()[0]["value"]) == 0.2
 
 
 def test_the_figure_has_a_line_for_every_side(table):
     for number, key in enumerate(against_published.race()):
-        race_table.add(metrics(key, 0.1 + number / 100), against_published.place)
+        race_table.runs().add(key, metrics(key, 0.1 + number / 100), against_published.place)
     race_table.plot()
     text = table.with_suffix(".svg").read_text()
     assert all(f"<!-- {side} -->" in text for side in (*race_table.COLOURS, "floor"))
