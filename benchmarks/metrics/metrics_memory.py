@@ -1,6 +1,6 @@
 """Memory and time of the metrics by the number of samples: python benchmarks/metrics/metrics_memory.py
 
-Writes sample files of made slices (`speed/metrics_inputs.py`) for each number in --samples, and runs the stages of
+Writes sample files of made slices (`metrics_inputs.py`) for each number in --samples, and runs the stages of
 `slimdiff-metrics` on them, each in its own process:
 
 - features: AlexNet's features of the samples, written to the cache; only up to --extract-up-to samples, because every
@@ -22,9 +22,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "speed"))
-
 from metrics_inputs import FEATURES, N_BINS, PER_SUBJECT, _features, _slices
 
 from slimdiff.config.evaluation import EvaluationConfig

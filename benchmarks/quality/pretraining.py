@@ -65,9 +65,14 @@ def chosen(train: list[str], patients: int, draw: int) -> list[str]:
 
 def freeze(trainer) -> None:
     """Keep the weights of the finest levels as they are."""
+    from slimdiff.training.optimiser import make_optimiser
+
     for name, parameter in trainer.network.named_parameters():
         if name.startswith(FROZEN):
             parameter.requires_grad_(False)
+    config = trainer.config
+    made = (config.optimiser, trainer.network, trainer.objective, config.learning_rate)
+    trainer.optimiser = make_optimiser(*made)
 
 
 def run(key: Key, work: Path, lgg: Path, start: Path | None) -> None:

@@ -106,11 +106,11 @@ def make_optimiser(
 
     Args:
         name: `muon` or `adamw` (Loshchilov & Hutter 2019).
-        network: on its device.
+        network: on its device; weights that require no gradient are left out, and stay as they are.
         objective: its learned weights, if any, are trained too.
         rate: learning rate of the first step.
     """
-    named = dict(network.named_parameters())
+    named = {key: parameter for key, parameter in network.named_parameters() if parameter.requires_grad}
     matrices = [key for key in named if name == "muon" and _is_matrix(key, named[key])]
     groups = [{"params": [parameter for key, parameter in named.items() if key not in matrices]}]
     if objective.uncertainty is not None:

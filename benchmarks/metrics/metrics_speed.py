@@ -1,4 +1,4 @@
-"""Cost of the metrics at the size of a study: python benchmarks/speed/metrics.py [--out metrics.tsv]
+"""Cost of the metrics at the size of a study: python benchmarks/metrics/metrics_speed.py [--out metrics.tsv]
 
 Uses 10,000 samples, 2,000 held-out slices of 40 subjects and 4,000 training slices at 160 x 160, generated from a seed.
 Times all computations of the stage `metrics` over all z-bins with intervals and floors, except the networks (features
