@@ -26,10 +26,13 @@ SHOWN = (
     ("R, features", "memorisation_ratio", "alexnet", 2),
     ("R, pixels", "memorisation_ratio", "pixels", 2),
     ("Dice on samples alone", "tstr_dice", "n/a", 3),
+    ("drawn ratio, pixels", "drawn_ratio", "pixels", 2),
+    ("darker lesions", "darker_lesions", "n/a", 2),
 )
 """Name, metric, extractor and decimals of a column."""
-PANELS = SHOWN[:4] + SHOWN[7:]
-COLOURS = dict(zip(WAYS, ("tab:grey", "tab:blue", "tab:orange", "tab:green"), strict=True))
+PANELS = SHOWN[:4] + SHOWN[7:10]
+COLOURS = dict(zip(WAYS, ("tab:grey", "tab:blue", "tab:orange", "tab:green"), strict=False))
+"""Ways of the figure."""
 
 
 def values(rows: list[dict]) -> dict[tuple[int, str, int], dict[tuple[str, str], list[float]]]:

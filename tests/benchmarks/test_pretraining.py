@@ -16,7 +16,7 @@ PATIENTS = [f"sub-{number}" for number in range(54)]
 
 def test_the_runs_are_those_of_the_plan():
     runs = list(pretraining.runs())
-    assert len(set(runs)) == len(runs) == 2 * (5 + 5 + 1 + 1) * 3
+    assert len(set(runs)) == len(runs) == 2 * (5 + 5 + 4) * 3
     assert {patients for patients, _, _, way in runs if way == "frozen"} == {10}
 
 
@@ -42,6 +42,20 @@ def test_frozen_weights_stay_as_they_are(tmp_path):
         name for name, value in trainer.network.named_parameters() if not torch.equal(value, before[name])
     }
     assert changed and not any(name.startswith(pretraining.FROZEN) for name in changed)
+
+
+def test_reversed_slices_have_dark_lesions(tmp_path):
+    from helpers.tiny_training import tiny_store
+
+    store = tiny_store(tmp_path)
+    other = pretraining.reversed_store(store)
+    background = store.images <= pretraining.BACKGROUND
+    assert (other.images[background] == store.images[background]).all()
+    assert (other.images[~background] == -store.images[~background]).all()
+    assert other.data_hash != store.data_hash
+    masks = store.masks > 0
+    assert pretraining.darker(store.images.astype(float), masks) == 0
+    assert pretraining.darker(other.images.astype(float), masks) == 1
 
 
 @pytest.fixture
