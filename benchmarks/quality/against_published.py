@@ -7,7 +7,8 @@ python benchmarks/quality/race_table.py                        # docs/race.svg f
 
 Cohorts: `phantom`, the demo's; `lgg`, 81 patients with lower-grade glioma (`--lgg`: a table of volumes at 1.5 mm), 54
 for training and 27 held out, by site, at 64 x 64 px; `lgg-128`, the same at 128 x 128 px, with the longest budget only.
-The budget is processor time (user and system) of one thread.
+The budget is processor time (user and system) of one thread; an idea has as many steps as take the time of 900 steps of
+the recipe, about 5 minutes.
 Every run goes into the table as soon as it is there, and a run that is there is not repeated.
 
 Sides: `slimdiff`, the demo's recipe; `published`, the classes of PyPI slim-diff 1.0.0 with its README's recipe and its
@@ -21,6 +22,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -41,7 +43,11 @@ PUBLISHED = {
     "published": {"batch": 16, "learning_rate": 1e-4, "ema_decay": 0.999},
     "published-tuned": {"batch": 4, "learning_rate": 3e-4, "ema_decay": 0.99},
 }
+STEPS = 900
+"""Steps of the recipe in about 5 minutes of one core. An idea has as many as take the same time in one run, because
+machines differ from day to day by a factor of almost two."""
 IDEAS = {
+    "none": {},
     "no-wavelets": {"diffusion": {"loss": {"wavelet_weights": []}}},
     "no-gaussian": {"model": {"gaussian_components": 0}},
     "components-16": {"model": {"gaussian_components": 16}},
@@ -66,8 +72,10 @@ IDEAS = {
     "snr-floor-0": {"diffusion": {"loss": {"min_snr_floor": 0}}},
     "snr-floor-1": {"diffusion": {"loss": {"min_snr_floor": 1}}},
     "trailing": {"generation": {"spacing": "trailing"}},
+    "ema-0.98": {"training": {"ema_decay": 0.98}},
+    "loss-on-v": {"diffusion": {"loss": {"space": "v"}}},
 }
-"""One change of the recipe each: sides `idea-NAME`, at 5 minutes."""
+"""One change of the recipe each: sides `idea-NAME`; `none` is the recipe as it is."""
 
 
 def race() -> Iterator[Key]:
@@ -150,7 +158,15 @@ def run(key: Key, work: Path, lgg: Path) -> None:
     """Train, sample and judge, and add the metrics to the table. Samples that are there are only judged."""
     import numpy as np
     from race_cohorts import OF_RECIPE, study_of
-    from race_sides import NETWORK, recipe_of, run_published, run_slimdiff, same_recipe
+    from race_sides import (
+        NETWORK,
+        recipe_of,
+        run_published,
+        run_slimdiff,
+        same_recipe,
+        steps_as_long,
+        steps_within,
+    )
 
     from slimdiff.data.folds import read_folds
     from slimdiff.data.store import SliceStore
@@ -171,16 +187,19 @@ def run(key: Key, work: Path, lgg: Path) -> None:
     kept = folder / "drawn-and-facts.npz"
     if not kept.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        given = (own, store, parts["train"], wanted, 60 * minutes, seed)
+        given = (own, store, parts["train"], wanted)
         if side in PUBLISHED:
-            drawn, facts = run_published(*given, folder, recipe)
+            drawn, facts = run_published(*given, 60 * minutes, seed, folder, recipe)
+        elif side == "slimdiff":
+            steps = partial(steps_within, own, store, parts["train"], 60 * minutes, seed, folder)
+            drawn, facts = run_slimdiff(*given, steps, seed, folder)
         else:
-            # An idea that changes the sampling only has the network of the race.
             base = study.variant("base")
-            same = same_recipe(recipe_of(own, NETWORK), recipe_of(base, NETWORK))
-            drawn, facts = run_slimdiff(
-                *given, work / "runs" / f"{cohort}-slimdiff-{minutes}-{seed}" if same else folder
-            )
+            steps = partial(steps_as_long, own, base, store, parts["train"], STEPS, seed, folder)
+            # An idea that changes the sampling only has the network of the recipe as it is.
+            if same_recipe(recipe_of(own, NETWORK), recipe_of(base, NETWORK)):
+                folder, steps = work / "runs" / f"{cohort}-idea-none-{minutes}-{seed}", lambda: STEPS
+            drawn, facts = run_slimdiff(*given, steps, seed, folder)
         with replacing(kept) as temporary, temporary.open("wb") as stream:
             np.savez(stream, drawn=drawn, facts=json.dumps(facts), recipe=json.dumps(recipe))
     with np.load(kept) as saved:

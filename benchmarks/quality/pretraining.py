@@ -6,8 +6,8 @@ python benchmarks/quality/pretraining.py --patients 10 --draw 0 --minutes 5 --wa
 python benchmarks/quality/pretraining_table.py    # figure and tables
 
 Rows go into docs/tables/pretraining.tsv. The patients are those of the race's cohort lgg at 64 x 64 px
-(`against_published.py`): of its 54 training patients 5, 10, 20, 40 or all, three draws each; always the same 27 held-
-out patients. The budget is processor time of one thread.
+(`against_published.py`): of its 54 training patients 5, 10, 20, 40 or all, three draws each; always the same 27
+held-out patients. Five minutes are 900 steps, about 5 minutes of one core.
 
 Ways: `scratch`; `start`: from the file; `augmentation`: from scratch with strong augmentation; `frozen`: from the file,
 with the weights of the encoder's two finest levels as they are there; `scratch-reversed` and `start-reversed`: on the
@@ -38,6 +38,8 @@ ONLY = {"augmentation": (10,), "frozen": (10,), **dict.fromkeys(REVERSED, (10,))
 FROM_FILE = ("start", "frozen", "start-reversed")
 AUGMENTATION = {"probability": 0.5}
 FROZEN = ("trunk.encoder.stem.", "trunk.encoder.levels.0.", "trunk.encoder.levels.1.")
+STEPS_PER_MINUTE = 180
+"""Of one core: all ways have as many steps, because machines differ from day to day by a factor of almost two."""
 EVERY = 2
 """Every second held-out slice has one sample of its z-bin and class."""
 BACKGROUND = -0.95
@@ -173,7 +175,7 @@ def run(key: Key, work: Path, lgg: Path, start: Path | None) -> None:
     variant = study.variant(way if training else "base")
     folder = work / "pretraining" / f"{patients}-{draw}-{minutes}-{way}"
     folder.mkdir(parents=True, exist_ok=True)
-    given = (variant, store, own["train"], wanted, 60 * minutes, draw, folder)
+    given = (variant, store, own["train"], wanted, lambda: STEPS_PER_MINUTE * minutes, draw, folder)
     drawn, facts = run_slimdiff(*given, *([freeze] if way == "frozen" else []))
     found = [{"metric": name, "extractor": "n/a", "value": value} for name, value in facts.items()]
     kind = "-reversed" if way in REVERSED else ""

@@ -65,37 +65,62 @@ def same_recipe(one: dict, other: dict) -> bool:
     return own(one) == own(other)
 
 
+def trainer_of(
+    study: Study, store: SliceStore, train: list[str], steps: int, seed: int, folder: Path
+) -> Trainer:
+    """A trainer of the study's recipe without anything that does not train."""
+    changes = {"steps": steps, "seed": seed, "device": "cpu", "tensorboard": False, "snapshots": ()}
+    changes |= {"preview_every": 0, "validation": {"every": 0}, "save_every": max(steps, 1)}
+    changes |= {"keep_state": False}
+    assert changes.keys() == set(OF_THE_RACE)
+    config = TrainingConfig.model_validate(study.training.model_dump(exclude_unset=True) | changes)
+    return Trainer(study.model, study.diffusion, config, store, train, folder, {})
+
+
+def step_seconds(trainers: Sequence[Trainer]) -> list[float]:
+    """Processor seconds of a step of each trainer, in turn, so that a busy machine slows all of them."""
+    spent = [0.0] * len(trainers)
+    for step in range(UNTIMED_STEPS + TIMED_STEPS):
+        for number, trainer in enumerate(trainers):
+            started = time.process_time()
+            trainer.advance()
+            if step >= UNTIMED_STEPS:
+                spent[number] += time.process_time() - started
+    return [seconds / TIMED_STEPS for seconds in spent]
+
+
+def steps_within(
+    study: Study, store: SliceStore, train: list[str], seconds: float, seed: int, folder: Path
+) -> int:
+    """Steps of the study's recipe in a budget of processor time, by the time of the first ones."""
+    return int(seconds / step_seconds([trainer_of(study, store, train, 1000, seed, folder / "trial")])[0])
+
+
+def steps_as_long(
+    study: Study, base: Study, store: SliceStore, train: list[str], steps: int, seed: int, folder: Path
+) -> int:
+    """Steps of the study's recipe that take as long as `steps` of the base's, measured in one run."""
+    pair = [
+        trainer_of(one, store, train, 1000, seed, folder / name)
+        for name, one in (("own", study), ("base", base))
+    ]
+    own, of_base = step_seconds(pair)
+    return int(steps * of_base / own)
+
+
 def _trained(
     study: Study,
     store: SliceStore,
     train: list[str],
-    seconds: float,
+    steps: int,
     seed: int,
     folder: Path,
     change: Callable[[Trainer], object],
 ) -> dict[str, float]:
-    """Train as many steps as fit into the budget, by the time of the first ones; returns facts about the training."""
-
-    def trainer(steps: int, where: Path) -> Trainer:
-        changes = {"steps": steps, "seed": seed, "device": "cpu", "tensorboard": False, "snapshots": ()}
-        changes |= {"preview_every": 0, "validation": {"every": 0}, "save_every": max(steps, 1)}
-        changes |= {"keep_state": False}
-        assert changes.keys() == set(OF_THE_RACE)
-        config = TrainingConfig.model_validate(study.training.model_dump(exclude_unset=True) | changes)
-        made = Trainer(study.model, study.diffusion, config, store, train, where, {})
-        change(made)
-        return made
-
-    trial = trainer(1000, folder / "trial")
-    for _ in range(UNTIMED_STEPS):
-        trial.advance()
+    """Train; returns facts about the training."""
     started = time.process_time()
-    for _ in range(TIMED_STEPS):
-        trial.advance()
-    steps = int(seconds * TIMED_STEPS / (time.process_time() - started))
-    del trial
-    started = time.process_time()
-    real = trainer(steps, folder / "model")
+    real = trainer_of(study, store, train, steps, seed, folder / "model")
+    change(real)
     real.run()
     facts = {
         "steps": steps,
@@ -113,14 +138,15 @@ def run_slimdiff(
     store: SliceStore,
     train: list[str],
     wanted: Conditions,
-    seconds: float,
+    steps: Callable[[], int],
     seed: int,
     folder: Path,
     change: Callable[[Trainer], object] = lambda trainer: None,
 ) -> Drawn:
     """With the recipe of the study.
 
-    folder: of the network; one that is trained is not trained again. change: called with the trainer before its steps.
+    steps: gives the number of steps, if the network is to be trained. folder: of the network; one that is trained is
+    not trained again. change: called with the trainer before its steps.
     """
     torch.set_num_threads(1)
     known = folder / "trained.json"
@@ -131,7 +157,7 @@ def run_slimdiff(
             raise SystemExit(f"{known}: this network is of another recipe; delete {folder}")
         facts = found["facts"]
     else:
-        facts = _trained(study, store, train, seconds, seed, folder, change)
+        facts = _trained(study, store, train, steps(), seed, folder, change)
         with replacing(known) as temporary:
             temporary.write_text(json.dumps({"recipe": recipe, "facts": facts}))
     settings = study.generation.model_copy(update={"seed": seed, "device": "cpu"})

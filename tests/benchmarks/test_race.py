@@ -75,7 +75,7 @@ def test_every_idea_changes_the_recipe(tmp_path, volumes, monkeypatch):
         for name in against_published.IDEAS:
             own = study.variant(name)
             changed = [part for part in race_cohorts.OF_RECIPE if getattr(own, part) != getattr(base, part)]
-            assert changed, (cohort, name)
+            assert bool(changed) == (name != "none"), (cohort, name)
 
 
 def test_ideas_that_only_change_the_sampling_have_the_network_of_the_race(tmp_path, volumes, monkeypatch):
@@ -87,13 +87,41 @@ def test_ideas_that_only_change_the_sampling_have_the_network_of_the_race(tmp_pa
         for name in against_published.IDEAS
         if race_sides.same_recipe(race_sides.recipe_of(study.variant(name), race_sides.NETWORK), base)
     }
-    assert same == {"background-drawn", "evaluations-20", "masks-as-estimated", "trailing"}
+    assert same == {"none", "background-drawn", "evaluations-20", "masks-as-estimated", "trailing"}
     # As read from a file; the race sets the steps itself.
     longer = json.loads(json.dumps(base))
     longer["training"]["steps"] += 1
     assert race_sides.same_recipe(base, longer)
     longer["training"]["batch_size"] += 1
     assert not race_sides.same_recipe(base, longer)
+
+
+def test_an_idea_has_as_many_steps_as_take_the_same_time(tmp_path, monkeypatch):
+    """By the ratio of both, measured in turn: a slow day changes neither."""
+    monkeypatch.setattr(race_sides, "trainer_of", lambda study, *_: study)
+    for slow in (1.0, 7.0):
+        monkeypatch.setattr(
+            race_sides, "step_seconds", lambda pair, slow=slow: [slow * seconds for seconds in pair]
+        )
+        assert race_sides.steps_as_long(0.4, 0.2, None, [], 900, 0, tmp_path) == 450
+        assert race_sides.steps_within(0.4 / slow, None, [], 300, 0, tmp_path) == 750
+
+
+def test_steps_of_several_trainers_are_timed_in_turn(monkeypatch):
+    now, order = [0.0], []
+    monkeypatch.setattr(race_sides.time, "process_time", lambda: now[0])
+
+    class Fake:
+        def __init__(self, seconds):
+            self.seconds = seconds
+
+        def advance(self):
+            now[0] += self.seconds
+            order.append(self.seconds)
+
+    found = race_sides.step_seconds([Fake(2.0), Fake(3.0)])
+    assert found == pytest.approx([2.0, 3.0])
+    assert order == [2.0, 3.0] * (race_sides.UNTIMED_STEPS + race_sides.TIMED_STEPS)
 
 
 def test_runs_are_added_in_order_and_found_again(table):
