@@ -72,7 +72,7 @@ class ValidationConfig(Section):
 
 
 class TrainingConfig(InheritingSection):
-    """Muon or AdamW with a cosine learning rate, EMA weights, and a fixed share of lesion slices."""
+    """Muon or AdamW with a falling learning rate, EMA weights, and a fixed share of lesion slices."""
 
     steps: Count = 100_000
     """Optimiser steps; 0 writes the untrained network (a control)."""
@@ -91,9 +91,11 @@ class TrainingConfig(InheritingSection):
     """`muon`: Muon for the matrices and convolutions of the trunk, with 7 times the learning rate, and AdamW for the
     rest; `adamw`: AdamW for all (paper)."""
     learning_rate: Positive = 1e-4
-    """Peak learning rate (paper: 1e-4); a cosine reduces it to 1e-6."""
+    """Peak learning rate (paper: 1e-4)."""
     warmup_steps: Count = 0
-    """Steps of linear warm-up before the cosine."""
+    """Steps in which the rate rises linearly to its peak."""
+    rate_decay: Literal["cosine", "linear"] = "cosine"
+    """How the rate falls after the warm-up. `cosine`: to 1e-6 (paper); `linear`: to 0."""
     ema_decay: Decay = 0.999
     """Decay of the weights' moving average (paper: 0.999); at first it is min(decay, (1 + step) / (10 + step))."""
     further_ema_decays: tuple[Decay, ...] = ()

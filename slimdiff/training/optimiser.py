@@ -127,10 +127,13 @@ def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to `FINAL_LEARNING_RATE` at the last step (Loshchilov & Hutter 2017)."""
+    """Linear warm-up, then a cosine to `FINAL_LEARNING_RATE` (Loshchilov & Hutter 2017), or a line to 0 (Defazio
+    et al. 2023); a step after the last one would have these values."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    if config.rate_decay == "linear":
+        return config.learning_rate * (1 - share)
     cosine = 0.5 * (1 + math.cos(math.pi * share))
     return FINAL_LEARNING_RATE + (config.learning_rate - FINAL_LEARNING_RATE) * cosine
 

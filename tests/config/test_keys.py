@@ -57,6 +57,7 @@ KEPT = {
         *("generation.guidance", "generation.guidance_interval", "generation.guide"),
     ],
     "measured: docs/learning.md, docs/sampling.md; `recipe: published` sets or disables them": [
+        "training.rate_decay",
         *("diffusion.loss.wavelet_weights", "diffusion.loss.min_snr_gamma", "diffusion.loss.min_snr_floor"),
         *(
             "diffusion.gaussian_above",

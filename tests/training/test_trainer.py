@@ -281,6 +281,12 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine(make, tmp_path, monkeypatc
         assert float(row["learning_rate"]) == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_rate_may_fall_linearly_to_0(make, tmp_path):
+    make(steps=20, warmup_steps=5, log_every=1, rate_decay="linear").run()
+    rates = [float(row["learning_rate"]) for row in read_table(tmp_path / "run" / "history.tsv")]
+    assert rates == pytest.approx([2e-3 * min((step + 1) / 5, (20 - step) / 15) for step in range(20)])
+
+
 def test_the_step_is_clipped_adamw(make, tmp_path, monkeypatch):
     """Three steps against AdamW in float64. The first is clipped by a factor above 100, the others by less, so that
     moments of unclipped gradients would differ. The weight decay is large enough to matter."""
