@@ -72,7 +72,7 @@ IDEAS = {
     "snr-floor-0": {"diffusion": {"loss": {"min_snr_floor": 0}}},
     "snr-floor-1": {"diffusion": {"loss": {"min_snr_floor": 1}}},
     "trailing": {"generation": {"spacing": "trailing"}},
-    "linear-decay": {"training": {"rate_decay": "linear"}},
+    "cosine": {"training": {"rate_decay": "cosine"}},
     "ema-0.98": {"training": {"ema_decay": 0.98}},
     "loss-on-v": {"diffusion": {"loss": {"space": "v"}}},
 }

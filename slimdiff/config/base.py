@@ -168,7 +168,7 @@ OLD_KEYS = {
     "priors": "the z-bin priors have no settings (constants in slimdiff/data/priors.py); delete the section",
     "diffusion.loss.perceptual.net": "it is fixed at vgg, the published code's; delete it",
     "diffusion.loss.perceptual.below": "it is fixed at 0.5, the published code's; delete it",
-    "training.final_learning_rate": "it is fixed at 1e-6, the paper's; delete it",
+    "training.final_learning_rate": "it is 0, or with training.rate_decay: cosine the paper's 1e-6; delete it",
     "training.weight_decay": "it is fixed at 1e-4, the paper's; delete it",
     "training.gradient_clip": "it is fixed at 1.0, the paper's; delete it",
     "training.slices_on": "slices are kept on the device if they fit into half of its free memory; delete it",

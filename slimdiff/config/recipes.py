@@ -8,7 +8,7 @@ from slimdiff.config.base import merged
 PUBLISHED = {
     "model": {"gaussian_components": 0, "self_conditioning": True},
     "diffusion": {"loss": {"p_mask": 1.5, "wavelet_weights": (), "min_snr_gamma": None}},
-    "training": {"optimiser": "adamw", "self_conditioning": 0.5},
+    "training": {"optimiser": "adamw", "rate_decay": "cosine", "self_conditioning": 0.5},
     "generation": {
         "sampler": "ddim",
         "evaluations": 300,

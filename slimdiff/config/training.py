@@ -94,8 +94,8 @@ class TrainingConfig(InheritingSection):
     """Peak learning rate (paper: 1e-4)."""
     warmup_steps: Count = 0
     """Steps in which the rate rises linearly to its peak."""
-    rate_decay: Literal["cosine", "linear"] = "cosine"
-    """How the rate falls after the warm-up. `cosine`: to 1e-6 (paper); `linear`: to 0."""
+    rate_decay: Literal["linear", "cosine"] = "linear"
+    """How the rate falls after the warm-up. `linear`: to 0; `cosine`: to 1e-6 (paper)."""
     ema_decay: Decay = 0.999
     """Decay of the weights' moving average (paper: 0.999); at first it is min(decay, (1 + step) / (10 + step))."""
     further_ema_decays: tuple[Decay, ...] = ()
