@@ -131,7 +131,7 @@ def _starts(study: Study, run: RunOptions) -> Iterator[Finding]:
                 f"training.init: {path}",
                 str(error),
                 "a model.safetensors of slimdiff",
-                "correct training.init, or remove it",
+                "correct training.init, or restore the file",
             )
 
 

@@ -5,6 +5,7 @@ same: z-bins by height, the first convolution by its inputs, acquisitions by nam
 slice. The z-bin priors and the Gaussian model are of the study's own slices and are never taken.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,12 @@ BINS, POSITION = "condition.bins.weight", "condition.position"
 ACQUISITIONS = "condition.acquisitions.weight"
 NOT_NEEDED = ("condition.acquisitions.", "condition.augmentations.", "condition.null", "prior_encoder.")
 """Weights of the file that a network without this condition does not need."""
-EMPTY_INPUTS = ("previous", "prior")
-"""Inputs that may be missing in this network: without an estimate before, `previous` is zero."""
+EMPTY_INPUT = "previous"
+"""The input that may be missing in this network: before the first estimate it is zero."""
+HANDLED = ("acquisition", "self_conditioning")
+"""Keys of the model whose difference is mapped."""
+RIDGE = 1e-3
+"""Of the z-bins' embeddings: without it they would be large, and hardly learn."""
 SAME_HEIGHTS = ("mm", "relative")
 """Units in which equal heights are equal places of any brain; slice numbers are those of one grid."""
 LEAST_SHARE = 0.5
@@ -110,13 +115,14 @@ def put_start(own: StudyNetwork, start: Start, fill: bool) -> list[str]:
     Raises StartError if a layer has no weight and `fill` is false, or if most of them have none.
     """
     fit = _Fit(own, start)
-    if fit.unfit and not fill:
-        named = [f"{name}: {reason}" for name, reason in list(fit.unfit.items())[:SHOWN]]
-        further = len(fit.unfit) - SHOWN
+    wrong = fit.unfit | dict.fromkeys(fit.unused, "this network has no such layer")
+    if wrong and not fill:
+        named = [f"{name}: {reason}" for name, reason in list(wrong.items())[:SHOWN]]
+        further = len(wrong) - SHOWN
         raise StartError(
-            f"{start.path}: {len(fit.unfit)} layers do not fit the network of this study ({'; '.join(named)}"
-            f"{f'; and {further} more' if further > 0 else ''}). {fit.advice()}set training.init_missing: random to "
-            "begin such layers with random values, or remove training.init"
+            f"{start.path}: {len(wrong)} layers do not fit the network of this study ({'; '.join(named)}"
+            f"{f'; and {further} more' if further > 0 else ''}). {fit.advice()}start from another file, or set "
+            "training.init_missing: random to begin such layers with random values"
         )
     parameters = dict(own.network.named_parameters())
     taken = sum(parameters[name].numel() for name in fit.weights if name in parameters)
@@ -124,29 +130,34 @@ def put_start(own: StudyNetwork, start: Start, fill: bool) -> list[str]:
     if taken < LEAST_SHARE * total:
         raise StartError(
             f"{start.path}: only {taken / total:.0%} of the weights of this network can come from it; "
-            f"{fit.advice()}or remove training.init"
+            f"{fit.advice()}or start from another file"
         )
     own.network.load_state_dict(fit.weights, strict=False)
-    if fit.unfit:
-        fit.notes.append(f"random values: {', '.join(fit.unfit)}")
-    return [f"{taken / total:.1%} of the weights", *fit.notes]
+    for what, names in (("random values", fit.unfit), ("left out", fit.unused)):
+        if names:
+            fit.notes.append(f"{what}: {', '.join(names)}")
+    # Not rounded to 100 % while something is missing.
+    return [f"{math.floor(1000 * taken / total) / 10:.1f}% of the weights", *fit.notes]
 
 
 class _Fit:
     """The weights of a start that fit a network, notes on what was changed, and the layers that do not fit."""
 
     def __init__(self, own: StudyNetwork, start: Start):
-        self.own, self.card = own, start.card
+        self.own, self.card, self.path = own, start.card, start.path
         self.theirs = {
             name: value for name, value in start.weights.items() if not name.startswith(OF_THE_STUDY)
         }
         self.weights: dict[str, Tensor] = {}
         self.notes: list[str] = []
         self.unfit: dict[str, str] = {}
-        """Layer: why it does not fit."""
+        """Layer of this network: why it has no weights."""
+        self.unused: list[str] = []
+        """Layers that only the file has."""
         self._turn()
         self._without_acquisitions()
         self._other_diffusion()
+        self._other_groups()
         for name, value in own.network.state_dict().items():
             if not name.startswith(OF_THE_STUDY) and name not in self.unfit:
                 self._fit(name, value)
@@ -156,7 +167,7 @@ class _Fit:
             if name.startswith(NOT_NEEDED):
                 self.notes.append(f"not needed: {name}")
             else:
-                self.unfit[name] = "this network has no such layer"
+                self.unused.append(name)
         self.notes.sort()
         if abs(own.spacing_mm / self.card.spacing_mm - 1) > 0.01:
             self.notes.append(
@@ -166,14 +177,17 @@ class _Fit:
     def advice(self) -> str:
         """Keys of the study that differ from the file, to be set as there."""
         keys = [
-            (f"{section}.{key}", theirs.get(key), value)
+            (f"{section}.{key}", theirs[key], value)
             for section, ours, theirs in (
                 ("model", self.own.model, self.card.model),
                 ("diffusion", self.own.diffusion, self.card.diffusion),
             )
             for key, value in ours.items()
-            if (section == "model" or key in ("prediction", "schedule", "timesteps"))
-            and theirs.get(key) != value
+            if key in theirs
+            and (section == "model" or key in ("prediction", "schedule", "timesteps"))
+            and key not in HANDLED
+            # Any number of components is the same input.
+            and (bool(theirs[key]) != bool(value) if key == "gaussian_components" else theirs[key] != value)
         ]
         if not keys:
             return ""
@@ -217,7 +231,7 @@ class _Fit:
         if table is None or self.own.data.acquisitions or not counts:
             return
         weight = torch.tensor(counts, dtype=table.dtype).sum(dim=0)
-        mean = (weight / weight.sum()) @ table
+        mean = (weight / weight.sum()) @ table if weight.sum() > 0 else table.mean(dim=0)
         for name in ("condition.merge.bias", "condition.null"):
             if name in self.theirs:
                 self.theirs[name] = self.theirs[name] + mean
@@ -238,13 +252,21 @@ class _Fit:
                     if (part in name if part.startswith(".") else name.startswith(part))
                 }
 
+    def _other_groups(self) -> None:
+        """Layers whose meaning depends on groups of their channels, which no shape shows."""
+        for key, part in (("head_channels", ".attend."), ("norm_groups", "norm")):
+            ours, theirs = self.own.model.get(key), self.card.model.get(key)
+            if ours != theirs:
+                reason = f"model.{key}: the file has {theirs}, the study {ours}"
+                self.unfit |= {name: reason for name in self.own.network.state_dict() if part in name}
+
     def _stem(self, name: str, value: Tensor, initial: Tensor) -> Tensor | None:
         """The first convolution: inputs that the file lacks begin with zero weights."""
         own, theirs = (_inputs(model, "encoders" in name) for model in (self.own.model, self.card.model))
         if self.own.model["patch"] != self.card.model["patch"]:
             self.unfit[name] = "squares (model.patch) of another size"
             return None
-        if lost := [kind for kind in dict.fromkeys(theirs) if kind not in own and kind not in EMPTY_INPUTS]:
+        if lost := [kind for kind in dict.fromkeys(theirs) if kind not in own and kind != EMPTY_INPUT]:
             self.unfit[name] = f"this network has no input {', '.join(lost)}"
             return None
         if value.shape[0] != initial.shape[0]:
@@ -276,7 +298,7 @@ class _Fit:
         """z-bins by height: every bin's position vector is the file's at the same height, between its bins linearly.
 
         The vector is a linear function of the bin's embedding and of its sinusoid. The sinusoid depends on the unit of
-        the height; the embedding is chosen so that the vector is right.
+        the height; the embedding, which begins between those of the file, is changed so that the vector is right.
         """
         centres, heights = self._heights()
         own, n_bins = self.own.network.condition, self.own.data.n_bins
@@ -286,12 +308,16 @@ class _Fit:
         weight = theirs[POSITION + ".weight"].double()
         of_bin, of_sinusoid = weight.chunk(2, dim=1)
         known = _sinusoids(self.card.data.bin_centres, own)
-        vectors = theirs[BINS].double() @ of_bin.T + known @ of_sinusoid.T
-        wanted = torch.from_numpy(
-            np.stack([np.interp(heights, centres, column) for column in vectors.T.numpy()], axis=1)
+        embeddings = theirs[BINS].double()
+        between, wanted = (
+            torch.from_numpy(
+                np.stack([np.interp(heights, centres, column) for column in part.T.numpy()], axis=1)
+            )
+            for part in (embeddings, embeddings @ of_bin.T + known @ of_sinusoid.T)
         )
-        rest = wanted - own.sinusoids.double().cpu() @ of_sinusoid.T
-        self.weights[BINS] = torch.linalg.lstsq(of_bin, rest.T).solution.T.float()
+        rest = wanted - between @ of_bin.T - own.sinusoids.double().cpu() @ of_sinusoid.T
+        gram = of_bin.T @ of_bin + RIDGE * torch.eye(of_bin.shape[1], dtype=torch.float64)
+        self.weights[BINS] = (between + torch.linalg.solve(gram, of_bin.T @ rest.T).T).float()
         self.notes.append(f"{n_bins} z-bins by height from {self.card.data.n_bins}")
 
     def _heights(self) -> tuple[list[float], list[float]]:
@@ -306,6 +332,11 @@ class _Fit:
             factor = 100 if height == "relative" else 1
             # Slice numbers count as [z, z + 1).
             span = high - low + (height == "slice")
+            if span <= 0:
+                raise StartError(
+                    f"{self.path}: the z-range of its z-bins or of the study's: expected a lower and a higher end, "
+                    f"found {low:g} to {high:g}; start from another file"
+                )
             centres = [centre / factor for centre in data.bin_centres]
             pairs.append(centres if same else [(centre - low) / span for centre in centres])
         return pairs[0], pairs[1]

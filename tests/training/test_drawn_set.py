@@ -117,6 +117,22 @@ def test_one_command_builds_the_start_bit_for_bit(tmp_path):
     assert any(not torch.equal(weights[name], value) for name, value in load_file(other).items())
 
 
+def test_it_replaces_no_training_of_the_study(tmp_path):
+    model = tmp_path / "one" / "anatomy" / "models" / "base" / "fold-0" / "model.safetensors"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"of patients")
+    assert pretrained(tmp_path, "one")[0] == 0
+    assert model.read_bytes() == b"of patients"
+    assert (tmp_path / "one" / "anatomy" / "pretrained" / "model.safetensors").is_file()
+
+
+def test_a_folder_as_file_is_refused_before_the_training(tmp_path, capfd):
+    (tmp_path / "one.safetensors").mkdir()
+    assert pretrained(tmp_path, "one")[0] == 2
+    assert "found a folder" in capfd.readouterr().err
+    assert not (tmp_path / "one").exists()
+
+
 def test_a_study_starts_from_it(tmp_path):
     model = {**MODEL.model_dump(mode="json"), "self_conditioning": False}
     _, path = pretrained(tmp_path, "start", model=model)
@@ -130,7 +146,7 @@ def test_a_finished_pretraining_is_only_written_again(tmp_path, capfd):
     before = (tmp_path / "one.safetensors").read_bytes()
     capfd.readouterr()
     assert pretrained(tmp_path, "one")[0] == 0
-    assert "writing the model again at step 3 of 3" in capfd.readouterr().err
+    assert "nothing to do" in capfd.readouterr().err
     assert (tmp_path / "one.safetensors").read_bytes() == before
 
 
@@ -139,6 +155,7 @@ def test_a_finished_pretraining_is_only_written_again(tmp_path, capfd):
     [
         ("model", {**STUDY["model"], "prior": "concat"}, "model.prior"),
         ("model", {**STUDY["model"], "acquisition": True}, "model.acquisition"),
+        ("diffusion", {"loss": {"perceptual": {"weight": 1.0}}}, "diffusion.loss.perceptual.weight"),
         ("preprocess", {"spacing_mm": [3, 3, "native"], "grid": [32, 32, 32]}, "preprocess.spacing_mm"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny_networks import DATA, SMALL, TWO_PROTOCOLS, differ, inputs, small, three_maps
+from helpers.tiny_networks import DATA, SMALL, TWO_PROTOCOLS, inputs, small, three_maps
 from helpers.tiny_training import CPU, assert_same_run, fail_at, study_with_own_models, trainer_in, weights_of
 from safetensors.torch import load_file, save_file
 
@@ -87,10 +87,12 @@ def test_z_bins_are_mapped_by_their_relative_height(height, z_range, z_bin, equa
     x, time, _ = inputs()
     label = torch.tensor([0, 1, 0])
     found = network(x, time, Condition(torch.full((3,), z_bin), label))
-    wanted = known(x, time, Condition(torch.full((3,), equal), label))
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
-    other = known(x, time, Condition(torch.full((3,), 1 - equal // 2), label))
-    assert differ(found, other), "not every z-bin is equal"
+    wanted, other = (
+        known(x, time, Condition(torch.full((3,), number), label)) for number in (equal, 1 - equal // 2)
+    )
+    assert (found - wanted).abs().mean() < 0.2 * (found - other).abs().mean()
+    largest = known.condition.bins.weight.abs().max()
+    assert network.condition.bins.weight.abs().max() < 30 * largest, "not the thousandfold"
 
 
 def test_between_two_z_bins_the_position_is_between_theirs():
@@ -100,8 +102,8 @@ def test_between_two_z_bins_the_position_is_between_theirs():
     network = fresh(wanted)
     put_start(own(network, wanted, height="mm", z_range=(0, 60)), source, fill=False)
     theirs, ours = (_positions(one) for one in (small(data), network))
-    torch.testing.assert_close(ours[0], (theirs[0] + theirs[1]) / 2, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(ours[1:], theirs[1:], rtol=1e-3, atol=1e-4)
+    wanted = torch.stack([(theirs[0] + theirs[1]) / 2, *theirs[1:]])
+    assert (ours - wanted).abs().mean() < 0.1 * (theirs[0] - theirs[2]).abs().mean()
 
 
 @torch.no_grad()
@@ -121,24 +123,67 @@ def _positions(network):
             {"coupling": "independent", "prior": "concat"},
         ),
         ({}, {"self_conditioning": False}),
-        ({"prior": "concat"}, {}),
     ],
 )
 def test_inputs_that_one_of_both_lacks(theirs, ours):
-    """A new input begins with zero weights; one that this network lacks was zero before."""
-    source = small(priors=three_maps() if "prior" in theirs else None, **theirs)
+    """A new input begins with zero weights; the previous estimate, which this network may lack, was zero before."""
+    source = small(**theirs)
     network = fresh(priors=three_maps(1) if "prior" in ours else None, **ours)
     put_start(own(network, model=SMALL | ours), start_of(source, model=SMALL | theirs), fill=False)
-    if "prior" not in theirs:
-        assert torch.allclose(network(*inputs()), source(*inputs()), atol=1e-5)
-    weight = next(value for name, value in network.named_parameters() if name.endswith("stem.weight"))
-    known = next(value for name, value in source.named_parameters() if name.endswith("stem.weight"))
-    shared = min(weight.shape[1], known.shape[1])
-    if ours.get("self_conditioning", True) == theirs.get("self_conditioning", True):
-        assert torch.equal(weight[:, :shared], known[:, :shared])
+    assert torch.allclose(network(*inputs()), source(*inputs()), atol=1e-5)
+    if ours.get("self_conditioning", True) and not theirs.get("self_conditioning", True):
+        previous = torch.randn(3, 2, 16, 24, generator=torch.Generator().manual_seed(1))
+        assert torch.allclose(network(*inputs(), previous), source(*inputs()), atol=1e-5)
+
+
+def test_a_gaussian_estimate_is_a_new_input():
+    model = SMALL | {"gaussian_components": 4, "self_conditioning": False}
+    source = small(self_conditioning=False)
+    network = fresh(gaussian_components=4, self_conditioning=False)
+    notes = put_start(
+        own(network, model=model), start_of(source, model=SMALL | {"self_conditioning": False}), fill=False
+    )
+    assert "trunk.encoder.stem.weight begins without the input Gaussian estimate" in notes
+    weight = network.trunk.encoder.stem.weight
+    assert torch.equal(weight[:, :2], source.trunk.encoder.stem.weight) and not weight[:, 2:].any()
+
+
+@pytest.mark.parametrize(("key", "layer"), [("head_channels", "attend.query"), ("norm_groups", "norm1")])
+def test_groups_of_channels_that_no_shape_shows_must_be_equal(key, layer):
+    model = SMALL | {key: 4}
+    with pytest.raises(StartError, match=rf"model.{key}: the file has 4, the study {SMALL[key]}"):
+        put_start(own(fresh()), start_of(small(**{key: 4}), model=model), fill=False)
+    notes = put_start(own(fresh()), start_of(small(**{key: 4}), model=model), fill=True)
+    assert layer in notes[-1] and notes[-1].startswith("random values") and not notes[0].startswith("100")
+
+
+def test_layers_that_only_the_file_has_are_left_out_and_not_called_random():
+    deeper = {"res_blocks": 2}
+    with pytest.raises(StartError, match="this network has no such layer"):
+        put_start(own(fresh()), start_of(small(**deeper), model=SMALL | deeper), fill=False)
+    notes = put_start(own(fresh()), start_of(small(**deeper), model=SMALL | deeper), fill=True)
+    left = next(note for note in notes if note.startswith("left out"))
+    own_names = fresh().state_dict().keys()
+    assert not own_names & set(left.removeprefix("left out: ").split(", "))
+
+
+def test_numbers_of_a_card_that_lead_nowhere():
+    """Acquisitions without a slice have equal weights; a z-range without extent is an error that names the file."""
+    empty = replace(TWO_PROTOCOLS, acquisition_counts=[[0, 0], [0, 0]])
+    network = fresh()
+    put_start(
+        own(network), start_of(small(empty, acquisition=True), empty, SMALL | {"acquisition": True}), False
+    )
+    assert all(value.isfinite().all() for value in network.parameters())
+    start = start_of(small(), replace(DATA, bin_centres=[1.0, 2.0, 3.0]), height="mm", z_range=(5, 5))
+    with pytest.raises(StartError, match=r"other.safetensors: the z-range.*found 5 to 5"):
+        put_start(own(fresh()), start, fill=False)
 
 
 def test_an_input_that_carries_the_outline_cannot_be_left_out():
+    with pytest.raises(StartError, match="no input prior"):
+        given = start_of(small(priors=three_maps(), prior="concat"), model=SMALL | {"prior": "concat"})
+        put_start(own(fresh()), given, fill=False)
     known = SMALL | {"gaussian_components": 4}
     with pytest.raises(
         StartError, match=r"no input Gaussian estimate.*model.gaussian_components: the file has 4"

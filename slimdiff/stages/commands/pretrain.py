@@ -16,7 +16,8 @@ NEEDS = (
     "training",
 )
 AFTER_A_STOP = "the saved state is kept; run it again to resume"
-VARIANT, FOLD = "base", 0
+FOLDER = "pretrained"
+"""Of the model, below the study's folder: no training of a study is replaced."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,16 +28,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(study, options) -> None:
+    from slimdiff.config.base import ConfigError
     from slimdiff.locks import alone
     from slimdiff.model.checkpoint import load_model, save_model
     from slimdiff.training.checkpoint import Interrupted, remove_states
+    from slimdiff.training.identity import finished_steps
 
-    folder = study.paths.model(VARIANT, FOLD)
+    if options.out and options.out.is_dir():
+        raise ConfigError(f"--out {options.out}: expected a file to write, found a folder; add a name")
+    folder = study.paths.root / FOLDER
     with alone(folder / "state" / "lock", "pretraining"):
         if options.again:
             remove_states(folder / "state")
+        trainer = _trainer(study, folder)
+        if not options.again and finished_steps(folder, trainer.identity, study.training) is not None:
+            print("pretrained: same configuration; nothing to do (--again starts over)", file=sys.stderr)
+            trainer = None
         try:
-            _trainer(study, folder).run()
+            if trainer:
+                trainer.run()
         except Interrupted as stop:
             print(
                 f"\nslimdiff-pretrain: stopped at step {stop.step}; its state is saved, run it again to resume",
@@ -70,6 +80,11 @@ def _trainer(study, folder: Path):
             "model.prior, model.acquisition: expected none and false, because drawn heads have no priors and no "
             f"acquisitions, found {study.model.prior} and {str(study.model.acquisition).lower()}"
         )
+    if study.diffusion.loss.perceptual.weight:
+        raise ConfigError(
+            "diffusion.loss.perceptual.weight: expected 0, because it is not available with drawn heads, found "
+            f"{study.diffusion.loss.perceptual.weight:g}"
+        )
     width, height, _ = study.preprocess.grid
     spacing = study.preprocess.spacing_mm
     if not isinstance(spacing, int | float):
@@ -99,6 +114,6 @@ def _trainer(study, folder: Path):
         store,
         store.participant.tolist(),
         folder,
-        {"study": study.study, "variant": VARIANT, "fold": FOLD},
+        {"study": study.study, "variant": FOLDER, "fold": 0},
         training_set=partial(DrawnSet, drawer),
     )
