@@ -18,15 +18,14 @@ averaging. The better of its averaged and last weights (by training loss) is use
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
 
-from race_table import Key, done, runs
+from race_table import Key, runs
+from runs_table import add_arguments, carry_out
 
 HERE = Path(__file__).resolve().parent
 SIDES, COHORTS = ("slimdiff", "published", "published-tuned"), ("phantom", "lgg", "lgg-128")
@@ -221,35 +220,11 @@ def main() -> int:
     parser.add_argument("--side", help=", ".join(SIDES) + ", idea-NAME (with --ideas)")
     parser.add_argument("--minutes", type=int, choices=BUDGETS)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--work", type=Path, default=Path("results/race"), help="slices, models and samples")
-    parser.add_argument("--lgg", type=Path, default=HERE.parents[1].parent / "shared/data/lgg/even24.tsv")
-    parser.add_argument(
-        "--list", action="store_true", help="print the runs, and whether they are in the table"
-    )
     parser.add_argument("--ideas", action="store_true", help="the ideas instead of the race")
+    add_arguments(parser)
     options = parser.parse_args()
-    asked = (options.cohort, options.side, options.minutes, options.seed)
-    chosen = [
-        key
-        for key in (ideas() if options.ideas else race())
-        if all(wanted in (None, own) for wanted, own in zip(asked, key, strict=True))
-    ]
-    if not chosen:
-        raise SystemExit("no such run; --list, with or without --ideas, prints them all")
-    if options.list:
-        there = done()
-        for key in chosen:
-            print(*key, "done" if key in there else "missing", sep="\t")
-        return 0
-    # The number of threads must be set before torch is imported.
-    if os.environ.get("OMP_NUM_THREADS") != "1":
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        return subprocess.run([sys.executable, *sys.argv], env=environment).returncode
-    for key in chosen:
-        if key not in done():
-            print(*key, file=sys.stderr, flush=True)
-            run(key, options.work.resolve(), options.lgg)
-    return 0
+    keys = ideas() if options.ideas else race()
+    return carry_out(runs(), keys, options, lambda key: run(key, options.work.resolve(), options.lgg))
 
 
 if __name__ == "__main__":

@@ -19,14 +19,12 @@ of held-out slices (below 1: samples are closer to the drawn heads than patients
 """
 
 import argparse
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from runs_table import RunsTable
+from runs_table import RunsTable, add_arguments, carry_out
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE.parents[1] / "docs" / "tables" / "pretraining.tsv"
@@ -203,32 +201,12 @@ def main() -> int:
     parser.add_argument(
         "--start", type=Path, help="from `slimdiff pretrain --config config/anatomy.yaml --out`"
     )
-    parser.add_argument("--work", type=Path, default=Path("results/race"), help="slices, models and samples")
-    parser.add_argument("--lgg", type=Path, default=HERE.parents[1].parent / "shared/data/lgg/even24.tsv")
-    parser.add_argument(
-        "--list", action="store_true", help="print the runs, and whether they are in the table"
-    )
+    add_arguments(parser)
     options = parser.parse_args()
-    asked = (options.patients, options.draw, options.minutes, options.way)
-    keys = [
-        key for key in runs() if all(wanted in (None, own) for wanted, own in zip(asked, key, strict=True))
-    ]
-    if not keys:
-        raise SystemExit("no such run; --list prints them all")
-    if options.list:
-        there = table().done()
-        for key in keys:
-            print(*key, "done" if key in there else "missing", sep="\t")
-        return 0
-    # The number of threads must be set before torch is imported.
-    if os.environ.get("OMP_NUM_THREADS") != "1":
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        return subprocess.run([sys.executable, *sys.argv], env=environment).returncode
-    for key in keys:
-        if key not in table().done():
-            print(*key, file=sys.stderr, flush=True)
-            run(key, options.work.resolve(), options.lgg, options.start and options.start.resolve())
-    return 0
+    start = options.start and options.start.resolve()
+    return carry_out(
+        table(), runs(), options, lambda key: run(key, options.work.resolve(), options.lgg, start)
+    )
 
 
 if __name__ == "__main__":

@@ -3,9 +3,13 @@
 Each row is one metric of a run: the columns that name the run, then metric, extractor, value and floor.
 """
 
+import argparse
 import csv
 import fcntl
-from collections.abc import Callable, Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,3 +54,42 @@ class RunsTable:
         with self.path.with_suffix(".lock").open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of all benchmarks that fill such a table from the patients with lower-grade glioma."""
+    project = Path(__file__).resolve().parents[3]
+    parser.add_argument("--work", type=Path, default=Path("results/race"), help="slices, models and samples")
+    parser.add_argument("--lgg", type=Path, default=project / "shared/data/lgg/even24.tsv")
+    parser.add_argument(
+        "--list", action="store_true", help="print the runs, and whether they are in the table"
+    )
+
+
+def carry_out(
+    table: RunsTable, runs: Iterable[tuple], options: argparse.Namespace, run: Callable[[tuple], object]
+) -> int:
+    """Do the runs that the options choose and the table lacks, on one thread, or list them; returns the exit status.
+
+    options: those of `add_arguments`, and one for each column of the table's key; None: any value.
+    """
+    asked = [getattr(options, name) for name in table.key]
+    chosen = [
+        key for key in runs if all(wanted in (None, own) for wanted, own in zip(asked, key, strict=True))
+    ]
+    if not chosen:
+        raise SystemExit("no such run; --list prints them all")
+    if options.list:
+        there = table.done()
+        for key in chosen:
+            print(*key, "done" if key in there else "missing", sep="\t")
+        return 0
+    # The number of threads must be set before torch is imported.
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        return subprocess.run([sys.executable, *sys.argv], env=environment).returncode
+    for key in chosen:
+        if key not in table.done():
+            print(*key, file=sys.stderr, flush=True)
+            run(key)
+    return 0

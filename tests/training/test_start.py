@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny_networks import DATA, SMALL, TWO_PROTOCOLS, inputs, small, three_maps
+from helpers.tiny_networks import DATA, SMALL, TWO_PROTOCOLS, card_of, inputs, small, three_maps
 from helpers.tiny_training import CPU, assert_same_run, fail_at, study_with_own_models, trainer_in, weights_of
 from safetensors.torch import load_file, save_file
 
 from slimdiff import cli
 from slimdiff.config.diffusion import DiffusionConfig
 from slimdiff.files import sha256
-from slimdiff.model.checkpoint import ModelCard, load_model, save_model
+from slimdiff.model.checkpoint import load_model, save_model
 from slimdiff.model.conditioning import Condition
 from slimdiff.training.checkpoint import Interrupted, StateMismatch
 from slimdiff.training.start import Start, StartError, StudyNetwork, put_start, read_start
@@ -22,21 +22,15 @@ DIFFUSION = DiffusionConfig().model_dump(mode="json")
 OTHER_HEIGHTS = replace(DATA, n_bins=6, bin_centres=[10 * number + 5.0 for number in range(6)])
 
 
-def start_of(network, data=DATA, model=SMALL, diffusion=DIFFUSION, height="slice", z_range=(11, 20), **facts):
-    card = ModelCard(
-        model=model,
+def start_of(
+    network, data=DATA, model=SMALL, diffusion=DIFFUSION, height="slice", z_range=(11, 20), spacing_mm=1.25
+):
+    card = replace(
+        card_of(model),
         diffusion=diffusion,
-        training={},
         data=data,
-        spacing_mm=facts.pop("spacing_mm", 1.25),
+        spacing_mm=spacing_mm,
         z_range=z_range,
-        study="other",
-        variant="base",
-        fold=0,
-        step=7,
-        data_hash="",
-        precision="float32",
-        versions={},
         height=height,
     )
     return Start(Path("other.safetensors"), "0" * 64, card, network.state_dict())
@@ -64,8 +58,9 @@ def test_the_same_network_takes_every_weight():
 def test_the_size_of_a_slice_changes_no_weight():
     data = replace(DATA, size=(32, 16))
     network, source = fresh(data), small()
-    put_start(own(network, data), start_of(source), fill=False)
+    notes = put_start(own(network, data), start_of(source, spacing_mm=3.0), fill=False)
     assert torch.equal(network(*inputs()), source(*inputs()))
+    assert notes[-1] == "pixels of 1.25 mm instead of 3 mm, with the same weights"
 
 
 @pytest.mark.parametrize(

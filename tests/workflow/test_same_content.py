@@ -11,12 +11,14 @@ from helpers.workflow_runs import job_counts, snakemake, write_study
 
 from slimdiff import weights
 from slimdiff.cli import run_stage
+from slimdiff.files import sha256
+from slimdiff.model.checkpoint import read_card
 
 STUDY = {"utility": {"enabled": False}, "folds": {"k": 2}}
 
 
-def planned(folder: Path) -> dict[str, int]:
-    done = snakemake("--dry-run", "--configfile", str(folder / "study.json"), folder=folder)
+def planned(folder: Path, *targets: str) -> dict[str, int]:
+    done = snakemake(*targets, "--dry-run", "--configfile", str(folder / "study.json"), folder=folder)
     assert done.returncode == 0, done.stderr
     return job_counts(done.stdout) if "Job stats:" in done.stdout else {}
 
@@ -72,6 +74,20 @@ def test_a_voxel_that_changes_is_seen(study):
     found = planned(study)
     assert found["preprocess"] == 1
     assert {"participants", "cache", "train", "generate", "metrics"} <= found.keys()
+
+
+def test_a_training_starts_from_a_model_and_again_if_its_content_changes(study, tmp_path):
+    start, model = tmp_path / "start.safetensors", "results/tiny/models/base/fold-0/model.safetensors"
+    shutil.copyfile(study / model, start)
+    config = write_study(study, **STUDY, training={"init": str(start)})
+    target = model.replace("fold-0", "fold-1")
+    done = snakemake(target, "--cores", "1", "--configfile", str(config), folder=study)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_card(study / target).init["sha256"] == sha256(start)
+    os.utime(start)
+    assert planned(study, target) == {}
+    shutil.copyfile(study / target, start)
+    assert planned(study, target) == {"train": 1}
 
 
 @pytest.mark.parametrize("killed", ["before the page", "within the second build"])

@@ -14,8 +14,7 @@ from helpers.workflow_runs import RECORDER, ROOT, job_counts, snakemake, write_s
 
 from slimdiff import weights
 from slimdiff.config import load_study
-from slimdiff.files import read_table, sha256
-from slimdiff.model.checkpoint import read_card
+from slimdiff.files import read_table
 
 
 def test_a_fresh_clone_lists_every_job(tmp_path):
@@ -260,22 +259,6 @@ def test_more_steps_follow_the_finished_training(finished, tmp_path):
     assert "resuming at step 2 of 3" in log
     rows = read_table((folder / target).with_name("history.tsv"))
     assert [row["step"] for row in rows] == ["2", "3"]
-
-
-def test_a_training_starts_from_a_model_and_again_if_its_content_changes(finished, tmp_path):
-    folder, start = tmp_path / "copy", tmp_path / "start.safetensors"
-    shutil.copytree(finished[0], folder)
-    model = "results/tiny/models/base/fold-0/model.safetensors"
-    shutil.copyfile(folder / model, start)
-    config = write_study(folder, training={"init": str(start)})
-    target = model.replace("fold-0", "fold-1")
-    done = snakemake(target, "--cores", "1", "--configfile", str(config), folder=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert read_card(folder / target).init["sha256"] == sha256(start)
-    os.utime(start)
-    assert planned(folder, config, target) == set()
-    shutil.copyfile(folder / target, start)
-    assert planned(folder, config, target) == {"train"}
 
 
 KILL_ONCE = """
