@@ -27,7 +27,6 @@ from pathlib import Path
 from race_table import Key, runs
 from runs_table import add_arguments, carry_out
 
-HERE = Path(__file__).resolve().parent
 SIDES, COHORTS = ("slimdiff", "published", "published-tuned"), ("phantom", "lgg", "lgg-128")
 BUDGETS = {3: (0,), 5: (0, 1), 15: (0, 1), 60: (0,)}
 """Minutes of processor time: seeds. After 3 minutes slimdiff is compared with 60 of the published code."""

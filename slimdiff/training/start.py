@@ -279,10 +279,8 @@ class _Fit:
         found = dict(zip(_numbered(theirs), value.unflatten(1, (-1, area)).unbind(1), strict=True))
         zeros = torch.zeros_like(value[:, :area])
         columns = [found.get(kind, zeros) for kind in _numbered(own)]
-        for kinds, what in ((own, "begins without"), (theirs, "no longer has")):
-            others = theirs if kinds is own else own
-            changed = [kind for kind in dict.fromkeys(kinds) if kind not in others]
-            if changed:
+        for what, kinds, others in (("begins without", own, theirs), ("no longer has", theirs, own)):
+            if changed := [kind for kind in dict.fromkeys(kinds) if kind not in others]:
                 self.notes.append(f"{name} {what} the input {', '.join(changed)}")
         return torch.cat(columns, dim=1).contiguous(memory_format=torch.channels_last)
 

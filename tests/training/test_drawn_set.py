@@ -164,3 +164,16 @@ def test_what_drawn_heads_do_not_have_is_refused_by_its_key(tmp_path, capfd, sec
     error = capfd.readouterr().err
     assert status == 2 and said in error and "expected" in error
     assert not out.exists() and not list(tmp_path.rglob("model.safetensors"))
+
+
+def test_again_on_a_study_that_is_refused_keeps_the_state(tmp_path):
+    pretrained(tmp_path, "one")
+    state = tmp_path / "one" / "anatomy" / "pretrained" / "state" / "last.pt"
+    before = state.read_bytes()
+    config = tmp_path / "one.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps({**values, "model": {**STUDY["model"], "prior": "concat"}}))
+    assert run_stage("pretrain", ["--config", str(config), "--again"]) == 2
+    assert state.read_bytes() == before
+    config.write_text(json.dumps(values))
+    assert run_stage("pretrain", ["--config", str(config), "--again"]) == 0

@@ -98,13 +98,8 @@ class SliceDrawer:
         seed: int,
         device: torch.device,
     ):
-        self.config, self.size, self.spacing_mm, self.seed, self.device = (
-            config,
-            size,
-            spacing_mm,
-            seed,
-            device,
-        )
+        self.config, self.size, self.spacing_mm = config, size, spacing_mm
+        self.seed, self.device = seed, device
         self.min_lesion_px = max(1.0, min_lesion_mm2 / spacing_mm**2)
         height, width = size
         self.y = ((height - 1) / 2 - torch.arange(height, device=device)) * spacing_mm

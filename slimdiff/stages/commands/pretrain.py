@@ -38,14 +38,14 @@ def run(study, options) -> None:
         raise ConfigError(f"--out {options.out}: expected a file to write, found a folder; add a name")
     folder = study.paths.root / FOLDER
     with alone(folder / "state" / "lock", "pretraining"):
-        if options.again:
-            remove_states(folder / "state")
         trainer = _trainer(study, folder)
-        if not options.again and finished_steps(folder, trainer.identity, study.training) is not None:
-            print("pretrained: same configuration; nothing to do (--again starts over)", file=sys.stderr)
-            trainer = None
+        if options.again:
+            # Only now, when nothing of the study was refused.
+            remove_states(folder / "state")
         try:
-            if trainer:
+            if not options.again and finished_steps(folder, trainer.identity, study.training) is not None:
+                print("pretrained: same configuration; nothing to do (--again starts over)", file=sys.stderr)
+            else:
                 trainer.run()
         except Interrupted as stop:
             print(
