@@ -132,10 +132,7 @@ def _trainer(study, variant: str, fold: int, store, processes, again: bool) -> I
         if finished():
             yield None
             return
-        if again and processes.first:
-            remove_states(folder / "state")
-        processes.largest(0)
-        yield Trainer(
+        trainer = Trainer(
             *sections,
             store,
             parts["train"],
@@ -147,6 +144,11 @@ def _trainer(study, variant: str, fold: int, store, processes, again: bool) -> I
             judge=_monitor(study, store, parts) if processes.first else None,
             processes=processes,
         )
+        if again and processes.first:
+            # Only now, when nothing of the study was refused.
+            remove_states(folder / "state")
+        processes.largest(0)
+        yield trainer
 
 
 def _say(processes, text: str) -> None:

@@ -373,5 +373,16 @@ def test_a_file_that_cannot_be_a_start_is_refused_before_the_first_step(
     assert not [found for found in (tmp_path / "results" / prepared.study).rglob("*.safetensors")]
 
 
+def test_again_from_a_file_that_is_refused_keeps_the_state(prepared, tmp_path, finished):
+    config = study_with_own_models(prepared, tmp_path, steps=2)
+    command = ["--config", str(config), "--variant", "base", "--fold", "0", "--again"]
+    assert cli.run_stage("train", command) == 0
+    (state,) = (tmp_path / "results" / prepared.study).rglob("last.pt")
+    before = state.read_bytes()
+    study_with_own_models(prepared, tmp_path, steps=2, init=str(finished))
+    assert cli.run_stage("train", command) == 2
+    assert state.read_bytes() == before
+
+
 def test_the_hash_may_be_its_beginning_in_any_case(finished):
     assert read_start(finished, sha256(finished)[:8].upper()).card.step == 4
