@@ -120,7 +120,10 @@ def keep_freed_memory() -> None:
     libraries."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        for option, value in ((_TRIM_THRESHOLD, 2**31 - 1), (_MMAP_MAX, 0), (_ARENA_MAX, 1)):
+        # Threads with parts of a batch would wait for each other at a single arena.
+        threads = torch.get_num_threads()
+        arenas = threads + 1 if threads > 1 else 1
+        for option, value in ((_TRIM_THRESHOLD, 2**31 - 1), (_MMAP_MAX, 0), (_ARENA_MAX, arenas)):
             mallopt(option, value)
 
 

@@ -1,6 +1,7 @@
 """Muon or AdamW, the learning rate, and the update of the weights."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ class Muon:
         self.shapes: dict[tuple[int, int], list[int]] = {}
         for number, matrix in enumerate(matrices):
             self.shapes.setdefault((len(matrix), matrix[0].numel()), []).append(number)
+        # The most work first, so that threads end at the same time.
+        work = {shape: len(numbers) * min(shape) ** 2 * max(shape) for shape, numbers in self.shapes.items()}
+        self.shapes = {shape: self.shapes[shape] for shape in sorted(work, key=work.get, reverse=True)}
 
     @property
     def param_groups(self) -> list[dict]:
@@ -53,8 +57,11 @@ class Muon:
         self.adamw.zero_grad(set_to_none=set_to_none)
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Update all parameters."""
+    def step(self, mapped: Callable = map) -> None:
+        """Update all parameters.
+
+        mapped: `map` of a pool of threads, which then share the matrices.
+        """
         self.adamw.step()
         rate = self.adamw.param_groups[0]["lr"] * MATRIX_RATE
         gradients = [matrix.grad for matrix in self.matrices]
@@ -62,12 +69,17 @@ class Muon:
         # Nesterov's momentum.
         ahead = torch._foreach_lerp(gradients, self.momenta, MOMENTUM)
         torch._foreach_mul_(self.matrices, 1 - rate * WEIGHT_DECAY)
-        for shape, numbers in self.shapes.items():
+
+        @torch.no_grad()
+        def update(shape: tuple[int, int]) -> None:
+            numbers = self.shapes[shape]
             stack = torch.stack([ahead[number].reshape(shape) for number in numbers])
             # An orthogonal matrix has entries of root mean square 1 / sqrt(larger side); AdamW's steps have about 0.2.
             updates = orthogonal(stack) * (0.2 * max(shape) ** 0.5)
-            for number, update in zip(numbers, updates, strict=True):
-                self.matrices[number].add_(update.view_as(self.matrices[number]), alpha=-rate)
+            for number, change in zip(numbers, updates, strict=True):
+                self.matrices[number].add_(change.view_as(self.matrices[number]), alpha=-rate)
+
+        list(mapped(update, self.shapes))
 
     def state_dict(self) -> dict:
         return {"adamw": self.adamw.state_dict(), "momenta": self.momenta}
@@ -138,8 +150,12 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return FINAL_LEARNING_RATE + (config.learning_rate - FINAL_LEARNING_RATE) * cosine
 
 
-def update_weights(optimiser: "torch.optim.AdamW | Muon", network: nn.Module, rate: float) -> Tensor:
+def update_weights(
+    optimiser: "torch.optim.AdamW | Muon", network: nn.Module, rate: float, mapped: Callable = map
+) -> Tensor:
     """Clip the gradient of the network, and take one step with this learning rate.
+
+    mapped: of `Muon.step`.
 
     Returns:
         The norm of the gradient before clipping, a scalar.
@@ -147,5 +163,5 @@ def update_weights(optimiser: "torch.optim.AdamW | Muon", network: nn.Module, ra
     for group in optimiser.param_groups:
         group["lr"] = rate
     norm = nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_CLIP)
-    optimiser.step()
+    optimiser.step(mapped) if isinstance(optimiser, Muon) else optimiser.step()
     return norm

@@ -95,7 +95,7 @@ class Loss(nn.Module):
 
     def __init__(self, network: nn.Module, objective: Objective, device: torch.device, compiled: bool):
         super().__init__()
-        self.network, self.objective, self.device = network, objective, device
+        self.network, self.objective, self.device, self.compiled = network, objective, device, compiled
         self.precision = torch.float32
         # Compile the function, so that the weights keep their names. Only two shapes occur: the batch and its
         # self-conditioned part.

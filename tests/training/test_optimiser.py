@@ -1,6 +1,7 @@
 """Muon: the update of a matrix is its nearest orthogonal one, and everything else is left to AdamW."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -114,6 +115,18 @@ def test_a_restored_optimiser_continues_bit_by_bit():
         fill_gradients(module, 7)
         optimiser.step()
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_threads_share_the_matrices_and_change_no_bit():
+    one, other = network(), network()
+    with ThreadPoolExecutor(2) as pool:
+        for module, mapped in ((one, map), (other, pool.map)):
+            optimiser = make_optimiser("muon", module, objective(), 1e-3)
+            for seed in range(3):
+                fill_gradients(module, seed)
+                optimiser.step(mapped)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert not torch.equal(one.trunk.encoder.stem.weight, network().trunk.encoder.stem.weight)
 
 
 def test_gradients_are_cleared():

@@ -55,6 +55,8 @@ def test_no_step_waits_for_the_device(tmp_path, settings):
         {},
         parts.get("priors"),
     )
+    # The recorder sees this thread only.
+    trainer.gradients.threads = 1
     with WaitRecorder() as recorder:
         for _ in range(3):
             trainer.advance()

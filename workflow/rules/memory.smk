@@ -47,10 +47,11 @@ def priors_mb(wildcards):
 
 
 def train_mb(wildcards):
-    """On a CPU the values of a step's layers; beside them the slices as float16 and uint8."""
+    """On a CPU the values of a step's layers, and a gradient for each thread; beside them the slices as float16 and
+    uint8."""
     own = STUDY.variant(wildcards.variant)
-    step = step_memory(own, network_cost(own.model, PIXELS * 1e6)) / 1e6
-    on_cpu = 1200 + 1.3 * step
+    network = network_cost(own.model, PIXELS * 1e6)
+    on_cpu = 1200 + (1.3 * step_memory(own, network) + 4 * network.parameters * TRAINING_THREADS) / 1e6
     return (4000 + OF_A_CARD if has_card("training")(wildcards) else on_cpu) + 3 * SLICES
 
 
