@@ -92,6 +92,7 @@ LAYERS = {
     "folds.py": ["config", "data"],
     "lesions.py": ["evaluation/metrics", "report"],
     "memorisation.py": ["evaluation/axes", "evaluation/metrics"],
+    "outliers.py": ["evaluation/axes", "evaluation/metrics", "report"],
     "nnunet.py": ["data/sources", "export"],
     "participants.py": ["data", "report", "stages"],
     "png.py": [".", "export"],

@@ -32,7 +32,7 @@ def steps(name: str, shared: str, seconds: float) -> None:
     from slimdiff.model.conditioning import Condition
     from slimdiff.training.data import Batch
     from slimdiff.training.distributed import Processes
-    from slimdiff.training.gradients import Gradients
+    from slimdiff.training.gradients import GradientThreads
     from slimdiff.training.objective import Objective
     from slimdiff.training.optimiser import make_optimiser, update_weights
     from slimdiff.training.step import Loss
@@ -43,9 +43,9 @@ def steps(name: str, shared: str, seconds: float) -> None:
     settings = study.model.settings() | {"gaussian_components": 0}
     network = build_network(settings, DataSpec((height, width), 6, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]))
     objective = Objective(study.diffusion, study.training.self_conditioning)
-    gradients = Gradients(Loss(network, objective, torch.device("cpu"), compiled=False), Processes())
-    if shared == "layers":
-        gradients.threads = 1
+    loss = Loss(network, objective, torch.device("cpu"), compiled=False)
+    threads = GradientThreads(loss, Processes())
+    together = shared == "batch" and threads.count > 1
     optimiser = make_optimiser(study.training.optimiser, network, objective, 1e-5)
     zeros = torch.zeros(count, dtype=torch.long)
     batch = Batch(torch.rand(count, 2, height, width) * 2 - 1, Condition(zeros, zeros))
@@ -53,8 +53,9 @@ def steps(name: str, shared: str, seconds: float) -> None:
 
     def step() -> None:
         optimiser.zero_grad()
-        gradients.add(batch, objective.draw(count, (height, width), generator, 0.5))
-        update_weights(optimiser, network, 1e-5, gradients.map)
+        draws = objective.draw(count, (height, width), generator, 0.5)
+        threads.add(batch, draws) if together else loss(batch, draws)[0].backward()
+        update_weights(optimiser, network, 1e-5, threads.map)
 
     for _ in range(3):
         step()

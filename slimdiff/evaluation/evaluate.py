@@ -9,7 +9,8 @@ files in `metrics/{variant}/fold-{k}/` are:
 - `tau_sweep.tsv`: mask metrics by threshold;
 - `nearest.tsv`: the nearest training slice of every sample, in every space;
 - `flagged.tsv`: the rows of `nearest.tsv` that may be copies;
-- `memorisation_subjects.tsv`: how often each training subject is the nearest.
+- `memorisation_subjects.tsv`: how often each training subject is the nearest;
+- `outliers.tsv`: how much every sample deviates from real slices and from other samples, the most first.
 
 The summary over folds is `metrics/summary.tsv`.
 """
@@ -44,6 +45,7 @@ from slimdiff.evaluation.axes.image import (
 )
 from slimdiff.evaluation.axes.mask import LESION_COLUMNS, SWEEP_COLUMNS, mask_axis
 from slimdiff.evaluation.axes.memorisation import memorisation_axis
+from slimdiff.evaluation.axes.outliers import OUTLIER_COLUMNS, outlier_axis
 from slimdiff.evaluation.axes.pair import pair_axis
 from slimdiff.evaluation.metrics.features import FeatureCache
 from slimdiff.evaluation.statistics.bootstrap import fold_summary
@@ -68,6 +70,7 @@ AXES = {
     "pair": (pair_axis,),
     "control": (control_axis,),
     "memorisation": (memorisation_axis,),
+    "outliers": (outlier_axis,),
 }
 """Axis to the functions that add its metrics."""
 BASELINE_AXES = ("image", "mask", "pair", "control")
@@ -145,6 +148,7 @@ def write_tables(
         ("memorisation", "nearest", evaluation.nearest, NEAREST_COLUMNS),
         ("memorisation", "flagged", evaluation.flagged, FLAGGED_COLUMNS),
         ("memorisation", "memorisation_subjects", evaluation.training_subjects, TRAINING_SUBJECT_COLUMNS),
+        ("outliers", "outliers", evaluation.outliers, OUTLIER_COLUMNS),
     ):
         if axis in axes:
             write_table(folder / f"{name}{ending}.tsv", rows, columns)

@@ -13,6 +13,7 @@ AXES = {
     "pair": "Image and mask together",
     "control": "Class fidelity",
     "memorisation": "Memorisation of training slices",
+    "outliers": "Broken samples",
     "utility": "Utility for segmentation",
 }
 """Axis to its heading, in the order of all tables."""
@@ -196,6 +197,7 @@ METRICS = {
         Metric("suspect_share_check", "memorisation", "Unseen slices flagged, share", "floor"),
         Metric("suspect_share_ref", "memorisation", "Closer than any held-out slice, share", "lower"),
         Metric("memorisation_w1", "memorisation", "W1 of the distances", "lower"),
+        Metric("outlier_share", "outliers", "Outliers among the samples, share", "lower", headline=True),
         *_utility(),
     )
 }

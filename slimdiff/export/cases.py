@@ -111,6 +111,32 @@ class Case:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Samples that an export can leave out."""
+
+    table: str
+    """Table of the metrics stage with a row for every sample."""
+    column: str
+    """Its column that is 1 for these samples; a sample with several rows is one of them if any row has a 1."""
+    shown: str
+    """Table that lists them for readers."""
+    words: str
+    """What they are, after "samples that"."""
+
+
+LEFT_OUT = {
+    "without_suspects": LeftOut(
+        "nearest.tsv", "flagged", "flagged.tsv", "the study's memorisation metric flagged"
+    ),
+    "without_outliers": LeftOut(
+        "outliers.tsv", "outlier", "outliers.tsv", "the study's outlier score names broken"
+    ),
+}
+"""Key of `export` to the samples that it leaves out."""
+NOTHING_LEFT = "no sample is left to export; set export.without_suspects and export.without_outliers to false"
+
+
+@dataclass(frozen=True)
 class ModelSamples:
     """One variant and fold with everything that its export reads."""
 
@@ -133,19 +159,23 @@ class ModelSamples:
         return cls(study, variant, fold, store, read_folds(study.paths.folds, fold))
 
     @cached_property
-    def suspects(self) -> frozenset[str]:
-        """Samples that the memorisation metric flagged in any space; empty unless export.without_suspects."""
-        return frozenset(row["id"] for row in self._evaluated if row["flagged"] == "1")
+    def left_out(self) -> dict[str, frozenset[str]]:
+        """Key of LEFT_OUT to the samples that it leaves out, for each key that is true in the study."""
+        asked = [key for key in LEFT_OUT if getattr(self.study.export, key)]
+        return {key: frozenset(name for name, out in self._judged[key].items() if out) for key in asked}
 
     @property
-    def about_suspects(self) -> str:
-        """Whether flagged samples were left out, for readers of the export without the study."""
-        if self.study.export.without_suspects:
-            return f"{len(self.suspects)} samples that the study's memorisation metric flagged were left out."
-        return (
-            "Samples that the study's memorisation metric flagged (flagged.tsv) are included; "
-            "export.without_suspects leaves them out."
-        )
+    def about_left_out(self) -> str:
+        """Whether flagged samples and outliers were left out, for readers of the export without the study."""
+        texts = []
+        for key, rule in LEFT_OUT.items():
+            if key in self.left_out:
+                texts.append(f"{len(self.left_out[key])} samples that {rule.words} were left out.")
+            else:
+                texts.append(
+                    f"Samples that {rule.words} ({rule.shown}) are included; export.{key} leaves them out."
+                )
+        return " ".join(texts)
 
     @cached_property
     def about_samples(self) -> str:
@@ -154,21 +184,28 @@ class ModelSamples:
         settings = enumerate(read_manifest(stem)[1] for stem in stems)
         bins = ", ".join(str(z_bin) for z_bin, own in settings if own and own.not_drawn)
         lesions = "fewer than two training subjects have a lesion there."
-        return self.about_suspects + (f" No sample of class 1 in z-bins {bins}: {lesions}" if bins else "")
+        return self.about_left_out + (f" No sample of class 1 in z-bins {bins}: {lesions}" if bins else "")
 
     @cached_property
-    def _evaluated(self) -> list[dict[str, str]]:
-        if not self.study.export.without_suspects:
-            return []
-        if not self._nearest.is_file():
-            raise FileNotFoundError(
-                f"{self._nearest}: not found, but export.without_suspects is true; run the metrics stage first"
-            )
-        return read_table(self._nearest, ("id", "flagged"))
+    def _judged(self) -> dict[str, dict[str, bool]]:
+        """Key of LEFT_OUT to every sample and whether it is left out, for each key that is true in the study."""
+        found = {}
+        for key, rule in LEFT_OUT.items():
+            if not getattr(self.study.export, key):
+                continue
+            path = self._metrics / rule.table
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{path}: not found, but export.{key} is true; run the metrics stage first"
+                )
+            found[key] = {}
+            for row in read_table(path, ("id", rule.column)):
+                found[key][row["id"]] = found[key].get(row["id"], False) or row[rule.column] == "1"
+        return found
 
     @property
-    def _nearest(self) -> Path:
-        return self.study.paths.metrics(self.variant, self.fold) / "nearest.tsv"
+    def _metrics(self) -> Path:
+        return self.study.paths.metrics(self.variant, self.fold)
 
     def real(self, split: str) -> Iterator[Case]:
         """The slices of one split's participants, in the store's order."""
@@ -193,18 +230,18 @@ class ModelSamples:
         Raises FileNotFoundError or DataError with the file that is missing or does not fit.
         """
         seen: set[str] = set()
-        evaluated = {row["id"] for row in self._evaluated}
         for z_bin in range(self.store.n_bins):
             stem = self.study.paths.samples_stem(self.variant, self.fold, z_bin)
             images, masks, rows = _read_bin(stem, self.store.size)
             for image, mask, row in zip(images, masks, rows, strict=True):
                 _check_row(row, stem, z_bin, self.fold, seen)
-                if self.study.export.without_suspects and row["id"] not in evaluated:
-                    raise DataError(
-                        f"{self._nearest}: no row for sample {row['id']!r}, but export.without_suspects is true; "
-                        "run the metrics stage again"
-                    )
-                if row["id"] in self.suspects:
+                for key, judged in self._judged.items():
+                    if row["id"] not in judged:
+                        raise DataError(
+                            f"{self._metrics / LEFT_OUT[key].table}: no row for sample {row['id']!r}, but export.{key} "
+                            "is true; run the metrics stage again"
+                        )
+                if any(row["id"] in samples for samples in self.left_out.values()):
                     continue
                 yield Case(
                     name=f"synth-{row['id']}",

@@ -37,7 +37,7 @@ README = """\
 Study {study}, variant {variant}, fold {fold}, written by slimdiff {version}.{notice}
 
 - imagesTr, labelsTr: {train} real slices of training subjects, {val} of validation subjects, {synthetic} synthetic
-  slices (`synth-…`) of the model trained on this fold. {suspects}
+  slices (`synth-…`) of the model trained on this fold. {samples}
 - imagesTs, labelsTs: {test} real slices of the fold's test subjects. Neither that model nor nnU-Net is trained on them.
 - splits_final.json (in nnUNet_preprocessed): one split; synthetic slices are in `train` only.
 {without_val}
@@ -120,7 +120,7 @@ def _readme(model: ModelSamples, counts: dict[str, int], synthetic: int) -> str:
         version=slimdiff.__version__,
         notice=f" Notice: {readme_text(notice)}." if notice else "",
         synthetic=synthetic,
-        suspects=model.about_samples,
+        samples=model.about_samples,
         without_val="" if counts["val"] else WITHOUT_VAL,
         **counts,
     )

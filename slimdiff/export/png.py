@@ -14,7 +14,7 @@ import numpy as np
 
 from slimdiff.data.participants import DataError
 from slimdiff.evaluation.metrics.grey_levels import to_uint8
-from slimdiff.export.cases import Case, ModelSamples
+from slimdiff.export.cases import NOTHING_LEFT, Case, ModelSamples
 from slimdiff.export.folder import INDEX, folder_of, replacing_folder
 from slimdiff.png import write_png
 
@@ -41,7 +41,7 @@ def write(model: ModelSamples) -> Path:
                 shown[case.z_bin, case.label].append(case)
             count += 1
         if not count:
-            raise DataError(f"{folder}: no sample is left to export; set export.without_suspects: false")
+            raise DataError(f"{folder}: {NOTHING_LEFT}")
         _contact_sheet(draft / INDEX["png"], model, shown, count)
     return folder
 

@@ -9,10 +9,12 @@ from slimdiff.data.store import SliceStore
 from slimdiff.generation.samples import read_samples
 from slimdiff.report import curves, nearest, slices
 from slimdiff.report.lesions import lesion_sheet
+from slimdiff.report.outliers import outlier_sheet
 from slimdiff.report.results import (
     all_metrics,
     read_history,
     read_neighbours,
+    read_outliers,
     read_training_subjects,
     read_validation,
 )
@@ -23,6 +25,8 @@ COLUMNS_PER_BIN = 2
 """Real and synthetic slices of each kind shown per z-bin."""
 NEAREST_PAIRS = 8
 """Closest pairs of synthetic and training slice shown."""
+HIGHEST_SCORES = 24
+"""Samples shown on the sheet of outliers."""
 
 
 def draw_lesions(study: Study, variants: Sequence[str], folds: int) -> None:
@@ -85,3 +89,6 @@ def draw_all(study: Study, variants: Sequence[str], folds: int) -> None:
                 store, samples, neighbours, subjects, own, NEAREST_PAIRS, report.dpi, tau, title
             )
             write(sheet, f"nearest_{variant}.png")
+            scored, title = read_outliers(paths, variant, folds), f"Outliers: {variant}, all folds"
+            sheet = outlier_sheet(store, samples, scored, HIGHEST_SCORES, report.dpi, tau, title)
+            write(sheet, f"outliers_{variant}.png")

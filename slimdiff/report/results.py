@@ -68,6 +68,13 @@ def read_neighbours(paths: StudyPaths, variant: str, folds: int) -> pd.DataFrame
     return frame.astype({"sample": int, "z_bin": int, "train_row": int, "flagged": bool})
 
 
+def read_outliers(paths: StudyPaths, variant: str, folds: int) -> pd.DataFrame:
+    """The score of each sample: fold, id, z_bin, score (NaN: none), limit, outlier (bool), why."""
+    numbers = ("z_bin", "score", "limit", "outlier")
+    frame = _over_folds(paths, variant, folds, "outliers.tsv", ("id", "why"), numbers)
+    return frame.astype({"z_bin": int, "outlier": bool})
+
+
 def read_training_subjects(paths: StudyPaths, variant: str, folds: int) -> pd.DataFrame:
     """How often each training subject has the slice that is closest to a sample.
 

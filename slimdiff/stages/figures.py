@@ -13,7 +13,13 @@ NEEDS = ("report", "variants", "folds.k", "folds.use_split", "evaluation.tau", "
 def outputs(paths: StudyPaths, variants: Sequence[str]) -> dict[str, list[Path]]:
     """Name of a figure: its files, one for the study or one per variant."""
     shared = {name: [paths.figures / name] for name in ("data.png", "training.svg", "metrics_by_variant.svg")}
-    kinds = ("samples_{}.png", "metrics_by_zbin_{}.svg", "lesions_{}.svg", "nearest_{}.png")
+    kinds = (
+        "samples_{}.png",
+        "metrics_by_zbin_{}.svg",
+        "lesions_{}.svg",
+        "nearest_{}.png",
+        "outliers_{}.png",
+    )
     return shared | {kind: [paths.figures / kind.format(variant) for variant in variants] for kind in kinds}
 
 

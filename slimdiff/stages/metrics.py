@@ -1,4 +1,4 @@
-"""Judge the samples of one variant and fold (or all): image, mask, pair, control and memorisation metrics."""
+"""Judge the samples of one variant and fold (or all): image, mask, pair, control, memorisation, outliers."""
 
 import argparse
 from pathlib import Path
@@ -10,10 +10,11 @@ NEEDS = ("evaluation",)
 WILDCARDS = ("variant", "fold")
 
 AXES = {
-    "all": ("image", "mask", "pair", "control", "memorisation"),
+    "all": ("image", "mask", "pair", "control", "memorisation", "outliers"),
     "image-metrics": ("image",),
     "mask-metrics": ("mask", "pair", "control"),
     "feature-nn": ("memorisation",),
+    "outliers": ("outliers",),
 }
 ELSEWHERE = {
     "plot": ("figures",),
@@ -27,7 +28,7 @@ ELSEWHERE = {
 
 
 def outputs(paths: StudyPaths, variant: str = "{variant}", fold: int | str = "{fold}") -> list[Path]:
-    tables = ("metrics", "lesions", "tau_sweep", "nearest", "flagged", "memorisation_subjects")
+    tables = ("metrics", "lesions", "tau_sweep", "nearest", "flagged", "memorisation_subjects", "outliers")
     return [paths.metrics(variant, fold) / f"{name}.tsv" for name in tables]
 
 
@@ -37,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="all",
         choices=(*AXES, "baseline", *ELSEWHERE),
-        help="all (default), image-metrics, mask-metrics (with pair and control) or feature-nn (memorisation): these "
-        "axes; baseline: training slices instead of samples; plot, mask-plot: slimdiff-figures; "
+        help="all (default), image-metrics, mask-metrics (with pair and control), feature-nn (memorisation) or "
+        "outliers: these axes; baseline: training slices instead of samples; plot, mask-plot: slimdiff-figures; "
         "compare, summary: slimdiff-compare; segmenter, utility: the stages of these names",
     )
 

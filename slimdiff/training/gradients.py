@@ -1,8 +1,7 @@
-"""The gradient of a batch: on a CPU by one thread for each part of the batch, elsewhere by one call."""
+"""The gradient of a batch by several threads of a CPU, each with a part of the batch."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -14,13 +13,13 @@ from slimdiff.training.objective import NoiseDraw
 from slimdiff.training.step import Loss
 
 
-class Gradients:
-    """Adds the gradient of a batch, or of a part of it, to that of the parameters.
+class GradientThreads:
+    """Adds the gradient of a batch to that of the parameters; each thread computes that of a part.
 
-    torch's own threads share each layer and wait for each other after it: hundreds of times in a step. Here each
-    thread has its part of the batch and they meet once. So a step is as fast on an idle machine, and beside other work
-    it takes no more than its share of the cores (docs/performance.md). The sum of the parts' losses is that of
-    the batch, up to rounding; the number of threads decides how it is rounded, as with torch's own threads.
+    torch's own threads share each layer and wait for each other after it: hundreds of times in a step. These meet once.
+    So a step is as fast on an idle machine, and beside other work it takes no more than its share of the cores
+    (docs/performance.md). The sum of the parts' losses is that of the batch, up to rounding; the number of threads
+    decides how it is rounded, as with torch's own threads.
 
     Args:
         loss: network and objective.
@@ -28,41 +27,29 @@ class Gradients:
     """
 
     def __init__(self, loss: Loss, processes: Processes):
-        self.loss, self.processes = loss, processes
-        self.shared_loss = processes.share(loss)
+        self.loss = loss
         self.parameters = [parameter for parameter in loss.parameters() if parameter.requires_grad]
         # Neither torch's compiler nor its DDP can be called by several threads.
-        plain = loss.device.type == "cpu" and processes.count == 1 and not loss.compiled
-        self.threads = torch.get_num_threads() if plain else 1
+        allowed = loss.device.type == "cpu" and processes.count == 1 and not loss.compiled
+        self.count = torch.get_num_threads() if allowed else 1
+        """Number of threads; 1: `add` is not to be used."""
         self._pool: ThreadPoolExecutor | None = None
 
     @property
     def map(self) -> Callable:
-        """`map` of the threads of a batch's parts, or the plain one."""
+        """`map` of the threads, or the plain one before their first batch."""
         return self._pool.map if self._pool else map
 
-    def add(self, batch: Batch, draws: NoiseDraw, last: bool = True) -> list[Tensor]:
-        """Add the gradient of these samples; returns total loss, terms and `losses_by_noise` (`Loss`).
-
-        last: whether no further part of the step's batch follows.
-        """
-        parts = min(self.threads, len(draws))
-        if parts > 1:
-            return self._add_in_threads(batch, draws, parts)
-        with nullcontext() if last or self.processes.count == 1 else self.shared_loss.no_sync():
-            total, terms, by_noise = self.shared_loss(batch, draws)
-            # DDP averages over processes; the shares need a sum.
-            (total * self.processes.count).backward()
-        return [total.detach(), terms.detach(), by_noise]
-
-    def _add_in_threads(self, batch: Batch, draws: NoiseDraw, parts: int) -> list[Tensor]:
+    def add(self, batch: Batch, draws: NoiseDraw) -> list[Tensor]:
+        """Add the gradient of these samples; returns total loss, terms and `losses_by_noise` (`Loss`)."""
+        parts = min(self.count, len(draws))
         if self._pool is None:
             # Where there are more threads than samples, several share a sample's layers.
-            own = partial(torch.set_num_threads, self.threads // parts)
+            own = partial(torch.set_num_threads, self.count // parts)
             self._pool = ThreadPoolExecutor(parts, "gradients", initializer=own)
         # Every n-th sample: the self-conditioned ones come first and cost more.
         rows = [slice(part, None, parts) for part in range(parts)]
-        found = list(self.map(lambda own: self._of_part(batch[own], draws[own]), rows))
+        found = list(self._pool.map(lambda own: self._of_part(batch[own], draws[own]), rows))
         # In the order of the parts, whichever is ready first: the sum is the same in every run.
         for parameter, *gradients in zip(self.parameters, *(one[1] for one in found), strict=True):
             for gradient in gradients:

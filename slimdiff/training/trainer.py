@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ from slimdiff.training.checkpoint import (
 from slimdiff.training.data import TrainingSet
 from slimdiff.training.distributed import STOP_SIGNALS, Processes
 from slimdiff.training.early_stopping import reason_to_stop
-from slimdiff.training.gradients import Gradients
+from slimdiff.training.gradients import GradientThreads
 from slimdiff.training.identity import identity_of
 from slimdiff.training.logs import History
 from slimdiff.training.objective import Objective, Perceptual
@@ -125,7 +125,8 @@ class Trainer:
         )
         compiled = self.device.type == "cuda" if training.compile is None else training.compile
         self.loss = Loss(self.network, self.objective, self.device, compiled)
-        self.gradients = Gradients(self.loss, self.processes)
+        self.shared_loss = self.processes.share(self.loss)
+        self.threads = GradientThreads(self.loss, self.processes)
         chosen = (training.optimiser, self.network, self.objective, training.learning_rate)
         self.optimiser = make_optimiser(*chosen)
         self.identity = identity_of(model, diffusion, training, store, participants, priors, identity)
@@ -363,10 +364,18 @@ class Trainer:
             for part in range(config.accumulate):
                 # Every n-th sample, so that the self-conditioned samples, which come first, are spread over the parts.
                 rows = slice(part, None, config.accumulate)
-                found = self.gradients.add(batch[rows], noise[rows], last=part == config.accumulate - 1)
+                if self.threads.count > 1:
+                    found = self.threads.add(batch[rows], noise[rows])
+                else:
+                    waits = processes.count > 1 and part < config.accumulate - 1
+                    with self.shared_loss.no_sync() if waits else nullcontext():
+                        total, terms, by_noise = self.shared_loss(batch[rows], noise[rows])
+                        # DDP averages over processes; the shares need a sum.
+                        (total * processes.count).backward()
+                    found = [total.detach(), terms.detach(), by_noise]
                 sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
             rate = learning_rate(config, self.step)
-            norm = update_weights(self.optimiser, self.network, rate, self.gradients.map)
+            norm = update_weights(self.optimiser, self.network, rate, self.threads.map)
             for ema in self.emas:
                 ema.update(self.step)
         except RuntimeError as error:

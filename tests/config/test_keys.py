@@ -47,7 +47,13 @@ KEPT = {
     "what is logged, drawn and exported, and in which form": [
         *("training.log_every", "training.tensorboard", "training.wandb_project", "report.dpi"),
         "training.keep_state",
-        *("generation.replicas", "generation.binary", "export.formats", "export.without_suspects"),
+        *(
+            "generation.replicas",
+            "generation.binary",
+            "export.formats",
+            "export.without_suspects",
+            "export.without_outliers",
+        ),
         "export.nnunet_first_id",
     ],
     "cost against precision of metrics: benchmarks/metrics/power.py sets them": [

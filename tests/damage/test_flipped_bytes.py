@@ -42,6 +42,7 @@ NAMED = {
     f"{SAMPLES}/zbin-00.json": "generate",
     f"{METRICS}/metrics.tsv": "compare",
     f"{METRICS}/nearest.tsv": "export",
+    f"{METRICS}/outliers.tsv": "export",
     f"{METRICS}/memorisation_subjects.tsv": "figures",
     f"{METRICS}/lesions.tsv": "figures",
     f"{METRICS}/tau_sweep.tsv": "figures",
@@ -72,7 +73,7 @@ def values_of(folder: Path) -> dict:
     values["training"] |= {"device": "cpu"}
     values["generation"] |= {"background": "prior", "where": "everywhere"}
     values["utility"] = {"steps": 2, "shares": [1.0], "channels": [16, 16], "batch_size": 4, "device": "cpu"}
-    values["export"] = {"without_suspects": True}
+    values["export"] = {"without_suspects": True, "without_outliers": True}
     values["evaluation"] = {"extractors": ["alexnet"], "device": "cpu"}
     return values
 

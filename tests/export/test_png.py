@@ -29,7 +29,7 @@ def test_the_contact_sheet_outlines_non_empty_masks_only(study, opened, configur
 
 
 def test_an_export_without_samples_is_an_error(cell):
-    cell.__dict__["suspects"] = frozenset(case.sample["id"] for case in cell.synthetic())
-    with pytest.raises(ValueError, match=r"no sample is left to export; set export.without_suspects: false"):
+    cell.__dict__["left_out"] = {"without_suspects": {case.sample["id"] for case in cell.synthetic()}}
+    with pytest.raises(ValueError, match=r"no sample is left to export; set export.without_suspects and"):
         png.write(cell)
     assert not cell.study.paths.export("png", "base", 0).exists()

@@ -1,4 +1,4 @@
-"""The filtered export: exactly the flagged samples are left out, in every format."""
+"""The filtered export: exactly the flagged samples, or the outliers, are left out, in every format."""
 
 import json
 
@@ -33,6 +33,17 @@ def judge(study, flagged=FLAGGED, leave_out=()):
     ]
     write_table(study.paths.metrics("base", 0) / "nearest.tsv", rows, COLUMNS)
     return set(ids)
+
+
+OUTLIERS = {"zbin-00_class-0_replica-0_00000", "zbin-02_class-0_replica-0_00001"}
+
+
+def score(study, leave_out=()):
+    """Write outliers.tsv of fold 0, without the samples in `leave_out`."""
+    ids = judge(study) - set(leave_out)
+    rows = [{"id": name, "outlier": int(name in OUTLIERS)} for name in sorted(ids)]
+    write_table(study.paths.metrics("base", 0) / "outliers.tsv", rows, ("id", "outlier"))
+    return ids
 
 
 def bids_ids(study) -> set[str]:
@@ -82,6 +93,28 @@ def test_exactly_the_flagged_samples_are_left_out(study, opened, configured, for
     assert everything - READ[form](study) == set(FLAGGED)
 
 
+@pytest.mark.parametrize("form", WRITERS)
+def test_outliers_are_left_out_alone_and_with_flagged_samples(study, opened, configured, form):
+    everything = score(study)
+    WRITERS[form](opened(configured(study, without_outliers=True), 0))
+    assert everything - READ[form](study) == OUTLIERS
+    WRITERS[form](opened(configured(study, without_suspects=True, without_outliers=True), 0))
+    assert everything - READ[form](study) == OUTLIERS | set(FLAGGED)
+
+
+def test_outliers_need_a_score_of_every_sample(study, opened, configured):
+    asked = configured(study, without_outliers=True)
+    with pytest.raises(
+        FileNotFoundError, match=r"outliers.tsv: not found, but export.without_outliers is true"
+    ):
+        WRITERS["png"](opened(asked, 0))
+    score(study, leave_out=("zbin-01_class-0_replica-0_00001",))
+    with pytest.raises(
+        ValueError, match=r"outliers.tsv: no row for sample 'zbin-01_class-0_replica-0_00001'"
+    ):
+        WRITERS["png"](opened(asked, 0))
+
+
 def test_real_slices_are_kept(study, opened, configured):
     judge(study)
     WRITERS["monai"](opened(configured(study, without_suspects=True), 0))
@@ -101,6 +134,10 @@ def test_the_export_states_whether_suspects_were_left_out(study, opened, configu
     assert "export.without_suspects leaves them out" in path.read_text()
     WRITERS[form](opened(configured(study, without_suspects=True), 0))
     assert "3 samples that the study's memorisation metric flagged were left out" in path.read_text()
+    assert "export.without_outliers leaves them out" in path.read_text()
+    score(study)
+    WRITERS[form](opened(configured(study, without_outliers=True), 0))
+    assert "2 samples that the study's outlier score names broken were left out" in path.read_text()
     assert "{" not in path.read_text() or file.endswith(".json")
 
 

@@ -10,6 +10,7 @@ from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.axes.fold_evaluation import COLUMNS, NEAREST_COLUMNS, TRAINING_SUBJECT_COLUMNS
 from slimdiff.evaluation.axes.mask import LESION_COLUMNS, SWEEP_COLUMNS
+from slimdiff.evaluation.axes.outliers import OUTLIER_COLUMNS
 from slimdiff.evaluation.compare import compare
 from slimdiff.files import write_table
 from slimdiff.generation.samples import read_samples, write_samples
@@ -93,6 +94,22 @@ def training_subject_rows(neighbours: list[dict], owners) -> list[dict]:
     return rows
 
 
+def outlier_rows(samples) -> list[dict]:
+    """Scores count downwards from 5 by halves: the first three samples are outliers, the last has no score."""
+    return [
+        {
+            "id": name,
+            "z_bin": samples.z_bin[number],
+            "class": samples.label[number],
+            "score": 5 - 0.5 * number if number < len(samples.id) - 1 else None,
+            "limit": 3.5,
+            "outlier": int(number < 3),
+            "why": "spots" if number < 3 else "",
+        }
+        for number, name in enumerate(samples.id)
+    ]
+
+
 def lesion_rows() -> list[dict]:
     """Held-out lesions of 10, 20, 30 and 40 px, training ones twice as large, synthetic ones in one z-bin only."""
     rows = []
@@ -169,6 +186,7 @@ def finished(prepared, trained, tmp_path_factory):
             write_table(metrics / "tau_sweep.tsv", sweep, SWEEP_COLUMNS)
             train = store.rows_of(read_folds(paths.folds, fold)["train"])
             write_table(metrics / "nearest.tsv", nearest_rows(store, samples, train), NEAREST_COLUMNS)
+            write_table(metrics / "outliers.tsv", outlier_rows(samples), OUTLIER_COLUMNS)
             write_table(
                 metrics / "memorisation_subjects.tsv",
                 training_subject_rows(nearest_rows(store, samples, train), store.participant[train]),

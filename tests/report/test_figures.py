@@ -1,3 +1,4 @@
+import re
 import xml.etree.ElementTree
 
 import matplotlib.image
@@ -13,10 +14,12 @@ from slimdiff.data.participants import Participant, read_participants
 from slimdiff.evaluation.registry import METRICS
 from slimdiff.generation.samples import read_samples
 from slimdiff.report import curves, figures, nearest, slices
+from slimdiff.report.outliers import outlier_sheet
 from slimdiff.report.results import (
     all_metrics,
     read_history,
     read_neighbours,
+    read_outliers,
     read_training_subjects,
     read_validation,
 )
@@ -111,6 +114,32 @@ def test_the_closest_pairs_come_first_over_all_folds(finished, store):
     count = len(samples[0].images)
     assert texts.count(f"fold 1: 2 of {count} flagged") == 2
     assert texts.count(pairs["train_participant"].iloc[0]) >= 2
+
+
+def test_the_highest_scores_come_first_and_outliers_are_named(finished, store):
+    scored = read_outliers(finished.paths, "base", 2)
+    samples = {fold: read_samples(finished.paths.samples("base", fold)) for fold in range(2)}
+    count = len(samples[0].id)
+    with figure_style():
+        texts = words(outlier_sheet(store, samples, scored, 8, DPI))
+    # Three outliers in each of two folds, of which the last samples have no score.
+    assert any(text.startswith(f"6 of {2 * (count - 1)} samples are outliers") for text in texts)
+    assert any("2 samples without a score" in text for text in texts)
+    assert [text for text in texts if re.fullmatch(r"\d\.\d", text)] == [
+        "5.0",
+        "5.0",
+        "4.5",
+        "4.5",
+        "4.0",
+        "4.0",
+        "3.5",
+        "3.5",
+    ]
+    assert texts.count("spots") == 6
+    scored["outlier"] = False
+    with figure_style():
+        texts = words(outlier_sheet(store, samples, scored.head(0), 8, DPI))
+    assert any(text.startswith("no sample is an outlier") for text in texts)
 
 
 def others(finished):

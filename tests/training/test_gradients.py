@@ -38,7 +38,7 @@ def stepped(folder, threads, settings):
     )
     for _ in range(2):
         trainer.advance()
-    trainer.gradients.threads = threads
+    trainer.threads.count = threads
     trainer.advance()
     row = trainer.history.close_row(3, folder, 1e-3, 1.0, 1.0)
     return row, {name: parameter.grad for name, parameter in trainer.loss.named_parameters()}
@@ -71,7 +71,7 @@ def test_the_parts_of_threads_sum_to_the_gradient_of_the_batch(tmp_path, threads
 
 def threaded(folder, **settings):
     trainer = trainer_in(folder, **settings)
-    trainer.gradients.threads = 2
+    trainer.threads.count = 2
     return trainer
 
 
@@ -106,9 +106,9 @@ def test_what_fails_in_a_thread_is_said_as_elsewhere(tmp_path, monkeypatch):
 def test_threads_have_parts_only_where_torch_allows_it(tmp_path):
     torch.set_num_threads(2)
     try:
-        assert trainer_in(tmp_path / "plain").gradients.threads == 2
+        assert trainer_in(tmp_path / "plain").threads.count == 2
         several = trainer_in(tmp_path / "several", processes=NoGroup(0, 2))
-        assert several.gradients.threads == 1
+        assert several.threads.count == 1
     finally:
         torch.set_num_threads(1)
 

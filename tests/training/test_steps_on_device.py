@@ -56,7 +56,7 @@ def test_no_step_waits_for_the_device(tmp_path, settings):
         parts.get("priors"),
     )
     # The recorder sees this thread only.
-    trainer.gradients.threads = 1
+    trainer.threads.count = 1
     with WaitRecorder() as recorder:
         for _ in range(3):
             trainer.advance()

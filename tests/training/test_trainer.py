@@ -243,8 +243,8 @@ def test_zero_steps_save_the_untrained_network(make, tmp_path):
 @pytest.mark.parametrize(("log_every", "save_every"), [(2, 3), (10, 2), (12, 3)])
 def test_a_nan_loss_stops_the_run_and_is_not_saved(make, tmp_path, log_every, save_every):
     trainer = make(log_every=log_every, save_every=save_every)
-    trainer.gradients.threads = 1
-    loss = trainer.gradients.shared_loss
+    trainer.threads.count = 1
+    loss = trainer.shared_loss
 
     def nonfinite(batch, noise):
         # A NaN loss has NaN gradients.
@@ -252,7 +252,7 @@ def test_a_nan_loss_stops_the_run_and_is_not_saved(make, tmp_path, log_every, sa
         total, terms, by_noise = loss(batch, noise)
         return total * factor, terms * factor, by_noise
 
-    trainer.gradients.shared_loss = nonfinite
+    trainer.shared_loss = nonfinite
     with pytest.raises(TrainingFailed) as caught:
         trainer.run()
     assert "loss nan" in str(caught.value)

@@ -9,7 +9,7 @@ rule export:
         store=STORE,
         folds=outputs("kfold"),
         samples=every_sample(),
-        suspects=every("metrics") if STUDY.export.without_suspects else [],
+        judged=every("metrics") if STUDY.export.without_suspects or STUDY.export.without_outliers else [],
     output:
         outputs("export", STUDY),
     log:

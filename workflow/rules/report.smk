@@ -24,6 +24,7 @@ rule figures:
         figure("metrics_by_zbin_{}.svg", "4 Metrics", "metrics_by_zbin", result="metrics by height"),
         figure("lesions_{}.svg", "4 Metrics", "lesions", figure="lesions: place, size, shape, threshold"),
         figure("nearest_{}.png", "5 Memorisation", "nearest", figure="closest training slices"),
+        figure("outliers_{}.png", "3 Samples", "outliers", figure="the most unusual samples"),
     log:
         LOGS / "figures.log",
     benchmark:

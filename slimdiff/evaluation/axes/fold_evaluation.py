@@ -87,6 +87,8 @@ class FoldEvaluation:
     """How often each training subject is the nearest, in every space."""
     tau_sweep: list[dict] = field(default_factory=list)
     """One row per threshold, see `axes.mask`."""
+    outliers: list[dict] = field(default_factory=list)
+    """One row per sample, the most deviating one first, see `axes.outliers`."""
     lesions: list[dict] = field(default_factory=list)
     """One row per lesion of held-out, training and synthetic slices, see `axes.mask`."""
 

@@ -39,12 +39,19 @@ def outlines(images: np.ndarray | Rows) -> np.ndarray:
     return np.array(found).reshape(-1, len(OUTLINE_FEATURES))
 
 
-def _outline(bright: np.ndarray) -> tuple[float, float, float]:
+def bright_brain(bright: np.ndarray) -> np.ndarray:
+    """The largest component of bright pixels (H, W), holes filled; bool (H, W)."""
     components = label(bright, connectivity=1)
     if not components.any():
-        return 0.0, 0.0, 0.0
+        return np.zeros(bright.shape, bool)
     largest = np.bincount(components.ravel())[1:].argmax() + 1
-    brain = ndimage.binary_fill_holes(components == largest)
+    return ndimage.binary_fill_holes(components == largest)
+
+
+def _outline(bright: np.ndarray) -> tuple[float, float, float]:
+    brain = bright_brain(bright)
+    if not brain.any():
+        return 0.0, 0.0, 0.0
     rows, columns = np.nonzero(brain)
     # The mirror image of column c is 2 x centroid - c, to the nearest column.
     mirrored = np.rint(2 * columns.mean()).astype(int) - columns

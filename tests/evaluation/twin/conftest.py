@@ -19,8 +19,9 @@ SEED, TAU, SPACING, BINS, FEWEST_PIXELS = 5, 0.05, 2.0, 3, 12
 class Twin:
     """The arrays of three sets, the naive choices of slices, and the rows that slimdiff wrote."""
 
-    def __init__(self, held_out, training, samples, rows):
-        self.held_out, self.training, self.samples, self.rows = held_out, training, samples, rows
+    def __init__(self, held_out, training, samples, cell):
+        self.held_out, self.training, self.samples = held_out, training, samples
+        self.rows, self.cell = cell.rows, cell
         self.seed, self.spacing, self.bins, self.fewest_pixels = SEED, SPACING, BINS, FEWEST_PIXELS
         self.fewest_in_component = max(1, round(7.8125 / SPACING**2))
         self.ring_pixels = max(1, round(6.25 / SPACING))
@@ -127,4 +128,5 @@ def twin(make_pairs, alexnet, tmp_path_factory) -> Twin:
     }
     for one in (*parts.values(), fake):
         one.feature = extract(grey_levels(one.image), alexnet, progress=False)
-    return Twin(parts["held_out"], parts["training"], fake, cell.rows)
+    fake.id = names
+    return Twin(parts["held_out"], parts["training"], fake, cell)
