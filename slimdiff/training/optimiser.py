@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,30 +57,30 @@ class Muon:
             matrix.grad = None
         self.adamw.zero_grad(set_to_none=set_to_none)
 
-    @torch.no_grad()
     def step(self, mapped: Callable = map) -> None:
         """Update all parameters.
 
         mapped: `map` of a pool of threads, which then share the matrices.
         """
-        self.adamw.step()
         rate = self.adamw.param_groups[0]["lr"] * MATRIX_RATE
-        gradients = [matrix.grad for matrix in self.matrices]
-        torch._foreach_lerp_(self.momenta, gradients, 1 - MOMENTUM)
+        tasks = [partial(self._update, numbers, shape, rate) for shape, numbers in self.shapes.items()]
+        # AdamW last: it has the least work.
+        list(mapped(lambda task: task(), [*tasks, self.adamw.step]))
+
+    @torch.no_grad()
+    def _update(self, numbers: list[int], shape: tuple[int, int], rate: float) -> None:
+        """Update the matrices of one shape."""
+        matrices, momenta = ([of_all[number] for number in numbers] for of_all in (self.matrices, self.momenta))
+        gradients = [matrix.grad for matrix in matrices]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         # Nesterov's momentum.
-        ahead = torch._foreach_lerp(gradients, self.momenta, MOMENTUM)
-        torch._foreach_mul_(self.matrices, 1 - rate * WEIGHT_DECAY)
-
-        @torch.no_grad()
-        def update(shape: tuple[int, int]) -> None:
-            numbers = self.shapes[shape]
-            stack = torch.stack([ahead[number].reshape(shape) for number in numbers])
-            # An orthogonal matrix has entries of root mean square 1 / sqrt(larger side); AdamW's steps have about 0.2.
-            updates = orthogonal(stack) * (0.2 * max(shape) ** 0.5)
-            for number, change in zip(numbers, updates, strict=True):
-                self.matrices[number].add_(change.view_as(self.matrices[number]), alpha=-rate)
-
-        list(mapped(update, self.shapes))
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+        torch._foreach_mul_(matrices, 1 - rate * WEIGHT_DECAY)
+        stack = torch.stack([one.reshape(shape) for one in ahead])
+        # An orthogonal matrix has entries of root mean square 1 / sqrt(larger side); AdamW's steps have about 0.2.
+        updates = orthogonal(stack) * (0.2 * max(shape) ** 0.5)
+        for matrix, change in zip(matrices, updates, strict=True):
+            matrix.add_(change.view_as(matrix), alpha=-rate)
 
     def state_dict(self) -> dict:
         return {"adamw": self.adamw.state_dict(), "momenta": self.momenta}
