@@ -70,7 +70,9 @@ class Muon:
     @torch.no_grad()
     def _update(self, numbers: list[int], shape: tuple[int, int], rate: float) -> None:
         """Update the matrices of one shape."""
-        matrices, momenta = ([of_all[number] for number in numbers] for of_all in (self.matrices, self.momenta))
+        matrices, momenta = (
+            [of_all[number] for number in numbers] for of_all in (self.matrices, self.momenta)
+        )
         gradients = [matrix.grad for matrix in matrices]
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         # Nesterov's momentum.
