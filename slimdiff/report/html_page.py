@@ -25,6 +25,7 @@ tr.group th { font-weight: 600; padding-top: .7rem; border-bottom: 1px solid #cc
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 th.span { text-align: center; } .quiet, td.floor { color: #666; } td.wrap { white-space: normal; min-width: 9rem; }
 .alarm { color: #a33f00; } ul.notes { list-style: none; padding: 0; max-width: 60rem; color: #444; font-size: .9em; }
+p.prose { max-width: 46rem; }
 code { font-size: .92em; } dl { display: grid; grid-template-columns: max-content auto; gap: .15rem 1.2rem; margin: 0; }
 dt { color: #666; } dd { margin: 0; overflow-wrap: anywhere; }
 span, b, code, dt, dd { unicode-bidi: isolate; }

@@ -23,6 +23,7 @@ from slimdiff.dataframes import read_frame
 from slimdiff.files import read_object, sha256, write_text
 from slimdiff.redaction import folders_in, redacted
 from slimdiff.report import html_page
+from slimdiff.report.methods import methods_of
 
 SHOWN_OF_HASH = 16
 
@@ -314,8 +315,12 @@ def jobs(folder: Path) -> dict[str, dict]:
 
 
 def write_provenance(study: Study, variants: Sequence[str], folds: int) -> None:
-    """Write `provenance.json` and its page `tables/provenance.html`."""
+    """Write `provenance.json`, its page `tables/provenance.html`, and the methods text (`methods`)."""
     facts = gather(study, variants, folds)
     write_text(study.paths.provenance, json.dumps(facts, indent=1) + "\n")
     page = provenance_page(facts, f"{study.report.title}: provenance", study.report.notice)
     write_text(study.paths.tables / "provenance.html", page)
+    methods, title = methods_of(study, variants, folds, facts["software"]), f"{study.report.title}: methods"
+    write_text(study.paths.tables / "methods.md", methods.markdown(title, study.report.notice))
+    page = html_page.page(title, study.report.notice, methods.body())
+    write_text(study.paths.tables / "methods.html", page)

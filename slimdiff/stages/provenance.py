@@ -1,4 +1,4 @@
-"""Record configuration, software, hardware, and the hashes of inputs and weights: provenance.json and its page."""
+"""Record configuration, software, hardware, and hashes (provenance.json and its page), and write the methods text."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ NEEDS = EVERYTHING
 
 
 def outputs(paths: StudyPaths) -> list[Path]:
-    return [paths.provenance, paths.tables / "provenance.html"]
+    names = ("provenance.html", "methods.html", "methods.md")
+    return [paths.provenance, *(paths.tables / name for name in names)]
 
 
 def run(study, options) -> None:

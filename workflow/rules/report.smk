@@ -89,6 +89,9 @@ rule provenance:
         records=volume_records(),
         store=STORE,
         models=[path for run in RUNS for path in outputs("train", *run)[:1]],
+        folds=outputs("kfold"),
+        samples=every_sample(),
+        metrics=every("metrics"),
         # Last of all, so that the measured jobs are complete.
         compared=outputs("compare"),
         utility=every_utility(),
@@ -100,6 +103,8 @@ rule provenance:
             "provenance",
             result="software, machine, hashes, configuration",
         ),
+        shown(outputs("provenance")[2], "6 Provenance", "methods", result="methods in prose, with BibTeX"),
+        outputs("provenance")[3],
     log:
         LOGS / "provenance.log",
     benchmark:
