@@ -210,12 +210,18 @@ def _model(study: Study, variants: Sequence[str]) -> list[str]:
         f"{' [@nichol2021]' if diffusion.schedule == 'cosine' else ''} of {diffusion.timesteps} steps. The loss is "
         f"mean |error|^p with p = {loss.p_image:g} for the image and {loss.p_mask:g} for the mask"
     )
+    space = diffusion.prediction if loss.space == "target" else loss.space
     if loss.min_snr_gamma is not None:
         objective += f", weighted by min-SNR with γ = {loss.min_snr_gamma:g} [@hang2023]"
-        if loss.min_snr_floor:
+        if loss.min_snr_floor and space == "x0":
             objective += f" and a floor of {loss.min_snr_floor:g}"
-    weights = loss.wavelet_weights
-    if weights is None or weights:
+    for name, weight in (("image", loss.lesion_weight_image), ("mask", loss.lesion_weight_mask)):
+        if weight != 1:
+            objective += f"; lesion pixels of the {name} weigh {weight:g} times as much as others"
+    # As `Objective.wavelet_weights` chooses.
+    even = not (study.preprocess.grid[0] | study.preprocess.grid[1]) % 2
+    chosen = space == "x0" and loss.lesion_weight_image == 1 and even
+    if chosen if loss.wavelet_weights is None else loss.wavelet_weights:
         objective += (
             "; that of the image is taken on Haar wavelets, whose details weigh more than the coarse rest"
         )
@@ -247,15 +253,17 @@ def _flat(values: dict, above: str = "") -> dict[str, object]:
     return found
 
 
-def _training(study: Study, variants: Sequence[str]) -> list[str]:
+def _cards(study: Study, variant: str) -> list:
+    """The model cards of a variant, one a fold."""
     from slimdiff.model.checkpoint import read_card
 
+    runs = [run for run in study.runs() if run[0] == variant]
+    return [read_card(study.paths.model(*run) / "model.safetensors") for run in runs]
+
+
+def _training(study: Study, variants: Sequence[str]) -> list[str]:
     config = study.variant(variants[0]).training
-    cards = [
-        read_card(study.paths.model(*run) / "model.safetensors")
-        for run in study.runs()
-        if run[0] == variants[0]
-    ]
+    cards = _cards(study, variants[0])
     steps = sorted({card.step for card in cards})
     optimiser = {
         "muon": "Muon [@jordan2024] for the matrices of the trunk and AdamW [@loshchilov2019] for the rest",
@@ -308,7 +316,7 @@ def _samples(study: Study, variants: Sequence[str]) -> list[str]:
     )
     if config.guidance != 1:
         text += f" Guidance: {config.guidance:g}."
-    if config.calibrate_masks:
+    if config.calibrate_masks and _cards(study, variants[0])[0].mask_calibration:
         text += (
             " Masks of class 1 were calibrated on the training slices, so that lesions have the right size."
         )

@@ -16,6 +16,7 @@ from slimdiff.data.store import SliceStore
 from slimdiff.generation.samples import read_samples
 from slimdiff.report import methods
 from slimdiff.report.references import REFERENCES
+from slimdiff.training.objective import Objective
 
 SOFTWARE = {
     "slimdiff": "0.1.0",
@@ -116,3 +117,22 @@ def test_steps_of_preprocessing_are_described_with_their_source(finished):
     for key in ("tustison2010", "fisch2024", "fonov2009", "nyul2000"):
         assert f"[@{key}]" in first
     assert "by an affine transform" in first
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, ("a floor of 0.5", "Haar wavelets")),
+        ({"prediction": "epsilon"}, ()),
+        ({"loss": {"lesion_weight_image": 2.0}}, ("a floor of 0.5", "of the image weigh 2 times")),
+        ({"loss": {"wavelet_weights": (), "min_snr_gamma": None}}, ()),
+        ({"prediction": "v", "loss": {"wavelet_weights": (4.0, 1.0)}}, ("Haar wavelets",)),
+    ],
+)
+def test_the_loss_is_described_as_the_objective_takes_it(finished, change, words):
+    study = finished.model_copy(update={"diffusion": DiffusionConfig.model_validate(change)})
+    text = " ".join(methods._model(study, ["base"]))
+    for phrase in ("a floor of 0.5", "Haar wavelets", "of the image weigh 2 times"):
+        assert (phrase in text) == (phrase in words), phrase
+    wavelets = Objective(study.diffusion, 0.0).wavelet_weights(*study.preprocess.grid[:2])
+    assert bool(wavelets) == ("Haar wavelets" in words)
