@@ -223,7 +223,7 @@ def _model(study: Study, variants: Sequence[str]) -> list[str]:
     chosen = space == "x0" and loss.lesion_weight_image == 1 and even
     if chosen if loss.wavelet_weights is None else loss.wavelet_weights:
         objective += (
-            "; that of the image is taken on Haar wavelets, whose details weigh more than the coarse rest"
+            "; the loss of the image is taken on Haar wavelets, whose details weigh more than the coarse rest"
         )
     further = [
         name.replace("_", " ") for name in ("focal_frequency", "perceptual") if getattr(loss, name).weight
@@ -358,7 +358,7 @@ def _evaluation(study: Study, variants: Sequence[str], folds: int, store: SliceS
             if describe(name).axis == axis
         ]
         if own:
-            by_axis.append(f"{words.lower()}: {', '.join(own)}")
+            by_axis.append(f"{words}: {'; '.join(own)}.")
     config = study.evaluation
     networks = series([EXTRACTORS.get(name, name) for name in config.extractors])
     compared = (
@@ -367,14 +367,10 @@ def _evaluation(study: Study, variants: Sequence[str], folds: int, store: SliceS
         f"of 95 % are from {config.bootstrap:,} bootstrap resamples of held-out subjects with all their slices. "
         f"Features are those of {networks}; LPIPS uses {LPIPS_NETS[config.lpips_net]} [@zhang2018]."
     )
-    text = [
-        compared,
-        f"Metrics, {'; '.join(by_axis)}. Their definitions are in docs/metric_definitions.md of slimdiff.",
-    ]
-    kid = everywhere[everywhere["metric"] == "kid"]
-    if len(kid):
-        values = [f"fold {row.fold}: {row.n} samples" for row in kid.drop_duplicates("fold").itertuples()]
-        text[1] += f" Compared were {'; '.join(values)}."
+    samples = everywhere[everywhere["metric"] == "kid"].drop_duplicates("fold")
+    used = "; ".join(f"fold {row.fold}: {row.n} samples" for row in samples.itertuples())
+    chosen = f" Compared were {used}." if used else ""
+    text = [f"{compared}{chosen} Definitions are in docs/metric_definitions.md of slimdiff.", *by_axis]
     if study.utility.enabled:
         own = study.utility
         shares = series([f"{100 * share:g} %" for share in own.shares])

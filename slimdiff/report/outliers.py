@@ -59,7 +59,7 @@ def outlier_sheet(
     page.text(
         MARGIN,
         0.28,
-        f"{many}; the highest scores first, above the limit of {scored['limit'].max():g} an outlier"
+        f"{many}; an outlier has a score above {scored['limit'].max():g}; the highest scores first"
         + (f"; {without} samples without a score: too few slices in their z-bin" if without else ""),
         7,
         QUIET,

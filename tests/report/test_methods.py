@@ -71,7 +71,7 @@ def test_the_page_is_the_text(finished, text):
     found = methods.methods_of(finished, ["base", "other"], 2, SOFTWARE)
     body = found.body()
     for _, paragraphs in found.sections:
-        assert all(len(paragraph) > 40 for paragraph in paragraphs)
+        assert all(len(paragraph) > 15 for paragraph in paragraphs)
     assert body.count("<h2>") == len(found.sections) + 1
     assert "&lt;" not in body and "pascual2026" in body
     assert "no patients" in text and "no patients" not in body
