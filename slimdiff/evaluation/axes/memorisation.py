@@ -87,7 +87,8 @@ def _numbers(
     add(
         "suspect_share",
         found.suspect_share,
-        f"{of_threshold}, resampled for the interval; floor column: share of slices of the other half below it",
+        f"{of_threshold}, resampled for the interval, which contains that over samples; floor column: share of "
+        "slices of the other half below it",
         n,
         interval=held_out.suspect_share(synthetic),
         floor=found.check_share,

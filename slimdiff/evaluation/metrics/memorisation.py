@@ -16,6 +16,7 @@ from slimdiff.evaluation.statistics.bootstrap import (
     percentile_interval,
     resampled_quantile,
     resampled_rank,
+    share_interval,
 )
 
 QUANTILE = 0.01
@@ -243,7 +244,7 @@ class HeldOut:
         self._checking = Resampling.of(subjects[found.checking], n_boot, seed + 1)
         calibrating = Resampling.of(subjects[found.calibrating], n_boot, seed + 2)
         self._n_calibrating = calibrating.n_subjects
-        self._w1 = found.w1
+        self._w1, self._threshold = found.w1, found.threshold
         self.thresholds = resampled_rank(
             distance[found.calibrating], calibrating.index, calibrating.counts, calibrated_rank
         )
@@ -264,7 +265,10 @@ class HeldOut:
         return percentile_interval(values, len(np.unique(index)))
 
     def suspect_share(self, synthetic: np.ndarray) -> Interval:
-        """Interval of the share of samples below the threshold; the threshold is resampled.
+        """Interval of the share of samples below the threshold.
+
+        The threshold is resampled; the interval contains Wilson's interval over samples, too, so that none of 240
+        samples below it does not give [0, 0].
 
         Args:
             synthetic: finite distances of samples.
@@ -274,7 +278,9 @@ class HeldOut:
         if not len(synthetic):
             return Interval(np.nan, np.nan, "no sample")
         below = np.searchsorted(np.sort(synthetic), self.thresholds, side="left")
-        return percentile_interval(below / len(synthetic), self._n_calibrating)
+        resampled = percentile_interval(below / len(synthetic), self._n_calibrating)
+        drawn = share_interval(int((synthetic < self._threshold).sum()), len(synthetic))
+        return Interval(min(resampled.low, drawn.low), max(resampled.high, drawn.high), resampled.reason)
 
     def check_share(self) -> Interval:
         """Interval of the share of slices of the other half below the threshold; both halves are resampled."""

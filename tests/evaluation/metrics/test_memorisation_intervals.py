@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from slimdiff.evaluation.metrics.memorisation import QUANTILE, HeldOut, calibrated_rank, memorisation
 from slimdiff.evaluation.metrics.wasserstein import wasserstein
@@ -54,13 +55,26 @@ def test_every_interval_agrees_with_draws_one_by_one():
     for name, values in expected_draws.items():
         interval = getattr(own, name)(*([] if name == "check_share" else [synthetic]))
         slow = percentile_interval(np.array(values), 13)
-        assert (interval.low, interval.high) == pytest.approx((slow.low, slow.high)), name
+        low, high = slow.low, slow.high
+        if name == "suspect_share":
+            below = int((synthetic < found.threshold).sum())
+            wilson = binomtest(below, len(synthetic)).proportion_ci(0.95, method="wilson")
+            low, high = min(low, wilson.low), max(high, wilson.high)
+        assert (interval.low, interval.high) == pytest.approx((low, high)), name
         assert interval.low < interval.high
     distances = np.array([wasserstein(drawn, synthetic) for drawn in all_subjects])
     top = np.quantile(distances, 0.975)
     expected = max(2 * found.w1 - top, 0), found.w1 + top - distances.mean()
     interval = own.w1(synthetic)
     assert (interval.low, interval.high) == pytest.approx(expected)
+
+
+def test_no_suspect_among_many_samples_does_not_exclude_a_few():
+    test, subjects = held_out(13, 9, 0)
+    found = memorisation(np.full(240, 9.0), test, subjects, 0)
+    interval = HeldOut(found, test, subjects, 200, 5).suspect_share(np.full(240, 9.0))
+    # Wilson 1927: z^2 / (n + z^2).
+    assert interval.low == 0 and interval.high == pytest.approx(1.96**2 / (240 + 1.96**2), rel=1e-3)
 
 
 def test_the_ratio_of_one_z_bin_uses_its_slices_only():
