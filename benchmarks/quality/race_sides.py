@@ -12,12 +12,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from slimdiff.config import Study
+from slimdiff.config.diffusion import WAVELET_WEIGHTS
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
 from slimdiff.files import replacing
 from slimdiff.generation.generator import Generator
 from slimdiff.generation.requests import Request, stream_key
-from slimdiff.training.objective import WAVELET_WEIGHTS
 from slimdiff.training.trainer import Trainer
 
 PUBLISHED_FOLDER = Path(__file__).resolve().parents[1] / "published"

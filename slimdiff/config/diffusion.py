@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from slimdiff.config.base import Fraction, NonNegative, Positive, PositiveInt, Real, Section
 
+WAVELET_WEIGHTS = (6.0, 2.0, 0.7, 0.25)
+"""Weights of the Haar wavelets where the study sets none (docs/learning.md)."""
+
 
 class FocalFrequencyConfig(Section):
     """Focal frequency loss on the image of the x0 estimate (Jiang et al. 2021)."""
@@ -81,3 +84,20 @@ class DiffusionConfig(Section):
     the network, in training and sampling: it is as good there and costs next to nothing. null: nowhere. Without effect
     where the network has no Gaussian model."""
     loss: LossConfig = LossConfig()
+
+    @property
+    def loss_space(self) -> str:
+        """Where the loss is taken: x0, epsilon or v."""
+        return self.prediction if self.loss.space == "target" else self.loss.space
+
+    def image_wavelets(self, height: int, width: int) -> tuple[float, ...]:
+        """Weights of the image's wavelets on slices of this size in px; none: the loss is taken on pixels."""
+        loss = self.loss
+        if loss.wavelet_weights is not None:
+            return loss.wavelet_weights
+        if self.loss_space != "x0" or loss.lesion_weight_image != 1:
+            return ()
+        halvings = 0
+        while halvings < len(WAVELET_WEIGHTS) - 1 and not (height | width) % 2 ** (halvings + 1):
+            halvings += 1
+        return WAVELET_WEIGHTS[: halvings + 1] if halvings else ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from slimdiff.config import Study
 from slimdiff.data.folds import read_folds
-from slimdiff.data.participants import read_included
+from slimdiff.data.participants import first_scans, read_included
 from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.registry import AXES, describe
 from slimdiff.files import MISSING
@@ -68,15 +68,15 @@ def methods_of(study: Study, variants: Sequence[str], folds: int, software: dict
             ("Model", _model(study, variants)),
             ("Training", _training(study, variants)),
             ("Samples", _samples(study, variants)),
-            ("Evaluation", _evaluation(study, variants, folds, store)),
+            ("Evaluation", _evaluation(study, variants, folds)),
             ("Software", _software(software)),
         ]
     )
 
 
-def many(count: int, one: str, several: str = "") -> str:
+def many(count: int, word: str) -> str:
     """`1 subject`, `1,200 subjects`."""
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def series(words: Sequence[str]) -> str:
@@ -97,14 +97,15 @@ def _data(study: Study, store: SliceStore, folds: int) -> list[str]:
     sites = {person.site for person in included} - {MISSING}
     if len(sites) > 1:
         first += f" They come from {len(sites)} sites."
-    persons = len({person.person for person in included})
-    if persons < len(included) and MISSING not in {person.person for person in included}:
+    persons = len(set(first_scans(included).values()))
+    if persons < len(included):
         first += f" They are scans of {persons} persons; all scans of a person are in one part of every fold."
     excluded = [person.excluded for person in people if not person.included]
     if excluded:
         reasons = {reason: excluded.count(reason) for reason in dict.fromkeys(excluded)}
         words = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
-        first += f" {many(len(excluded), 'further participant')} were excluded by quality control: {words}."
+        verb = "was" if len(excluded) == 1 else "were"
+        first += f" {many(len(excluded), 'further participant')} {verb} excluded: {words}."
     config = study.folds
     if config.use_split:
         how = "The test set is that of the dataset's own split; validation subjects rotate over the folds."
@@ -120,12 +121,7 @@ def _data(study: Study, store: SliceStore, folds: int) -> list[str]:
             if parts[name]
         ]
         rows.append(f"fold {fold}: {series(counts)}")
-    return [
-        first,
-        f"{how} Test subjects are in no training and no prior. {'; '.join(rows)}.".replace(
-            "fold 0", "Fold 0", 1
-        ),
-    ]
+    return [first, f"{how} Test subjects are in no training and no prior. The folds have: {'; '.join(rows)}."]
 
 
 def _preprocessing(study: Study, store: SliceStore) -> list[str]:
@@ -142,11 +138,11 @@ def _preprocessing(study: Study, store: SliceStore) -> list[str]:
             f"registered to the ICBM152 template [@fonov2009] by {transforms[config.registration.transform]} "
             "transform that maximises mutual information"
         )
-    grid = " × ".join(map(str, config.grid))
+    grid = " × ".join(map(str, config.grid[: 2 if config.native else 3]))
     where = "resampled in plane only" if config.native else "resampled"
     steps.append(
         f"reoriented to RAS, {where} to {config.voxel.replace(' x ', ' × ')} (images linearly, masks by nearest "
-        f"neighbour) and cropped or padded to {grid} voxels"
+        f"neighbour) and cropped or padded to {grid} voxels{' in plane' if config.native else ''}"
     )
     low, high = config.percentiles
     over = {"foreground": "foreground", "volume": "whole volume"}[config.percentiles_over]
@@ -210,18 +206,15 @@ def _model(study: Study, variants: Sequence[str]) -> list[str]:
         f"{' [@nichol2021]' if diffusion.schedule == 'cosine' else ''} of {diffusion.timesteps} steps. The loss is "
         f"mean |error|^p with p = {loss.p_image:g} for the image and {loss.p_mask:g} for the mask"
     )
-    space = diffusion.prediction if loss.space == "target" else loss.space
     if loss.min_snr_gamma is not None:
         objective += f", weighted by min-SNR with γ = {loss.min_snr_gamma:g} [@hang2023]"
-        if loss.min_snr_floor and space == "x0":
+        if loss.min_snr_floor and diffusion.loss_space == "x0":
             objective += f" and a floor of {loss.min_snr_floor:g}"
     for name, weight in (("image", loss.lesion_weight_image), ("mask", loss.lesion_weight_mask)):
         if weight != 1:
             objective += f"; lesion pixels of the {name} weigh {weight:g} times as much as others"
-    # As `Objective.wavelet_weights` chooses.
-    even = not (study.preprocess.grid[0] | study.preprocess.grid[1]) % 2
-    chosen = space == "x0" and loss.lesion_weight_image == 1 and even
-    if chosen if loss.wavelet_weights is None else loss.wavelet_weights:
+    width, height = study.preprocess.grid[:2]
+    if diffusion.image_wavelets(height, width):
         objective += (
             "; the loss of the image is taken on Haar wavelets, whose details weigh more than the coarse rest"
         )
@@ -234,16 +227,13 @@ def _model(study: Study, variants: Sequence[str]) -> list[str]:
 
 
 def _variants(study: Study, variants: Sequence[str]) -> list[str]:
-    changed = {name: _flat(study.variants[name]) for name in variants if study.variants[name]}
-    if not changed:
+    if len(variants) < 2:
         return []
-    words = [
-        f"{name} ({', '.join(f'{key}: {value}' for key, value in own.items())})"
-        for name, own in changed.items()
-    ]
-    return [
-        f"{many(len(variants), 'variant')} were trained. This text describes {variants[0]}; others: {'; '.join(words)}."
-    ]
+    words = []
+    for name in variants:
+        keys = [f"{key}: {value}" for key, value in _flat(study.variants[name]).items()]
+        words.append(f"{name} ({', '.join(keys) or 'the study as it is'})")
+    return [f"{len(variants)} variants were trained: {'; '.join(words)}. This text describes {variants[0]}."]
 
 
 def _flat(values: dict, above: str = "") -> dict[str, object]:
@@ -320,7 +310,7 @@ def _samples(study: Study, variants: Sequence[str]) -> list[str]:
         text += (
             " Masks of class 1 were calibrated on the training slices, so that lesions have the right size."
         )
-    if config.where == "seen":
+    if config.where == "seen" and not config.counts:
         text += " Lesions were drawn only in z-bins in which at least two training subjects have one."
     if config.background == "outside":
         text += " Faint grey around the brain was set to background."
@@ -346,7 +336,7 @@ EXTRACTORS = {
 }
 
 
-def _evaluation(study: Study, variants: Sequence[str], folds: int, store: SliceStore) -> list[str]:
+def _evaluation(study: Study, variants: Sequence[str], folds: int) -> list[str]:
     rows = all_metrics(study.paths, [variants[0]], folds, study.utility.enabled)
     everywhere = rows[rows["z_bin"].isna()]
     names = list(dict.fromkeys(name for name in everywhere["metric"] if describe(name).headline))
@@ -360,11 +350,12 @@ def _evaluation(study: Study, variants: Sequence[str], folds: int, store: SliceS
         if own:
             by_axis.append(f"{words}: {'; '.join(own)}.")
     config = study.evaluation
-    networks = series([EXTRACTORS.get(name, name) for name in config.extractors])
+    networks = series([EXTRACTORS[name] for name in config.extractors])
     compared = (
         "The samples of each fold were compared with the slices of its held-out subjects, in the same mix of z-bins "
         "and classes. The floor of a metric is the same metric with training slices instead of samples. Intervals "
-        f"of 95 % are from {config.bootstrap:,} bootstrap resamples of held-out subjects with all their slices. "
+        f"of 95 % are from {config.bootstrap:,} bootstrap resamples of held-out subjects with all their slices; those "
+        "of shares and medians of the samples alone are over samples. "
         f"Features are those of {networks}; LPIPS uses {LPIPS_NETS[config.lpips_net]} [@zhang2018]."
     )
     samples = everywhere[everywhere["metric"] == "kid"].drop_duplicates("fold")

@@ -24,8 +24,6 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Distance between two batches of images (B, 1, H, W) in [-1, 1]; returns (B,)."""
 
 
-WAVELET_WEIGHTS = (6.0, 2.0, 0.7, 0.25)
-"""Weights of the Haar wavelets where the study sets none (docs/learning.md)."""
 PERCEPTUAL_BELOW = 0.5
 """The perceptual term applies to timesteps below this share of T (published code: 0.5)."""
 
@@ -81,7 +79,7 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         self.self_conditioning = self_conditioning
-        self.space = config.prediction if config.loss.space == "target" else config.loss.space
+        self.space = config.loss_space
         schedule = make_schedule(config.schedule, config.timesteps)
         alpha_bar = schedule.alpha_bar
         self.trained = config.timesteps
@@ -136,18 +134,6 @@ class Objective(nn.Module):
         informed = int(self.self_conditioning * count + chance)
         return NoiseDraw(timestep, epsilon, informed, concerned=self._concerned(timestep).sum(dim=1))
 
-    def wavelet_weights(self, height: int, width: int) -> tuple[float, ...]:
-        """Weights of the image's wavelets on slices of this size in px; none: the loss is taken on pixels."""
-        loss = self.config.loss
-        if loss.wavelet_weights is not None:
-            return loss.wavelet_weights
-        if self.space != "x0" or loss.lesion_weight_image != 1:
-            return ()
-        halvings = 0
-        while halvings < len(WAVELET_WEIGHTS) - 1 and not (height | width) % 2 ** (halvings + 1):
-            halvings += 1
-        return WAVELET_WEIGHTS[: halvings + 1] if halvings else ()
-
     def _concerned(self, timestep: Tensor) -> Tensor:
         """The samples to which each term with `below` applies, bool (n, B)."""
         return timestep < self.below[:, None] * self.config.timesteps
@@ -183,7 +169,7 @@ class Objective(nn.Module):
         weights = None
         if loss.lesion_weight_image != 1 or loss.lesion_weight_mask != 1:
             weights = lesion_weights(batch.x0, loss.lesion_weight_image, loss.lesion_weight_mask)
-        if wavelets := self.wavelet_weights(*wanted.shape[2:]):
+        if wavelets := self.config.image_wavelets(*wanted.shape[2:]):
             image = haar_lp(found[:, 0] - wanted[:, 0], self.exponents[0], wavelets)
             of_mask = None if weights is None else weights[:, 1:]
             mask = lp_per_channel(found[:, 1:], wanted[:, 1:], self.exponents[1:], of_mask)

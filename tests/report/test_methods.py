@@ -16,7 +16,6 @@ from slimdiff.data.store import SliceStore
 from slimdiff.generation.samples import read_samples
 from slimdiff.report import methods
 from slimdiff.report.references import REFERENCES
-from slimdiff.training.objective import Objective
 
 SOFTWARE = {
     "slimdiff": "0.1.0",
@@ -83,6 +82,7 @@ def test_variants_are_named_with_what_they_change(finished):
     (words,) = methods._variants(study, ["base", "epsilon"])
     assert "2 variants" in words and "epsilon (diffusion.prediction: epsilon, training.steps: 7)" in words
     assert methods._variants(study, ["base"]) == []
+    assert "base (the study as it is)" in words and words.endswith("describes base.")
 
 
 @pytest.mark.parametrize(
@@ -134,5 +134,3 @@ def test_the_loss_is_described_as_the_objective_takes_it(finished, change, words
     text = " ".join(methods._model(study, ["base"]))
     for phrase in ("a floor of 0.5", "Haar wavelets", "of the image weigh 2 times"):
         assert (phrase in text) == (phrase in words), phrase
-    wavelets = Objective(study.diffusion, 0.0).wavelet_weights(*study.preprocess.grid[:2])
-    assert bool(wavelets) == ("Haar wavelets" in words)

@@ -246,7 +246,7 @@ def test_wavelet_weights_replace_the_image_term_and_not_that_of_the_mask(gamma):
 )
 def test_wavelets_have_weights_where_the_study_sets_none(options, size, expected):
     objective = Objective(DiffusionConfig(loss=LossConfig(**options)), 0.0)
-    assert objective.wavelet_weights(*size) == expected
+    assert objective.config.image_wavelets(*size) == expected
 
 
 def root_distance(estimate, image):

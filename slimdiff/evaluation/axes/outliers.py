@@ -16,6 +16,8 @@ from slimdiff.evaluation.statistics.bootstrap import share_interval
 
 OUTLIER_COLUMNS = ("id", "z_bin", "class", "score", "limit", "outlier", "why")
 
+NO_SCORE = f"fewer than {MIN_SLICES} slices, or no held-out slice, in the z-bin"
+
 
 def outlier_axis(evaluation: FoldEvaluation) -> None:
     """The score of every sample, and the share of outliers; its floor: held-out slices among training slices."""
@@ -37,18 +39,14 @@ def outlier_axis(evaluation: FoldEvaluation) -> None:
         floor=float((of_real[real_known] > LIMIT).mean()) if real_known.any() else np.nan,
         n=int(known.sum()),
         reason="interval over samples of this model; floor column: held-out slices, compared with training slices"
-        + (
-            f"; {left_out} samples left out: fewer than {MIN_SLICES} slices in their z-bin"
-            if left_out
-            else ""
-        ),
+        + (f"; {left_out} samples left out: {NO_SCORE}" if left_out else ""),
     )
     for i in np.argsort(-np.nan_to_num(found, nan=-1.0), kind="stable"):
         why = ""
         if outlier[i]:
             why = DESCRIPTORS[int(np.argmax(deviation[i]))]
         elif not known[i]:
-            why = f"fewer than {MIN_SLICES} slices in its z-bin"
+            why = NO_SCORE
         evaluation.outliers.append(
             {
                 "id": samples.id[i],

@@ -60,12 +60,11 @@ def descriptors(images: np.ndarray | Rows) -> np.ndarray:
         grey = store_precision(images[block])
         power = radial_spectra(grey)
         fine = power[:, power.shape[1] // 2 :].mean(axis=1)
-        found += [(*_of_slice(one), detail) for one, detail in zip(grey, fine, strict=True)]
-    columns = np.array(found).reshape(-1, len(DESCRIPTORS) - 1)
-    return columns[:, [0, 1, 2, 3, 4, 7, 5, 6]]
+        found += [_of_slice(one, detail) for one, detail in zip(grey, fine, strict=True)]
+    return np.array(found).reshape(-1, len(DESCRIPTORS) - 1)
 
 
-def _of_slice(image: np.ndarray) -> tuple[float, ...]:
+def _of_slice(image: np.ndarray, fine_detail: float) -> tuple[float, ...]:
     bright = image > BRAIN_THRESHOLD
     brain = bright_brain(bright)
     where = brain if brain.any() else np.ones_like(brain)
@@ -81,6 +80,7 @@ def _of_slice(image: np.ndarray) -> tuple[float, ...]:
         rows.mean(),
         columns.mean(),
         float(image[where].mean()),
+        fine_detail,
         np.log2(1 + spots.sum()),
         np.log2(1 + (bright & ~brain).sum()),
     )
