@@ -2,9 +2,12 @@
 
 import ctypes
 import os
+import platform
 import resource
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -91,6 +94,27 @@ def own_cards(processes: int) -> dict[str, str]:
         return {}
     names = cards.visible_cards(count)
     return {"CUDA_VISIBLE_DEVICES": ",".join(names[index] for index in cards.claim(processes, count))}
+
+
+def hardware(device: torch.device) -> str:
+    """Model name of the GPU or processor that computes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return processor()
+
+
+def processor() -> str:
+    """The processor's model name, if the system reports one."""
+    described = Path("/proc/cpuinfo")
+    if described.is_file():
+        for line in described.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        done = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return platform.processor() or platform.machine()
 
 
 _told: set[str] = set()

@@ -132,5 +132,10 @@ class StudyPaths:
         return self.root / "provenance.json"
 
     @property
+    def crate(self) -> Path:
+        """Metadata of the folder as an RO-Crate, which has this name in every folder."""
+        return self.root / "ro-crate-metadata.json"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.html"

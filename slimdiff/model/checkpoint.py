@@ -88,7 +88,8 @@ class ModelCard:
     `notes` of what was mapped. None: random weights."""
     training_run: dict | None = None
     """`key`: hash of all that decides the weights (`slimdiff.training.identity`); `steps`: steps done; `extended_at`:
-    steps at which a finished training was resumed with a larger `training.steps`. None: unknown."""
+    steps at which a finished training was resumed with a larger `training.steps`; `hardware`: processor or GPU on which
+    it ended. None: unknown."""
     format: int = FORMAT
 
     @property

@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from slimdiff.data.participants import read_included
 from slimdiff.data.store import SliceStore
 from slimdiff.data.volumes.input_fingerprint import SOURCES
 from slimdiff.dataframes import read_frame
-from slimdiff.files import read_object, sha256, write_text
+from slimdiff.files import CHECKSUM, read_object, sha256, write_text
 from slimdiff.redaction import folders_in, redacted
 from slimdiff.report import html_page
 from slimdiff.report.methods import methods_of
@@ -94,7 +93,9 @@ def _row(cells, head: bool = False) -> str:
 
 
 def _checkpoints(checkpoints) -> str:
-    head = _row(("variant", "fold", "steps", "precision", "torch", "sha256", "training data"), head=True)
+    head = _row(
+        ("variant", "fold", "steps", "precision", "torch", "trained on", "sha256", "training data"), head=True
+    )
     rows = []
     for entry in checkpoints:
         same = "this store" if entry["trained_on_this_store"] else "ANOTHER STORE: train again"
@@ -105,6 +106,7 @@ def _checkpoints(checkpoints) -> str:
             entry["step"],
             entry["precision"],
             torch,
+            entry["hardware"] or "n/a",
             _short(entry["sha256"]),
             same,
         )
@@ -115,9 +117,17 @@ def _checkpoints(checkpoints) -> str:
 def _jobs(jobs: Mapping[str, Mapping]) -> str:
     if not jobs:
         return "<p>n/a: no job was measured; only the workflow measures its jobs.</p>"
-    head = _row(("stage", "jobs", "minutes, total", "peak memory [MB]"), head=True)
+    head = _row(("stage", "jobs", "minutes, total", "of the processor", "peak memory [MB]"), head=True)
     rows = [
-        _row((n, j["jobs"], f"{j['seconds'] / 60:.1f}", f"{j['peak_memory_mb']:.0f}"))
+        _row(
+            (
+                n,
+                j["jobs"],
+                f"{j['seconds'] / 60:.1f}",
+                f"{j['cpu_seconds'] / 60:.1f}",
+                f"{j['peak_memory_mb']:.0f}",
+            )
+        )
         for n, j in jobs.items()
     ]
     return html_page.table(head, rows)
@@ -221,6 +231,8 @@ def machine() -> dict:
     """Processor, memory, GPUs and threads; no names of hosts, users or folders."""
     import torch
 
+    from slimdiff.devices import processor
+
     gpus = [
         {
             "name": torch.cuda.get_device_name(index),
@@ -237,20 +249,6 @@ def machine() -> dict:
         "cuda": torch.version.cuda,
         "torch_threads": torch.get_num_threads(),
     }
-
-
-def processor() -> str:
-    """The processor's model name, if the system reports one."""
-    described = Path("/proc/cpuinfo")
-    if described.is_file():
-        for line in described.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    if sys.platform == "darwin":
-        done = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
-        if done.returncode == 0:
-            return done.stdout.strip()
-    return platform.processor() or platform.machine()
 
 
 def _memory_gb() -> float | None:
@@ -274,15 +272,19 @@ def source_hashes(paths: StudyPaths) -> dict[str, dict]:
 
 def checkpoint(paths: StudyPaths, variant: str, fold: int, data_hash: str) -> dict:
     """Facts from a checkpoint's card, its sha256, and whether it was trained on this slice store."""
-    from slimdiff.model.checkpoint import read_card
+    from slimdiff.model.archive import TENSORS, read_record
+    from slimdiff.model.checkpoint import KEY, REMEDY, read_card
 
     file = paths.model(variant, fold) / "model.safetensors"
     card = asdict(read_card(file))
+    checksums = read_record(file, KEY, "model card", REMEDY)[0].get(CHECKSUM, {})
     kept = {key: card[key] for key in ("step", "precision", "versions", "data_hash")}
     return {
         "variant": variant,
         "fold": fold,
         "sha256": sha256(file),
+        "weights_sha256": checksums.get(TENSORS),
+        "hardware": (card["training_run"] or {}).get("hardware"),
         **kept,
         "trained_on_this_store": card["data_hash"] == data_hash,
     }
@@ -297,25 +299,31 @@ def extractors(study: Study) -> dict[str, str]:
 
 
 def jobs(folder: Path) -> dict[str, dict]:
-    """Jobs of each stage as the workflow measured them: how many, seconds in total, peak memory."""
+    """Jobs of each stage as the workflow measured them: how many, wall-clock and processor seconds in total, peak
+    memory."""
     tables = [
         read_frame(path, ("s",)).assign(stage=path.relative_to(folder).parts[0].removesuffix(".tsv"))
         for path in sorted(folder.rglob("*.tsv"))
     ]
     if not tables:
         return {}
-    rows = pd.concat(tables).reindex(columns=["stage", "s", "max_rss"])
+    rows = pd.concat(tables).reindex(columns=["stage", "s", "cpu_time", "max_rss"])
     # Snakemake writes NA for a job that ended before it could be measured.
-    rows[["s", "max_rss"]] = rows[["s", "max_rss"]].apply(pd.to_numeric, errors="coerce")
+    numbers = ["s", "cpu_time", "max_rss"]
+    rows[numbers] = rows[numbers].apply(pd.to_numeric, errors="coerce")
     stages = rows.groupby("stage").agg(
-        jobs=("s", "size"), seconds=("s", "sum"), peak_memory_mb=("max_rss", "max")
+        jobs=("s", "size"),
+        seconds=("s", "sum"),
+        cpu_seconds=("cpu_time", "sum"),
+        peak_memory_mb=("max_rss", "max"),
     )
-    stages = stages.fillna(0.0).round({"seconds": 1})
+    stages = stages.fillna(0.0).round({"seconds": 1, "cpu_seconds": 1})
     return stages.to_dict("index")
 
 
-def write_provenance(study: Study, variants: Sequence[str], folds: int) -> None:
-    """Write `provenance.json`, its page `tables/provenance.html`, and the methods text (`methods`)."""
+def write_provenance(study: Study, variants: Sequence[str], folds: int) -> dict:
+    """Write `provenance.json`, its page `tables/provenance.html`, and the methods text (`methods`); returns the facts
+    of the first."""
     facts = gather(study, variants, folds)
     write_text(study.paths.provenance, json.dumps(facts, indent=1) + "\n")
     page = provenance_page(facts, f"{study.report.title}: provenance", study.report.notice)
@@ -324,3 +332,4 @@ def write_provenance(study: Study, variants: Sequence[str], folds: int) -> None:
     write_text(study.paths.tables / "methods.md", methods.markdown(title, study.report.notice))
     page = html_page.page(title, study.report.notice, methods.body())
     write_text(study.paths.tables / "methods.html", page)
+    return facts

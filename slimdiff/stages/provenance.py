@@ -1,4 +1,4 @@
-"""Record configuration, software, hardware, and hashes (provenance.json and its page), and write the methods text."""
+"""Record configuration, software, hardware and hashes; write provenance.json, methods.md and the RO-Crate."""
 
 from pathlib import Path
 
@@ -11,10 +11,12 @@ NEEDS = EVERYTHING
 
 def outputs(paths: StudyPaths) -> list[Path]:
     names = ("provenance.html", "methods.html", "methods.md")
-    return [paths.provenance, *(paths.tables / name for name in names)]
+    return [paths.provenance, *(paths.tables / name for name in names), paths.crate]
 
 
 def run(study, options) -> None:
+    from slimdiff.export.ro_crate import write_crate
     from slimdiff.report.provenance import write_provenance
 
-    write_provenance(study, list(study.variants), study.folds.k)
+    facts = write_provenance(study, list(study.variants), study.folds.k)
+    write_crate(study, facts)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import slimdiff
 from slimdiff.config.training import TrainingConfig
 from slimdiff.data.store import SliceStore
+from slimdiff.devices import hardware
 from slimdiff.files import write_table
 from slimdiff.model.checkpoint import DataSpec, ModelCard, save_model
 from slimdiff.png import write_png
@@ -109,7 +110,7 @@ class Outputs:
 
         extended_at: steps at which a finished training was resumed with more steps.
         """
-        run = self._run(step, extended_at)
+        run = self._run(step, extended_at, network)
         first, *further = emas
         chosen_step, decay, weights = step, first.decay, first.weights()
         best = validation.best if validation else None
@@ -160,7 +161,9 @@ class Outputs:
         """Save the averaged weights after this step."""
         path = self.folder / f"snapshot-{step}.safetensors"
         weights = {**network.state_dict(), **ema.weights()}
-        save_model(path, weights, self._card(step, ema.decay, precision, self._run(step, extended_at)))
+        save_model(
+            path, weights, self._card(step, ema.decay, precision, self._run(step, extended_at, network))
+        )
 
     def tell_missing_snapshots(self) -> None:
         """Print which configured snapshots are missing because the training had passed the step or did not reach it."""
@@ -168,9 +171,9 @@ class Outputs:
             if not (self.folder / f"snapshot-{step}.safetensors").is_file():
                 print(f"no snapshot of step {step}: this training did not run that step", file=sys.stderr)
 
-    def _run(self, step: int, extended_at: Sequence[int]) -> dict:
-        key = run_key(self.identity, self.config)
-        return {"key": key, "steps": step, "extended_at": list(extended_at)}
+    def _run(self, step: int, extended_at: Sequence[int], network: nn.Module) -> dict:
+        key, device = run_key(self.identity, self.config), next(network.parameters()).device
+        return {"key": key, "steps": step, "extended_at": list(extended_at), "hardware": hardware(device)}
 
     def _card(self, step: int, decay: float, precision: torch.dtype, run: dict) -> ModelCard:
         versions = {

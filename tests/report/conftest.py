@@ -197,7 +197,7 @@ def finished(prepared, trained, tmp_path_factory):
     benchmarks.mkdir(parents=True)
     for fold in range(FOLDS):
         (benchmarks / f"base_fold-{fold}.tsv").write_text(
-            f"s\th:m:s\tmax_rss\n{60 + fold}.5\t0:01:00\t{900 + fold}\n"
+            f"s\th:m:s\tmax_rss\tcpu_time\n{60 + fold}.5\t0:01:00\t{900 + fold}\t{50 + fold}\n"
         )
     (paths.root / "config.json").write_text(json.dumps({}))
     return study

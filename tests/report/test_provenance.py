@@ -61,7 +61,9 @@ def test_software_machine_extractors_and_jobs(facts):
     assert facts["machine"]["cpus"] <= os.cpu_count()
     assert facts["machine"]["torch_threads"] >= 1
     assert facts["extractors"] == {"alexnet": fingerprint("alexnet")}
-    assert facts["jobs"] == {"train": {"jobs": 2, "seconds": 122.0, "peak_memory_mb": 901.0}}
+    assert facts["jobs"] == {
+        "train": {"jobs": 2, "seconds": 122.0, "cpu_seconds": 101.0, "peak_memory_mb": 901.0}
+    }
 
 
 @pytest.fixture

@@ -9,30 +9,15 @@ import numpy as np
 import pytest
 from helpers.workflow_runs import job_counts, snakemake, write_study
 
-from slimdiff import weights
 from slimdiff.cli import run_stage
 from slimdiff.files import sha256
 from slimdiff.model.checkpoint import read_card
-
-STUDY = {"utility": {"enabled": False}, "folds": {"k": 2}}
 
 
 def planned(folder: Path, *targets: str) -> dict[str, int]:
     done = snakemake(*targets, "--dry-run", "--configfile", str(folder / "study.json"), folder=folder)
     assert done.returncode == 0, done.stderr
     return job_counts(done.stdout) if "Job stats:" in done.stdout else {}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    try:
-        weights.path("alexnet")
-    except weights.WeightsUnavailable as error:
-        pytest.skip(f"extractor weights: {error}")
-    folder = tmp_path_factory.mktemp("study")
-    done = snakemake("--cores", "2", "--configfile", str(write_study(folder, **STUDY)), folder=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 @pytest.fixture
@@ -79,7 +64,7 @@ def test_a_voxel_that_changes_is_seen(study):
 def test_a_training_starts_from_a_model_and_again_if_its_content_changes(study, tmp_path):
     start, model = tmp_path / "start.safetensors", "results/tiny/models/base/fold-0/model.safetensors"
     shutil.copyfile(study / model, start)
-    config = write_study(study, **STUDY, training={"init": str(start)})
+    config = write_study(study, training={"init": str(start)})
     target = model.replace("fold-0", "fold-1")
     done = snakemake(target, "--cores", "1", "--configfile", str(config), folder=study)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -123,7 +108,7 @@ def test_what_a_killed_job_left_is_removed_by_the_run_that_makes_its_files(study
 
 def test_weights_whose_job_outlived_its_engine_do_not_leave_out_the_others(tmp_path):
     """The engine was killed, and its job wrote the record later: Snakemake (9.27) forces it, and only it."""
-    config = write_study(tmp_path, **STUDY)
+    config = write_study(tmp_path)
     record = tmp_path / "results" / "tiny" / "weights" / "alexnet.json"
     marker = tmp_path / ".snakemake" / "incomplete" / "cmVzdWx0cy90aW55L3dlaWdodHMvYWxleG5ldC5qc29u"
     for path in (record, marker):

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from helpers.kills import partials
-from helpers.workflow_runs import RECORDER, ROOT, job_counts, snakemake, write_study
+from helpers.workflow_runs import ROOT, job_counts, snakemake, write_study
 
-from slimdiff import weights
 from slimdiff.config import load_study
 from slimdiff.files import read_table
 
@@ -102,25 +101,6 @@ CHANGES = {
 }
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A tiny study that Snakemake ran from phantom to report."""
-    try:
-        weights.path("alexnet")
-    except weights.WeightsUnavailable as error:
-        pytest.skip(f"extractor weights: {error}")
-    folder = tmp_path_factory.mktemp("study")
-    recorded = folder / "recorded"
-    recorded.mkdir()
-    (recorded / "sitecustomize.py").write_text(RECORDER, encoding="utf-8")
-    path = os.pathsep.join(filter(None, (str(recorded), os.environ.get("PYTHONPATH"))))
-    environment = {"PYTHONPATH": path, "RECORDED": str(recorded)}
-    study = str(write_study(folder))
-    done = snakemake("--cores", "2", "--configfile", study, folder=folder, **environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder, done
-
-
 def planned(folder: Path, config: Path, *arguments: str) -> set[str]:
     # Targets come first: --configfile takes every word after it.
     done = snakemake(*arguments, "--dry-run", "--configfile", str(config), folder=folder)
@@ -128,22 +108,22 @@ def planned(folder: Path, config: Path, *arguments: str) -> set[str]:
     return set(job_counts(done.stdout)) - {"all"} if "Job stats:" in done.stdout else set()
 
 
-def test_the_run_ends_with_the_path_of_the_report(finished):
-    folder, done = finished
-    assert (done.stdout + done.stderr).strip().splitlines()[-1].endswith("report: results/tiny/report.html")
+def test_the_run_ends_with_the_path_of_the_report(whole_run):
+    folder, output = whole_run
+    assert output.strip().splitlines()[-1].endswith("report: results/tiny/report.html")
     page = (folder / "results" / "tiny" / "report.html").read_text(encoding="utf-8")
     assert "(ERROR/3)" not in page and "metrics_by_variant" in page
 
 
 def test_a_second_run_has_nothing_to_do(finished, tmp_path):
-    folder, _ = finished
+    folder = finished
     assert planned(folder, write_study(tmp_path)) == set()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_stage_reads_only_files_that_its_rule_names(finished):
+def test_a_stage_reads_only_files_that_its_rule_names(whole_run):
     """A file that is read but not an input of the rule may not exist yet, or be of an earlier run."""
-    folder, _ = finished
+    folder, _ = whole_run
     results = folder / "results" / "tiny"
     # Kept between jobs: measured volumes, features of slices, the phantom's list of its files, and Snakemake's times,
     # which only provenance reads.
@@ -190,14 +170,14 @@ def test_a_stage_reads_only_files_that_its_rule_names(finished):
 
 @pytest.mark.parametrize("section", CHANGES)
 def test_a_changed_section_reruns_only_its_stage_and_later_ones(finished, tmp_path, section):
-    folder, _ = finished
+    folder = finished
     change, expected = CHANGES[section]
     found = planned(folder, write_study(tmp_path, **{section: change}))
     assert found == expected
 
 
 def test_a_new_variant_trains_only_that_variant(finished, tmp_path):
-    folder, _ = finished
+    folder = finished
     config = write_study(tmp_path, variants={"base": {}, "p2": {"diffusion": {"loss": {"p_image": 2.0}}}})
     done = snakemake("--dry-run", "--configfile", str(config), folder=folder)
     counts = job_counts(done.stdout)
@@ -205,7 +185,7 @@ def test_a_new_variant_trains_only_that_variant(finished, tmp_path):
 
 
 def test_a_single_target_can_be_rebuilt_by_name(finished, tmp_path):
-    folder, _ = finished
+    folder = finished
     target = "results/tiny/metrics/base/fold-1/metrics.tsv"
     path = folder / target
     before = path.read_bytes()
@@ -219,7 +199,7 @@ def test_a_single_target_can_be_rebuilt_by_name(finished, tmp_path):
 
 def test_a_failing_job_leaves_no_half_written_file_and_keeps_the_rest(finished, tmp_path):
     folder = tmp_path / "copy"
-    shutil.copytree(finished[0], folder)
+    shutil.copytree(finished, folder)
     # The training has no device of this kind, so the job fails after the store was opened.
     config = write_study(tmp_path, training={"device": "mps", "steps": 3})
     model = folder / "results" / "tiny" / "models" / "base" / "fold-0"
@@ -244,13 +224,13 @@ def test_keys_that_only_log_train_nothing(finished, tmp_path):
         "tensorboard": False,
         "wandb_project": "x",
     }
-    assert planned(finished[0], write_study(tmp_path, training=changes)) == {"provenance"}
+    assert planned(finished, write_study(tmp_path, training=changes)) == {"provenance"}
 
 
 def test_more_steps_follow_the_finished_training(finished, tmp_path):
     """Its outputs are deleted before the job; its state is not."""
     folder = tmp_path / "copy"
-    shutil.copytree(finished[0], folder)
+    shutil.copytree(finished, folder)
     config = write_study(folder, training={"steps": 3})
     target = "results/tiny/models/base/fold-0/model.safetensors"
     done = snakemake(target, "--cores", "1", "--configfile", str(config), folder=folder)
@@ -287,7 +267,7 @@ def test_f13_a_killed_training_is_retried_from_its_state(finished, tmp_path, mon
     models, path = [], os.environ.get("PYTHONPATH")
     for name, hook in (("whole", ""), ("killed", KILL_ONCE)):
         folder = tmp_path / name
-        shutil.copytree(finished[0], folder)
+        shutil.copytree(finished, folder)
         (tmp_path / "hook" / name).mkdir(parents=True)
         (tmp_path / "hook" / name / "sitecustomize.py").write_text(hook)
         hooks = os.pathsep.join(filter(None, (str(tmp_path / "hook" / name), path)))
@@ -306,15 +286,14 @@ def test_f13_a_killed_training_is_retried_from_its_state(finished, tmp_path, mon
 
 @pytest.mark.parametrize("log", ["train/base_fold-0", "generate/base_fold-0_zbin-00", "segmenter/fold-0"])
 def test_a_log_begins_with_the_device_that_auto_took(finished, log):
-    text = (finished[0] / "results" / "tiny" / "logs" / f"{log}.log").read_text()
+    text = (finished / "results" / "tiny" / "logs" / f"{log}.log").read_text()
     assert text.startswith("device auto: took ")
 
 
 def test_weights_are_fetched_before_the_first_training_and_a_change_of_them_trains_nothing(
-    finished, tmp_path
+    whole_run, finished, tmp_path
 ):
-    folder, done = finished
-    output = done.stdout + done.stderr
+    folder, (_, output) = finished, whole_run
     assert output.index("weights of alexnet") < output.index("train base, fold 0")
     assert planned(folder, write_study(tmp_path), "--forcerun", "weights") == {"weights"}
     later = {"metrics", "compare", "figures", "tables", "provenance"}
@@ -371,7 +350,7 @@ if any(word.endswith("slimdiff-train") for word in sys.orig_argv):
 
 def test_trainings_at_the_same_time_have_cards_of_their_own(finished, tmp_path, monkeypatch):
     folder = tmp_path / "copy"
-    shutil.copytree(finished[0], folder)
+    shutil.copytree(finished, folder)
     for name in ("hook", "marker", "locks"):
         (tmp_path / name).mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(TWO_CARDS)
@@ -392,7 +371,7 @@ def test_trainings_at_the_same_time_have_cards_of_their_own(finished, tmp_path, 
 
 
 def test_the_export_is_a_separate_job_and_not_part_of_all(finished, tmp_path):
-    folder, _ = finished
+    folder = finished
     assert not (folder / "results" / "tiny" / "export").exists()
     assert planned(folder, write_study(tmp_path), "export") == {"export"}
     # Its section affects only the provenance.
@@ -400,7 +379,7 @@ def test_the_export_is_a_separate_job_and_not_part_of_all(finished, tmp_path):
 
 
 def test_counts_and_priors_are_inputs_of_generation(finished, tmp_path):
-    folder, _ = finished
+    folder = finished
     drawn = {"generate", "utility", "metrics", "compare", "figures", "tables", "provenance"}
     (folder / "counts.tsv").write_text("z_bin\tclass\tn\n0\t1\t3\n")
     change = {"counts": "counts.tsv", "per_bin_and_class": 100}
@@ -425,7 +404,7 @@ def test_counts_and_priors_are_inputs_of_generation(finished, tmp_path):
 @pytest.mark.slow
 def test_a_study_with_matched_counts_runs_to_its_report_and_export(finished, tmp_path):
     """With one z-bin without samples, and one without lesions."""
-    folder, _ = finished
+    folder = finished
     (folder / "counts.tsv").write_text("z_bin\tclass\tn\n0\t0\t6\n0\t1\t4\n2\t0\t5\n")
     change = {"counts": "counts.tsv", "per_bin_and_class": 100, "background": "prior"}
     config = write_study(tmp_path, generation=change)

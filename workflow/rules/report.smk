@@ -104,7 +104,7 @@ rule provenance:
             result="software, machine, hashes, configuration",
         ),
         shown(outputs("provenance")[2], "6 Provenance", "methods", result="methods in prose, with BibTeX"),
-        outputs("provenance")[3],
+        outputs("provenance")[3:],
     log:
         LOGS / "provenance.log",
     benchmark:
