@@ -35,6 +35,8 @@ Start from one of these:
 | `demo.yaml` | the default: a phantom cohort, minutes on two CPU cores |
 | `open_ms.yaml` | your own volumes, given by a table of paths |
 | `lgg.yaml` | slices as pictures: the LGG MRI Segmentation dataset as it is on Kaggle |
+| `lgg_grid.yaml`, `lgg_grid_ours.yaml` | the paper's nine configurations on these patients (`docs/paper.md`) |
+| `lgg_couplings.yaml` | the four couplings on these patients (`docs/paper.md`) |
 | `ds004199.yaml` | OpenNeuro ds004199: download, brain extraction, registration, training |
 | `paper.yaml` | the paper's nine configurations on the same data |
 | `ablations.yaml` | one change at a time from the paper's best configuration, on the same data |

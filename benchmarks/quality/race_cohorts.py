@@ -47,12 +47,16 @@ def study_of(cohort: str, work: Path, lgg: Path, variants: dict | None = None) -
         }
     values["evaluation"] |= {"extractors": ["alexnet", "efficientnet"], "bootstrap": 20}
     study = study_from_mapping(values)
-    _cache(study, {name: values[name] for name in OF_DATA}, values, work)
+    cache_slices(study, {name: values[name] for name in OF_DATA}, values, work)
     return study
 
 
-def _cache(study: Study, of_data: dict, values: dict, work: Path) -> None:
-    """Run the stages up to the slice store, unless it is there with the same settings."""
+def cache_slices(study: Study, of_data: dict, values: dict, work: Path) -> None:
+    """Run the stages up to the slice store, unless it is there with the same settings.
+
+    of_data: the sections that determine the slices. values: the study. work: its `results_dir`.
+    Raises SystemExit where `work` has the slices of other settings.
+    """
     known, config = work / f"{study.study}.slices.json", work / f"{study.study}.json"
     if known.is_file():
         if json.loads(known.read_text()) != of_data:

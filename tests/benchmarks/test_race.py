@@ -57,7 +57,7 @@ def test_runs_of_the_race_are_those_of_the_plan():
 
 
 def test_the_large_slices_are_of_the_same_patients(tmp_path, volumes, monkeypatch):
-    monkeypatch.setattr(race_cohorts, "_cache", lambda *_: None)
+    monkeypatch.setattr(race_cohorts, "cache_slices", lambda *_: None)
     small, large = (race_cohorts.study_of(name, tmp_path, volumes) for name in ("lgg", "lgg-128"))
     assert small.data == large.data
     extents = [
@@ -68,7 +68,7 @@ def test_the_large_slices_are_of_the_same_patients(tmp_path, volumes, monkeypatc
 
 
 def test_every_idea_changes_the_recipe(tmp_path, volumes, monkeypatch):
-    monkeypatch.setattr(race_cohorts, "_cache", lambda *_: None)
+    monkeypatch.setattr(race_cohorts, "cache_slices", lambda *_: None)
     for cohort in against_published.COHORTS:
         study = race_cohorts.study_of(cohort, tmp_path, volumes, against_published.IDEAS)
         base = study.variant("base")
@@ -79,7 +79,7 @@ def test_every_idea_changes_the_recipe(tmp_path, volumes, monkeypatch):
 
 
 def test_ideas_that_only_change_the_sampling_have_the_network_of_the_race(tmp_path, volumes, monkeypatch):
-    monkeypatch.setattr(race_cohorts, "_cache", lambda *_: None)
+    monkeypatch.setattr(race_cohorts, "cache_slices", lambda *_: None)
     study = race_cohorts.study_of("lgg", tmp_path, volumes, against_published.IDEAS)
     base = race_sides.recipe_of(study.variant("base"), race_sides.NETWORK)
     same = {
@@ -174,7 +174,7 @@ def test_samples_of_another_recipe_are_refused(tmp_path, volumes, monkeypatch, t
     folder = tmp_path / "runs" / "lgg-slimdiff-5-0"
     folder.mkdir(parents=True)
     np.savez(folder / "drawn-and-facts.npz", drawn=np.zeros((2, 2, 4, 4)), facts="{}", recipe='{"model": {}}')
-    monkeypatch.setattr(race_cohorts, "_cache", lambda *_: None)
+    monkeypatch.setattr(race_cohorts, "cache_slices", lambda *_: None)
     monkeypatch.setattr("slimdiff.data.folds.read_folds", lambda *_: {"test": ["a"], "train": ["b"]})
     store = type(
         "Store", (), {"rows_of": lambda self, _: np.arange(2), "z_bin": np.zeros(2), "label": np.zeros(2)}

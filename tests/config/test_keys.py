@@ -11,7 +11,7 @@ from slimdiff.config.base import OLD_KEYS, Section
 ROOT = Path(__file__).resolve().parents[2]
 
 KEPT = {
-    "the paper's values, by `recipe: published`": ["model.gaussian_components", "training.optimiser"],
+    "the paper's values, by `recipe: published`": ["training.optimiser"],
     "the user's files": [
         *("results_dir", "data.image_suffix", "data.mask_suffix", "data.entities", "data.mask_root"),
         "data.modality",
@@ -25,7 +25,6 @@ KEPT = {
         *("data.entities_may_drop", "data.several_masks", "data.patients_without_mask"),
         *(
             "preprocess.harmonise",
-            "folds.val_fraction",
             "folds.stratify_by",
             "training.augmentation.flip",
             "generation.acquisition",
@@ -35,7 +34,7 @@ KEPT = {
     "an error message tells the user to change it": [
         *("quality.policy", "quality.max_excluded", "quality.accept", "quality.max_spacing_mm"),
         *("quality.max_lesion_outside", "preprocess.brain.dilate_mm", "preprocess.percentiles"),
-        *("slices.min_tissue", "training.lesion_share", "training.accumulate", "model.head_channels"),
+        *("slices.min_tissue", "training.lesion_share", "training.accumulate"),
         "diffusion.loss.focal_frequency.below",
     ],
     "seeds, devices, precision and memory of the user's machine": [
@@ -43,10 +42,9 @@ KEPT = {
         *("utility.seed", "training.device", "generation.device", "evaluation.device", "utility.device"),
         *("generation.precision", "generation.batch_size", "training.compile", "generation.compile"),
     ],
-    "mask thresholds": ["tau", "generation.tau", "evaluation.tau", "evaluation.taus", "export.tau"],
+    "mask thresholds": ["tau", "generation.tau", "evaluation.tau", "export.tau"],
     "what is logged, drawn and exported, and in which form": [
-        *("training.log_every", "training.tensorboard", "training.wandb_project", "report.dpi"),
-        "training.keep_state",
+        *("training.log_every", "training.wandb_project", "report.dpi"),
         *(
             "generation.replicas",
             "generation.binary",
@@ -57,14 +55,14 @@ KEPT = {
         "export.nnunet_first_id",
     ],
     "cost against precision of metrics: benchmarks/metrics/power.py sets them": [
-        *("evaluation.bootstrap", "evaluation.lpips_pairs"),
+        "evaluation.lpips_pairs",
     ],
     "measured: docs/sampling.md (benchmarks/quality/sampler_sweep.py, autoguidance.py)": [
         *("generation.guidance", "generation.guidance_interval", "generation.guide"),
     ],
     "measured: docs/learning.md, docs/sampling.md; `recipe: published` sets or disables them": [
         "training.rate_decay",
-        *("diffusion.loss.wavelet_weights", "diffusion.loss.min_snr_gamma", "diffusion.loss.min_snr_floor"),
+        *("diffusion.loss.wavelet_weights", "diffusion.loss.min_snr_floor"),
         *(
             "diffusion.gaussian_above",
             "generation.spacing",
