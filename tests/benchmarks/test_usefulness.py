@@ -150,6 +150,8 @@ def test_samples_are_added_once_or_three_times_or_alone(tmp_path):
     }
     pairs, paste = usefulness.training_set("synthetic-1", real, lambda: samples)
     assert paste is None and np.array_equal(pairs.images[:count], real.images)
+    with pytest.raises(SystemExit, match=f"found none among {3 * count}"):
+        usefulness.training_set("synthetic", real, lambda: (samples[0], samples[1] & False, samples[2]))
     assert (pairs.images[count:] == 0.5).all() and pairs.masks[count:].sum() == 4
 
 
@@ -357,7 +359,7 @@ def test_a_run_from_end_to_end_on_the_phantom(phantom, monkeypatch):
     assert len(train) == 5 and len(everyone) == 12
     kept = phantom / "usefulness" / "phantom-100-0" / "samples.npz"
     monkeypatch.setattr(usefulness, "STEPS", 4)
-    with pytest.raises(SystemExit, match="samples are of other patients or steps; delete"):
+    with pytest.raises(SystemExit, match="samples are of other patients or another recipe; delete"):
         usefulness.run((100, "synthetic", 0, "unet"), phantom, phantom / "none.tsv")
     assert kept.is_file()
 

@@ -26,6 +26,7 @@ Segmenters: `unet`, the project's (`early_stopped.py`); `nnunet`, nnU-Net v2 on 
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -115,15 +116,17 @@ class Real:
 def samples_of(study, store, train: list[str], percent: int, seed: int, work: Path):
     """Samples by a generator of the training patients alone, as pairs (3 N, 2, H, W): three for each of their N slices.
 
-    The generator and its samples are kept below `work`, and another set of patients or steps there is an error.
+    The generator and its samples are kept below `work`; those of other patients or of another recipe are an error.
     """
-    from race_sides import run_slimdiff
+    from race_cohorts import OF_RECIPE
+    from race_sides import recipe_of, run_slimdiff
 
     from slimdiff.files import replacing
 
     folder = work / "usefulness" / f"{study.study}-{percent}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    kept, about = folder / "samples.npz", np.array([*train, f"{STEPS} steps"])
+    recipe = json.dumps({"steps": STEPS, **recipe_of(study, OF_RECIPE)})
+    kept, about = folder / "samples.npz", np.array([*train, recipe])
     if not kept.is_file():
         wanted = Real.of(store, train).conditions * SAMPLES_PER_SLICE
         drawn, facts = run_slimdiff(study.variant("base"), store, train, wanted, lambda: STEPS, seed, folder)
@@ -132,7 +135,9 @@ def samples_of(study, store, train: list[str], percent: int, seed: int, work: Pa
             np.savez(stream, drawn=drawn, about=about)
     with np.load(kept) as found:
         if not np.array_equal(found["about"], about):
-            raise SystemExit(f"{kept}: these samples are of other patients or steps; delete {folder}")
+            raise SystemExit(
+                f"{kept}: these samples are of other patients or another recipe; delete {folder}"
+            )
         return found["drawn"]
 
 
@@ -158,6 +163,10 @@ def training_set(arm: str, real: Real, samples):
     images, masks, used = samples()
     drawn = Pairs(images, masks)
     if arm == "synthetic":
+        if not drawn[used].with_lesion.any():
+            raise SystemExit(
+                f"expected samples with a lesion, found none among {len(drawn)}; train the generator longer"
+            )
         return drawn[used], None
     count = len(alone) * (SAMPLES_PER_SLICE if arm == "synthetic-3" else 1)
     return alone + drawn[np.flatnonzero(used[:count])], None
