@@ -47,12 +47,12 @@ BLUR_PX, BLUR_PROBABILITY = (0.5, 1.0), 0.2
 class Stopping:
     """When a training stops."""
 
-    every: int = 50
+    every: int = 100
     """Steps between two validations."""
-    patience: int = 20
+    patience: int = 10
     """Validations in a row without a better one, after which training stops. With all patients the validation Dice was
     once no better for 950 steps and then rose again, by 0.015."""
-    most: int = 5000
+    most: int = 3500
     """Steps at most."""
 
 
