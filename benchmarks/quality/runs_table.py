@@ -1,6 +1,7 @@
 """A tracked table of runs: a run is added as soon as it is there, and a run that is there is not run again.
 
-Each row is one metric of a run: the columns that name the run, then metric, extractor, value and floor.
+A run has several rows: the columns that name the run, then, unless the table has other columns, a metric, its
+extractor, value and floor.
 """
 
 import argparse
@@ -26,6 +27,8 @@ class RunsTable:
     path: Path
     key: dict[str, type]
     """Columns that name a run, with the type of their values."""
+    columns: tuple[str, ...] = METRIC
+    """The other columns."""
 
     def key_of(self, row: dict) -> tuple:
         return tuple(kind(row[name]) for name, kind in self.key.items())
@@ -47,7 +50,7 @@ class RunsTable:
         with self._locked():
             together = [*self.rows(), *({**about, **row} for row in metrics)]
             together.sort(key=lambda row: place(self.key_of(row)))
-            write_table(self.path, together, (*self.key, *METRIC), sealed=False)
+            write_table(self.path, together, (*self.key, *self.columns), sealed=False)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

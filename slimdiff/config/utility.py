@@ -18,7 +18,8 @@ class UtilityConfig(InheritingSection):
     """Whether segmenters are trained at all."""
     shares: tuple[Share, ...] = Field(default=(0.25, 0.5, 1.0), min_length=1)
     """Shares of the training subjects whose real slices are used, alone and together with all samples, in whole
-    percents. The segmenter of the largest share is compared with that of samples alone, and is tested on samples."""
+    percents. The segmenter of the largest share is compared with that of samples alone, and is tested on samples. The
+    gain of a share below 1 is optimistic: the samples' generator was trained on all training subjects."""
     synthetic_per_real: Positive | None = None
     """Largest number of samples per real slice of the same class, if both are used; null: all samples."""
     channels: tuple[Width, ...] = Field(default=(32, 64, 128), min_length=1)

@@ -5,6 +5,10 @@ Segmenters of real slices are the same for every variant of a fold and are train
 `metrics/{variant}/fold-{k}/` contains `utility.tsv` (columns as in metrics.tsv) and the variant's own
 `utility_subjects.tsv`. Validation subjects are not used: the number of steps and the threshold are fixed in advance.
 
+A fold has one generator, of all its training subjects. With a smaller share of real slices its samples know subjects
+that the segmenter of real slices does not: these gains are optimistic. `benchmarks/quality/usefulness/` trains a
+generator for each share.
+
 Scores are those of participants. Two of them may be scans of one person: shares of the training subjects, intervals and
 tests are over persons.
 """
@@ -43,7 +47,7 @@ SCORES = {
     "false_positive_share": "false_positive_share_empty",
 }
 """Score in the metric name, and the attribute of `Scores`."""
-CAUTION = "the generator of the samples was trained on all training subjects"
+CAUTION = "optimistic: the generator of the samples was trained on all training subjects"
 PAIRED = "difference paired over subjects; the interval does not include the variation between trainings"
 
 
