@@ -27,6 +27,12 @@ include: "workflow/rules/export.smk"
 report: "workflow/report/workflow.rst"
 
 
+# With --sdm apptainer every job runs in this image (envs/Containerfile).
+if CONTAINER:
+
+    container: CONTAINER
+
+
 rule all:
     default_target: True
     input:

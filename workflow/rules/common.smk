@@ -8,6 +8,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.settings.types import DeploymentMethod
 
 from slimdiff import stages
 from slimdiff.cards import GRANTED
@@ -128,6 +129,12 @@ if workflow.is_main_process:
     if GPUS is not None and not REMOTE:
         os.environ[GRANTED] = str(GPUS)
 CONDA = f"../../envs/{environment_of_jobs(STUDY, REMOTE or bool(GPUS), workflow.is_main_process)}.yaml"
+CONTAINER = os.environ.get("SLIMDIFF_CONTAINER")
+if not CONTAINER and DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+    raise WorkflowError(
+        "--sdm apptainer: expected an image in the variable SLIMDIFF_CONTAINER, found none; build one (docs/machine.md) "
+        "and run: SLIMDIFF_CONTAINER=/path/of/slimdiff.sif snakemake --sdm apptainer ..."
+    )
 # In a category Snakemake takes braces for wildcards, a line break for the end of its name, and writes it into a script.
 CATEGORY_NOTICE = STUDY.report.notice.translate(str.maketrans("{}<>", "()‹›"))
 CATEGORY_NOTICE = shown_text(" ".join(CATEGORY_NOTICE.split()))
