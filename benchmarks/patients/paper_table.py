@@ -83,7 +83,8 @@ python benchmarks/patients/paper_table.py    # this page
 ```
 
 A cell is a training with its samples and metrics. A cell whose rows are in the table is not run again, so the cells can
-be spread over days and machines; `--list` says which are missing.
+be spread over days and machines; `--list` says which are missing. `snakemake --configfile config/lgg_grid.yaml` runs
+the same 54 cells as one workflow, with its report.
 
 - **Data.** FLAIR slices of 64 × 64 px (3 mm) of 81 patients, six folds by patient: 67 or 68 for training, 13 or 14
   held out. [config/lgg_grid.yaml](../config/lgg_grid.yaml) says where the images come from, and their licence. The
