@@ -115,13 +115,20 @@ VARIANTS = list(STUDY.variants)
 FOLDS = list(range(STUDY.folds.k))
 RUNS = STUDY.runs()
 Z_BINS = [f"{number:02d}" for number in range(STUDY.slices.n_bins)]
-# Trainings in parallel with fewer threads each are faster than one after the other with all threads
-# (benchmarks/speed/train_side_by_side.py); more than eight threads bring little.
-TRAINING_THREADS = max(1, min(8, (workflow.resource_settings.cores or 8) // len(RUNS)))
 LOGS = PATHS.root / "logs"
 BENCHMARKS = PATHS.root / "benchmarks"
 # Jobs on other machines, which a profile asks for with --jobs; with --cores they run here.
 REMOTE = workflow.resource_settings.nodes is not None
+# Trainings in parallel with fewer threads each are faster than one after the other with all threads
+# (benchmarks/speed/train_side_by_side.py); more than eight threads bring little. Other machines share no cores.
+TRAINING_THREADS = min(
+    8,
+    (
+        workflow.resource_settings.max_threads or 8
+        if REMOTE
+        else max(1, (workflow.resource_settings.cores or 8) // len(RUNS))
+    ),
+)
 GPUS = getattr(workflow.resource_settings.resources.get("gpu"), "value", None)
 if workflow.is_main_process:
     # Every job learns whether it was given a card (slimdiff/cards.py), and has the same environment as this process.

@@ -7,15 +7,16 @@ from slimdiff.preflight.network_cost import network_cost, trunk_cost
 # Pixels of a slice, and slices of all participants, in millions of pixels.
 PIXELS = STUDY.preprocess.grid[0] * STUDY.preprocess.grid[1] / 1e6
 SLICES = len(PARTICIPANTS) * slices_of_volume(STUDY) * PIXELS
-# What CUDA takes of the main memory in one process. An assumption: no GPU was available for the measurements.
-OF_A_CARD = 2000
+# What CUDA takes of the main memory in one process, at most: the CUDA libraries of torch's wheel have 3600 MB, mapped
+# whole, and a context takes some hundred (docs/performance.md). No GPU was available for a measurement.
+OF_A_CARD = 4000
 
 
-def growing(megabytes):
-    """Resource function: a number of MB, or what a function of the wildcards gives."""
+def growing(amount):
+    """Resource function: a number of MB or minutes, or what a function of the wildcards gives, times the attempt."""
 
     def of(wildcards, attempt):
-        return attempt * round(megabytes(wildcards) if callable(megabytes) else megabytes)
+        return attempt * round(amount(wildcards) if callable(amount) else amount)
 
     return of
 
