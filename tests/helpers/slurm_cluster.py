@@ -226,7 +226,7 @@ class Cluster:
 
     def jobs(self) -> list[dict[str, str]]:
         """Jobs of the queue, ended ones included; the comment names rule and wildcards."""
-        names = {"id": "%i", "state": "%T", "comment": "%k", "memory": "%m", "cores": "%C", "minutes": "%l"}
+        names = {"id": "%i", "state": "%T", "comment": "%k", "memory": "%m", "cores": "%C", "folder": "%Z"}
         done = self.run("squeue", "--states=all", "--noheader", "--format=" + "|".join(names.values()))
         assert done.returncode == 0, done.stderr
         return [dict(zip(names, line.split("|"), strict=True)) for line in done.stdout.splitlines()]

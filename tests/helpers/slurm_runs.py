@@ -146,7 +146,10 @@ class Training:
 
     def jobs(self, cluster) -> list[dict[str, str]]:
         """Its jobs in Slurm, the first one first."""
-        return sorted(
-            (job for job in cluster.jobs() if f"_{self.variant}_{self.fold}" in f"_{job['comment']}"),
-            key=lambda job: int(job["id"]),
-        )
+        own = f"_{self.variant}_{self.fold}"
+        found = [job for job in cluster.jobs() if job["folder"] == str(self.folder)]
+        return sorted((job for job in found if job["comment"] == f"rule_train_wildcards{own}"), key=_number)
+
+
+def _number(job: dict[str, str]) -> int:
+    return int(job["id"])

@@ -1,5 +1,6 @@
 """A Snakemake that is ended while its jobs are in the queue, and started again."""
 
+import os
 import re
 import signal
 
@@ -7,6 +8,8 @@ import pytest
 from helpers.slurm_runs import QUICK, Training
 
 pytestmark = pytest.mark.slurm
+CORES = 4
+"""For two trainings at once."""
 
 
 def is_over(training: Training, cluster) -> bool:
@@ -64,3 +67,17 @@ def test_after_sigkill_its_jobs_must_end_before_the_next_run(cluster, engine, he
     # Its step 4 was trained once; what the job that outlived Snakemake wrote is kept, or written again from its state.
     assert len(finished.reached()) == 1
     assert finished.model.read_bytes() == model
+
+
+def test_ctrl_c_cancels_the_jobs_and_the_same_command_resumes(cluster, engine, held):
+    folder = held()
+    training = Training(folder, "base").hold()
+    run = engine(folder, *QUICK, training.target)
+    run.until(training.reached, "the training at step 4")
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert run.end() != 0
+    run.until(lambda: is_over(training, cluster), "the end of the cancelled job", False)
+    again = engine(folder, *QUICK, training.target)
+    assert again.end() == 0, again.output()[-5000:]
+    assert [job["state"] for job in training.jobs(cluster)] == ["CANCELLED", "COMPLETED"]
+    assert "resuming at step" in training.log()

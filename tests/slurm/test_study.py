@@ -46,7 +46,7 @@ def test_two_jobs_at_once_see_different_cards(cluster, engine, held):
     folder = held()
     trainings = [Training(folder, "base", fold).hold() for fold in range(2)]
     targets = [training.target for training in trainings]
-    run = engine(folder, *QUICK, "--set-resources", "train:gpu=1", "--", *targets)
+    run = engine(folder, *QUICK, "--set-resources", "train:gpu=1", "--max-threads", "1", *targets)
     run.until(lambda: all(training.reached() for training in trainings), "both trainings at step 4")
     for training in trainings:
         training.release()

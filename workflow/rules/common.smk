@@ -22,8 +22,6 @@ from slimdiff.data.folds import check_split, one_of_each
 from slimdiff.data.participants import DataError
 from slimdiff.data.quality.exclusion import settle_discovery
 from slimdiff.data.sources import discover
-from slimdiff.diffusion.chain import sigmas_for
-from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import dropped_below, printable
 from slimdiff.generation.requests import counts_of
 from slimdiff.preflight.machine import environment_of_jobs
@@ -33,6 +31,10 @@ from slimdiff.stages.weights import needed, needed_by_metrics, needed_by_trainin
 
 def check_generation(study):
     """Raise before the first job if a variant's sampler cannot start from noise, or its counts cannot be read."""
+    # They import torch: 500 MB and seconds, which each job of a cluster would pay twice.
+    from slimdiff.diffusion.chain import sigmas_for
+    from slimdiff.diffusion.schedule import make_schedule
+
     for name in study.variants:
         own = study.variant(name)
         diffusion, generation = own.diffusion, own.generation
@@ -95,7 +97,8 @@ try:
         patients = sum(row.is_patient for row in persons)
         check_fold_count(STUDY.folds.k, patients, len(persons) - patients)
     check_acquisitions(STUDY, {row.acquisition for row in PARTICIPANTS.values()})
-    check_generation(STUDY)
+    if workflow.is_main_process:
+        check_generation(STUDY)
     check_paths(STUDY, PARTICIPANTS.values())
 except (ConfigError, DataError) as error:
     raise WorkflowError(printable(error))

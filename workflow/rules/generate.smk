@@ -16,7 +16,7 @@ rule generate:
     resources:
         gpu=gpus("generation"),
         mem_mb=growing(generate_mb),
-        runtime=growing(240),
+        runtime=longer(240),
     params:
         config=needs("generate"),
     message:

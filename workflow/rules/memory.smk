@@ -12,11 +12,24 @@ SLICES = len(PARTICIPANTS) * slices_of_volume(STUDY) * PIXELS
 OF_A_CARD = 4000
 
 
-def growing(amount):
-    """Resource function: a number of MB or minutes, or what a function of the wildcards gives, times the attempt."""
+# The two processes of Snakemake around a job on another machine, of 130 MB each.
+OF_A_SUBMISSION = 300 if REMOTE else 0
+
+
+def growing(megabytes):
+    """Resource function: a number of MB, or what a function of the wildcards gives."""
 
     def of(wildcards, attempt):
-        return attempt * round(amount(wildcards) if callable(amount) else amount)
+        return attempt * round(megabytes(wildcards) if callable(megabytes) else megabytes) + OF_A_SUBMISSION
+
+    return of
+
+
+def longer(minutes):
+    """Resource function: a number of minutes, and as much again at each further attempt."""
+
+    def of(wildcards, attempt):
+        return attempt * minutes
 
     return of
 
