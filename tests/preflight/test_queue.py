@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from slimdiff.preflight import queue
+from slimdiff.preflight import machine, queue
+from slimdiff.preflight.machine import RunOptions
 
 
 @pytest.fixture
@@ -49,3 +50,20 @@ def test_a_slurm_that_does_not_answer_has_no_jobs(slurm, tmp_path):
 def test_how_long_slurm_remembers_a_job(slurm):
     slurm("scontrol", "Configuration data\nMinJobAge               = 60 sec\nMpiDefault = none\n")
     assert queue.remembered_s() == 60
+
+
+def test_jobs_of_a_killed_run_stop_the_next_one_and_a_short_memory_is_noted(slurm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    logs = tmp_path.resolve() / ".snakemake" / "slurm_logs"
+    slurm(
+        "squeue", "".join(line(number, "PENDING", "rule_cache", f"{logs}/{number}.log") for number in (7, 8))
+    )
+    slurm("scontrol", "MinJobAge = 60 sec\n")
+    stops, note = machine._queue(RunOptions(remote=True, rules={"train"}))
+    assert stops.stops and "2 jobs of another run in this folder: 7 (cache, PENDING), 8" in stops.found
+    assert stops.remedy.endswith("scancel 7 8")
+    assert not note.stops and "MinJobAge 60 s" in note.subject
+    # `slimdiff check` starts no run; jobs on this machine are not asked about.
+    assert not list(machine._queue(RunOptions(remote=True)))
+    slurm("squeue", "")
+    assert not list(machine._queue(RunOptions(rules={"train"})))
