@@ -11,6 +11,7 @@ from pathlib import Path
 from slimdiff import cards, weight_files
 from slimdiff.compilation import compile_obstacle
 from slimdiff.config import Study
+from slimdiff.preflight import queue
 from slimdiff.preflight.estimate import Estimate, existing, free_disk_gb, main_memory_gb, used_gb
 from slimdiff.stages.weights import needed
 
@@ -57,6 +58,7 @@ class RunOptions:
 def findings(study: Study, run: RunOptions, cost: Estimate) -> list[Finding]:
     """All findings, those that stop the study first."""
     found = [
+        *_queue(run),
         *_devices(study, run, cost),
         *_weights(study, run),
         *_starts(study, run),
@@ -111,6 +113,29 @@ def environment_of_jobs(study: Study, has_gpu: bool, decides: bool) -> str:
     if decides:
         os.environ[ENVIRONMENT] = environment_of(study, has_gpu)
     return os.environ.get(ENVIRONMENT) or environment_of(study, has_gpu=True)
+
+
+def _queue(run: RunOptions) -> Iterator[Finding]:
+    """Jobs that would write the same files as this run, and a memory of Slurm that is too short for the profile."""
+    if run.rules is None:
+        return
+    if jobs := queue.left_behind(Path.cwd()):
+        yield Finding(
+            True,
+            "Slurm's queue",
+            f"{counted(len(jobs), 'job')} of another run in this folder: {', '.join(map(str, jobs))}",
+            "no job that writes the same files; a Snakemake that was killed leaves its jobs in the queue",
+            f"wait for their end (squeue), or: scancel {' '.join(job.number for job in jobs)}",
+        )
+    remembered = queue.remembered_s() if run.remote else None
+    if remembered is not None and remembered < queue.REMEMBERED_S:
+        yield Finding(
+            False,
+            f"MinJobAge {remembered} s of this Slurm",
+            "squeue forgets jobs so soon that Snakemake may miss their end, and wait forever",
+            f"at least {queue.REMEMBERED_S} s, or accounting",
+            "with accounting: slurm-status-command: sacct, and cancel no job by hand; else ask the administrator",
+        )
 
 
 def _starts(study: Study, run: RunOptions) -> Iterator[Finding]:

@@ -130,3 +130,38 @@ def test_the_peak_of_a_command_is_measured(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert 300 < int(re.match(r"(\d+) MB", done.stdout)[1]) < 400
+
+
+def test_the_snakemake_within_a_job_does_not_import_torch(tmp_path):
+    """On a cluster two of them are around each job: torch takes 500 MB and seconds in each."""
+    write_study(tmp_path)
+    command = [sys.executable, "-X", "importtime", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    imports = {}
+    for mode in ("default", "remote"):
+        done = subprocess.run(
+            [
+                *command,
+                "--mode",
+                mode,
+                "--cores",
+                "1",
+                "--configfile",
+                "study.json",
+                "-n",
+                "results/tiny/folds.tsv",
+            ],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        imports[mode] = re.findall(r"\| +torch$", done.stderr, re.MULTILINE)
+    assert imports["default"]
+    assert not imports["remote"]
+
+
+def test_a_job_on_another_machine_asks_for_the_snakemake_around_it(tmp_path):
+    study = write_study(tmp_path, generation={"device": "cpu"}, training={"device": "cpu"})
+    here, there = (first(table(study, tmp_path, *options)) for options in ((), ("--remote",)))
+    for rule in ("kfold", "preprocess", "generate", "tables", "metrics"):
+        assert there[rule] >= here[rule] + 300, rule

@@ -23,8 +23,6 @@ from slimdiff.data.folds import check_split, one_of_each
 from slimdiff.data.participants import DataError
 from slimdiff.data.quality.exclusion import settle_discovery
 from slimdiff.data.sources import discover
-from slimdiff.diffusion.chain import sigmas_for
-from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import dropped_below, printable
 from slimdiff.generation.requests import counts_of
 from slimdiff.preflight.machine import environment_of_jobs
@@ -34,6 +32,10 @@ from slimdiff.stages.weights import needed, needed_by_metrics, needed_by_trainin
 
 def check_generation(study):
     """Raise before the first job if a variant's sampler cannot start from noise, or its counts cannot be read."""
+    # They import torch: 500 MB and seconds, which each job of a cluster would pay twice.
+    from slimdiff.diffusion.chain import sigmas_for
+    from slimdiff.diffusion.schedule import make_schedule
+
     for name in study.variants:
         own = study.variant(name)
         diffusion, generation = own.diffusion, own.generation
@@ -96,7 +98,8 @@ try:
         patients = sum(row.is_patient for row in persons)
         check_fold_count(STUDY.folds.k, patients, len(persons) - patients)
     check_acquisitions(STUDY, {row.acquisition for row in PARTICIPANTS.values()})
-    check_generation(STUDY)
+    if workflow.is_main_process:
+        check_generation(STUDY)
     check_paths(STUDY, PARTICIPANTS.values())
 except (ConfigError, DataError) as error:
     raise WorkflowError(printable(error))
@@ -116,13 +119,20 @@ VARIANTS = list(STUDY.variants)
 FOLDS = list(range(STUDY.folds.k))
 RUNS = STUDY.runs()
 Z_BINS = [f"{number:02d}" for number in range(STUDY.slices.n_bins)]
-# Trainings in parallel with fewer threads each are faster than one after the other with all threads
-# (benchmarks/speed/train_side_by_side.py); more than eight threads bring little.
-TRAINING_THREADS = max(1, min(8, (workflow.resource_settings.cores or 8) // len(RUNS)))
 LOGS = PATHS.root / "logs"
 BENCHMARKS = PATHS.root / "benchmarks"
 # Jobs on other machines, which a profile asks for with --jobs; with --cores they run here.
 REMOTE = workflow.resource_settings.nodes is not None
+# Trainings in parallel with fewer threads each are faster than one after the other with all threads
+# (benchmarks/speed/train_side_by_side.py); more than eight threads bring little. Other machines share no cores.
+TRAINING_THREADS = min(
+    8,
+    (
+        workflow.resource_settings.max_threads or 8
+        if REMOTE
+        else max(1, (workflow.resource_settings.cores or 8) // len(RUNS))
+    ),
+)
 GPUS = getattr(workflow.resource_settings.resources.get("gpu"), "value", None)
 if workflow.is_main_process:
     # Every job learns whether it was given a card (slimdiff/cards.py), and has the same environment as this process.

@@ -14,7 +14,7 @@ if STUDY.data.source == "phantom":
             CONDA
         resources:
             mem_mb=growing(1000),
-            runtime=15,
+            runtime=longer(15),
         params:
             config=needs("phantom"),
         message:
@@ -63,7 +63,7 @@ rule participants:
     threads: 4
     resources:
         mem_mb=quality_memory_mb,
-        runtime=30,
+        runtime=longer(30),
     params:
         config=needs("participants"),
         # A subject or mask that is added, removed or renamed changes the table, although no input changed.
@@ -84,8 +84,6 @@ rule preprocess:
         LOGS / "preprocess" / "{participant}.log",
     benchmark:
         BENCHMARKS / "preprocess" / "{participant}.tsv"
-    group:
-        "preprocess"
     conda:
         CONDA
     resources:
@@ -128,7 +126,7 @@ rule quality:
         CONDA
     resources:
         mem_mb=growing(1000),
-        runtime=15,
+        runtime=longer(15),
     params:
         config=needs("quality"),
     message:
@@ -151,7 +149,7 @@ rule kfold:
         CONDA
     resources:
         mem_mb=growing(500),
-        runtime=5,
+        runtime=longer(5),
     params:
         config=needs("kfold"),
     message:
@@ -177,7 +175,7 @@ rule cache:
         CONDA
     resources:
         mem_mb=growing(cache_mb),
-        runtime=30,
+        runtime=longer(30),
     params:
         config=needs("cache"),
     message:
@@ -200,7 +198,7 @@ rule priors:
         CONDA
     resources:
         mem_mb=growing(priors_mb),
-        runtime=15,
+        runtime=longer(15),
     params:
         config=needs("priors"),
     message:

@@ -17,7 +17,7 @@ rule metrics:
         CONDA
     resources:
         mem_mb=growing(metrics_mb),
-        runtime=120,
+        runtime=longer(120),
         gpu=gpus("evaluation"),
     params:
         config=needs("metrics"),
@@ -44,7 +44,7 @@ rule segmenter:
     resources:
         gpu=gpus("utility"),
         mem_mb=growing(segmenter_mb),
-        runtime=240,
+        runtime=longer(240),
     params:
         config=needs("segmenter"),
     message:
@@ -71,7 +71,7 @@ rule utility:
     resources:
         gpu=gpus("utility"),
         mem_mb=growing(utility_mb),
-        runtime=240,
+        runtime=longer(240),
     params:
         config=needs("utility"),
     message:
@@ -95,7 +95,7 @@ rule compare:
         CONDA
     resources:
         mem_mb=growing(1500),
-        runtime=10,
+        runtime=longer(10),
     params:
         config=needs("compare"),
     message:

@@ -20,7 +20,7 @@ rule export:
         CONDA
     resources:
         mem_mb=growing(export_mb),
-        runtime=240,
+        runtime=longer(240),
     params:
         config=needs("export"),
     message:

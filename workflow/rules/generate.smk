@@ -11,14 +11,12 @@ rule generate:
         LOGS / "generate" / "{variant}_fold-{fold}_zbin-{zbin}.log",
     benchmark:
         BENCHMARKS / "generate" / "{variant}_fold-{fold}_zbin-{zbin}.tsv"
-    group:
-        "generate"
     conda:
         CONDA
     resources:
         gpu=gpus("generation"),
         mem_mb=growing(generate_mb),
-        runtime=240,
+        runtime=longer(240),
     params:
         config=needs("generate"),
     message:

@@ -92,12 +92,12 @@ def megavoxels(name):
 def quality_memory_mb(wildcards, threads, attempt):
     """27 bytes per voxel and worker, and at least 700 MB per worker (320 x 320 x 256)."""
     largest = max(megavoxels(name) for name in PARTICIPANTS)
-    return attempt * round(1000 + max(700, 27 * largest) * threads)
+    return attempt * round(1000 + max(700, 27 * largest) * threads) + OF_A_SUBMISSION
 
 
 def preprocess_memory_mb(wildcards, attempt):
     """60 bytes per voxel; deepbet with a negative `dilate_mm` took 50, N4 30, resampling alone 11."""
-    return attempt * round(max(2500, 1000 + 60 * megavoxels(wildcards.participant)))
+    return attempt * round(max(2500, 1000 + 60 * megavoxels(wildcards.participant))) + OF_A_SUBMISSION
 
 
 def preprocess_minutes(wildcards, attempt):

@@ -7,15 +7,29 @@ from slimdiff.preflight.network_cost import network_cost, trunk_cost
 # Pixels of a slice, and slices of all participants, in millions of pixels.
 PIXELS = STUDY.preprocess.grid[0] * STUDY.preprocess.grid[1] / 1e6
 SLICES = len(PARTICIPANTS) * slices_of_volume(STUDY) * PIXELS
-# What CUDA takes of the main memory in one process. An assumption: no GPU was available for the measurements.
-OF_A_CARD = 2000
+# What CUDA takes of the main memory in one process, at most: the CUDA libraries of torch's wheel have 3600 MB, mapped
+# whole, and a context takes some hundred (docs/performance.md). No GPU was available for a measurement.
+OF_A_CARD = 4000
+
+
+# The two processes of Snakemake around a job on another machine, of 130 MB each.
+OF_A_SUBMISSION = 300 if REMOTE else 0
 
 
 def growing(megabytes):
     """Resource function: a number of MB, or what a function of the wildcards gives."""
 
     def of(wildcards, attempt):
-        return attempt * round(megabytes(wildcards) if callable(megabytes) else megabytes)
+        return attempt * round(megabytes(wildcards) if callable(megabytes) else megabytes) + OF_A_SUBMISSION
+
+    return of
+
+
+def longer(minutes):
+    """Resource function: a number of minutes, and as much again at each further attempt."""
+
+    def of(wildcards, attempt):
+        return attempt * minutes
 
     return of
 

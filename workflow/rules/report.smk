@@ -33,7 +33,7 @@ rule figures:
         CONDA
     resources:
         mem_mb=growing(2000),
-        runtime=20,
+        runtime=longer(20),
     params:
         config=needs("figures"),
         # For the captions.
@@ -74,7 +74,7 @@ rule tables:
         CONDA
     resources:
         mem_mb=growing(1500),
-        runtime=10,
+        runtime=longer(10),
     params:
         config=needs("tables"),
     message:
@@ -113,7 +113,7 @@ rule provenance:
         CONDA
     resources:
         mem_mb=growing(1500),
-        runtime=10,
+        runtime=longer(10),
     params:
         config=needs("provenance"),
     message:
