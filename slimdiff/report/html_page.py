@@ -32,15 +32,15 @@ span, b, code, dt, dd { unicode-bidi: isolate; }
 """
 
 
-def page(title: str, notice: str, body: str) -> str:
-    """A complete page; the notice is under the title."""
+def page(title: str, notice: str, body: str, heading: bool = True) -> str:
+    """A complete page; the notice is under the title. heading: False if the body has its own."""
     title, notice = html.escape(shown_text(title)), html.escape(shown_text(notice))
     below = f'<p class="notice">{notice}</p>' if notice else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{title}</title><style>{CSS}</style></head>\n"
-        f"<body><h1>{title}</h1>{below}\n{body}\n</body></html>\n"
+        f"<body>{f'<h1>{title}</h1>' if heading else ''}{below}\n{body}\n</body></html>\n"
     )
 
 

@@ -27,7 +27,6 @@ from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import dropped_below, printable
 from slimdiff.generation.requests import counts_of
 from slimdiff.preflight.machine import environment_of_jobs
-from slimdiff.redaction import shown_text
 from slimdiff.stages.weights import needed, needed_by_metrics, needed_by_training
 
 
@@ -128,10 +127,6 @@ if workflow.is_main_process:
     if GPUS is not None and not REMOTE:
         os.environ[GRANTED] = str(GPUS)
 CONDA = f"../../envs/{environment_of_jobs(STUDY, REMOTE or bool(GPUS), workflow.is_main_process)}.yaml"
-# In a category Snakemake takes braces for wildcards, a line break for the end of its name, and writes it into a script.
-CATEGORY_NOTICE = STUDY.report.notice.translate(str.maketrans("{}<>", "()‹›"))
-CATEGORY_NOTICE = shown_text(" ".join(CATEGORY_NOTICE.split()))
-CATEGORY_NOTICE = f" ({CATEGORY_NOTICE})" if CATEGORY_NOTICE else ""
 
 
 wildcard_constraints:
@@ -197,6 +192,4 @@ def volume_records():
 
 def shown(path, category, caption, **labels):
     """An output that the report shows under `category`, with its caption and labels."""
-    return report(
-        path, category=category + CATEGORY_NOTICE, caption=f"../report/{caption}.rst", labels=labels
-    )
+    return report(path, category=category, caption=f"../report/{caption}.rst", labels=labels)

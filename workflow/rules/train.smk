@@ -38,7 +38,7 @@ rule train:
             outputs("train")[-1],
             "2 Training",
             "preview",
-            figure="preview samples",
+            page="preview samples",
             variant="{variant}",
             fold="{fold}",
         ),
