@@ -6,7 +6,15 @@ from pathlib import Path
 from slimdiff.config import StudyPaths
 
 FOLLOWS = "figures"
-NEEDS = ("report", "variants", "folds.k", "folds.use_split", "evaluation.tau", "utility.enabled")
+NEEDS = (
+    "report",
+    "variants",
+    "folds.k",
+    "folds.use_split",
+    "evaluation.tau",
+    "evaluation.min_component_mm2",
+    "utility.enabled",
+)
 
 
 def outputs(paths: StudyPaths, variants: Sequence[str]) -> dict[str, list[Path]]:

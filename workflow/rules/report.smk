@@ -17,7 +17,7 @@ rule figures:
         page(FIGURES["outliers_{}.png"], "3 Samples", "outliers", "the most unusual samples"),
         page(FIGURES["metrics_by_zbin_{}.svg"], "4 Metrics", "metrics_by_zbin", "metrics by height"),
         page(FIGURES["lesions_{}.svg"], "4 Metrics", "lesions", "lesions: place, size, shape, threshold"),
-        page(FIGURES["metrics_by_variant.svg"], "4 Metrics", "metrics_by_variant", "details: all panels"),
+        page(FIGURES["metrics_by_variant.svg"], "4 Metrics", "metrics_by_variant", "wall of panels (details)"),
         page(FIGURES["nearest_{}.png"], "5 Copies", "nearest", "closest training slices"),
     log:
         LOGS / "figures.log",
@@ -53,10 +53,10 @@ rule tables:
         TABLES["front.html"],
         TABLES["metrics.tex"],
         page(TABLES["samples_{}.html"], "3 Samples", "browse", "every sample, with filters"),
-        page(TABLES["metrics.html"], "4 Metrics", "metrics_table", "table with intervals and floors"),
-        page(TABLES["metrics.tsv"], "4 Metrics", "metrics_table", "the same table as TSV"),
+        page(TABLES["metrics.html"], "4 Metrics", "metrics_table", "all metrics with intervals"),
+        page(TABLES["metrics.tsv"], "4 Metrics", "metrics_table", "all metrics as TSV"),
         page(TABLES["comparison.html"], "4 Metrics", "comparison", "variants compared"),
-        page(TABLES["comparison.tsv"], "4 Metrics", "comparison", "the comparison as TSV"),
+        page(TABLES["comparison.tsv"], "4 Metrics", "comparison", "variants compared, as TSV"),
         page(TABLES["participants.html"], "1 Data", "participants", "participants, slices, folds"),
         page(TABLES["usefulness.html"], "6 Usefulness", "usefulness", "segmenters with and without samples"),
     log:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from slimdiff.data.store import SliceStore
+from slimdiff.evaluation.metrics.lesions import has_lesion
 from slimdiff.generation.samples import Samples
 from slimdiff.report.front.tiles import SHEET_COLUMNS, jpeg_uri, plane_of, sheet, tile_height
 from slimdiff.report.html_page import text
@@ -44,6 +45,7 @@ def browse_body(
     neighbours: pd.DataFrame,
     outliers: pd.DataFrame,
     tau: float = 0.0,
+    min_px: int = 1,
     budget: int = BUDGET,
 ) -> str:
     """HTML: filters by fold, z-bin, class and flag; then each sample, left, and its closest training slice, right.
@@ -53,10 +55,13 @@ def browse_body(
         neighbours: of `results.read_neighbours`; the first space names the closest slice, every space can flag.
         outliers: of `results.read_outliers`.
         tau: threshold of the masks.
+        min_px: size of the smallest lesion that counts.
         budget: bytes of the pictures, about.
     """
     entries = [
-        entry for fold, own in samples.items() for entry in _entries(fold, own, neighbours, outliers, tau)
+        entry
+        for fold, own in samples.items()
+        for entry in _entries(fold, own, neighbours, outliers, has_lesion(own.masks, tau, min_px))
     ]
     if not entries:
         return "<p>n/a: there is no sample.</p>"
@@ -87,7 +92,7 @@ def browse_body(
 
 
 def _entries(
-    fold: int, samples: Samples, neighbours: pd.DataFrame, outliers: pd.DataFrame, tau: float
+    fold: int, samples: Samples, neighbours: pd.DataFrame, outliers: pd.DataFrame, lesion: np.ndarray
 ) -> list[dict]:
     own = neighbours[neighbours["fold"] == fold]
     spaces = list(dict.fromkeys(own["space"]))
@@ -96,7 +101,6 @@ def _entries(
     strange = outliers[outliers["fold"] == fold].set_index("id")
     result = []
     for row in range(len(samples.id)):
-        has_lesion = bool((np.asarray(samples.masks[row], np.float32) > tau).any())
         label = int(samples.label[row])
         near = first.loc[row] if row in first.index else None
         score = strange.loc[samples.id[row]] if samples.id[row] in strange.index else None
@@ -105,7 +109,7 @@ def _entries(
             for name, there in (
                 ("copy", row in flagged),
                 ("outlier", score is not None and bool(score["outlier"])),
-                ("disobeys", has_lesion != bool(label)),
+                ("disobeys", bool(lesion[row]) != bool(label)),
             )
             if there
         ]

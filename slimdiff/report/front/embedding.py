@@ -25,13 +25,15 @@ CSS = """
 #front .good.first { border-color: #1a7f4b; background: #e8f6ee; }
 #front .unknown.first { border-color: #66707c; background: #eef0f2; }
 #front table { border-collapse: collapse; border: 0; margin: 4px 0; width: 100%; display: table; }
-#front th, #front td { padding: 3px 8px 3px 0; text-align: left; vertical-align: top; white-space: normal; border: 0; }
+#front th, #front td { padding: 2px 8px 2px 0; text-align: left; vertical-align: top; white-space: normal;
+  min-width: 0; border: 0; }
 #front table.verdicts tr + tr > * { border-top: 1px solid #dde2e7; }
 #front thead th { color: #56616d; font-weight: 400; font-size: 12px; }
 #front tbody th { font-weight: 600; }
+#front table.verdicts { font-size: 12px; }
 #front td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
-#front .verdicts tbody th { width: 12.5em; }
-#front .state { width: 7.5em; font-size: 12px; white-space: nowrap; }
+#front .verdicts tbody th { width: 12em; }
+#front .state { width: 6.2em; font-size: 12px; white-space: nowrap; }
 #front .state::before { content: ""; display: inline-block; width: 10px; height: 10px; margin-right: 6px;
   background: #66707c; }
 #front .state.good::before { background: #1a7f4b; border-radius: 5px; }
@@ -44,9 +46,9 @@ CSS = """
 #front table.tiles th { font-size: 11px; font-weight: 400; color: #56616d; line-height: 1.15; padding: 1px; }
 #front table.tiles tr > th:first-child { width: 58px; }
 #front table.tiles td { padding: 1px; }
-#front table.tiles img { width: 80px; height: auto; display: block; margin: 0; background: #000; }
-#front .uses { display: flex; flex-wrap: wrap; gap: 4px 22px; margin: 0 0 4px; padding: 0; list-style: none; }
-#front .uses li { margin: 0; padding: 0; }
+#front table.tiles img { width: 76px; height: auto; display: block; margin: 0; background: #000; }
+#front .uses { display: flex; flex-wrap: wrap; gap: 2px 14px; margin: 0 0 4px; padding: 0; list-style: none; }
+#front .uses li { margin: 0; padding: 0; font-size: 12px; }
 #front .columns { display: flex; gap: 28px; flex-wrap: wrap; }
 #front .columns > div { flex: 1 1 300px; }
 #front ul.plain { margin: 0; padding: 0 0 0 1.1em; list-style: disc; }
@@ -61,19 +63,29 @@ STYLE = """
 nav.h-screen { min-width: 0 !important; width: 15.5rem; flex: none; }
 nav.h-screen.w-0 { width: 0; }
 nav.h-screen td, nav.h-screen th { white-space: normal !important; overflow-wrap: anywhere; }
-.shown { width: 100%; }
+.shown { width: 100%; min-height: 100vh; display: flex; flex-direction: column; }
 .shown > .about { padding: .5rem 1rem; max-width: 64rem; font-size: 13px; color: #1c2530; }
 .shown > .about p { margin: 0 0 .25rem; }
 .shown img { max-width: 100%; }
-.shown iframe { height: calc(100vh - 6.5rem); border-top: 1px solid #dde2e7; }
+.shown iframe { flex: 1 1 auto; min-height: 60vh; border-top: 1px solid #dde2e7; }
 @media (max-width: 800px) { nav.h-screen { width: 9rem; } #front table.tiles img { width: 52px; } }
 """
 SCRIPT = """
 (function () {
+  // Chromium shows no page of more than 2 MB whose address is its content.
+  const blobs = {};
+  function frame(state, result) {
+    const path = state.resultPath;
+    if (!blobs[path]) {
+      const bytes = Uint8Array.from(atob(result.data_uri.split(";base64,")[1]), (sign) => sign.charCodeAt(0));
+      blobs[path] = URL.createObjectURL(new Blob([bytes], { type: "text/html;charset=utf-8" }));
+    }
+    return e("iframe", { src: blobs[path], title: result.name, className: "w-full", key: path });
+  }
   const plain = ContentDisplay.prototype.renderContent;
   ContentDisplay.prototype.renderContent = function () {
     const state = this.props.app.state, result = results[state.resultPath];
-    const shown = plain.call(this);
+    const shown = state.content === "html" ? frame(state, result) : plain.call(this);
     if (!["img", "html"].includes(state.content) || !result || !result.caption) { return shown; }
     const about = { className: "about", dangerouslySetInnerHTML: { __html: result.caption } };
     return e("div", { className: "shown", key: state.resultPath }, e("div", about), shown);
@@ -90,7 +102,8 @@ SCRIPT = """
         if (paths.includes(path)) { view.category = category; view.subcategory = part; }
       }
     }
-    app.setView(view);
+    // The list of a category keeps what it first showed: it is left before another is opened.
+    app.setState({ navbarMode: "menu" }, () => app.setView(view));
   }
   window.addEventListener("hashchange", open);
   window.addEventListener("load", open);

@@ -109,16 +109,16 @@ def cost_facts(benchmarks: Path) -> list[str]:
     for words, stages in COSTS.items():
         seconds = sum(measured[stage]["seconds"] for stage in stages if stage in measured)
         if seconds:
-            parts.append(f"{words} {duration(seconds)}")
+            parts.append(f"{words} {shown_time(seconds)}")
     total = sum(job["seconds"] for job in measured.values())
     peak = max(job["peak_memory_mb"] for job in measured.values())
-    lines = [f"Time of all jobs, one after the other: {duration(total)} ({', '.join(parts)})."]
+    lines = [f"Time of all jobs, one after the other: {shown_time(total)} ({', '.join(parts)})."]
     if math.isfinite(peak) and peak > 0:
         lines.append(f"Peak memory of a job: {peak / 1000:.1f} GB.")
     return lines
 
 
-def duration(seconds: float) -> str:
+def shown_time(seconds: float) -> str:
     """A time in the unit that suits it."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -13,7 +13,7 @@ from slimdiff.report.front import browse, facts
 from slimdiff.report.front.embedding import BEGIN, CSS, END
 from slimdiff.report.front.rules import STATES
 from slimdiff.report.front.tiles import chosen_pairs, pairs_table
-from slimdiff.report.front.verdicts import GOES_TO, QUESTIONS, Use, Verdict, first_line, judge, uses
+from slimdiff.report.front.verdicts import GOES_TO, QUESTIONS, Answer, Use, first_line, judge_samples, uses
 from slimdiff.report.html_page import text
 from slimdiff.report.results import (
     all_metrics,
@@ -31,7 +31,7 @@ LEGEND = (
 )
 
 
-def verdicts_table(verdicts: Sequence[Verdict], variant: str) -> str:
+def verdicts_table(verdicts: Sequence[Answer], variant: str) -> str:
     """One row for each question."""
     rows = []
     for one in verdicts:
@@ -39,13 +39,12 @@ def verdicts_table(verdicts: Sequence[Verdict], variant: str) -> str:
         measure = f"{one.measure}, fold {one.fold}" if one.measure else ""
         rows.append(
             f'<tr><td class="state {one.state}">{STATES[one.state]}</td><th scope="row">{QUESTIONS[one.key]}</th>'
-            f'<td>{text(one.answer)}</td><td class="n" title="{text(measure)}">{text(one.value or "–")}</td>'
+            f'<td>{text(one.answer)}</td><td>{text(measure)}</td><td class="n">{text(one.value or "–")}</td>'
             f'<td class="n">{text(one.floor or "–")}</td><td class="n">{text(one.interval or "–")}</td>'
-            f"<td>{text(measure)}</td>"
             f'<td class="n"><a href="#{text(file.format(variant))}">{word}</a></td></tr>'
         )
-    head = "<tr><th></th><th>question</th><th>answer</th><th>value</th><th>floor</th><th>95 % interval</th>"
-    head += "<th>of</th><th>see</th></tr>"
+    head = "<tr><th></th><th>question</th><th>answer</th><th>measure</th><th>value</th><th>floor</th>"
+    head += "<th>95 % interval</th><th>see</th></tr>"
     return f'<table class="verdicts"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
 
 
@@ -60,7 +59,7 @@ def uses_list(allowed: Sequence[Use]) -> str:
     return f'<ul class="uses">{"".join(items)}</ul>'
 
 
-def variants_table(verdicts: Mapping[str, Sequence[Verdict]]) -> str:
+def variants_table(verdicts: Mapping[str, Sequence[Answer]]) -> str:
     """The states of every variant; empty with one variant."""
     if len(verdicts) < 2:
         return ""
@@ -76,7 +75,7 @@ def variants_table(verdicts: Mapping[str, Sequence[Verdict]]) -> str:
     )
 
 
-def next_steps(verdicts: Sequence[Verdict], variant: str, thin: bool, falling: bool) -> list[tuple[str, str]]:
+def next_steps(verdicts: Sequence[Answer], variant: str, thin: bool, falling: bool) -> list[tuple[str, str]]:
     """File and words: what to look at next, the most important first."""
     words = {
         "texture": "Compare every sample with its closest training slice.",
@@ -109,7 +108,7 @@ def _list(lines: Sequence[str]) -> str:
 
 def front_body(
     study: Study,
-    verdicts: Mapping[str, Sequence[Verdict]],
+    verdicts: Mapping[str, Sequence[Answer]],
     tiles: str,
     known: Mapping[str, Sequence[str]],
     steps,
@@ -150,7 +149,7 @@ def write_front(study: Study, variants: Sequence[str], folds: int) -> None:
     subjects, sites = facts.held_out_subjects(store, splits), facts.sites_of(people)
     rows = all_metrics(paths, variants, folds, study.utility.enabled)
     verdicts = {
-        variant: judge(rows[rows["variant"] == variant], subjects, sites, study.utility.enabled)
+        variant: judge_samples(rows[rows["variant"] == variant], subjects, sites, study.utility.enabled)
         for variant in variants
     }
     first, tau = variants[0], study.evaluation.tau
@@ -168,6 +167,7 @@ def write_front(study: Study, variants: Sequence[str], folds: int) -> None:
             read_neighbours(paths, variant, folds),
             read_outliers(paths, variant, folds),
             tau,
+            max(1, round(study.evaluation.min_component_mm2 / store.spacing_mm**2)),
             budget=browse.BUDGET // len(variants),
         )
         page = html_page.page(f"{study.report.title}: samples of {variant}", study.report.notice, body)

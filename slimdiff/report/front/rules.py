@@ -15,6 +15,8 @@ STATES = {"good": "as real", "fair": "differs", "bad": "fails", "unknown": "cann
 WORST_FIRST = ("bad", "unknown", "fair", "good")
 FEWEST_SUBJECTS = 5
 """Held-out subjects of a fold, below which nothing that is compared with them is judged."""
+BLURRED_SHARE = 0.5
+"""KID that fails, as a share of that of held-out slices after a blur of 2 px (`kid_blurred`)."""
 SPECTRUM_DB = 3.0
 """Difference of the power spectra that fails: a factor of two at a typical scale."""
 SHAPE_SD = 1.0
@@ -112,8 +114,7 @@ def gain_state(row, lower_is_better: bool = False) -> str:
 
 STATE_OF = {
     "texture": {
-        # The limit of `kid` is kid_blurred of the same fold and extractor.
-        "kid": lambda row, anchors: distance_state(row, anchors.get("kid_blurred", math.inf)),
+        "kid": lambda row, anchors: distance_state(row, BLURRED_SHARE * anchors.get("kid_blurred", math.inf)),
         "spectrum": lambda row, anchors: distance_state(row, SPECTRUM_DB),
     },
     "shape": {
@@ -140,7 +141,7 @@ STATE_OF = {
         "utility_false_positives_gain": lambda row, anchors: gain_state(row, lower_is_better=True),
     },
 }
-"""Verdict to its metrics and how each is read; a utility metric without its percentage of subjects."""
+"""Answer to its metrics and how each is read; a utility metric without its percentage of subjects."""
 NO_SUBJECTS_NEEDED = ("class",)
 LESION_SUBJECTS = ("shape", "pair", "useful")
 """Verdicts for which only held-out subjects with a lesion count."""

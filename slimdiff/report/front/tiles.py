@@ -36,7 +36,7 @@ def jpeg_uri(picture: np.ndarray, quality: int = QUALITY) -> str:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ShownPair:
     """A held-out slice and a sample of one z-bin and class."""
 
     z_bin: int
@@ -47,7 +47,7 @@ class Pair:
     """Row of the samples."""
 
 
-def chosen_pairs(store: SliceStore, held_out: Sequence[str], samples: Samples) -> list[Pair]:
+def chosen_pairs(store: SliceStore, held_out: Sequence[str], samples: Samples) -> list[ShownPair]:
     """COLUMNS pairs, selected by seed: lesion class first, from the lowest to the highest z-bin."""
     pool = store.rows_of(list(held_out))
     result = []
@@ -70,11 +70,11 @@ def chosen_pairs(store: SliceStore, held_out: Sequence[str], samples: Samples) -
             several = places.count(z_bin)
             rows = select_rows(real[z_bin], store.participant[real[z_bin]], several, (z_bin, label, 0))
             own = select_rows(drawn[z_bin], samples.id[drawn[z_bin]], several, (z_bin, label, 1))
-            result += [Pair(z_bin, label, int(a), int(b)) for a, b in zip(rows, own, strict=False)]
+            result += [ShownPair(z_bin, label, int(a), int(b)) for a, b in zip(rows, own, strict=False)]
     return result
 
 
-def pairs_table(store: SliceStore, pairs: Sequence[Pair], samples: Samples, tau: float) -> str:
+def pairs_table(store: SliceStore, pairs: Sequence[ShownPair], samples: Samples, tau: float) -> str:
     """HTML: held-out slices above samples, masks outlined."""
     rows = {"real": "", "synthetic": ""}
     heads = ""

@@ -39,7 +39,7 @@ GOES_TO = {
     "useful": ("usefulness.html", "Usefulness"),
     "sites": ("metrics.html", "Metrics"),
 }
-"""Verdict to the file that shows it, and the word of its link."""
+"""Answer to the file that shows it, and the word of its link."""
 FAILS = {
     "texture": "their texture is far from that of real slices (grey blobs, blur or noise)",
     "shape": "their lesions are unlike real ones",
@@ -49,11 +49,11 @@ FAILS = {
     "outliers": "too many of them are broken",
     "sites": "they fail for a site",
 }
-"""Verdict to the reason in the first line."""
+"""Answer to the reason in the first line."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Answer:
     """The answer to one question, with the number that decides it."""
 
     key: str
@@ -91,7 +91,7 @@ def percent(value: float) -> str:
     if not math.isfinite(value):
         return "–"
     shown = 100 * value
-    return f"{shown:.0f} %" if shown >= 10 or shown == 0 or shown == 100 else f"{shown:.1f} %"
+    return f"{shown:.0f}\u00a0%" if shown >= 10 or shown == 0 else f"{shown:.1f}\u00a0%"
 
 
 def utility_names(rows: pd.DataFrame) -> dict[str, str]:
@@ -108,12 +108,12 @@ def utility_names(rows: pd.DataFrame) -> dict[str, str]:
     return names
 
 
-def judge(
+def judge_samples(
     rows: pd.DataFrame,
     subjects: Mapping[int, tuple[int, int]],
     sites: Sequence[str] = (),
     utility: bool = True,
-) -> list[Verdict]:
+) -> list[Answer]:
     """The verdicts of one variant, in the order of the page.
 
     Args:
@@ -130,10 +130,10 @@ def judge(
         found = readings(rows, key, own, utility_names(rows) if key == "useful" else None)
         if key == "useful" and not utility:
             result.append(
-                Verdict(key, "unknown", "Cannot be told: the study does not test it (utility.enabled).")
+                Answer(key, "unknown", "Cannot be told: the study does not test it (utility.enabled).")
             )
         elif not found:
-            result.append(Verdict(key, "unknown", "Cannot be told: there is no value of this metric."))
+            result.append(Answer(key, "unknown", "Cannot be told: there is no value of this metric."))
         else:
             result.append(_verdict(key, found, sentence, rows, own))
     if len(sites) > 1:
@@ -142,11 +142,11 @@ def judge(
             result.append(_verdict("sites", found, _sites, rows, every))
         else:
             words = f"Cannot be told: no metric was computed by site ({len(sites)} sites)."
-            result.append(Verdict("sites", "unknown", words))
+            result.append(Answer("sites", "unknown", words))
     return result
 
 
-def _verdict(key: str, found: list[Reading], sentence, rows: pd.DataFrame, subjects) -> Verdict:
+def _verdict(key: str, found: list[Reading], sentence, rows: pd.DataFrame, subjects) -> Answer:
     state = worst(reading.state for reading in found)
     lead, shares, words = sentence(state, found, rows)
     if state == "unknown":
@@ -162,7 +162,7 @@ def _verdict(key: str, found: list[Reading], sentence, rows: pd.DataFrame, subje
     shown = percent if shares else number
     interval = f"{shown(lead.low)} to {shown(lead.high)}" if math.isfinite(lead.low) else "–"
     name = NAMES.get(lead.metric, lead.metric) + (f" ({lead.extractor})" if lead.extractor else "")
-    return Verdict(key, state, words, shown(lead.value), shown(lead.floor), interval, lead.fold, name)
+    return Answer(key, state, words, shown(lead.value), shown(lead.floor), interval, lead.fold, name)
 
 
 def _leading(found: list[Reading], state: str, first: str) -> Reading:
@@ -201,14 +201,14 @@ def _texture(state, found, rows):
     lead = _leading(found, state, "kid")
     among, real = _mean(rows, "precision"), _mean(rows, "precision", "floor")
     inside = (
-        f" {percent(among)} of the samples lie among the real slices (of real training slices {percent(real)})."
+        f" {percent(among)} lie among the real slices (training slices: {percent(real)})."
         if math.isfinite(among)
         else ""
     )
     start = {
         "good": "Yes, by these measures: as close to held-out slices as real training slices are.",
         "fair": "Not quite: they differ from held-out slices by more than real training slices do.",
-        "bad": "No: grey blobs, blur or noise. They are as far from real slices as heavily blurred ones, or farther.",
+        "bad": "No: their texture is far from that of real slices, like that of grey blobs, blur or noise.",
     }.get(state, "")
     return lead, False, start + inside
 
@@ -272,7 +272,7 @@ def _copies(state, found, rows):
 
 def _outliers(state, found, rows):
     start = {
-        "good": "No more than among real slices.",
+        "good": "No more than among real slices. A fault that all samples share does not count here.",
         "fair": "Some: more than among real slices. They can be left out (export.without_outliers).",
         "bad": "Yes, many. See what is wrong with them before you use any.",
     }.get(state, "")
@@ -320,12 +320,12 @@ SENTENCES = {
     "outliers": _outliers,
     "useful": _useful,
 }
-"""Verdict to the function that returns the shown reading, whether it is a share, and the words."""
+"""Answer to the function that returns the shown reading, whether it is a share, and the words."""
 QUALITY = ("texture", "shape", "pair", "class", "outliers", "sites")
 """Verdicts that decide whether a segmenter may be trained on the samples."""
 
 
-def first_line(verdicts: Sequence[Verdict]) -> tuple[str, str]:
+def first_line(verdicts: Sequence[Answer]) -> tuple[str, str]:
     """State and text of the page's first line: whether these samples can be trusted."""
     of = {verdict.key: verdict.state for verdict in verdicts}
     failed = [FAILS[key] for key in FAILS if of.get(key) == "bad"]
@@ -352,7 +352,7 @@ def _listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}, and {parts[-1]}"
 
 
-def uses(verdicts: Sequence[Verdict]) -> list[Use]:
+def uses(verdicts: Sequence[Answer]) -> list[Use]:
     """What may be done with the samples."""
     of = {verdict.key: verdict.state for verdict in verdicts}
     quality = worst(of[key] for key in QUALITY if key in of)
@@ -367,11 +367,11 @@ def uses(verdicts: Sequence[Verdict]) -> list[Use]:
         train = Use("Train a segmenter", "with care", "compare with real slices alone")
     share = {
         "good": Use("Share them", "with care", "no copy found; no test proves privacy"),
-        "fair": Use("Share them", "with care", "look at every suspected copy first"),
+        "fair": Use("Share them", "with care", "see the suspected copies"),
         "bad": Use("Share them", "no", "they copy training slices"),
         "unknown": Use("Share them", "cannot be told", "copies could not be tested"),
     }[copies]
-    demo = Use("Try out software, teach", "yes", "mark them as synthetic")
+    demo = Use("Teach, test software", "yes", "mark them as synthetic")
     if of.get("texture") == "bad":
-        demo = Use("Try out software, teach", "with care", "they do not look like brain slices")
-    return [train, share, demo, Use("Diagnosis or treatment", "no", "never")]
+        demo = Use("Teach, test software", "with care", "they do not look like brain slices")
+    return [train, share, demo, Use("Diagnosis", "no", "")]
