@@ -20,7 +20,7 @@ table { border-collapse: collapse; border-top: 2px solid #222; border-bottom: 2p
 sup { line-height: 0; }
 th, td { padding: .2rem .7rem .2rem 0; text-align: left; vertical-align: baseline; white-space: nowrap; }
 thead tr:last-child > * { border-bottom: 1px solid #222; } th { font-weight: 600; }
-tbody th { font-weight: 400; white-space: normal; min-width: 11rem; } tr.first > * { border-top: 1px solid #eee; }
+tbody th { font-weight: 400; white-space: normal; min-width: 7rem; } tr.first > * { border-top: 1px solid #eee; }
 tr.group th { font-weight: 600; padding-top: .7rem; border-bottom: 1px solid #ccc; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 th.span { text-align: center; } .quiet, td.floor { color: #666; } td.wrap { white-space: normal; min-width: 9rem; }

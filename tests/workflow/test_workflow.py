@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.kills import partials
+from helpers.report_browser import check_index, check_report, check_samples
 from helpers.workflow_runs import RECORDER, ROOT, job_counts, snakemake, write_study
 
 from slimdiff import weights
@@ -133,6 +134,14 @@ def test_the_run_ends_with_the_path_of_the_report(finished):
     assert (done.stdout + done.stderr).strip().splitlines()[-1].endswith("report: results/tiny/report.html")
     page = (folder / "results" / "tiny" / "report.html").read_text(encoding="utf-8")
     assert "(ERROR/3)" not in page and "metrics_by_variant" in page
+
+
+def test_the_report_answers_first_and_everything_is_two_clicks_away(finished):
+    folder, _ = finished
+    root = folder / "results" / "tiny"
+    check_report(root)
+    check_index(root)
+    check_samples(root / "tables" / "samples_base.html")
 
 
 def test_a_second_run_has_nothing_to_do(finished, tmp_path):

@@ -41,11 +41,8 @@ ALL_TARGETS = [
 
 def page(files, category, caption, words):
     """The files of one figure or table in the report, each labelled; with its variant where the study has several."""
-    of_variant = len(files) == len(VARIANTS) > 1
-    return [
-        shown(path, category, caption, page=words, **({"variant": name} if of_variant else {}))
-        for path, name in zip(files, VARIANTS)
-    ]
+    names = [f"{words}: {name}" for name in VARIANTS] if len(files) == len(VARIANTS) > 1 else [words]
+    return [shown(path, category, caption, page=name) for path, name in zip(files, names)]
 
 
 def check_machine():
