@@ -155,7 +155,7 @@ def test_a_stage_reads_only_files_that_its_rule_names(finished):
     folder, _ = finished
     results = folder / "results" / "tiny"
     # Kept between jobs: measured volumes, features of slices, the phantom's list of its files, and Snakemake's times,
-    # which only provenance reads.
+    # which provenance and tables read.
     kept = tuple(f"{results / name}/" for name in ("quality", "metrics/features", "benchmarks"))
     kept += (str(results / "phantom" / ".slimdiff-phantom.json"),)
     done = snakemake("--detailed-summary", "--configfile", str(folder / "study.json"), folder=folder)

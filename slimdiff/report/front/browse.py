@@ -12,8 +12,11 @@ from slimdiff.report.front.tiles import SHEET_COLUMNS, jpeg_uri, plane_of, sheet
 from slimdiff.report.html_page import text
 from slimdiff.report.outliers import WORDS
 
-BUDGET = 4_000_000
+BUDGET = 3_000_000
 """Bytes of the pages of all variants together, about; tiles become smaller to keep it."""
+MOST = 4_000
+"""Samples of the pages of all variants together; a flagged sample is always shown."""
+SEED = 0
 EDGES = (112, 96, 80, 64, 48)
 """Widths of a tile that are tried, in px."""
 SHEET_QUALITY = 70
@@ -47,6 +50,7 @@ def browse_body(
     tau: float = 0.0,
     min_px: int = 1,
     budget: int = BUDGET,
+    most: int = MOST,
 ) -> str:
     """HTML: filters by fold, z-bin, class and flag; then each sample, left, and its closest training slice, right.
 
@@ -57,6 +61,7 @@ def browse_body(
         tau: threshold of the masks.
         min_px: size of the smallest lesion that counts.
         budget: bytes of the pictures, about.
+        most: samples without a flag that are shown, selected by seed, and those with a flag.
     """
     entries = [
         entry
@@ -65,6 +70,11 @@ def browse_body(
     ]
     if not entries:
         return "<p>n/a: there is no sample.</p>"
+    drawn = len(entries)
+    plain = [number for number, entry in enumerate(entries) if entry["flags"] == ["none"]]
+    if len(plain) > most:
+        left_out = set(np.random.default_rng(SEED).permutation(plain)[most:].tolist())
+        entries = [entry for number, entry in enumerate(entries) if number not in left_out]
     edge, sheets = _sheets(store, samples, entries, tau, budget)
     height = tile_height(store.size, edge)
     picks = {
@@ -81,13 +91,22 @@ def browse_body(
     tiles = "".join(_tile(store, entry, places, edge, height) for entry in entries)
     space = neighbours["space"].iloc[0] if len(neighbours) else ""
     note = (
-        f'<p class="quiet">{len(entries)} samples. Left: the sample, its mask outlined. Right: the closest training '
-        f"slice of its z-bin, by {text(space)}. Distance: relative to the threshold below which a sample is a "
-        "suspected copy. The filters work without scripts.</p>"
+        f'<p class="quiet">{_number_shown(len(entries), drawn)} Left: the sample, its mask outlined. Right: '
+        f"the closest training slice of its z-bin, by {text(space)}. Distance: relative to the threshold "
+        "below which a sample is a suspected copy. The filters work without scripts.</p>"
     )
     return (
         f"{STYLE}<style>{' '.join(rules)}</style>{note}{inputs}"
         f'<nav class="pick">{rows}</nav><div class="samples">{tiles}</div>'
+    )
+
+
+def _number_shown(shown: int, drawn: int) -> str:
+    if shown == drawn:
+        return f"{drawn:,} samples."
+    return (
+        f"{shown:,} of {drawn:,} samples: all with a flag, the others selected by seed. slimdiff-export writes every "
+        "sample as PNG."
     )
 
 

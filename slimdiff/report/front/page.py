@@ -78,13 +78,13 @@ def variants_table(verdicts: Mapping[str, Sequence[Answer]]) -> str:
 def next_steps(verdicts: Sequence[Answer], variant: str, thin: bool, falling: bool) -> list[tuple[str, str]]:
     """File and words: what to look at next, the most important first."""
     words = {
-        "texture": "Compare every sample with its closest training slice.",
+        "texture": "Compare samples with their closest training slices.",
         "shape": "Compare places, sizes and shapes of lesions; another threshold tau may help.",
         "pair": "Look at contrast and intensities of the lesions in the metrics table.",
         "class": "Find the z-bins in which samples do not obey their class.",
         "copies": "Look at the suspected copies, side by side with their training slices.",
         "outliers": "Look at the outliers; export.without_outliers leaves them out.",
-        "useful": "See Dice and false positives of the segmenters, subject by subject.",
+        "useful": "See Dice and false positives of every segmenter.",
         "sites": "See which site differs.",
     }
     files = {key: file.format(variant) for key, (file, _) in GOES_TO.items()} | {
@@ -133,7 +133,7 @@ def front_body(
         f'<div id="front"><h1>{text(title)}{notice}</h1>\n<p class="first {state}">{text(line)}{shown}</p>\n'
         f"{uses_list(uses(verdicts[variant]))}\n{tiles}\n"
         f'<p class="quiet">Fold {SHOWN_FOLD}, selected by seed, not by hand. One intensity window; the lesion mask is '
-        f'outlined. <a href="#samples_{text(variant)}.html">Every sample with its closest training slice</a></p>\n'
+        f'outlined. <a href="#samples_{text(variant)}.html">Samples beside their closest training slices</a></p>\n'
         f"{verdicts_table(verdicts[variant], variant)}\n"
         f'<p class="quiet">{text(LEGEND)}</p>\n{variants_table(verdicts)}'
         f'<h2>What to look at next</h2><ul class="plain">{links}</ul>\n<div class="columns">{columns}</div></div>'
@@ -169,6 +169,7 @@ def write_front(study: Study, variants: Sequence[str], folds: int) -> None:
             tau,
             max(1, round(study.evaluation.min_component_mm2 / store.spacing_mm**2)),
             budget=browse.BUDGET // len(variants),
+            most=max(1, browse.MOST // len(variants)),
         )
         page = html_page.page(f"{study.report.title}: samples of {variant}", study.report.notice, body)
         write_text(paths.tables / f"samples_{variant}.html", page)

@@ -335,7 +335,7 @@ def first_line(verdicts: Sequence[Answer]) -> tuple[str, str]:
         return "bad", "Do not add these samples to the training of a segmenter: it got worse with them."
     if of.get("texture") == "unknown":
         answer = next(verdict.answer for verdict in verdicts if verdict.key == "texture")
-        return "unknown", f"Whether these samples can be trusted cannot be told.{answer.partition(':')[2]}"
+        return "unknown", f"Whether these samples can be trusted cannot be told:{answer.partition(':')[2]}"
     fair = [QUESTIONS[key] for key in QUESTIONS if of.get(key) == "fair"]
     unknown = [QUESTIONS[key] for key in QUESTIONS if of.get(key) == "unknown"]
     if fair:

@@ -14,7 +14,7 @@ from slimdiff.generation.samples import read_samples
 from slimdiff.report.front import facts, tiles
 from slimdiff.report.front.browse import browse_body
 from slimdiff.report.front.embedding import index_page, with_front
-from slimdiff.report.front.page import next_steps
+from slimdiff.report.front.page import front_body, next_steps
 from slimdiff.report.front.verdicts import Answer
 from slimdiff.report.results import read_neighbours, read_outliers
 
@@ -96,6 +96,16 @@ def test_the_pictures_keep_the_budget_as_far_as_tiles_can_shrink(finished, store
     assert Image.open(io.BytesIO(base64.b64decode(first))).size[0] == 20 * 112
 
 
+def test_of_too_many_samples_all_flagged_ones_are_shown(finished, store, drawn):
+    every = entries_of(page_of(finished, store, drawn))
+    flagged = [names for names, _ in every if "flag-none" not in names]
+    page = page_of(finished, store, drawn, most=5)
+    shown = [names for names, _ in entries_of(page)]
+    assert len(shown) == len(flagged) + 5 < len(every)
+    assert sum("flag-none" not in names for names in shown) == len(flagged)
+    assert f"{len(shown)} of {len(every)} samples: all with a flag" in page
+
+
 def test_held_out_subjects_are_persons_with_slices(store, finished):
     splits = [read_folds(finished.paths.folds, fold) for fold in range(2)]
     counts = facts.held_out_subjects(store, splits)
@@ -143,6 +153,16 @@ def test_index_html_has_every_result_its_caption_and_no_script():
     assert '<img alt="a.svg" loading="lazy" src="figures/a.svg">' in page
     assert '<a href="tables/b.html">Open b.html</a>' in page and "B &amp; C" in page
     assert "<script" not in page and "T &lt;i&gt;: report" in page
+
+
+def test_texts_of_a_study_stay_text_on_the_front_page(finished):
+    attack = "</p><script>x()</script><!-- end of the front page --> /home/NAME/secret"
+    report = finished.report.model_copy(update={"title": attack, "notice": attack})
+    study = finished.model_copy(update={"report": report})
+    verdicts = {"base": [Answer("texture", "unknown", attack)], "other": [Answer("texture", "good", attack)]}
+    body = front_body(study, verdicts, "", {"Facts": [attack]}, [("a.html", attack)])
+    assert "<script" not in body and "<!--" not in body and "/home/NAME" not in body
+    assert body.count("&lt;script&gt;") >= 5
 
 
 def test_the_title_of_the_report_is_text():
