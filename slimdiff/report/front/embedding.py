@@ -54,6 +54,18 @@ CSS = """
 #front ul.plain { margin: 0; padding: 0 0 0 1.1em; list-style: disc; }
 #front .quiet { color: #56616d; font-size: 12px; margin: 2px 0; }
 #front a { color: #0b5cad; text-decoration: underline; }
+@media (max-width: 800px) {
+  #front table.tiles { display: block; overflow-x: auto; }
+  #front table.tiles img { width: 52px; max-width: none; }
+  #front table.verdicts thead { display: none; }
+  #front table.verdicts tr { display: block; padding: 4px 0; border-top: 1px solid #dde2e7; }
+  #front table.verdicts tr > *, #front table.verdicts tr + tr > * {
+    display: inline-block; border: 0; width: auto; padding: 1px 8px 1px 0;
+  }
+  #front table.verdicts tr > td:nth-child(3) { display: block; }
+  #front table.verdicts td:nth-child(6)::before { content: "floor "; color: #56616d; }
+  #front table.verdicts td:nth-child(7)::before { content: "95 % "; color: #56616d; }
+}
 """
 STYLE = """
 /* The window's content begins at its top, so that nothing above it is out of reach. */
@@ -68,7 +80,10 @@ nav.h-screen td, nav.h-screen th { white-space: normal !important; overflow-wrap
 .shown > .about p { margin: 0 0 .25rem; }
 .shown img { max-width: 100%; }
 .shown iframe { flex: 1 1 auto; min-height: 60vh; border-top: 1px solid #dde2e7; }
-@media (max-width: 800px) { nav.h-screen { width: 9rem; } #front table.tiles img { width: 52px; } }
+@media (max-width: 800px) {
+  nav.h-screen { width: 8rem; }
+  .grow.flex, .grow.flex > div:has(#front) { min-width: 0; max-width: 100%; }
+}
 """
 SCRIPT = """
 (function () {
