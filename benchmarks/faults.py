@@ -56,6 +56,8 @@ DIFFERENT = {
     "benchmarks/*": "Snakemake's measurements: time and memory of each job",
     "provenance.json": "date, and the measurements",
     "tables/provenance.html": "the same facts as a page",
+    "tables/front.html": "time and memory of the jobs",
+    "index.html": "the same",
     "report.html": "dates of the jobs, and the pages above",
     "figures/training.svg": "shows the speed of the training",
     "models/*/.history.tsv.sha256": "the hash of history.tsv, which has speeds",

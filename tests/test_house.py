@@ -270,7 +270,8 @@ BANNED = {
     r"\bof its own accord\b": "by itself",
     r"\bso many of\b": "n",
     r"\bhas no (say|part) in\b": "is ignored",
-    r"\btold\b": "conditioned on, passed",
+    # "cannot be told" is the name of a state on the front page.
+    r"(?<!cannot be )\btold\b": "conditioned on, passed",
     r"\b(nobody|somebody|everybody|whoever)\b": "the participants, no participant, a user",
     r"\bwaved through\b": "accepted",
     r"\blooked at again\b": "checked again",

@@ -18,6 +18,7 @@ from typing import Any
 
 from slimdiff.files import write_text
 from slimdiff.redaction import folders_in, redacted
+from slimdiff.report.front.embedding import body_of, index_page, with_front
 
 DATA = ("workflow_desc", "results", "categories", "rules")
 """Variables of the page that hold texts and paths."""
@@ -44,7 +45,9 @@ def build(
     report: Path,
     targets: Sequence[str] = (),
 ) -> None:
-    """Build report.html, and config.json beside it: the configuration as it was merged, without secrets.
+    """Build report.html, and beside it index.html (the same without scripts) and config.json.
+
+    config.json is the configuration as it was merged, without secrets. The front page is that of the stage tables.
 
     Args:
         snakefile: of the workflow.
@@ -68,8 +71,37 @@ def build(
         if done.returncode or not draft.is_file():
             raise ReportError(f"the report could not be built:\n{_last_lines(done.stdout + done.stderr)}")
         page = safe_page(draft.read_text(encoding="utf-8"), folders)
+    title = (study.get("report") or {}).get("title") or study["study"]
+    written = report.parent / "tables" / "front.html"
+    front = body_of(written) if written.is_file() else ""
+    if front:
+        page, results, categories = _with_description(page, front)
+        index = index_page(front, results, categories, title, str(report.parent))
+        write_text(report.with_name("index.html"), index)
+    page = with_front(page, front, title)
     write_text(report.with_name("config.json"), json.dumps(redacted(config, folders), indent=1) + "\n")
     write_text(report, page)
+
+
+def _with_description(page: str, front: str) -> tuple[str, dict, dict]:
+    """The page with `front` above its description; its results and their categories."""
+    found = {name: _data_line(page, name) for name in ("results", "categories", "workflow_desc")}
+    values = {name: json.loads(match[2]) for name, match in found.items()}
+    place = found["workflow_desc"]
+    text = _as_script(f"{front}<hr>{values['workflow_desc']}")
+    page = f"{page[: place.start(2)]}{text}{page[place.end(2) :]}"
+    return page, values["results"], values["categories"]
+
+
+def _data_line(page: str, variable: str) -> re.Match[str]:
+    """The line of a page that sets this variable."""
+    line = re.compile(rf'(<script id="[a-z-]+">\n\s*var {variable} = )(.*);$', re.MULTILINE)
+    if not (found := line.search(page)):
+        raise ReportError(
+            f"the report of this version of Snakemake has no `var {variable}`; install the version in "
+            "envs/constraints.txt"
+        )
+    return found
 
 
 def _with_safe_texts(config: Mapping[str, Any], folders: set[str]) -> dict[str, Any]:
@@ -89,12 +121,7 @@ def safe_page(page: str, folders: set[str]) -> str:
     Raises ReportError if a caption is broken, or if the page is not as Snakemake 9 writes it.
     """
     for variable in DATA:
-        line = re.compile(rf'(<script id="[a-z-]+">\n\s*var {variable} = )(.*);$', re.MULTILINE)
-        if not (found := line.search(page)):
-            raise ReportError(
-                f"the report of this version of Snakemake has no `var {variable}`; install the version in "
-                "envs/constraints.txt"
-            )
+        found = _data_line(page, variable)
         values = json.loads(found[2])
         _check_captions(variable, values)
         text = _as_script(_apart_from_content(values, lambda value: redacted(value, folders)))

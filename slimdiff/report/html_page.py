@@ -20,7 +20,7 @@ table { border-collapse: collapse; border-top: 2px solid #222; border-bottom: 2p
 sup { line-height: 0; }
 th, td { padding: .2rem .7rem .2rem 0; text-align: left; vertical-align: baseline; white-space: nowrap; }
 thead tr:last-child > * { border-bottom: 1px solid #222; } th { font-weight: 600; }
-tbody th { font-weight: 400; } tr.first > * { border-top: 1px solid #eee; }
+tbody th { font-weight: 400; white-space: normal; min-width: 7rem; } tr.first > * { border-top: 1px solid #eee; }
 tr.group th { font-weight: 600; padding-top: .7rem; border-bottom: 1px solid #ccc; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 th.span { text-align: center; } .quiet, td.floor { color: #666; } td.wrap { white-space: normal; min-width: 9rem; }
@@ -32,15 +32,15 @@ span, b, code, dt, dd { unicode-bidi: isolate; }
 """
 
 
-def page(title: str, notice: str, body: str) -> str:
-    """A complete page; the notice is under the title."""
+def page(title: str, notice: str, body: str, heading: bool = True) -> str:
+    """A complete page; the notice is under the title. heading: False if the body has its own."""
     title, notice = html.escape(shown_text(title)), html.escape(shown_text(notice))
     below = f'<p class="notice">{notice}</p>' if notice else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{title}</title><style>{CSS}</style></head>\n"
-        f"<body><h1>{title}</h1>{below}\n{body}\n</body></html>\n"
+        f"<body>{f'<h1>{title}</h1>' if heading else ''}{below}\n{body}\n</body></html>\n"
     )
 
 

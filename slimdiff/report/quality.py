@@ -53,10 +53,10 @@ class Person:
     grid: Sequence[Plane]
 
 
-def outlined(plane: Plane) -> np.ndarray:
-    """uint8 RGB (2H, 2W): the plane at twice its size with a line around its mask, just outside it."""
-    image = plane.image.repeat(SCALE, 0).repeat(SCALE, 1)
-    mask = plane.mask.repeat(SCALE, 0).repeat(SCALE, 1)
+def outlined(plane: Plane, scale: int = SCALE) -> np.ndarray:
+    """uint8 RGB (scale * H, scale * W, 3): the enlarged plane with a line around its mask, just outside it."""
+    image = plane.image.repeat(scale, 0).repeat(scale, 1)
+    mask = plane.mask.repeat(scale, 0).repeat(scale, 1)
     edge = ndimage.binary_dilation(mask) & ~mask
     coloured = np.repeat(image[..., None], 3, axis=2)
     coloured[edge] = [int(OUTLINE[i : i + 2], 16) for i in (1, 3, 5)]

@@ -10,6 +10,7 @@ from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.registry import describe, heading
 from slimdiff.files import write_table, write_text
 from slimdiff.report import comparison, html_page, latex, participants
+from slimdiff.report.front.page import write_front
 from slimdiff.report.html_page import notes_list, table, text
 from slimdiff.report.metric_table import Line, Notes, cell, lines, mean_sd, reading_remarks, sections
 from slimdiff.report.results import all_metrics
@@ -106,6 +107,15 @@ def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
     remarks = reading_remarks(variants, folds)
     body = metrics_body(sections(table), variants, folds, remarks)
     write_text(paths.tables / "metrics.html", html_page.page(f"{report.title}: metrics", report.notice, body))
+    useful = [(name, own) for name, own in sections(table) if own[0].metric.startswith("utility_")]
+    body = (
+        metrics_body(useful, variants, folds, remarks)
+        if useful
+        else "<p>n/a: the study trains no segmenter (<code>utility.enabled</code>).</p>"
+    )
+    write_text(
+        paths.tables / "usefulness.html", html_page.page(f"{report.title}: usefulness", report.notice, body)
+    )
     if report.notice:
         remarks.insert(0, report.notice[0].upper() + report.notice[1:] + ".")
     caption = f"Study {study.study}: metrics on held-out subjects."
@@ -129,3 +139,4 @@ def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
         paths.tables / "participants.html",
         html_page.page(f"{report.title}: participants", report.notice, body),
     )
+    write_front(study, variants, folds)

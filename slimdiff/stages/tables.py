@@ -1,15 +1,24 @@
-"""Write the tables of the study: metrics, comparison of the variants, participants."""
+"""Write the pages of the study: front page, samples, metrics, comparison of the variants, participants."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from slimdiff.config import StudyPaths
 
 FOLLOWS = "figures"
-NEEDS = ("report", "variants", "folds.k", "folds.use_split", "utility.enabled")
+NEEDS = (
+    "report",
+    "variants",
+    "folds.k",
+    "folds.use_split",
+    "evaluation.tau",
+    "evaluation.min_component_mm2",
+    "utility.enabled",
+)
 
 
-def outputs(paths: StudyPaths) -> dict[str, Path]:
-    """Name of a table: its file."""
+def outputs(paths: StudyPaths, variants: Sequence[str]) -> dict[str, list[Path]]:
+    """Name of a table: its files, one for the study or one per variant."""
     names = (
         "metrics.tsv",
         "metrics.tex",
@@ -17,8 +26,12 @@ def outputs(paths: StudyPaths) -> dict[str, Path]:
         "comparison.tsv",
         "comparison.html",
         "participants.html",
+        "usefulness.html",
+        "front.html",
     )
-    return {name: paths.tables / name for name in names}
+    shared = {name: [paths.tables / name] for name in names}
+    kind = "samples_{}.html"
+    return shared | {kind: [paths.tables / kind.format(variant) for variant in variants]}
 
 
 def run(study, options) -> None:

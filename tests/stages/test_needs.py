@@ -131,7 +131,7 @@ def stages_of_a_change(section: str, change: dict, base: dict | None = None) -> 
         ("export", {"without_suspects": True}, {"export"}),
         ("evaluation", {"lpips_pairs": 7}, {"metrics"}),
         ("evaluation", {"bootstrap": 7}, {"metrics", "utility"}),
-        ("evaluation", {"min_component_mm2": 3.0}, {"metrics", "segmenter", "utility"}),
+        ("evaluation", {"min_component_mm2": 3.0}, {"metrics", "segmenter", "utility", "tables"}),
         ("utility", {"synthetic_per_real": 1.0}, {"utility"}),
         ("utility", {"steps": 7}, {"segmenter", "utility"}),
         ("utility", {"enabled": False}, {"utility", "compare", "figures", "tables"}),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.kills import partials
+from helpers.report_browser import check_index, check_report, check_samples
 from helpers.workflow_runs import ROOT, job_counts, snakemake, write_study
 
 from slimdiff.config import load_study
@@ -115,6 +116,14 @@ def test_the_run_ends_with_the_path_of_the_report(whole_run):
     assert "(ERROR/3)" not in page and "metrics_by_variant" in page
 
 
+def test_the_report_answers_first_and_everything_is_two_clicks_away(finished):
+    folder = finished
+    root = folder / "results" / "tiny"
+    check_report(root)
+    check_index(root)
+    check_samples(root / "tables" / "samples_base.html")
+
+
 def test_a_second_run_has_nothing_to_do(finished, tmp_path):
     folder = finished
     assert planned(folder, write_study(tmp_path)) == set()
@@ -126,7 +135,7 @@ def test_a_stage_reads_only_files_that_its_rule_names(whole_run):
     folder, _ = whole_run
     results = folder / "results" / "tiny"
     # Kept between jobs: measured volumes, features of slices, the phantom's list of its files, and Snakemake's times,
-    # which only provenance reads.
+    # which provenance and tables read.
     kept = tuple(f"{results / name}/" for name in ("quality", "metrics/features", "benchmarks"))
     kept += (str(results / "phantom" / ".slimdiff-phantom.json"),)
     done = snakemake("--detailed-summary", "--configfile", str(folder / "study.json"), folder=folder)

@@ -26,7 +26,6 @@ from slimdiff.data.sources import discover
 from slimdiff.files import dropped_below, printable
 from slimdiff.generation.requests import counts_of
 from slimdiff.preflight.machine import environment_of_jobs
-from slimdiff.redaction import shown_text
 from slimdiff.stages.weights import needed, needed_by_metrics, needed_by_training
 
 
@@ -145,10 +144,6 @@ if not CONTAINER and DeploymentMethod.APPTAINER in workflow.deployment_settings.
         "--sdm apptainer: expected an image in the variable SLIMDIFF_CONTAINER, found none; build one (docs/machine.md) "
         "and run: SLIMDIFF_CONTAINER=/path/of/slimdiff.sif snakemake --sdm apptainer ..."
     )
-# In a category Snakemake takes braces for wildcards, a line break for the end of its name, and writes it into a script.
-CATEGORY_NOTICE = STUDY.report.notice.translate(str.maketrans("{}<>", "()‹›"))
-CATEGORY_NOTICE = shown_text(" ".join(CATEGORY_NOTICE.split()))
-CATEGORY_NOTICE = f" ({CATEGORY_NOTICE})" if CATEGORY_NOTICE else ""
 
 
 wildcard_constraints:
@@ -214,6 +209,4 @@ def volume_records():
 
 def shown(path, category, caption, **labels):
     """An output that the report shows under `category`, with its caption and labels."""
-    return report(
-        path, category=category + CATEGORY_NOTICE, caption=f"../report/{caption}.rst", labels=labels
-    )
+    return report(path, category=category, caption=f"../report/{caption}.rst", labels=labels)

@@ -115,7 +115,7 @@ rule quality:
         volumes_of("mask"),
         volume_records(),
     output:
-        shown(outputs("quality")[0], "1 Data", "quality", result="contact sheet of all participants"),
+        shown(outputs("quality")[0], "1 Data", "quality", page="contact sheet of all participants"),
     log:
         LOGS / "quality.log",
     benchmark:

@@ -26,29 +26,23 @@ def every_utility():
 
 
 FIGURES = stages.module_of("figures").outputs(PATHS, VARIANTS)
-TABLES = stages.module_of("tables").outputs(PATHS)
+TABLES = stages.module_of("tables").outputs(PATHS, VARIANTS)
 
 ALL_TARGETS = [
     *outputs("compare"),
     *every_utility(),
     *[path for fold in FOLDS for path in outputs("priors", fold)],
     *[str(path) for paths in FIGURES.values() for path in paths],
-    *map(str, TABLES.values()),
+    *[str(path) for paths in TABLES.values() for path in paths],
     *outputs("quality"),
     *outputs("provenance"),
 ]
 
 
-def figure(name, category, caption, **labels):
-    """The figures of one name; a figure of one variant is labelled with it."""
-    paths = FIGURES[name]
-    own = [{"variant": variant} for variant in VARIANTS] if "{}" in name else [{}]
-    return [shown(path, category, caption, **more, **labels) for path, more in zip(paths, own)]
-
-
-def table(name, category, caption, **labels):
-    """A table of the report."""
-    return shown(TABLES[name], category, caption, **labels)
+def page(files, category, caption, words):
+    """The files of one figure or table in the report, each labelled; with its variant where the study has several."""
+    names = [f"{words}: {name}" for name in VARIANTS] if len(files) == len(VARIANTS) > 1 else [words]
+    return [shown(path, category, caption, page=name) for path, name in zip(files, names)]
 
 
 def check_machine():

@@ -38,9 +38,7 @@ rule train:
             outputs("train")[-1],
             "2 Training",
             "preview",
-            figure="preview samples",
-            variant="{variant}",
-            fold="{fold}",
+            page="preview: {variant}, fold {fold}",
         ),
     log:
         LOGS / "train" / "{variant}_fold-{fold}.log",
