@@ -24,6 +24,14 @@ from slimdiff.report.results import (
 )
 
 SHOWN_FOLD = 0
+ALSO = {
+    "quality.html": "Every volume",
+    "participants.html": "participants and folds",
+    "training.svg": "training",
+    "methods.html": "methods text",
+    "provenance.html": "software, machine, jobs",
+}
+"""Further pages, which the page names at its end."""
 LEGEND = (
     "Floor: what real training slices reach against held-out subjects. The worst fold is shown, and it decides. "
     "Green circle: the 95 % interval reaches the floor. Amber diamond: it does not. Red square: beyond a fixed limit. "
@@ -129,6 +137,7 @@ def front_body(
     shown = f" Variant {text(variant)}." if len(verdicts) > 1 else ""
     columns = "".join(f"<div><h2>{text(name)}</h2>{_list(lines)}</div>" for name, lines in known.items())
     links = "".join(f'<li><a href="#{text(file)}">{text(words)}</a></li>' for file, words in steps)
+    also = ", ".join(f'<a href="#{file}">{words}</a>' for file, words in ALSO.items())
     return (
         f'<div id="front"><h1>{text(title)}{notice}</h1>\n<p class="first {state}">{text(line)}{shown}</p>\n'
         f"{uses_list(uses(verdicts[variant]))}\n{tiles}\n"
@@ -136,7 +145,8 @@ def front_body(
         f'outlined. <a href="#samples_{text(variant)}.html">Samples beside their closest training slices</a></p>\n'
         f"{verdicts_table(verdicts[variant], variant)}\n"
         f'<p class="quiet">{text(LEGEND)}</p>\n{variants_table(verdicts)}'
-        f'<h2>What to look at next</h2><ul class="plain">{links}</ul>\n<div class="columns">{columns}</div></div>'
+        f'<h2>What to look at next</h2><ul class="plain">{links}</ul>\n<div class="columns">{columns}</div>'
+        f'<p class="quiet">{also}</p></div>'
     )
 
 
