@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -115,7 +116,14 @@ class Cluster:
         self.links: list[Path] = []
 
     def start(self) -> None:
-        """Start the daemons, and wait until the node takes jobs. Raises RuntimeError with the logs."""
+        """Start the daemons, and wait until the node takes jobs. Raises RuntimeError with the logs.
+
+        Two of these would have the same ports and links: the second waits for the end of the first.
+        """
+        import fcntl  # not on every system
+
+        self.alone = (Path(tempfile.gettempdir()) / "slimdiff-slurm-tests.lock").open("w")
+        fcntl.flock(self.alone, fcntl.LOCK_EX)
         for name in ("state", "spool", "munge", "mysql"):
             (self.folder / name).mkdir(parents=True)
         # Daemons with users of their own have to reach their folders.
@@ -245,3 +253,4 @@ class Cluster:
         for link in self.links:
             if is_ours(link):
                 link.unlink()
+        self.alone.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.workflow_runs import ROOT
 
-END_S = 400
+END_S = 1800
 """Longest run of one Snakemake; only there so that a test that hangs ends."""
 CHECKOUT = ("Snakefile", "workflow", "profiles", "envs", "config")
 ON_CPUS = {section: {"device": "cpu"} for section in ("training", "generation", "evaluation", "utility")}
