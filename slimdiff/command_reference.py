@@ -10,8 +10,8 @@ REFERENCE = Path("docs/reference/commands.md")
 
 INTRODUCTION = """# Commands
 
-Every stage is a command, `slimdiff STAGE` or `slimdiff-STAGE`, and, where the workflow runs it, a rule of the same name.
-A command does the whole stage, or the part that its options name. `--config` is a study: a YAML or JSON file, or JSON
+Every stage is a command, `slimdiff STAGE` or `slimdiff-STAGE`, and, where the workflow runs it, a rule of this name. A
+command does the whole stage, or the part that its options name. `--config` is a study: a YAML or JSON file, or JSON
 text. Names of options may have `_` instead of `-`.
 
 - The workflow runs these commands for you, in order and only where something is missing or has changed: prefer
