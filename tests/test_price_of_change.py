@@ -2,16 +2,16 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from helpers import recipes
 
 from slimdiff import stages
 from slimdiff.config import load_study
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "slimdiff"
 
 
 def test_a_new_stage_is_one_file_and_one_rule(tmp_path, monkeypatch):
@@ -31,24 +31,6 @@ def test_a_new_stage_is_one_file_and_one_rule(tmp_path, monkeypatch):
     sys.modules.pop("slimdiff.stages.dummy", None)
 
 
-METRIC = '''"""Share of lesion pixels."""
-
-import numpy as np
-
-
-def lesion_pixel_share(masks: np.ndarray, tau: float) -> float:
-    """Share of the pixels of (N, H, W) masks above `tau`."""
-    return float((np.asarray(masks, np.float32) > tau).mean())
-'''
-AXIS = """
-    evaluation.add(
-        "lesion_pixel_share",
-        lesion_pixel_share(samples.masks, config.tau),
-        floor=0.0,
-        n=len(samples.masks),
-        interval_reason="a test",
-    )
-"""
 USE = """
 import json, sys
 from pathlib import Path
@@ -77,24 +59,13 @@ print(json.dumps(shown))
 
 
 def test_a_new_metric_is_three_files(prepared, tmp_path):
-    """Its function, its call in an axis and its row in the registry: tables, comparison and report have it."""
-    copy = tmp_path / "copy" / "slimdiff"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "evaluation" / "metrics" / "pixel_share.py").write_text(METRIC)
-    axis = copy / "evaluation" / "axes" / "mask.py"
-    before = '    evaluation.add(\n        "mask_undecided",'
-    text = axis.read_text()
-    assert before in text
-    text = text.replace(before, f"{AXIS}{before}", 1)
-    head = "from slimdiff.evaluation.metrics.mmd import MIN_VECTORS\n"
-    text = text.replace(
-        head, f"{head}from slimdiff.evaluation.metrics.pixel_share import lesion_pixel_share\n", 1
-    )
-    axis.write_text(text)
-    registry = copy / "evaluation" / "registry.py"
-    row = '        Metric("mask_undecided"'
-    new = '        Metric("lesion_pixel_share", "mask", "Lesion pixels, share", "lower"),\n'
-    registry.write_text(registry.read_text().replace(row, f"{new}{row}", 1))
+    """docs/contributing/a_metric.md, followed word by word: tables, comparison and report then have the metric."""
+    copy = recipes.copied(tmp_path / "copy")
+    for step in recipes.steps("a_metric.md"):
+        if step.say == "Run:":
+            assert "passed" in recipes.run(step, copy)
+        else:
+            recipes.write(step, copy)
 
     root = tmp_path / "results" / prepared.study
     root.mkdir(parents=True)
@@ -103,17 +74,17 @@ def test_a_new_metric_is_three_files(prepared, tmp_path):
     values = prepared.model_dump(mode="json") | {"results_dir": str(tmp_path / "results")}
     (tmp_path / "study.json").write_text(json.dumps(values))
     done = subprocess.run(
-        [sys.executable, "-c", USE, str(tmp_path / "study.json"), str(copy)],
+        [sys.executable, "-c", USE, str(tmp_path / "study.json"), str(copy / "slimdiff")],
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(copy.parent), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout.splitlines()[-1])
-    assert ["Lesion masks", "lesion_pixel_share", "Lesion pixels, share"] in shown
+    assert ["Lesion masks", "speck_share", "Masks with specks, share"] in shown
     comparison = (root / "metrics" / "comparison.tsv").read_text().splitlines()
-    of_metric = [line for line in comparison if "\tlesion_pixel_share\t" in line]
+    of_metric = [line for line in comparison if "\tspeck_share\t" in line]
     # All three variants together, and each pair.
     assert len(of_metric) == 4
-    assert all("\tlower\t" in line for line in of_metric)
+    assert all("\tfloor\t" in line for line in of_metric)
