@@ -50,8 +50,8 @@ class Stopping:
     every: int = 100
     """Steps between two validations."""
     patience: int = 10
-    """Validations in a row without a better one, after which training stops. With all patients the validation Dice was
-    once no better for 950 steps and then rose again, by 0.015."""
+    """Validations in a row without a better one, after which training stops. In a trial with all patients seven in a
+    row were no better than 0.696, after which Dice rose to 0.720."""
     most: int = 3500
     """Steps at most."""
 
