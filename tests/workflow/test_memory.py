@@ -29,7 +29,7 @@ MEASURED = {
     "utility": 916,
     "compare": 755,
     "figures": 254,
-    "tables": 758,
+    "tables": 830,
     "provenance": 696,
     "export": 208,
 }
