@@ -3,8 +3,9 @@
     python benchmarks/faults.py --lgg even24.tsv --work WORK --kills 200
 
 A round starts from nothing and kills the workflow once in every stage, as they come; each time it is run again with
-the commands of README.md (`snakemake --unlock` where a lock is left, then `--rerun-incomplete`). At its end every file
-of the results must have the bytes of the reference, a run that was never killed, and no temporary file is left.
+the commands of docs/guide/running.md (`snakemake --unlock` where a lock is left, then `--rerun-incomplete`). At its
+end every file of the results must have the bytes of the reference, a run that was never killed, and no temporary file
+is left.
 The stage, kind and moment of a kill follow from the round's number.
 
 The results are a table with one row per kill, written at the end of each round. The same command continues it; a round

@@ -97,6 +97,8 @@ def test_every_command_of_slimdiff_can_be_parsed(path, capsys):
             continue
         options = parser.parse_args(rest)
         config = getattr(options, "config", None)
+        # Its own check, behind the parser's.
+        assert stage != "generate" or config or options.from_manifest, line
         if config and config.startswith("config/"):
             load_study(ROOT / config)
 

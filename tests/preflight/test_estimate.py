@@ -46,7 +46,7 @@ def test_more_cores_and_a_gpu_take_less_time():
 
 
 def test_the_demo_takes_its_minutes_and_its_memory():
-    """README: about 10 minutes on two cores, about 1 GB per job."""
+    """README.md: 6 to 10 minutes on two cores; docs/explain/limits.md: about 1 GB per job."""
     found = estimate(DEMO, 40, cores=2)
     assert 5 < 60 * found.hours < 20
     assert 0.5 < found.memory_gb < 2
