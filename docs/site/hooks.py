@@ -13,18 +13,6 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[2]
 OUTSIDE = ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "config", "workflow/schemas")
 """Files and folders outside of `docs` that the site has."""
-WRITTEN_ELSEWHERE = ("cluster.md",)
-"""Pages that have an entry in `nav` only if they exist."""
-
-
-def on_config(config):
-    """Leave out the entries of pages that do not exist."""
-    missing = {name for name in WRITTEN_ELSEWHERE if not (ROOT / "docs" / name).is_file()}
-    for part in config["nav"]:
-        for title, pages in part.items():
-            if isinstance(pages, list):
-                part[title] = [page for page in pages if not missing & set(page.values())]
-    return config
 
 
 def on_files(files, config):

@@ -15,8 +15,6 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-WRITTEN_ELSEWHERE = {ROOT / "docs" / "cluster.md"}
-"""Pages whose links may come before them."""
 
 
 def name_of(path: Path) -> str:
@@ -71,8 +69,6 @@ def test_every_link_leads_to_a_file_and_a_heading(path):
         if re.match(r"[a-z]+:", target):
             continue
         place = (path.parent / file).resolve() if file else path
-        if place in WRITTEN_ELSEWHERE and not place.exists():
-            continue
         if not place.exists() or (anchor and place.suffix == ".md" and anchor not in anchors(place)):
             broken.append(target)
     assert not broken
@@ -145,9 +141,8 @@ def test_every_page_has_a_place_in_the_site():
 
     listed = [page for page in pages(site["nav"]) if not page.startswith(("config/", "C"))]
     own = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    optional = {path.relative_to(ROOT / "docs").as_posix() for path in WRITTEN_ELSEWHERE}
     assert len(listed) == len(set(listed))
-    assert set(listed) | optional == own | optional
+    assert set(listed) == own
 
 
 def test_the_site_is_built_with_pinned_packages():

@@ -7,7 +7,7 @@ import signal
 import pytest
 from helpers.slurm_runs import QUICK, Training
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 CORES = 4
 """For two trainings at once."""
 
