@@ -1,6 +1,7 @@
 """A phantom cohort large enough for repeated draws of held-out subjects, and features of its slices."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ from slimdiff import cli
 from slimdiff.config import Study, load_study
 from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.metrics.features import extract
+from slimdiff.stored_rows import Rows
 
-STAGES = (cli.phantom, cli.participants, cli.preprocess, cli.cache)
+STAGES = ("phantom", "participants", "preprocess", "cache")
 
 
 def cohort_study(config: str, work: Path, patients: int) -> Study:
@@ -23,15 +25,20 @@ def cohort_study(config: str, work: Path, patients: int) -> Study:
 
 
 def cohort_store(study: Study) -> SliceStore:
-    """The slice store of all patients, built by the usual commands; an existing store is reused.
+    """The slice store of all phantom patients; see `stored`."""
+    return stored(study, STAGES)
+
+
+def stored(study: Study, stages: Sequence[str]) -> SliceStore:
+    """The slice store of a study, built by these commands; an existing store is reused.
 
     Raises RuntimeError if a command fails.
     """
     if not (study.paths.store / "store.json").is_file():
         text = json.dumps(study.model_dump(mode="json"))
-        for stage in STAGES:
-            if stage(["--config", text]):
-                raise RuntimeError(f"{study.paths.root}: slimdiff-{stage.__name__.strip('_')} failed")
+        for stage in stages:
+            if cli.main([stage, "--config", text]):
+                raise RuntimeError(f"{study.paths.root}: slimdiff-{stage} failed")
     return SliceStore.open(study.paths.store)
 
 
@@ -65,3 +72,7 @@ class SliceFeatures:
             found = extract(images[list(wanting.values())], extractor, progress=False, **settings)
             self._known.update(zip(wanting, found, strict=True))
         return np.stack([self._known[key] for key in keys])
+
+    def stored(self, images: np.ndarray | Rows, extractor: str, **settings) -> np.ndarray:
+        """As `FeatureCache.stored`, in memory."""
+        return self.extract(images[:], extractor, **settings)

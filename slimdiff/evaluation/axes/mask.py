@@ -14,6 +14,8 @@ from slimdiff.stored_rows import ChosenRows, Rows
 
 PERMUTATIONS = 500
 """Number of permutations for the p-value of the robust MMD; the smallest possible p is 1/501."""
+SLOW_BOOTSTRAP = 100
+"""Maximum number of resamples for MMD-MF and MMD-PL, which scale all lesions again in each."""
 SWEEP_COLUMNS = (
     "variant",
     "fold",
@@ -77,7 +79,12 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
         evaluation.min_slice_px,
     )
     where = {name: evaluation.names[name] for name in ("variant", "fold")}
-    evaluation.tau_sweep += [{**where, **row} for row in swept]
+    # Where a metric means nothing, it does so at every threshold.
+    undefined = {
+        row["metric"]: np.nan for row in evaluation.rows if "one held-out subject" in row["interval_reason"]
+    }
+    undefined = {name: value for name, value in undefined.items() if name in SWEEP_COLUMNS}
+    evaluation.tau_sweep += [{**where, **row, **undefined} for row in swept]
     for name, rows, own, found in (
         ("held-out", evaluation.lesion_rows, store.participant, test),
         ("training", floor_rows, store.participant, listed),
@@ -109,27 +116,36 @@ def feature_rows(
     resampling = evaluation.resampling(test_rows)
     answer = lesions.feature_distance(test, drawn, features)
     floors = [lesions.feature_distance(test, table, features) for table in training]
-    floor, spread = mean_floor([one.mmd for one in floors])
     counted = f"{len(test)} real and {len(drawn)} synthetic components"
     used = evaluation.lesion_selection.note
     few = (
         "" if min(len(test), len(drawn)) >= MIN_VECTORS else f"; at least {MIN_VECTORS} of each are required"
     )
-    standardised = mmd.standardise(test, drawn)
-    interval = resampling.percentile(
-        mmd.resampled_mmd2(*standardised, resampling.index, resampling.counts, evaluation.device)
-    )
-    reason = joined(counted + few, used, spread)
-    evaluation.add(name, answer.mmd, interval=interval, floor=floor, n=len(drawn), reason=reason)
-    floor, spread = mean_floor([one.mmd_clipped for one in floors])
-    scores = mmd.clipped_scores(test, drawn)
-    interval = resampling.percentile(
-        mmd.resampled_mmd2(*scores, resampling.index, resampling.counts, evaluation.device)
-    )
-    reason = joined(counted + few, used, spread)
-    evaluation.add(
-        f"{name}_clipped", answer.mmd_clipped, interval=interval, floor=floor, n=len(drawn), reason=reason
-    )
+    persons = evaluation.store.person[test_rows]
+    for ending, scores, scale, value, of_floors in (
+        ("", mmd.standardise, mmd.mean_and_sd, answer.mmd, [one.mmd for one in floors]),
+        (
+            "_clipped",
+            mmd.clipped_scores,
+            mmd.median_and_mad,
+            answer.mmd_clipped,
+            [one.mmd_clipped for one in floors],
+        ),
+    ):
+        if one := mmd.rests_on_one(test, persons, scale, features):
+            evaluation.add(name + ending, np.nan, n=len(drawn), reason=joined(one, used), interval_reason=one)
+            continue
+        counts = resampling.counts[:SLOW_BOOTSTRAP]
+        resampled = mmd.rescaled_mmd2(scores, test, drawn, resampling.index, counts)
+        floor, spread = mean_floor(of_floors)
+        evaluation.add(
+            name + ending,
+            value,
+            interval=resampling.centred(value, resampled),
+            floor=floor,
+            n=len(drawn),
+            reason=joined(counted + few, used, spread),
+        )
     each = wasserstein.resampled_wasserstein(test, drawn, resampling.index, resampling.counts)
     with np.errstate(divide="ignore"):
         together = np.exp(np.log(each).mean(axis=1))
@@ -164,6 +180,12 @@ def _robust(
 ) -> None:
     """training: (L, 8) vectors of every choice of training slices; p of the floor is that of the first choice."""
     config, device = evaluation.config, evaluation.device
+    persons = evaluation.store.person[evaluation.lesion_rows[test.slices]]
+    if one := mmd.rests_on_one(test.vectors, persons, unit="lesion slices"):
+        reason = joined(one, evaluation.lesion_selection.note)
+        for metric in ("mmd_robust", "mmd_robust_p"):
+            evaluation.add(metric, np.nan, n=len(drawn.vectors), reason=reason, interval_reason=one)
+        return
     found = robust_mmd.robust_mmd(test.vectors, drawn.vectors, PERMUTATIONS, config.seed, device)
     floors = [
         robust_mmd.robust_mmd(test.vectors, vectors, 0 if number else PERMUTATIONS, config.seed, device)

@@ -14,6 +14,7 @@ from slimdiff.evaluation.statistics.bootstrap import (
     Interval,
     Resampling,
     percentile_interval,
+    resample_counts,
     resampled_quantile,
     resampled_rank,
     share_interval,
@@ -225,8 +226,10 @@ _DRAWS = 128  # resamplings in memory, each with a weight for every slice
 class HeldOut:
     """Intervals of the memorisation metrics, from resamplings of the held-out subjects.
 
-    The two halves of the subjects are resampled independently, because the threshold is uncertain too. With a fixed
-    threshold the interval would contain the 1 % too rarely.
+    For the check, the two halves of the subjects are resampled independently, because the threshold is uncertain too.
+    With a fixed threshold the interval would contain the 1 % too rarely. For the suspects, as many subjects as the
+    first half has are drawn of all: a threshold is one of the smallest distances, and resamplings of the half that gave
+    it are never below its smallest.
     """
 
     def __init__(self, found: Memorisation, distance: np.ndarray, subjects: Sequence, n_boot: int, seed: int):
@@ -248,7 +251,15 @@ class HeldOut:
         self.thresholds = resampled_rank(
             distance[found.calibrating], calibrating.index, calibrating.counts, calibrated_rank
         )
-        """(B,) the threshold of every resampling; empty with fewer than 5 calibrating subjects."""
+        """(B,) the threshold of every resampling of the first half; empty with fewer than 5 subjects in it."""
+        drawn = resample_counts(
+            self._all_subjects.n_subjects,
+            n_boot if self._n_calibrating >= FEWEST_SUBJECTS else 0,
+            seed + 2,
+            self._n_calibrating,
+        )
+        self.other_thresholds = resampled_rank(self._test, self._all_subjects.index, drawn, calibrated_rank)
+        """(B,) the threshold of as many subjects as the first half has, drawn of all held-out subjects."""
 
     def ratio(self, synthetic: np.ndarray, rows: np.ndarray | None = None) -> Interval:
         """Interval of R.
@@ -267,8 +278,8 @@ class HeldOut:
     def suspect_share(self, synthetic: np.ndarray) -> Interval:
         """Interval of the share of samples below the threshold.
 
-        The threshold is resampled; the interval contains Wilson's interval over samples, too, so that none of 240
-        samples below it does not give [0, 0].
+        The threshold is resampled from all held-out subjects; the interval contains Wilson's interval over samples,
+        too, so that none of 240 samples below it does not give [0, 0].
 
         Args:
             synthetic: finite distances of samples.
@@ -277,13 +288,16 @@ class HeldOut:
             return _too_few(self._n_calibrating, "behind the threshold")
         if not len(synthetic):
             return Interval(np.nan, np.nan, "no sample")
-        below = np.searchsorted(np.sort(synthetic), self.thresholds, side="left")
+        below = np.searchsorted(np.sort(synthetic), self.other_thresholds, side="left")
         resampled = percentile_interval(below / len(synthetic), self._n_calibrating)
         drawn = share_interval(int((synthetic < self._threshold).sum()), len(synthetic))
         return Interval(min(resampled.low, drawn.low), max(resampled.high, drawn.high), resampled.reason)
 
     def check_share(self) -> Interval:
-        """Interval of the share of slices of the other half below the threshold; both halves are resampled."""
+        """Interval of the share of slices of the other half below the threshold; both halves are resampled.
+
+        It contains Wilson's interval over these slices, too: often none of them is below the threshold.
+        """
         for n, which in (
             (self._n_calibrating, "behind the threshold"),
             (self._checking.n_subjects, "to check it"),
@@ -296,7 +310,9 @@ class HeldOut:
             weights = self._checking.counts[draws][:, self._checking.index]
             flagged = self._check < self.thresholds[draws, None]
             shares[draws] = (weights * flagged).sum(axis=1) / weights.sum(axis=1)
-        return self._checking.percentile(shares)
+        resampled = self._checking.percentile(shares)
+        drawn = share_interval(int((self._check < self._threshold).sum()), len(self._check))
+        return Interval(min(resampled.low, drawn.low), max(resampled.high, drawn.high), resampled.reason)
 
     def w1(self, synthetic: np.ndarray) -> Interval:
         """Interval of W1 between the distances of samples and those of test slices.

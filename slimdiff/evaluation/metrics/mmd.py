@@ -4,7 +4,7 @@ Sums are computed in blocks, so memory does not grow with the square of the set 
 give bit-identical results. Needs only torch and numpy.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 
@@ -269,17 +269,41 @@ def _monomial_sums(x: torch.Tensor, in_x: np.ndarray) -> torch.Tensor:
     return total
 
 
-def standardise(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """z-scores of both sets with the mean and sd (ddof 0) of all real vectors.
+Scale = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Centre (D,) and scale (D,) of real vectors (N, D), for z-scores."""
 
-    A feature that is constant in the real set is only centred. Without real vectors both sets are returned unchanged.
+
+def mean_and_sd(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd (ddof 0) of each feature; the sd of a constant feature is 1."""
+    mean, sd = real.mean(axis=0), real.std(axis=0)
+    # The computed sd of equal values may be a rounding error instead of 0.
+    return mean, np.where(sd > _tiny(mean), sd, 1.0)
+
+
+def median_and_mad(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median and MAD (times 1.4826) of each feature; sd where the MAD is 0, and 1 for a constant feature."""
+    middle = np.median(real, axis=0)
+    spread = 1.4826 * np.median(np.abs(real - middle), axis=0)
+    spread = np.where(spread > _tiny(middle), spread, real.std(axis=0))
+    return middle, np.where(spread > _tiny(middle), spread, 1.0)
+
+
+def _tiny(centre: np.ndarray) -> np.ndarray:
+    return 1e-12 * np.maximum(np.abs(centre), 1)
+
+
+def standardise(
+    real: np.ndarray, synthetic: np.ndarray, drawn: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """z-scores of both sets with the mean and sd of all real vectors (`mean_and_sd`).
+
+    Without real vectors both sets are returned unchanged. drawn: (K, D) resampled real vectors that give mean and sd
+    instead of all real vectors.
     """
     real, synthetic = np.asarray(real, np.float64), np.asarray(synthetic, np.float64)
     if not len(real):
         return real, synthetic
-    mean, sd = real.mean(axis=0), real.std(axis=0)
-    # The computed sd of equal values may be a rounding error instead of 0.
-    sd = np.where(sd > 1e-12 * np.maximum(np.abs(mean), 1), sd, 1.0)
+    mean, sd = mean_and_sd(real if drawn is None else drawn)
     return (real - mean) / sd, (synthetic - mean) / sd
 
 
@@ -287,20 +311,104 @@ CLIP = 5.0
 """Largest absolute robust z-score: a few extreme lesions must not decide the cubic kernel."""
 
 
-def clipped_scores(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Robust z-scores of both sets by median and MAD (times 1.4826) of all real vectors, clipped to ±5.
+def clipped_scores(
+    real: np.ndarray, synthetic: np.ndarray, drawn: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Robust z-scores of both sets by median and MAD of all real vectors (`median_and_mad`), clipped to ±5.
 
-    A feature whose MAD is 0 has its sd instead; one that is constant in the real set is only centred.
+    drawn: as in `standardise`.
     """
     real, synthetic = np.asarray(real, np.float64), np.asarray(synthetic, np.float64)
     if not len(real):
         return real, synthetic
-    middle = np.median(real, axis=0)
-    spread = 1.4826 * np.median(np.abs(real - middle), axis=0)
-    tiny = 1e-12 * np.maximum(np.abs(middle), 1)
-    spread = np.where(spread > tiny, spread, real.std(axis=0))
-    spread = np.where(spread > tiny, spread, 1.0)
+    middle, spread = median_and_mad(real if drawn is None else np.asarray(drawn, np.float64))
     return tuple(np.clip((table - middle) / spread, -CLIP, CLIP) for table in (real, synthetic))
+
+
+RESCALED_SYNTHETIC = 5_000
+"""Synthetic vectors in a resampling that scales all vectors again."""
+
+
+def rescaled_mmd2(
+    scores: Callable[..., tuple[np.ndarray, np.ndarray]],
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    subjects: np.ndarray,
+    counts: np.ndarray,
+) -> np.ndarray:
+    """As `resampled_mmd2`, with z-scores by the real vectors of each resampling.
+
+    With the z-scores of all real vectors a resampling would lack the variation of mean and sd between sets of
+    subjects, which is most of the variation of an MMD with a cubic kernel.
+
+    Args:
+        scores: `standardise` or `clipped_scores`.
+        real, synthetic: (N, D) and (M, D) features in their own units; at most RESCALED_SYNTHETIC of the latter are
+            used.
+        subjects, counts: as in `resampled_mmd2`.
+
+    Returns:
+        (B,) float64; NaN if a set has fewer than 10 vectors or a resampling has no pair.
+    """
+    check_sets(real, synthetic)
+    check_subjects(real, subjects, counts)
+    if min(len(real), len(synthetic)) < MIN_VECTORS:
+        return np.full(len(counts), np.nan)
+    synthetic, values = at_most(synthetic, RESCALED_SYNTHETIC), np.full(len(counts), np.nan)
+    for number, count in enumerate(np.asarray(counts)):
+        drawn = np.repeat(real, count[subjects], axis=0)
+        if len(drawn):
+            x, y = scores(real, synthetic, drawn)
+            values[number] = resampled_mmd2(x, y, subjects, count[None])[0]
+    return values
+
+
+SCALE_CHANGE = 10.0
+"""Factor by which a feature's scale may change without any one subject; the cubic kernel changes by its sixth power."""
+
+
+def rests_on_one(
+    real: np.ndarray,
+    subjects: np.ndarray,
+    scale: Scale | None = None,
+    names: Sequence[str] = (),
+    unit: str = "components",
+) -> str:
+    """Why an MMD means nothing because it rests on the vectors of one subject; empty if it does not.
+
+    It rests on a subject without which fewer than 10 vectors are left, or without which the scale of a feature would
+    be smaller or larger by more than SCALE_CHANGE.
+
+    Args:
+        real: (N, D) vectors; with fewer than 10 there is no MMD anyway, and the answer is empty.
+        subjects: (N,) subject of each.
+        scale: centre and scale of the z-scores; None: these are not looked at.
+        names: names of the D features, for a scale.
+        unit: plural noun for the vectors.
+    """
+    real = np.asarray(real, np.float64)
+    if len(real) < MIN_VECTORS:
+        return ""
+    people, index = np.unique(np.asarray(subjects), return_inverse=True)
+    for number, name in enumerate(people):
+        left = real[index != number]
+        if len(left) < MIN_VECTORS:
+            own = len(real) - len(left)
+            return (
+                f"{own} of {len(real)} {unit} are of one held-out subject ({name}); expected at least {MIN_VECTORS} "
+                "of others, so the value would be that of one subject"
+            )
+        if scale is None:
+            continue
+        ratio = scale(real)[1] / scale(left)[1]
+        factors = np.maximum(ratio, 1 / ratio)
+        worst = int(np.argmax(factors))
+        if factors[worst] > SCALE_CHANGE:
+            return (
+                f"without one held-out subject ({name}) the scale of {names[worst]} changes by a factor of "
+                f"{factors[worst]:.2g}; expected at most {SCALE_CHANGE:g}, so the value would be that of one subject"
+            )
+    return ""
 
 
 def check_sets(real: np.ndarray | Rows, synthetic: np.ndarray | Rows) -> None:

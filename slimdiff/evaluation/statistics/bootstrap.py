@@ -30,9 +30,13 @@ def subject_indices(subjects: Sequence) -> tuple[np.ndarray, int]:
     return index.reshape(-1), len(names)
 
 
-def resample_counts(n_subjects: int, n_boot: int, seed: int) -> np.ndarray:
-    """(n_boot, n_subjects) how often each resampling with replacement drew each subject."""
-    draws = np.random.default_rng(seed).integers(n_subjects, size=(n_boot, n_subjects))
+def resample_counts(n_subjects: int, n_boot: int, seed: int, drawn: int | None = None) -> np.ndarray:
+    """(n_boot, n_subjects) how often each resampling with replacement drew each subject.
+
+    drawn: number of subjects in a resampling; None: n_subjects.
+    """
+    size = (n_boot, n_subjects if drawn is None else drawn)
+    draws = np.random.default_rng(seed).integers(n_subjects, size=size)
     # One resampling at a time limits the memory: samples are resampled too, and there may be ten thousand.
     counts = [np.bincount(draw, minlength=n_subjects) for draw in draws]
     return np.array(counts, np.int64).reshape(n_boot, n_subjects)

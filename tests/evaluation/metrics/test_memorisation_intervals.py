@@ -47,18 +47,25 @@ def test_every_interval_agrees_with_draws_one_by_one():
     all_subjects = draws(np.ones(len(test), bool), 5)
     calibration, check = draws(found.calibrating, 7), draws(found.checking, 6)
     thresholds = np.array([np.sort(drawn)[calibrated_rank(len(drawn)) - 1] for drawn in calibration])
+    everyone, half = np.unique(subjects), len(np.unique(subjects[found.calibrating]))
+    of_all = [
+        np.concatenate([test[subjects == everyone[one]] for one in draw])
+        for draw in np.random.default_rng(7).integers(13, size=(200, half))
+    ]
+    other_thresholds = [np.sort(drawn)[calibrated_rank(len(drawn)) - 1] for drawn in of_all]
     expected_draws = {
         "ratio": [np.median(synthetic) / np.median(drawn) for drawn in all_subjects],
-        "suspect_share": [(synthetic < threshold).mean() for threshold in thresholds],
+        "suspect_share": [(synthetic < threshold).mean() for threshold in other_thresholds],
         "check_share": [(c < t).mean() for c, t in zip(check, thresholds, strict=True)],
     }
     for name, values in expected_draws.items():
         interval = getattr(own, name)(*([] if name == "check_share" else [synthetic]))
         slow = percentile_interval(np.array(values), 13)
         low, high = slow.low, slow.high
-        if name == "suspect_share":
-            below = int((synthetic < found.threshold).sum())
-            wilson = binomtest(below, len(synthetic)).proportion_ci(0.95, method="wilson")
+        if name != "ratio":
+            shown = synthetic if name == "suspect_share" else test[found.checking]
+            below = int((shown < found.threshold).sum())
+            wilson = binomtest(below, len(shown)).proportion_ci(0.95, method="wilson")
             low, high = min(low, wilson.low), max(high, wilson.high)
         assert (interval.low, interval.high) == pytest.approx((low, high)), name
         assert interval.low < interval.high
@@ -101,6 +108,22 @@ def test_the_interval_of_the_check_share_covers_one_percent():
         interval = HeldOut(found, test, subjects, 300, seed).check_share()
         covered.append(interval.low <= QUANTILE <= interval.high)
     assert np.mean(covered) >= 0.85
+
+
+def test_the_interval_of_the_suspect_share_covers_that_of_a_new_threshold():
+    """27 subjects of 12 slices: the threshold is one of the two smallest of about 160 distances."""
+    synthetic, _ = held_out(60, 5, 999, of_slice=0.6)
+    thresholds = []
+    for seed in range(300):
+        test, subjects = held_out(27, 12, 1000 + seed)
+        thresholds.append(memorisation(synthetic, test, subjects, seed).threshold)
+    truth, covered = np.mean([(synthetic < threshold).mean() for threshold in thresholds]), []
+    for seed in range(100):
+        test, subjects = held_out(27, 12, seed)
+        found = memorisation(synthetic, test, subjects, seed)
+        interval = HeldOut(found, test, subjects, 200, seed).suspect_share(synthetic)
+        covered.append(interval.low <= truth <= interval.high)
+    assert 0.9 <= np.mean(covered)
 
 
 def test_the_interval_of_the_ratio_covers_the_true_ratio():
