@@ -104,7 +104,7 @@ class Resampling:
         counts = np.zeros((n_draws, n_subjects), np.int64)
         for draw in counts:
             draw[generator.permutation(n_subjects)[:half]] = 1
-        return cls(index, counts, float(np.sqrt(half / (n_subjects - half))))
+        return cls(index, counts, float(np.sqrt(half / max(n_subjects - half, 1))))
 
     @property
     def n_subjects(self) -> int:

@@ -93,3 +93,9 @@ def test_share_interval_is_the_wilson_interval():
     )
     assert (low, high) == pytest.approx((middle - half, middle + half), rel=1e-5)
     assert share_interval(0, 0).reason == "no sample"
+
+
+def test_without_a_subject_there_is_no_interval_and_no_error():
+    """A fold whose z-bins with samples have no held-out slice."""
+    none = Resampling.halves([], 10, 0)
+    assert none.n_subjects == 0 and none.percentile(np.empty(0)).reason
