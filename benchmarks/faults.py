@@ -56,6 +56,7 @@ DIFFERENT = {
     "logs/*": "what the jobs print, with speeds",
     "benchmarks/*": "Snakemake's measurements: time and memory of each job",
     "provenance.json": "date, and the measurements",
+    "ro-crate-metadata.json": "the same date, and the time of the jobs",
     "tables/provenance.html": "the same facts as a page",
     "tables/front.html": "time and memory of the jobs",
     "index.html": "the same",

@@ -60,6 +60,7 @@ NEVER_READ = (
     "tables/*",
     "*/previews/*.png",
     "provenance.json",
+    "ro-crate-metadata.json",
     "weights/*",
     "quality/settings*",
     "*/lock",
