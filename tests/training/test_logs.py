@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,8 @@ def test_a_resumed_run_logs_no_duplicate_steps(tmp_path):
     fail_at(broken, 10, crash)
     with pytest.raises(MemoryError):
         broken.run()
+    # Files of events of one process and second are read in the order of their numbers as text: 10 before 9.
+    time.sleep(1.1)
     trainer_in(tmp_path / "run", log_every=1, **SHOWN).run()
     assert_events_are_the_table(tmp_path / "run")
     first, second = (weights_of(tmp_path / name)[0] for name in ("plain", "run"))
