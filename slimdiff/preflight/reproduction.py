@@ -6,10 +6,13 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from slimdiff.config import StudyPaths, study_from_mapping
 from slimdiff.files import read_object, sha256, write_text
+from slimdiff.redaction import shown_text
 
 SECTIONS = ("software", "machine", "config", "source_volumes", "store", "checkpoints", "extractors")
 """Of a record, what is compared."""
@@ -31,19 +34,71 @@ Difference = tuple[str, Any, Any]
 """Dotted name, recorded value, value found; None: absent."""
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+"""A name that may be part of a path."""
+
+
+class _Git(BaseModel):
+    # It becomes part of a command that a reader runs.
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}$")]
+    changed: bool
+
+
+class _Software(BaseModel):
+    slimdiff: str
+    git: _Git | None
+    python: Annotated[str, Field(pattern=r"^\d+\.\d+")]
+    packages: dict[str, str | None]
+
+
+class _Store(BaseModel):
+    sha256: dict[str, str]
+
+
+class _Checkpoint(BaseModel):
+    variant: Name
+    fold: int
+    sha256: str
+
+
+class _Record(BaseModel):
+    """What this module reads of a record, which may come from a stranger."""
+
+    study: Name
+    software: _Software
+    machine: dict[str, Any]
+    config: dict[str, Any]
+    source_volumes: dict[str, Any]
+    store: _Store
+    checkpoints: list[_Checkpoint]
+    extractors: dict[str, str]
+
+
 def read_provenance(path: Path) -> dict:
     """A study's `provenance.json`.
 
-    Raises FileNotFoundError, or ValueError if the file is not one.
+    Raises FileNotFoundError, or ValueError if the file is not one, with the first value that does not fit.
     """
     record = read_object(path, "copy it again, or let the stage provenance write it again")
-    missing = [name for name in ("study", *SECTIONS) if name not in record]
-    if missing:
+    try:
+        _Record.model_validate(record)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
         raise ValueError(
-            f"{path}: expected the provenance.json of a study, found no {', '.join(missing)}; give the file "
+            f"{path}: expected the provenance.json of a study; {place}: {problem['msg']}; give the file "
             "results/STUDY/provenance.json"
-        )
+        ) from None
     return record
+
+
+def found_beside(record: Mapping, folder: Path) -> str:
+    """How many of the recorded files are in the study's folder, and so are compared."""
+    paths = StudyPaths(folder)
+    models = [paths.model(entry["variant"], entry["fold"]) for entry in record["checkpoints"]]
+    models = [path for path in models if (path / "model.safetensors").is_file()]
+    slices = "slices" if (paths.store / "images.npy").is_file() else "no slices"
+    return f"compared files beside the record: {len(models)} of {len(record['checkpoints'])} models, {slices}"
 
 
 def this_machine(record: Mapping, folder: Path) -> dict:
@@ -103,11 +158,11 @@ def differences_text(record: Mapping, found: list[Difference], where: str) -> st
     if git and git["changed"]:
         lines.append("note  the run had changes that are in no commit: the commit alone is not its code")
     if not found:
-        return "\n".join([*lines, f"nothing differs {where}"])
+        return shown_text("\n".join([*lines, f"nothing differs {where}"]))
     width = max(len(name) for name, _, _ in found)
     lines += [f"{len(found)} value(s) differ:", f"  {'':{width}}  recorded -> {where}"]
     lines += [f"  {name:{width}}  {_short(ours)} -> {_short(theirs)}" for name, ours, theirs in found]
-    return "\n".join(lines)
+    return shown_text("\n".join(lines))
 
 
 def _short(value: Any) -> str:

@@ -1,6 +1,7 @@
 """A tiny phantom study, and samples of a known kind for it: grey blobs, or copies of training slices."""
 
 import numpy as np
+from helpers.synthetic import SMALL_NETWORK
 
 FOLDS = 2
 PER_CELL = 6
@@ -10,13 +11,7 @@ PHANTOM = {
     "preprocess": {"spacing_mm": 6.25, "grid": [32, 32, 32]},
     "slices": {"z_range": [12, 23], "n_bins": 3, "min_lesion_mm2": 78.0},
     "folds": {"k": FOLDS},
-    "model": {
-        "channels": [16, 32],
-        "res_blocks": 1,
-        "attention": [False, True],
-        "head_channels": 16,
-        "norm_groups": 8,
-    },
+    "model": SMALL_NETWORK,
     "evaluation": {
         "extractors": ["alexnet"],
         "lpips_pairs": 20,

@@ -57,6 +57,16 @@ def write_bids(root: Path, patients: int = PATIENTS, controls: int = CONTROLS) -
     return root
 
 
+SMALL_NETWORK = {
+    "channels": [16, 32],
+    "res_blocks": 1,
+    "attention": [False, True],
+    "head_channels": 16,
+    "norm_groups": 8,
+}
+"""Section `model` of a network for slices of 32 x 32 px."""
+
+
 def study_mapping(bids_root: Path, results: Path) -> dict:
     return {
         "study": "tiny",
@@ -70,13 +80,7 @@ def study_mapping(bids_root: Path, results: Path) -> dict:
             "min_lesion_mm2": 72.0,
         },
         "folds": {"k": 2},
-        "model": {
-            "channels": [16, 32],
-            "res_blocks": 1,
-            "attention": [False, True],
-            "head_channels": 16,
-            "norm_groups": 8,
-        },
+        "model": dict(SMALL_NETWORK),
         "training": {
             "steps": 6,
             "batch_size": 4,

@@ -33,7 +33,45 @@ def test_nothing_differs_where_it_was_recorded(recorded, capsys):
     assert cli.main(["reproduce", str(recorded / "provenance.json")]) == 0
     printed = capsys.readouterr().out
     assert "nothing differs here" in printed
+    assert "compared files beside the record: 4 of 4 models, slices" in printed
     assert "snakemake --cores all --configfile" in printed
+
+
+def test_a_record_alone_says_that_no_file_was_compared(recorded, tmp_path, capsys):
+    shutil.copyfile(recorded / "provenance.json", tmp_path / "provenance.json")
+    assert cli.main(["reproduce", str(tmp_path / "provenance.json")]) == 0
+    assert "compared files beside the record: 0 of 4 models, no slices" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("software", "git"), {"commit": "0000000; rm -rf ~", "changed": False}),
+        (("software", "python"), "$(reboot)"),
+        (("study",), "../other"),
+        (("checkpoints", 0, "variant"), "../../other"),
+        (("checkpoints",), {"base": 1}),
+        (("store",), 3),
+        (("extractors",), ["alexnet"]),
+    ],
+)
+def test_a_record_of_a_stranger_is_refused_before_it_is_part_of_a_path_or_command(
+    recorded, tmp_path, capsys, place, value
+):
+    record = reproduction.read_provenance(recorded / "provenance.json")
+    path = tmp_path / "provenance.json"
+    path.write_text(json.dumps(edited(record, place, to=value)))
+    assert cli.main(["reproduce", str(path)]) == 2
+    printed = capsys.readouterr()
+    assert f"{path}: expected the provenance.json of a study; {'.'.join(map(str, place))}" in printed.err
+    assert not printed.out
+
+
+def test_values_of_a_record_cannot_steer_the_terminal(recorded):
+    record = reproduction.read_provenance(recorded / "provenance.json")
+    found = [("machine.cpu", "\x1b[2J\u202e", "AMD")]
+    text = reproduction.differences_text(record, found, "here")
+    assert "\x1b" not in text and "\u202e" not in text and "\\u001b[2J\\u202e -> AMD" in text
 
 
 def test_other_software_hardware_models_and_slices_are_named(recorded, tmp_path):

@@ -50,7 +50,7 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
     )
     drawn_masks = ChosenRows(samples.masks, chosen.samples)
     drawn = _lesions(evaluation, drawn_masks, samples.z_bin[chosen.samples])
-    feature_rows(
+    of_one = feature_rows(
         evaluation,
         "mmd_mf",
         lesions.FEATURES,
@@ -60,7 +60,7 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
         evaluation.lesion_rows[test.components.slices],
     )
     choices = [training.vectors[own] for own in evaluation.in_floor(training.slices)]
-    _robust(evaluation, test, drawn, choices)
+    of_one |= _robust(evaluation, test, drawn, choices)
     undecided = lesions.undecided_shares(samples.masks)
     evaluation.add(
         "mask_undecided",
@@ -80,10 +80,7 @@ def mask_axis(evaluation: FoldEvaluation) -> None:
     )
     where = {name: evaluation.names[name] for name in ("variant", "fold")}
     # Where a metric means nothing, it does so at every threshold.
-    undefined = {
-        row["metric"]: np.nan for row in evaluation.rows if "one held-out subject" in row["interval_reason"]
-    }
-    undefined = {name: value for name, value in undefined.items() if name in SWEEP_COLUMNS}
+    undefined = dict.fromkeys(of_one & set(SWEEP_COLUMNS), np.nan)
     evaluation.tau_sweep += [{**where, **row, **undefined} for row in swept]
     for name, rows, own, found in (
         ("held-out", evaluation.lesion_rows, store.participant, test),
@@ -103,8 +100,10 @@ def feature_rows(
     drawn: np.ndarray,
     training: Sequence[np.ndarray],
     test_rows: np.ndarray,
-) -> None:
+) -> set[str]:
     """Add the MMD of a feature table, the Wasserstein distance of each feature, and their geometric mean.
+
+    Returns the names of the MMDs that rest on one held-out subject.
 
     Args:
         name: metric name of the MMD; the names of the other rows start with it.
@@ -121,7 +120,7 @@ def feature_rows(
     few = (
         "" if min(len(test), len(drawn)) >= MIN_VECTORS else f"; at least {MIN_VECTORS} of each are required"
     )
-    persons = evaluation.store.person[test_rows]
+    persons, of_one = evaluation.store.person[test_rows], set()
     for ending, scores, scale, value, of_floors in (
         ("", mmd.standardise, mmd.mean_and_sd, answer.mmd, [one.mmd for one in floors]),
         (
@@ -134,6 +133,7 @@ def feature_rows(
     ):
         if one := mmd.rests_on_one(test, persons, scale, features):
             evaluation.add(name + ending, np.nan, n=len(drawn), reason=joined(one, used), interval_reason=one)
+            of_one.add(name + ending)
             continue
         counts = resampling.counts[:SLOW_BOOTSTRAP]
         resampled = mmd.rescaled_mmd2(scores, test, drawn, resampling.index, counts)
@@ -173,19 +173,24 @@ def feature_rows(
             n=len(drawn),
             reason=joined(unit, used),
         )
+    return of_one
 
 
 def _robust(
     evaluation: FoldEvaluation, test: Lesions, drawn: Lesions, training: Sequence[np.ndarray]
-) -> None:
-    """training: (L, 8) vectors of every choice of training slices; p of the floor is that of the first choice."""
+) -> set[str]:
+    """Add the robust MMD and its p; returns the names of those that rest on one held-out subject.
+
+    training: (L, 8) vectors of every choice of training slices; p of the floor is that of the first choice.
+    """
     config, device = evaluation.config, evaluation.device
     persons = evaluation.store.person[evaluation.lesion_rows[test.slices]]
     if one := mmd.rests_on_one(test.vectors, persons, unit="lesion slices"):
         reason = joined(one, evaluation.lesion_selection.note)
-        for metric in ("mmd_robust", "mmd_robust_p"):
+        of_one = {"mmd_robust", "mmd_robust_p"}
+        for metric in sorted(of_one):
             evaluation.add(metric, np.nan, n=len(drawn.vectors), reason=reason, interval_reason=one)
-        return
+        return of_one
     found = robust_mmd.robust_mmd(test.vectors, drawn.vectors, PERMUTATIONS, config.seed, device)
     floors = [
         robust_mmd.robust_mmd(test.vectors, vectors, 0 if number else PERMUTATIONS, config.seed, device)
@@ -216,6 +221,7 @@ def _robust(
         reason=note,
         interval_reason="a p-value has no interval",
     )
+    return set()
 
 
 def _list(

@@ -390,6 +390,7 @@ def rests_on_one(
     if len(real) < MIN_VECTORS:
         return ""
     people, index = np.unique(np.asarray(subjects), return_inverse=True)
+    whole = None if scale is None else scale(real)[1]
     for number, name in enumerate(people):
         left = real[index != number]
         if len(left) < MIN_VECTORS:
@@ -400,7 +401,7 @@ def rests_on_one(
             )
         if scale is None:
             continue
-        ratio = scale(real)[1] / scale(left)[1]
+        ratio = whole / scale(left)[1]
         factors = np.maximum(ratio, 1 / ratio)
         worst = int(np.argmax(factors))
         if factors[worst] > SCALE_CHANGE:

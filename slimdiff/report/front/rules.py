@@ -58,12 +58,14 @@ def _known(*values: float) -> bool:
 
 
 def distance_state(row, limit: float = math.inf) -> str:
-    """A metric for which lower is better: good if the interval reaches the floor, bad from `limit` on."""
+    """A metric for which lower is better: good if the interval reaches the floor, bad from `limit` on.
+
+    Beyond the limit an interval that is so wide that it reaches the floor is no proof: fair.
+    """
     if not _known(row.ci_low, row.floor):
         return "unknown"
-    if row.ci_low <= row.floor:
-        return "good"
-    return "bad" if row.value >= limit else "fair"
+    reaches, beyond = row.ci_low <= row.floor, row.value >= limit
+    return "fair" if reaches == beyond else "good" if reaches else "bad"
 
 
 def closeness_state(row, wrong: float) -> str:

@@ -125,7 +125,7 @@ def judge_samples(
     every = {fold: counts[0] for fold, counts in subjects.items()}
     lesioned = {fold: counts[1] for fold, counts in subjects.items()}
     result = []
-    for key, sentence in SENTENCES.items():
+    for key in STATE_OF:
         own = lesioned if key in LESION_SUBJECTS else every
         found = readings(rows, key, own, utility_names(rows) if key == "useful" else None)
         if key == "useful" and not utility:
@@ -135,20 +135,20 @@ def judge_samples(
         elif not found:
             result.append(Answer(key, "unknown", "Cannot be told: there is no value of this metric."))
         else:
-            result.append(_verdict(key, found, sentence, rows, own))
+            result.append(_verdict(key, found, rows, own))
     if len(sites) > 1:
         found = by_site_readings(rows, every)
         if found:
-            result.append(_verdict("sites", found, _sites, rows, every))
+            result.append(_verdict("sites", found, rows, every))
         else:
             words = f"Cannot be told: no metric was computed by site ({len(sites)} sites)."
             result.append(Answer("sites", "unknown", words))
     return result
 
 
-def _verdict(key: str, found: list[Reading], sentence, rows: pd.DataFrame, subjects) -> Answer:
+def _verdict(key: str, found: list[Reading], rows: pd.DataFrame, subjects) -> Answer:
     state = worst(reading.state for reading in found)
-    lead, shares, words = sentence(state, found, rows)
+    lead = _leading(found, state, found[0].metric)
     if state == "unknown":
         few = {fold: count for fold, count in subjects.items() if count < FEWEST_SUBJECTS}
         kind = " with a lesion" if key in LESION_SUBJECTS else ""
@@ -159,7 +159,11 @@ def _verdict(key: str, found: list[Reading], sentence, rows: pd.DataFrame, subje
             if few
             else "Cannot be told: no interval, or no value of real slices to compare with."
         )
-    shown = percent if shares else number
+    else:
+        words = dict(zip(("good", "fair", "bad"), WORDS[key], strict=True))[state]
+        if key in DETAILS and (more := DETAILS[key](rows)):
+            words += f" {more}"
+    shown = percent if lead.metric in SHARES else number
     interval = f"{shown(lead.low)} to {shown(lead.high)}" if math.isfinite(lead.low) else "–"
     name = NAMES.get(lead.metric, lead.metric) + (f" ({lead.extractor})" if lead.extractor else "")
     return Answer(key, state, words, shown(lead.value), shown(lead.floor), interval, lead.fold, name)
@@ -197,130 +201,110 @@ NAMES = {
 """Metric to its words in front of the value."""
 
 
-def _texture(state, found, rows):
-    lead = _leading(found, state, "kid")
+WORDS = {
+    "texture": (
+        "Yes, by these measures: as close to held-out slices as real training slices are.",
+        "Not quite: they differ from held-out slices by more than real training slices do.",
+        "No: their texture is far from that of real slices, like that of grey blobs, blur or noise.",
+    ),
+    "shape": (
+        "Yes: sizes and shapes differ no more than those of real lesions do.",
+        "Not quite: sizes or shapes differ more than those of real lesions do.",
+        "No: sizes or shapes are far from those of real lesions.",
+    ),
+    "pair": (
+        "Yes: inside the masks the contrast is that of held-out lesions.",
+        "Not quite: intensities inside the masks differ from those of held-out lesions.",
+        "No: the masks are on tissue that does not look like a lesion.",
+    ),
+    "class": ("Yes.", "Mostly.", "No."),
+    "copies": (
+        "None found: samples are as far from training slices as unseen subjects are.",
+        "Possibly: some samples are closer to training slices than unseen subjects are. Look at them.",
+        "Yes: samples are much closer to training slices than unseen subjects are.",
+    ),
+    "outliers": (
+        "No more than among real slices. A fault that all samples share does not count here.",
+        "Some: more than among real slices. They can be left out (export.without_outliers).",
+        "Yes, many. See what is wrong with them before you use any.",
+    ),
+    "useful": (
+        "Yes: a small segmenter improves when they are added.",
+        "Not shown: adding them changes a small segmenter by less than can be measured here.",
+        "No: a small segmenter gets worse when they are added.",
+    ),
+    "sites": (
+        "Yes: for every site as close as real training slices are.",
+        "Not quite: at least one site differs by more than real training slices do.",
+        "No: at least one site fails.",
+    ),
+}
+"""Answer to its words where it is good, fair and bad."""
+SHARES = ("lesion_share_class1", "lesion_share_class0", "suspect_share", "outlier_share")
+"""Metrics that are shown in percent."""
+
+
+def _among_real(rows: pd.DataFrame) -> str:
     among, real = _mean(rows, "precision"), _mean(rows, "precision", "floor")
-    inside = (
-        f" {percent(among)} lie among the real slices (training slices: {percent(real)})."
-        if math.isfinite(among)
-        else ""
-    )
-    start = {
-        "good": "Yes, by these measures: as close to held-out slices as real training slices are.",
-        "fair": "Not quite: they differ from held-out slices by more than real training slices do.",
-        "bad": "No: their texture is far from that of real slices, like that of grey blobs, blur or noise.",
-    }.get(state, "")
-    return lead, False, start + inside
+    if not math.isfinite(among):
+        return ""
+    return f"{percent(among)} lie among the real slices (training slices: {percent(real)})."
 
 
-def _shape(state, found, rows):
+def _size(rows: pd.DataFrame) -> str:
     gap = _mean(rows, "lesion_area_gap")
-    size = (
-        f" At the same height their area is {2**gap:.2f} times that of held-out lesions."
-        if math.isfinite(gap)
-        else ""
-    )
-    start = {
-        "good": "Yes: sizes and shapes differ no more than those of real lesions do.",
-        "fair": "Not quite: sizes or shapes differ more than those of real lesions do.",
-        "bad": "No: sizes or shapes are far from those of real lesions.",
-    }.get(state, "")
-    return _leading(found, state, "mmd_mf_w1"), False, start + size
+    if not math.isfinite(gap):
+        return ""
+    return f"At the same height their area is {2**gap:.2f} times that of held-out lesions."
 
 
-def _pair(state, found, rows):
-    start = {
-        "good": "Yes: inside the masks the contrast is that of held-out lesions.",
-        "fair": "Not quite: intensities inside the masks differ from those of held-out lesions.",
-        "bad": "No: the masks are on tissue that does not look like a lesion.",
-    }.get(state, "")
+def _contrast(rows: pd.DataFrame) -> str:
     ours, real = _mean(rows, "delta_median"), _mean(rows, "delta_median", "floor")
     shuffled = _mean(rows, "delta_median_shuffled")
-    more = (
-        f" Contrast {number(ours)}; held-out lesions {number(real)}; masks shuffled {number(shuffled)}."
-        if math.isfinite(ours)
-        else ""
-    )
-    return _leading(found, state, "delta_median"), False, start + more
+    if not math.isfinite(ours):
+        return ""
+    return f"Contrast {number(ours)}; held-out lesions {number(real)}; masks shuffled {number(shuffled)}."
 
 
-def _class(state, found, rows):
-    one, none = _mean(rows, "lesion_share_class1"), _mean(rows, "lesion_share_class0")
-    start = {"good": "Yes.", "fair": "Mostly.", "bad": "No."}[state]
-    parts = []
-    if math.isfinite(one):
-        parts.append(f"{percent(one)} of the samples with a requested lesion have one")
-    if math.isfinite(none):
-        parts.append(f"{percent(none)} of the samples without a requested lesion have one")
-    return _leading(found, state, "lesion_share_class1"), True, f"{start} {'; '.join(parts)}."
+def _obedience(rows: pd.DataFrame) -> str:
+    shares = {"with": _mean(rows, "lesion_share_class1"), "without": _mean(rows, "lesion_share_class0")}
+    parts = [
+        f"{percent(share)} of the samples {word} a requested lesion have one"
+        for word, share in shares.items()
+        if math.isfinite(share)
+    ]
+    return f"{'; '.join(parts)}."
 
 
-def _copies(state, found, rows):
-    start = {
-        "good": "None found: samples are as far from training slices as unseen subjects are.",
-        "fair": "Possibly: some samples are closer to training slices than unseen subjects are. Look at them.",
-        "bad": "Yes: samples are much closer to training slices than unseen subjects are.",
-    }.get(state, "")
-    lead = _leading(found, state, "suspect_share")
-    ratios = {}
-    for reading in found:
-        if reading.metric == "memorisation_ratio":
-            ratios.setdefault(reading.extractor, []).append(reading.value)
-    words = ", ".join(f"{number(min(values))} ({space})" for space, values in ratios.items())
-    return lead, lead.metric == "suspect_share", start + (f" Distance ratio R: {words}." if words else "")
+def _ratios(rows: pd.DataFrame) -> str:
+    own = rows[(rows["metric"] == "memorisation_ratio") & rows["z_bin"].isna() & rows["value"].notna()]
+    lowest = own.groupby("extractor", sort=False)["value"].min()
+    words = ", ".join(f"{number(value)} ({space})" for space, value in lowest.items())
+    return f"Distance ratio R: {words}." if words else ""
 
 
-def _outliers(state, found, rows):
-    start = {
-        "good": "No more than among real slices. A fault that all samples share does not count here.",
-        "fair": "Some: more than among real slices. They can be left out (export.without_outliers).",
-        "bad": "Yes, many. See what is wrong with them before you use any.",
-    }.get(state, "")
-    return _leading(found, state, "outlier_share"), True, start
-
-
-def _useful(state, found, rows):
+def _dice(rows: pd.DataFrame) -> str:
     own = utility_names(rows)
     gain = _mean(rows, own.get("utility_dice_gain", ""))
     false = _mean(rows, own.get("utility_false_positives_gain", ""))
-    dice = own.get("utility_dice_gain", "").rpartition("_")[2]
-    alone = _mean(rows, f"utility_dice_real_{dice}")
-    start = {
-        "good": "Yes: a small segmenter improves when they are added.",
-        "fair": "Not shown: adding them changes a small segmenter by less than can be measured here.",
-        "bad": "No: a small segmenter gets worse when they are added.",
-    }.get(state, "")
+    alone = _mean(rows, f"utility_dice_real_{own.get('utility_dice_gain', '').rpartition('_')[2]}")
     more = []
     if math.isfinite(gain):
         more.append(f"Dice {number(alone)} → {number(alone + gain)} over folds")
     if math.isfinite(false):
         more.append(f"false positives {'+' if false >= 0 else ''}{number(false)} a slice")
-    return (
-        _leading(found, state, "utility_dice_gain"),
-        False,
-        f"{start} {'; '.join(more)}." if more else start,
-    )
+    return f"{'; '.join(more)}." if more else ""
 
 
-def _sites(state, found, rows):
-    start = {
-        "good": "Yes: for every site as close as real training slices are.",
-        "fair": "Not quite: at least one site differs by more than real training slices do.",
-        "bad": "No: at least one site fails.",
-    }.get(state, "")
-    return _leading(found, state, found[0].metric), False, start
-
-
-SENTENCES = {
-    "texture": _texture,
-    "shape": _shape,
-    "pair": _pair,
-    "class": _class,
-    "copies": _copies,
-    "outliers": _outliers,
-    "useful": _useful,
+DETAILS = {
+    "texture": _among_real,
+    "shape": _size,
+    "pair": _contrast,
+    "class": _obedience,
+    "copies": _ratios,
+    "useful": _dice,
 }
-"""Answer to the function that returns the shown reading, whether it is a share, and the words."""
+"""Answer to the sentence with further numbers behind its words."""
 QUALITY = ("texture", "shape", "pair", "class", "outliers", "sites")
 """Verdicts that decide whether a segmenter may be trained on the samples."""
 

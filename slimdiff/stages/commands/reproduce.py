@@ -21,8 +21,10 @@ def run(study, options) -> None:
         commands,
         differences,
         differences_text,
+        found_beside,
         read_provenance,
         same_results,
+        this_machine,
         write_study_of,
     )
 
@@ -37,9 +39,8 @@ def run(study, options) -> None:
         if not same:
             raise SystemExit(1)
         return
-    from slimdiff.preflight.reproduction import this_machine
-
     print(differences_text(record, differences(record, this_machine(record, path.parent)), "here"))
+    print(found_beside(record, path.parent))
     if options.write:
         for line in write_study_of(record, Path(options.write)):
             print(line)
