@@ -22,6 +22,8 @@ from slimdiff.training.trainer import Trainer
 
 PUBLISHED_FOLDER = Path(__file__).resolve().parents[1] / "published"
 TIMED_STEPS, UNTIMED_STEPS = 20, 5
+SAVE_EVERY = 200
+"""Steps between two states of slimdiff's training: an interrupted run goes on from the last one."""
 NETWORK = ("model", "diffusion", "training")
 """Sections that a trained network depends on."""
 OF_THE_RACE = (
@@ -65,16 +67,26 @@ def same_recipe(one: dict, other: dict) -> bool:
     return own(one) == own(other)
 
 
+class CountingTrainer(Trainer):
+    """A trainer that counts the steps that it made itself, without those before an interruption."""
+
+    made = 0
+
+    def advance(self) -> None:
+        super().advance()
+        self.made += 1
+
+
 def trainer_of(
     study: Study, store: SliceStore, train: list[str], steps: int, seed: int, folder: Path
-) -> Trainer:
+) -> CountingTrainer:
     """A trainer of the study's recipe without anything that does not train."""
     changes = {"steps": steps, "seed": seed, "device": "cpu", "tensorboard": False, "snapshots": ()}
-    changes |= {"preview_every": 0, "validation": {"every": 0}, "save_every": max(steps, 1)}
+    changes |= {"preview_every": 0, "validation": {"every": 0}, "save_every": SAVE_EVERY}
     changes |= {"keep_state": False}
     assert changes.keys() == set(OF_THE_RACE)
     config = TrainingConfig.model_validate(study.training.model_dump(exclude_unset=True) | changes)
-    return Trainer(study.model, study.diffusion, config, store, train, folder, {})
+    return CountingTrainer(study.model, study.diffusion, config, store, train, folder, {})
 
 
 def step_seconds(trainers: Sequence[Trainer]) -> list[float]:
@@ -112,25 +124,35 @@ def _trained(
     study: Study,
     store: SliceStore,
     train: list[str],
-    steps: int,
+    steps: Callable[[], int],
     seed: int,
     folder: Path,
     change: Callable[[Trainer], object],
 ) -> dict[str, float]:
-    """Train; returns facts about the training."""
-    started = time.process_time()
-    real = trainer_of(study, store, train, steps, seed, folder / "model")
+    """Train; returns facts about the training. An interrupted training goes on with the steps of its first try.
+
+    steps: gives their number. The seconds are those of this process, times all steps over those that it made.
+    """
+    planned = folder / "steps.json"
+    if not planned.is_file():
+        planned.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(planned) as temporary:
+            temporary.write_text(json.dumps(steps()))
+    total = json.loads(planned.read_text())
+    real = trainer_of(study, store, train, total, seed, folder / "model")
     change(real)
+    started = time.process_time()
     real.run()
+    seconds = time.process_time() - started
     facts = {
-        "steps": steps,
-        "images": steps * real.config.batch_size,
-        "train_s": time.process_time() - started,
+        "steps": total,
+        "images": total * real.config.batch_size,
+        "train_s": seconds * total / max(real.made, 1),
     }
     batch, draws = real.prepare(0, real.objective, real.network)
     with FlopCounterMode(display=False) as counter:
         real.loss(batch, draws)[0].backward()
-    return facts | {"tflop": counter.get_total_flops() * steps / 1e12}
+    return facts | {"tflop": counter.get_total_flops() * total / 1e12}
 
 
 def run_slimdiff(
@@ -157,7 +179,7 @@ def run_slimdiff(
             raise SystemExit(f"{known}: this network is of another recipe; delete {folder}")
         facts = found["facts"]
     else:
-        facts = _trained(study, store, train, steps(), seed, folder, change)
+        facts = _trained(study, store, train, steps, seed, folder, change)
         with replacing(known) as temporary:
             temporary.write_text(json.dumps({"recipe": recipe, "facts": facts}))
     settings = study.generation.model_copy(update={"seed": seed, "device": "cpu"})

@@ -16,6 +16,7 @@ import race_sides
 import race_table
 
 from slimdiff.config.loading import study_from_mapping
+from slimdiff.data.folds import read_folds
 
 
 @pytest.fixture
@@ -105,6 +106,41 @@ def test_an_idea_has_as_many_steps_as_take_the_same_time(tmp_path, monkeypatch):
         )
         assert race_sides.steps_as_long(0.4, 0.2, None, [], 900, 0, tmp_path) == 450
         assert race_sides.steps_within(0.4 / slow, None, [], 300, 0, tmp_path) == 750
+
+
+def test_an_interrupted_training_of_the_race_goes_on(prepared, store, tmp_path, monkeypatch):
+    """With the steps of its first try, to the same network; its seconds are those of all steps."""
+    study, train = prepared, read_folds(prepared.paths.folds, 0)["train"]
+    monkeypatch.setattr(race_sides, "SAVE_EVERY", 2)
+    wanted = [(int(store.z_bin[0]), 0)]
+
+    class Halted(Exception):
+        pass
+
+    def halt(trainer):
+        plain = trainer.advance
+
+        def advance():
+            if trainer.step == 3:
+                raise Halted
+            plain()
+
+        trainer.advance = advance
+
+    whole, whole_facts = race_sides.run_slimdiff(
+        study, store, train, wanted, lambda: 6, 0, tmp_path / "whole"
+    )
+    with pytest.raises(Halted):
+        race_sides.run_slimdiff(study, store, train, wanted, lambda: 6, 0, tmp_path / "halted", halt)
+    made = []
+    monkeypatch.setattr(race_sides.time, "process_time", lambda: float(2 * sum(one.made for one in made)))
+    again = race_sides.run_slimdiff(
+        study, store, train, wanted, lambda: 99, 0, tmp_path / "halted", made.append
+    )
+    # The first two steps were saved, so the second try made four of the six, two seconds each.
+    assert [one.made for one in made] == [4]
+    assert again[1]["train_s"] == 12 and again[1]["steps"] == 6 == whole_facts["steps"]
+    assert np.array_equal(again[0], whole)
 
 
 def test_steps_of_several_trainers_are_timed_in_turn(monkeypatch):
