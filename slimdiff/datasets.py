@@ -23,6 +23,7 @@ from slimdiff.data.participants import read_included
 from slimdiff.data.store import SliceStore
 from slimdiff.files import MISSING
 from slimdiff.generation.samples import read_samples
+from slimdiff.stored_rows import Rows
 
 if TYPE_CHECKING:
     from torchio import SubjectsDataset
@@ -46,9 +47,9 @@ class SliceDataset(Dataset):
 
     def __init__(
         self,
-        images: np.ndarray,
-        masks: np.ndarray,
-        rows: Sequence[int],
+        images: np.ndarray | Rows,
+        masks: np.ndarray | Rows,
+        rows: Sequence[int] | np.ndarray,
         facts: dict[str, Sequence],
         spacing_mm: float,
         threshold: float = 0,
@@ -126,7 +127,7 @@ def synthetic_slices(study: Study, variant: str, fold: int) -> SliceDataset:
         "name": samples.id.tolist(),
         "participant": [MISSING] * len(samples.id),
     }
-    threshold = study.variant(variant).export.tau
+    threshold = study.variant(variant).export.tau or 0.0
     rows = range(len(samples.id))
     grid = study.preprocess
     # Native slices have their distance in the store only.

@@ -15,8 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 MISSING = "n/a"
 POINTER_BYTES = 32_768
 """Largest size of a file that git-annex takes for a pointer."""
@@ -386,47 +384,6 @@ def read_object(path: Path, remedy: str = "delete it and run its stage again") -
             f"{path}: its content is not what was written, by its checksum: damaged or edited; {remedy}"
         )
     return values
-
-
-class ArrayWriter:
-    """Write arrays of one shape and type to a .npy file, one after the other, without keeping them in memory."""
-
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type):
-        self.path, self.shape, self.dtype, self.count = Path(path), shape, np.dtype(dtype), 0
-
-    def __enter__(self) -> "ArrayWriter":
-        self.stream = self.path.open("wb")
-        self._header()
-        self.begin = self.stream.tell()
-        return self
-
-    def append(self, array: np.ndarray) -> None:
-        """One more array along the first axis; raises ValueError if its shape differs."""
-        if array.shape != self.shape:
-            raise ValueError(f"{self.path}: expected an array of shape {self.shape}, found {array.shape}")
-        self.stream.write(np.ascontiguousarray(array, self.dtype).tobytes())
-        self.count += 1
-
-    def _header(self) -> None:
-        np.lib.format.write_array_header_1_0(
-            self.stream,
-            {
-                "descr": np.lib.format.dtype_to_descr(self.dtype),
-                "fortran_order": False,
-                "shape": (self.count, *self.shape),
-            },
-        )
-
-    def __exit__(self, *_) -> None:
-        # NumPy pads the header, so that a longer first axis still fits.
-        self.stream.seek(0)
-        self._header()
-        grown = self.stream.tell() != self.begin
-        self.stream.close()
-        if grown:
-            raise RuntimeError(
-                f"{self.path}: the header with the final shape is longer than the space kept for it"
-            )
 
 
 def sha256(*paths: Path) -> str:

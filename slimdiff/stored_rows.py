@@ -1,4 +1,5 @@
-"""Slices or vectors that stay on disk: rows are read when they are indexed, so memory has no more than these.
+"""Slices or vectors that stay on disk: rows are read when they are indexed, and written one by one, so memory has no
+more than these.
 
 Reads are positioned reads of a file, not a memory map: pages of a map count as memory of the process. `Rows` have
 `shape`, `dtype`, `ndim` and `len`, and `rows[index]` is an array; the index is a slice, numbers, a mask or one number.
@@ -181,3 +182,44 @@ def _after_header(path: Path, stream) -> StoredRows:
     if fortran_order or dtype.hasobject or not shape:
         raise ValueError(f"{path}: expected an array of numbers in C order, found {dtype} of shape {shape}")
     return StoredRows(path, stream.tell(), shape, dtype)
+
+
+class ArrayWriter:
+    """Write arrays of one shape and type to a .npy file, one after the other, without keeping them in memory."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type):
+        self.path, self.shape, self.dtype, self.count = Path(path), shape, np.dtype(dtype), 0
+
+    def __enter__(self) -> "ArrayWriter":
+        self.stream = self.path.open("wb")
+        self._header()
+        self.begin = self.stream.tell()
+        return self
+
+    def append(self, array: np.ndarray) -> None:
+        """One more array along the first axis; raises ValueError if its shape differs."""
+        if array.shape != self.shape:
+            raise ValueError(f"{self.path}: expected an array of shape {self.shape}, found {array.shape}")
+        self.stream.write(np.ascontiguousarray(array, self.dtype).tobytes())
+        self.count += 1
+
+    def _header(self) -> None:
+        np.lib.format.write_array_header_1_0(
+            self.stream,
+            {
+                "descr": np.lib.format.dtype_to_descr(self.dtype),
+                "fortran_order": False,
+                "shape": (self.count, *self.shape),
+            },
+        )
+
+    def __exit__(self, *_) -> None:
+        # NumPy pads the header, so that a longer first axis still fits.
+        self.stream.seek(0)
+        self._header()
+        grown = self.stream.tell() != self.begin
+        self.stream.close()
+        if grown:
+            raise RuntimeError(
+                f"{self.path}: the header with the final shape is longer than the space kept for it"
+            )

@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 
 from slimdiff import files
 from slimdiff.files import (
-    ArrayWriter,
     NoSpace,
     read_object,
     read_table,
@@ -25,6 +24,7 @@ from slimdiff.files import (
     write_table,
     write_text,
 )
+from slimdiff.stored_rows import ArrayWriter
 
 
 @pytest.mark.parametrize("where", ["writing", "renaming"])

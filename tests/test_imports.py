@@ -17,7 +17,7 @@ ALLOWED = {
     "config": {"config", "redaction"},
     "model": {"model", "files"},
     "diffusion": {"diffusion", "devices"},
-    "data": {"data", "config", "files", "locks", "orphans"},
+    "data": {"data", "config", "files", "locks", "orphans", "stored_rows"},
     "training": {"training", "model", "diffusion", "config", "data", "files", "png", "devices", "orphans"},
     "generation": {
         "generation",

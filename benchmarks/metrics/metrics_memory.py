@@ -28,9 +28,9 @@ from slimdiff.config.evaluation import EvaluationConfig
 from slimdiff.evaluation.axes import control, image, mask, memorisation, pair
 from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
 from slimdiff.evaluation.metrics.features import FeatureCache
-from slimdiff.files import ArrayWriter, replacing
+from slimdiff.files import replacing
 from slimdiff.generation.samples import bin_name, read_samples, write_samples
-from slimdiff.stored_rows import stored_npy
+from slimdiff.stored_rows import ArrayWriter, stored_npy
 
 COLUMNS = ("samples", "stage", "samples_mb", "wall_s", "cpu_s_per_1000", "peak_mb")
 STAGES = {

@@ -23,7 +23,7 @@ from slimdiff.training.trainer import Trainer
 PUBLISHED_FOLDER = Path(__file__).resolve().parents[1] / "published"
 TIMED_STEPS, UNTIMED_STEPS = 20, 5
 SAVE_EVERY = 200
-"""Steps between two states of slimdiff's training: an interrupted run goes on from the last one."""
+"""Steps between two states of slimdiff's training: an interrupted run resumes from the last one."""
 NETWORK = ("model", "diffusion", "training")
 """Sections that a trained network depends on."""
 OF_THE_RACE = (
@@ -129,7 +129,7 @@ def _trained(
     folder: Path,
     change: Callable[[Trainer], object],
 ) -> dict[str, float]:
-    """Train; returns facts about the training. An interrupted training goes on with the steps of its first try.
+    """Train; returns facts about the training. An interrupted training resumes, with the steps of its first try.
 
     steps: gives their number. The seconds are those of this process, times all steps over those that it made.
     """

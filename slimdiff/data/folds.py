@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def stratification(
 
 def make_folds(
     participants: Sequence[Participant], lesion_ml: dict[str, float], config: FoldsConfig
-) -> list[dict[str, str | int]]:
+) -> list[dict[str, Any]]:
     """Rows of folds.tsv for the included participants.
 
     lesion_ml: lesion volume of every participant, ml. With `use_split` every fold has the dataset's own test part.
@@ -98,7 +99,7 @@ def make_folds(
 
 def _by_person(
     participants: Sequence[Participant], lesion_ml: dict[str, float], config: FoldsConfig
-) -> list[dict[str, str | int]]:
+) -> list[dict[str, Any]]:
     """`make_folds` of one row for each person."""
     held, strata = stratification(participants, lesion_ml, config)
     rng = np.random.default_rng(config.seed)

@@ -16,7 +16,8 @@ from slimdiff.data.volumes import harmonise
 from slimdiff.data.volumes.harmonise import Landmarks
 from slimdiff.data.volumes.read import read_volume, read_volume_header
 from slimdiff.data.zbins import ZBins, heights_of
-from slimdiff.files import ArrayWriter, replacing, sha256, write_object, write_table
+from slimdiff.files import replacing, sha256, write_object, write_table
+from slimdiff.stored_rows import ArrayWriter
 
 BACKGROUND_LEVEL = -0.9
 """Pixels above this intensity in [-1, 1] are tissue (paper: -0.9)."""

@@ -92,15 +92,11 @@ class SliceStore:
                 f"{folder}: expected equal numbers of rows, images and masks, found {len(rows)} rows, images "
                 f"{images.shape} and masks {masks.shape}; run the cache stage again"
             )
-        return cls(
-            folder,
-            images,
-            masks,
-            np.array([row["participant"] for row in rows]),
-            *(_whole(rows, column, folder / "slices.tsv") for column in ("z", "z_bin", "class")),
-            np.array([row["acquisition"] for row in rows]),
-            facts,
+        z, z_bin, label = (_whole(rows, column, folder / "slices.tsv") for column in ("z", "z_bin", "class"))
+        participant, acquisition = (
+            np.array([row[name] for row in rows]) for name in ("participant", "acquisition")
         )
+        return cls(folder, images, masks, participant, z, z_bin, label, acquisition, facts)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from tqdm import tqdm
 
+from slimdiff.config.base import explain
 from slimdiff.config.generation import GenerationConfig
 from slimdiff.data.priors import priors_hash, read_priors
 from slimdiff.devices import Compiled, pick_device, pick_precision
@@ -22,7 +25,7 @@ from slimdiff.diffusion.schedule import make_schedule
 from slimdiff.files import MISSING, sha256
 from slimdiff.generation.finishing import Finishing
 from slimdiff.generation.noise import normal, uniform
-from slimdiff.generation.requests import Request
+from slimdiff.generation.requests import Request, requests_of_bin
 from slimdiff.model.checkpoint import ModelCard, gaussian_above, load_model, read_card
 from slimdiff.model.conditioning import Condition
 
@@ -46,7 +49,7 @@ class Generator:
 
     def __init__(self, checkpoint: Path, config: GenerationConfig, priors: np.ndarray | None = None):
         self.config, self.checkpoint = config, Path(checkpoint)
-        self.device = pick_device(config.device)
+        self.device = pick_device(str(config.device))
         # On a CPU every sample is drawn alone (see `_mapping`).
         self.batch_size = 1 if self.device.type == "cpu" else config.batch_size
         self.network, self.card = load_model(checkpoint, self.device)
@@ -122,8 +125,13 @@ class Generator:
         keys = np.array([request.key for request in requests], object)
         noises = (partial(normal, keys[rows].tolist(), shape=shape, device=self.device) for rows in batches)
         parts = (None if fixed_part is None else fixed_part[rows] for rows in batches)
-        settings = {"sampler": self.config.sampler, "eta": self.config.eta, "precision": self.precision}
-        run_chain = partial(chain.draw, sigmas=self.sigmas, **settings)
+        run_chain = partial(
+            chain.draw,
+            sigmas=self.sigmas,
+            sampler=self.config.sampler,
+            eta=self.config.eta,
+            precision=self.precision,
+        )
         with (
             tqdm(total=count, desc=progress or "sample", unit="sample", mininterval=2) as bar,
             self._mapping() as mapped,
@@ -208,6 +216,58 @@ class Generator:
             torch.from_numpy(np.ascontiguousarray(np.rot90(part, turns, axes=(2, 3)))) for part in fixed
         )
         return chain.FixedPart(values, where, torch.tensor([request.label == 1 for request in requests]))
+
+
+def sample(
+    checkpoint: Path | str,
+    n: int,
+    z_bin: int,
+    label: int,
+    priors: np.ndarray | None = None,
+    fixed: FixedRegion | None = None,
+    **settings: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw slices of one z-bin and class, as arrays.
+
+    With the settings of a study they are, bit for bit on a CPU, the first ones of replica 0 that `slimdiff generate`
+    draws.
+
+    Args:
+        checkpoint: `model.safetensors`.
+        n: number of slices.
+        z_bin: height, from 0.
+        label: class; 1: with a lesion.
+        priors: z-bin priors of the fold, bool (n_bins, H, W), for `background="prior"`.
+        fixed: a part that is given, as in inpainting: values, float (n, 2, H, W) in [-1, 1], and where they hold, bool
+            (n, 2, H, W).
+        settings: keys of the section `generation`, such as seed, evaluations, sampler or tau.
+
+    Returns:
+        Images, float32 (n, H, W) in [-1, 1], and lesion masks, bool (n, H, W).
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkpoint; a number, z-bin, class, setting or shape that does not fit.
+    """
+    try:
+        config = GenerationConfig(**settings)
+    except ValidationError as error:
+        raise ValueError(explain(error, GenerationConfig, "settings")) from None
+    generator = Generator(Path(checkpoint), config, priors)
+    limits = {"n": (n, 1, None), "z_bin": (z_bin, 0, generator.card.data.n_bins - 1), "label": (label, 0, 1)}
+    for name, (value, low, high) in limits.items():
+        if not isinstance(value, (int, np.integer)) or value < low or (high is not None and value > high):
+            upper = "up" if high is None else f"to {high}"
+            raise ValueError(f"{name}: expected a whole number from {low} {upper}, found {value!r}")
+    shape = (n, 2, *generator.card.store_size)
+    if fixed is not None and any(np.shape(part) != shape for part in fixed):
+        found = ", ".join(str(np.shape(part)) for part in fixed)
+        raise ValueError(f"fixed: expected values and where of shape {shape}, found {found}")
+    # As `slimdiff generate` does, where every class of the z-bin is drawn.
+    plan = config.model_copy(update={"per_bin_and_class": n, "replicas": 1})
+    every = requests_of_bin(plan, generator.card.fold, generator.card.variant, z_bin)
+    requests = [request for request in every if request.label == label]
+    images, masks = generator.draw(requests, fixed=fixed)
+    return images.astype(np.float32), masks > np.float16(generator.finishing.tau)
 
 
 def _rows(start: int, size: int, count: int) -> slice | torch.Tensor:

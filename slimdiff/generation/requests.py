@@ -53,7 +53,11 @@ def requests_of_bin(
         number = {label: counts.get((z_bin, label), 0) for label in CLASSES}
     return [
         Request(
-            stream_key(config.seed, fold, z_bin, label, replica, index, name), z_bin, label, replica, index
+            stream_key(config.seed or 0, fold, z_bin, label, replica, index, name),
+            z_bin,
+            label,
+            replica,
+            index,
         )
         for replica in range(config.replicas)
         for label in CLASSES

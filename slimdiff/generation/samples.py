@@ -121,10 +121,11 @@ def write_samples(
     """
     # Stopped in between, an archive without its manifest is drawn again; one with an older manifest could not be read.
     stem.with_suffix(".tsv").unlink(missing_ok=True)
-    more = {} if fixed is None else dict(zip(FIXED, fixed, strict=True))
-    size = sum(array.nbytes for array in (images, masks, *more.values()))
+    arrays: dict[str, Any] = {"images": images, "masks": masks}
+    arrays |= {} if fixed is None else dict(zip(FIXED, fixed, strict=True))
+    size = sum(array.nbytes for array in arrays.values())
     with replacing(stem.with_suffix(".npz"), size=size) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, images=images, masks=masks, **more)
+        np.savez(stream, **arrays)
     columns = COLUMNS if fixed is None else CONDITIONAL_COLUMNS
     if settings is not None:
         as_read = [{column: str(written(row.get(column))) for column in columns} for row in rows]
@@ -274,7 +275,7 @@ def _run(values: dict[str, Any]) -> Run:
 
 
 # ---- The old form, with all settings in each row and no JSON file: read in this version, to be removed in the next.
-OLD_COLUMNS = (
+OLD_COLUMNS: tuple[str, ...] = (
     *COLUMNS[:7],
     "sampler",
     "evaluations",
@@ -317,6 +318,8 @@ def read_old_manifest(path: Path, rows: Sequence[dict[str, str]]) -> SampleSetti
         "binary": first["binary"] == "1",
     }
     runs = {row["id"]: Run(row["device"], row["precision"], row["compiled"] == "1") for row in rows}
-    hashes = [first[f"{name}_sha256"] for name in ("guide", "priors")]
-    hashes = [None if value == MISSING else value for value in hashes]
-    return SampleSettings(generation, first["checkpoint"], first["checkpoint_sha256"], *hashes, grouped(runs))
+    found = [first[f"{name}_sha256"] for name in ("guide", "priors")]
+    guide, priors = (None if value == MISSING else value for value in found)
+    return SampleSettings(
+        generation, first["checkpoint"], first["checkpoint_sha256"], guide, priors, grouped(runs)
+    )

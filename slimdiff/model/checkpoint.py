@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from torch import nn
 
 from slimdiff.files import CHECKSUM
 from slimdiff.model.archive import read_record, read_tensors, write_archive
@@ -138,7 +137,8 @@ def put_priors(network: JointUNet, priors: np.ndarray | None) -> None:
         return
     if priors is None:
         raise ValueError("model.prior requires the z-bin priors of the fold, but no z-bin priors are given")
-    check_priors(priors, len(network.priors.maps), tuple(network.priors.maps.shape[1:]))
+    n_bins, height, width = network.priors.maps.shape
+    check_priors(priors, n_bins, (height, width))
     network.priors.maps.copy_(torch.from_numpy(np.ascontiguousarray(priors, dtype=np.uint8)))
 
 
@@ -159,7 +159,9 @@ def check_model(path: Path) -> ModelCard:
     return card
 
 
-def load_model(path: Path, device: torch.device, remedy: str = REMEDY) -> tuple[nn.Module, ModelCard]:
+def load_model(
+    path: Path | str, device: torch.device | str = "cpu", remedy: str = REMEDY
+) -> tuple[JointUNet, ModelCard]:
     """The network with its EMA weights, in evaluation mode on the device, and its card.
 
     remedy: what an error about a damaged file advises.

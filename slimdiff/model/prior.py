@@ -18,6 +18,8 @@ class PriorMaps(nn.Module):
         size: height and width of a slice, in px.
     """
 
+    maps: Tensor
+
     def __init__(self, n_bins: int, size: tuple[int, int]):
         super().__init__()
         self.register_buffer("maps", torch.zeros((n_bins, *size), dtype=torch.uint8))

@@ -35,6 +35,9 @@ class JointUNet(nn.Module):
         n_bins, bin_centres, null_token, acquisitions, augmentations: see `Conditioning`.
     """
 
+    priors: PriorMaps | None
+    gaussian: GaussianEstimate | None
+
     def __init__(
         self,
         coupling: str,

@@ -29,8 +29,8 @@ from slimdiff.evaluation.metrics.extractors import (
 )
 from slimdiff.evaluation.metrics.grey_levels import store_precision, to_uint8
 from slimdiff.evaluation.metrics.lpips import lpips_distance
-from slimdiff.files import ArrayWriter, check_seal, replacing, write_seal
-from slimdiff.stored_rows import Rows, StoredRows, blocks_of, stored_npy
+from slimdiff.files import check_seal, replacing, write_seal
+from slimdiff.stored_rows import ArrayWriter, Rows, StoredRows, blocks_of, stored_npy
 
 __all__ = [
     "EXTRACTORS",
