@@ -78,6 +78,15 @@ def shown_text(value: object) -> str:
     return "".join(map(_visible, redacted(str(value))))
 
 
+MARKDOWN = re.compile(r"[\\`*_\[\]<&|~]")
+"""Signs that Markdown, or HTML in it, may read as more than a sign."""
+
+
+def markdown_text(text: str) -> str:
+    """Free text as one line of a Markdown file, in which nothing is Markdown or HTML."""
+    return MARKDOWN.sub(r"\\\g<0>", shown_text(" ".join(text.split())))
+
+
 def _visible(sign: str) -> str:
     if sign in "\n\t" or sign in JOINERS or unicodedata.category(sign) not in CONTROLS:
         return sign

@@ -81,13 +81,14 @@ def test_other_packages_import_only_the_sample_files_of_generation(package):
         assert all(name.startswith("slimdiff.generation.samples") for name in used), path.name
 
 
-def test_export_imports_only_grey_levels_and_figure_modules_of_others():
-    report = tuple(f"slimdiff.report.{module}" for module in ("slices", "style"))
+def test_export_imports_only_grey_levels_names_of_metrics_figures_and_cards_of_others():
+    evaluation = ("slimdiff.evaluation.metrics.grey_levels", "slimdiff.evaluation.registry")
+    report = tuple(f"slimdiff.report.{module}" for module in ("slices", "style", "model_card", "results"))
     for path in (PACKAGE / "export").glob("*.py"):
         used = {
             name for name in imported(path) if name.startswith(("slimdiff.evaluation", "slimdiff.report"))
         }
-        assert all(name.startswith(("slimdiff.evaluation.metrics.grey_levels", *report)) for name in used), (
+        assert all(name.startswith((*evaluation, *report)) for name in used), (
             path.name
         )
 

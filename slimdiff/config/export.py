@@ -22,7 +22,7 @@ class ExportConfig(InheritingSection):
     """Whether to leave out samples that the memorisation metrics flag (flagged.tsv); the export then runs after the
     metrics."""
     without_outliers: bool = False
-    """Whether to leave out broken samples (`outlier` is 1 in outliers.tsv); the export then runs after the metrics."""
+    """Whether to leave out broken samples (`outlier` is 1 in outliers.tsv)."""
     skull_stripped: bool | None = None
     """`bids`: value of SkullStripped, which BIDS requires; null: as the sidecars (the JSON beside them) of the source
     images say, and false if they say nothing."""

@@ -16,9 +16,11 @@ from pathlib import Path
 import slimdiff
 from slimdiff.data.participants import DataError, Participant, read_participants
 from slimdiff.export.cases import NOTHING_LEFT, Case, ModelSamples, unique_names
-from slimdiff.export.folder import INDEX, folder_of, readme_text, replacing_folder
+from slimdiff.export.dataset_card import NAME as CARD
+from slimdiff.export.dataset_card import write_card
+from slimdiff.export.folder import INDEX, folder_of, replacing_folder
 from slimdiff.files import write_table, write_text
-from slimdiff.redaction import redacted
+from slimdiff.redaction import markdown_text, redacted
 
 BIDS_VERSION = "1.10.0"
 NOT_ALPHANUMERIC = re.compile(r"[^A-Za-z0-9]")
@@ -86,6 +88,9 @@ def write(model: ModelSamples) -> Path:
         write_table(draft / "descriptions.tsv", [DESCRIPTION], list(DESCRIPTION), sealed=False)
         _write_json(draft / "descriptions.json", {"Description": "Meaning of the desc- labels in file names"})
         write_text(draft / "README", _readme(model, len(rows)))
+        write_card(draft, model, "bids")
+        # BIDS has no name for a card.
+        write_text(draft / ".bidsignore", f"{CARD}\n")
         _write_json(draft / INDEX["bids"], _description(model, {row["checkpoint_sha256"] for row in rows}))
     return folder
 
@@ -194,7 +199,7 @@ def _readme(model: ModelSamples, count: int) -> str:
         fold=model.fold,
         count=count,
         version=slimdiff.__version__,
-        notice=f"Notice: {readme_text(notice)}.\n" if notice else "",
+        notice=f"Notice: {markdown_text(notice)}.\n" if notice else "",
         width=width,
         height=height,
         spacing=edges_mm[0] if len(set(edges_mm)) == 1 else " x ".join(edges_mm),

@@ -4,7 +4,6 @@ Each has `.slimdiff-export.json`, the list of its files. A folder with any other
 """
 
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ import slimdiff
 from slimdiff.config import Study
 from slimdiff.files import write_text
 from slimdiff.locks import alone
-from slimdiff.redaction import shown_text
 
 INDEX = {
     "bids": "dataset_description.json",
@@ -49,15 +47,6 @@ def split_file(study: Study, variant: str, fold: int) -> Path:
 def index_file(study: Study, form: str, variant: str, fold: int) -> Path:
     """The index file of an export, which the workflow checks for."""
     return folder_of(study, form, variant, fold) / INDEX[form]
-
-
-MARKDOWN = re.compile(r"[\\`*_\[\]<&|~]")
-"""Signs that Markdown, or HTML in it, may read as more than a sign."""
-
-
-def readme_text(text: str) -> str:
-    """Free text as one line of a README, in which nothing is Markdown or HTML."""
-    return MARKDOWN.sub(r"\\\g<0>", shown_text(" ".join(text.split())))
 
 
 RECORD = ".slimdiff-export.json"

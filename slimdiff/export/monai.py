@@ -14,6 +14,7 @@ from pathlib import Path
 
 import slimdiff
 from slimdiff.export.cases import Case, ModelSamples, unique_names
+from slimdiff.export.dataset_card import write_card
 from slimdiff.export.folder import INDEX, folder_of, replacing_folder
 from slimdiff.files import write_text
 
@@ -46,6 +47,7 @@ def write(model: ModelSamples) -> Path:
             "numTest": len(entries["test"]),
             **entries,
         }
+        write_card(draft, model, "monai")
         write_text(draft / INDEX["monai"], json.dumps(content, indent=1) + "\n")
     return folder
 

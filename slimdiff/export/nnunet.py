@@ -18,16 +18,17 @@ from pathlib import Path
 
 import slimdiff
 from slimdiff.export.cases import Case, ModelSamples, unique_names
+from slimdiff.export.dataset_card import write_card
 from slimdiff.export.folder import (
     INDEX,
     folder_of,
     nnunet_id,
     nnunet_name,
-    readme_text,
     replacing_folder,
     split_file,
 )
 from slimdiff.files import write_text
+from slimdiff.redaction import markdown_text
 
 ENDING = ".nii.gz"
 
@@ -76,6 +77,7 @@ def write(model: ModelSamples) -> Path:
         }
         counts = {"train": len(parts["train"]), "val": len(parts["val"]), "test": len(test)}
         write_text(draft / "README.md", _readme(model, counts, len(synthetic)))
+        write_card(draft, model, "nnunet")
         write_text(
             draft / INDEX["nnunet"], json.dumps(_dataset(model, counts, len(synthetic)), indent=2) + "\n"
         )
@@ -118,7 +120,7 @@ def _readme(model: ModelSamples, counts: dict[str, int], synthetic: int) -> str:
         variant=model.variant,
         fold=model.fold,
         version=slimdiff.__version__,
-        notice=f" Notice: {readme_text(notice)}." if notice else "",
+        notice=f" Notice: {markdown_text(notice)}." if notice else "",
         synthetic=synthetic,
         samples=model.about_samples,
         without_val="" if counts["val"] else WITHOUT_VAL,

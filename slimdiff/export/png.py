@@ -15,6 +15,7 @@ import numpy as np
 from slimdiff.data.participants import DataError
 from slimdiff.evaluation.metrics.grey_levels import to_uint8
 from slimdiff.export.cases import NOTHING_LEFT, Case, ModelSamples
+from slimdiff.export.dataset_card import write_card
 from slimdiff.export.folder import INDEX, folder_of, replacing_folder
 from slimdiff.png import write_png
 
@@ -42,6 +43,7 @@ def write(model: ModelSamples) -> Path:
             count += 1
         if not count:
             raise DataError(f"{folder}: {NOTHING_LEFT}")
+        write_card(draft, model, "png")
         _contact_sheet(draft / INDEX["png"], model, shown, count)
     return folder
 

@@ -23,7 +23,7 @@ FOLDERS = {
     "figures": "Figures of the report",
 }
 LICENCE = (
-    "Not stated by slimdiff: models and samples are made from the images of the study, and the licence of these "
+    "Not stated: models and samples are made from the images of the study, and the licence of these "
     "images decides what may be done with them."
 )
 TYPES = {".json": "application/json", ".md": "text/markdown", ".tsv": "text/tab-separated-values"}
@@ -66,7 +66,7 @@ def write_crate(study: Study, facts: Mapping) -> None:
             "@id": "#licence",
             "@type": "CreativeWork",
             "name": "Licence of the study's images",
-            "description": LICENCE,
+            "description": study.report.licence or LICENCE,
         },
         *_run(facts, references),
         *parts,

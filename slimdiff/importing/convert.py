@@ -20,6 +20,7 @@ from slimdiff.config.loading import MAX_VALUES
 from slimdiff.config.model import ModelConfig
 from slimdiff.config.recipes import PUBLISHED
 from slimdiff.config.training import TrainingConfig
+from slimdiff.files import write_text
 from slimdiff.importing.lightning import averaged_weights, read_lightning, without_wrappers
 from slimdiff.importing.names import from_monai, prior_encoder_from_reference
 from slimdiff.model.checkpoint import (
@@ -32,6 +33,7 @@ from slimdiff.model.checkpoint import (
     save_model,
 )
 from slimdiff.model.prior import GROUPS, TOKEN_WIDTH, WIDTHS
+from slimdiff.report.model_card import imported_card, imported_card_path
 
 # The published code slices along (right, anterior) axes; the slice store has anterior at the top.
 QUARTER_TURNS = 1
@@ -140,6 +142,7 @@ def import_reference(
         },
     )
     save_model(out, network.state_dict(), card)
+    write_text(imported_card_path(Path(out)), imported_card(Path(out)))
     return card
 
 

@@ -8,7 +8,16 @@ from slimdiff.config import Study, StudyPaths
 from slimdiff.config.data import MODALITY
 
 FOLLOWS = "provenance"
-NEEDS = (*MODALITY, "preprocess", "export", "variants", "folds.k", "folds.use_split", "report.notice")
+NEEDS = (
+    *MODALITY,
+    "preprocess",
+    "export",
+    "variants",
+    "folds.k",
+    "folds.use_split",
+    "report.notice",
+    "report.licence",
+)
 FORMATS = ("bids", "nnunet", "monai", "png")
 """Each is a module of `slimdiff.export` with a function `write`."""
 

@@ -123,6 +123,7 @@ def test_averaged_weights_are_imported_and_required_without_raw(network, tmp_pat
         out = tmp_path / f"{name}.safetensors"
         assert import_(["--ckpt", str(path), "--out", str(out), *more]) == 0
         outputs.append(load_model(out, torch.device("cpu"))[0].trunk.encoder.stem.bias)
+        assert "imported" in (tmp_path / f"{name}.MODEL_CARD.md").read_text().splitlines()[0]
     raw, averaged, last = outputs
     torch.testing.assert_close(raw, averaged + 1)
     # --raw means the last weights, also where there are averaged ones.

@@ -9,7 +9,8 @@ rule export:
         store=STORE,
         folds=outputs("kfold"),
         samples=every_sample(),
-        judged=every("metrics") if STUDY.export.without_suspects or STUDY.export.without_outliers else [],
+        # For the cards, and for what is left out.
+        judged=every("metrics"),
     output:
         outputs("export", STUDY),
     log:

@@ -89,15 +89,15 @@ rule provenance:
         compared=outputs("compare"),
         utility=every_utility(),
     output:
-        page(outputs("provenance")[:1], "8 Provenance and cost", "provenance", "everything, as JSON"),
+        page(outputs("provenance", STUDY)[:1], "8 Provenance and cost", "provenance", "everything, as JSON"),
         page(
-            outputs("provenance")[1:2],
+            outputs("provenance", STUDY)[1:2],
             "8 Provenance and cost",
             "provenance",
             "software, machine, jobs, hashes",
         ),
-        page(outputs("provenance")[2:3], "7 Methods", "methods", "methods in prose, with BibTeX"),
-        outputs("provenance")[3:],
+        page(outputs("provenance", STUDY)[2:3], "7 Methods", "methods", "methods in prose, with BibTeX"),
+        outputs("provenance", STUDY)[3:],
     log:
         LOGS / "provenance.log",
     benchmark:

@@ -35,7 +35,7 @@ ALL_TARGETS = [
     *[str(path) for paths in FIGURES.values() for path in paths],
     *[str(path) for paths in TABLES.values() for path in paths],
     *outputs("quality"),
-    *outputs("provenance"),
+    *outputs("provenance", STUDY),
 ]
 
 
