@@ -88,9 +88,7 @@ def test_export_imports_only_grey_levels_names_of_metrics_figures_and_cards_of_o
         used = {
             name for name in imported(path) if name.startswith(("slimdiff.evaluation", "slimdiff.report"))
         }
-        assert all(name.startswith((*evaluation, *report)) for name in used), (
-            path.name
-        )
+        assert all(name.startswith((*evaluation, *report)) for name in used), path.name
 
 
 def test_nothing_imports_the_commands():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -11,10 +12,12 @@ from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.registry import SYMBOLS, SYMBOLS_LEGEND, describe
 from slimdiff.files import sha256, write_text
-from slimdiff.model.checkpoint import ModelCard, read_card
 from slimdiff.redaction import markdown_text
 from slimdiff.report.references import REFERENCES
 from slimdiff.report.results import by_metric, read_metrics, reason_of_missing
+
+if TYPE_CHECKING:
+    from slimdiff.model.checkpoint import ModelCard
 
 NAME = "MODEL_CARD.md"
 NOT_STATED = (
@@ -77,7 +80,7 @@ def citation() -> str:
     return f"{cite}\n\n```bibtex\n{REFERENCES['pascual2026']}\n```"
 
 
-def facts_of(card: ModelCard) -> list[str]:
+def facts_of(card: "ModelCard") -> list[str]:
     """What the card in the file says of the network and its training."""
     channels = ", ".join(map(str, card.model["channels"]))
     height, width = card.store_size
@@ -105,6 +108,9 @@ def how_to_load(name: str = "model.safetensors") -> str:
 
 def model_card(study: Study, variant: str, fold: int) -> str:
     """The card of a finished model as Markdown."""
+    # torch, which exports do without.
+    from slimdiff.model.checkpoint import read_card
+
     checkpoint = study.paths.model(variant, fold) / "model.safetensors"
     card = read_card(checkpoint)
     store, parts = SliceStore.open(study.paths.store), read_folds(study.paths.folds, fold)
@@ -180,6 +186,8 @@ def imported_card_path(checkpoint: Path) -> Path:
 
 def imported_card(checkpoint: Path) -> str:
     """The card of a model that `slimdiff import` converted: what its file says, and what is not known."""
+    from slimdiff.model.checkpoint import read_card
+
     card = read_card(checkpoint)
     return f"""# Model card: {markdown_text(card.study)}, imported
 
