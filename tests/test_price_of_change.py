@@ -50,7 +50,7 @@ for variant in ("a", "b", "c"):
         )
 variants, folds = ["a", "b", "c"], study.folds.k
 compare.compare(study.paths, variants, folds, False, False)
-evaluate.summarise(study.paths, variants, folds, False)
+compare.summarise(study.paths, variants, folds, False)
 rows = results.all_metrics(study.paths, variants, folds, False)
 lines = metric_table.sections(metric_table.lines(rows, variants, folds))
 shown = [[title, line.metric, registry.describe(line.metric).label] for title, found in lines for line in found]

@@ -25,7 +25,7 @@ from metrics_clock import COLUMNS, Clock, timed
 from metrics_inputs import N_BINS, Set, made
 
 from slimdiff.config.evaluation import EvaluationConfig
-from slimdiff.evaluation.metrics import lesion_contrast, lesions, mmd, robust_mmd, wasserstein
+from slimdiff.evaluation.metrics import binary_masks, lesion_contrast, lesions, mmd, robust_mmd, wasserstein
 from slimdiff.evaluation.metrics.components import components_of
 from slimdiff.evaluation.metrics.fid import fid, resampled_fid
 from slimdiff.evaluation.metrics.kid import in_fixed_order, kid
@@ -127,7 +127,7 @@ def lesion_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argpa
     scale = sum(map(len, sets.values())) / len(subset)
     found = clock.part(
         "components and their shapes",
-        lambda: {key: components_of(lesions.binarise(values), MIN_PX) for key, values in sets.items()},
+        lambda: {key: components_of(binary_masks.binarise(values), MIN_PX) for key, values in sets.items()},
         lambda: timed(lambda: plain.shapes(drawn.masks[subset], 0.0, MIN_PX), scale),
         lambda a, b: (a["drawn"].features[: len(b)], b),
         f"plain: regionprops of {len(subset)} slices, scaled",
@@ -172,8 +172,8 @@ def lesion_parts(clock: Clock, real: Set, drawn: Set, train: Set, options: argpa
         lambda: (
             lesions.class_fidelity(drawn.masks, drawn.label),
             area_gap(
-                *_with_lesion(lesions.lesion_area(real.masks, min_px=MIN_PX), real.z_bin),
-                *_with_lesion(lesions.lesion_area(sets["drawn"], min_px=MIN_PX), drawn.z_bin[asked]),
+                *_with_lesion(binary_masks.lesion_area(real.masks, min_px=MIN_PX), real.z_bin),
+                *_with_lesion(binary_masks.lesion_area(sets["drawn"], min_px=MIN_PX), drawn.z_bin[asked]),
             ),
         ),
     )

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 
 from slimdiff.evaluation.axes import image, outliers, pair
-from slimdiff.evaluation.metrics import lesion_contrast, lesions
+from slimdiff.evaluation.metrics import binary_masks, lesion_contrast, lesions
 from slimdiff.evaluation.metrics.components import Components
 
 Key = tuple
@@ -81,8 +81,9 @@ def remembering() -> Iterator[None]:
             stack.enter_context(mock.patch.object(module, name, by_slice(getattr(module, name))))
         distances = by_slice(image.lpips_distance)
         stack.enter_context(mock.patch.object(image, "lpips_distance", distances))
-        found = lesions_by_slice(lesions.binary_components)
-        stack.enter_context(mock.patch.object(lesions, "binary_components", found))
+        found = lesions_by_slice(binary_masks.binary_components)
+        for module in (binary_masks, lesions):
+            stack.enter_context(mock.patch.object(module, "binary_components", found))
         contrasts = lesions_by_slice(lesion_contrast.pair_features)
         stack.enter_context(mock.patch.object(pair.lesion_contrast, "pair_features", contrasts))
         yield

@@ -21,8 +21,8 @@ import grid
 from cells import FOLDS, PROJECT, STAGES, variants_of
 
 from slimdiff.config import StudyPaths
-from slimdiff.evaluation.axes.fold_evaluation import COLUMNS
 from slimdiff.evaluation.compare import compare, read_numbers
+from slimdiff.evaluation.registry import COLUMNS
 from slimdiff.evaluation.statistics.bootstrap import fold_summary
 from slimdiff.evaluation.statistics.significance import holm
 from slimdiff.files import read_table, write_table

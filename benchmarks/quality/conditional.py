@@ -16,7 +16,7 @@ from judge import Judge, cell_parser, drawn_requests
 from scipy import ndimage
 
 from slimdiff.config import load_study
-from slimdiff.evaluation.metrics.lesions import has_lesion
+from slimdiff.evaluation.metrics.binary_masks import has_lesion
 from slimdiff.files import write_table
 from slimdiff.generation.conditional import (
     ConditioningInput,

@@ -1,4 +1,5 @@
-"""Comparison of variants, paired over folds, and of segmenters with and without samples, paired over subjects."""
+"""Summary over folds; comparison of variants, paired over folds, and of segmenters with and without samples, paired
+over subjects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,10 +7,12 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from slimdiff.config import StudyPaths
-from slimdiff.evaluation.axes.fold_evaluation import COLUMNS as METRIC_COLUMNS
-from slimdiff.evaluation.registry import better, utility_metric
+from slimdiff.dataframes import read_frame, write_frame
+from slimdiff.evaluation.registry import CAUTION, better, utility_metric
+from slimdiff.evaluation.registry import COLUMNS as METRIC_COLUMNS
 from slimdiff.evaluation.statistics.bootstrap import fold_summary, sign_agreement
 from slimdiff.evaluation.statistics.significance import (
     cliffs_delta,
@@ -18,10 +21,21 @@ from slimdiff.evaluation.statistics.significance import (
     size_of_delta,
     wilcoxon_signed_rank,
 )
-from slimdiff.evaluation.utility.utility import CAUTION
 from slimdiff.files import MISSING, read_table, write_table
 
 TOGETHER, ALONE = "real_synthetic", "real"
+SUMMARY_COLUMNS = (
+    "study",
+    "variant",
+    "z_bin",
+    "metric",
+    "extractor",
+    "folds",
+    "mean",
+    "sd",
+    "floor_mean",
+    "reason",
+)
 NEEDED = ("participant", "condition", "share", "dice")
 
 
@@ -347,3 +361,29 @@ def _lost(values: np.ndarray, names: Sequence[str]) -> str:
 
 def _many(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def summarise(paths: StudyPaths, variants: list[str], folds: int, utility: bool = True) -> None:
+    """Write `metrics/summary.tsv`: mean and sd (ddof 1) of every metric over folds.
+
+    Args:
+        paths: paths of the study.
+        variants: names of the variants.
+        folds: number of folds.
+        utility: whether to include the scores of segmenters, if the study has any.
+    """
+    numbers = ("value", "floor")
+    tables = [
+        read_frame(table, METRIC_COLUMNS, numbers)
+        for variant in variants
+        for fold in range(folds)
+        for table in paths.results(variant, fold, utility)
+    ]
+    keys = ["study", "variant", "z_bin", "metric", "extractor"]
+    rows = []
+    for key, group in pd.concat(tables).groupby(keys, sort=False):
+        value, floor = (fold_summary(group[column].tolist()) for column in numbers)
+        reason = "" if value.n > 1 else f"{value.n} fold with a number: no spread"
+        facts = (value.n, value.mean, value.sd, floor.mean, reason)
+        rows.append(dict(zip(SUMMARY_COLUMNS, (*key, *facts), strict=True)))
+    write_frame(paths.summary, pd.DataFrame(rows), SUMMARY_COLUMNS)

@@ -1,4 +1,4 @@
-"""Metrics of one variant and fold with floors and intervals, and their summary over folds.
+"""Metrics of one variant and fold with floors and intervals.
 
 The real set is always the fold's held-out test subjects. The floor of a metric is the same metric between training
 and test subjects. Samples and training slices have the held-out slices' mix of z-bins and classes (`axes.mix`). The
@@ -12,7 +12,7 @@ files in `metrics/{variant}/fold-{k}/` are:
 - `memorisation_subjects.tsv`: how often each training subject is the nearest;
 - `outliers.tsv`: how much every sample deviates from real slices and from other samples, the most first.
 
-The summary over folds is `metrics/summary.tsv`.
+The summary over folds, `metrics/summary.tsv`, is of `compare`.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,17 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
-from slimdiff.config import Study, StudyPaths
+from slimdiff.config import Study
 from slimdiff.config.paths import REAL
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
-from slimdiff.dataframes import read_frame, write_frame
 from slimdiff.evaluation.axes.control import control_axis
 from slimdiff.evaluation.axes.fold_evaluation import (
-    COLUMNS,
     FLAGGED_COLUMNS,
     NEAREST_COLUMNS,
     TRAINING_SUBJECT_COLUMNS,
@@ -48,22 +45,10 @@ from slimdiff.evaluation.axes.memorisation import memorisation_axis
 from slimdiff.evaluation.axes.outliers import OUTLIER_COLUMNS, outlier_axis
 from slimdiff.evaluation.axes.pair import pair_axis
 from slimdiff.evaluation.metrics.features import FeatureCache
-from slimdiff.evaluation.statistics.bootstrap import fold_summary
+from slimdiff.evaluation.registry import COLUMNS
 from slimdiff.files import write_table
 from slimdiff.generation.samples import Samples, read_samples
 
-SUMMARY_COLUMNS = (
-    "study",
-    "variant",
-    "z_bin",
-    "metric",
-    "extractor",
-    "folds",
-    "mean",
-    "sd",
-    "floor_mean",
-    "reason",
-)
 AXES = {
     "image": (feature_distances, profile_distances, outline_shares, lpips_distances, published_distances),
     "mask": (mask_axis,),
@@ -153,29 +138,3 @@ def write_tables(
         if axis in axes:
             write_table(folder / f"{name}{ending}.tsv", rows, columns)
     write_table(folder / f"metrics{ending}.tsv", evaluation.rows, COLUMNS)
-
-
-def summarise(paths: StudyPaths, variants: list[str], folds: int, utility: bool = True) -> None:
-    """Write `metrics/summary.tsv`: mean and sd (ddof 1) of every metric over folds.
-
-    Args:
-        paths: paths of the study.
-        variants: names of the variants.
-        folds: number of folds.
-        utility: whether to include the scores of segmenters, if the study has any.
-    """
-    numbers = ("value", "floor")
-    tables = [
-        read_frame(table, COLUMNS, numbers)
-        for variant in variants
-        for fold in range(folds)
-        for table in paths.results(variant, fold, utility)
-    ]
-    keys = ["study", "variant", "z_bin", "metric", "extractor"]
-    rows = []
-    for key, group in pd.concat(tables).groupby(keys, sort=False):
-        value, floor = (fold_summary(group[column].tolist()) for column in numbers)
-        reason = "" if value.n > 1 else f"{value.n} fold with a number: no spread"
-        facts = (value.n, value.mean, value.sd, floor.mean, reason)
-        rows.append(dict(zip(SUMMARY_COLUMNS, (*key, *facts), strict=True)))
-    write_frame(paths.summary, pd.DataFrame(rows), SUMMARY_COLUMNS)

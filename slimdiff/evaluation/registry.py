@@ -17,6 +17,24 @@ AXES = {
     "utility": "Utility for segmentation",
 }
 """Axis to its heading, in the order of all tables."""
+COLUMNS = (
+    "study",
+    "variant",
+    "fold",
+    "z_bin",
+    "metric",
+    "extractor",
+    "value",
+    "ci_low",
+    "ci_high",
+    "floor",
+    "n",
+    "reason",
+    "interval_reason",
+)
+"""Columns of metrics.tsv and utility.tsv."""
+CAUTION = "optimistic: the generator of the samples was trained on all training subjects"
+"""Note of gains in utility.tsv with fewer than all training subjects."""
 SYMBOLS = {"lower": "↓", "higher": "↑", "floor": "≈", "zero": "→ 0", "none": ""}
 """Which value is better: a lower one, a higher one, one closer to the floor, one closer to 0; none: no score."""
 SYMBOLS_LEGEND = "↓ lower is better, ↑ higher, ≈ closer to the floor, → 0 closer to 0"

@@ -14,8 +14,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from slimdiff.config import StudyPaths
 from slimdiff.data.store import SliceStore
 from slimdiff.dataframes import read_frame
+from slimdiff.evaluation.metrics.binary_masks import BinaryMasks
 from slimdiff.evaluation.metrics.components import BLOCK_PX
-from slimdiff.evaluation.metrics.lesions import BinaryMasks
 from slimdiff.evaluation.metrics.profiles import BRAIN_THRESHOLD
 from slimdiff.generation.samples import Samples
 from slimdiff.report.curves import fold_points

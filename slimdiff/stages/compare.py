@@ -13,8 +13,7 @@ def outputs(paths: StudyPaths) -> list[Path]:
 
 
 def run(study, options) -> None:
-    from slimdiff.evaluation.compare import compare
-    from slimdiff.evaluation.evaluate import summarise
+    from slimdiff.evaluation.compare import compare, summarise
 
     variants, folds, with_utility = list(study.variants), study.folds.k, study.utility.enabled
     summarise(study.paths, variants, folds, with_utility)

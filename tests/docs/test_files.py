@@ -7,7 +7,7 @@ from slimdiff import stages
 from slimdiff.config import StudyPaths
 from slimdiff.data.store import COLUMNS as SLICES
 from slimdiff.data.store import FILES
-from slimdiff.evaluation.axes.fold_evaluation import COLUMNS as METRICS
+from slimdiff.evaluation.registry import COLUMNS as METRICS
 from slimdiff.generation.samples import COLUMNS as SAMPLES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "files.md").read_text(encoding="utf-8")

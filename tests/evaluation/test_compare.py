@@ -7,8 +7,8 @@ import pytest
 
 from slimdiff import cli
 from slimdiff.config import StudyPaths
-from slimdiff.evaluation.axes.fold_evaluation import COLUMNS as METRIC_COLUMNS
 from slimdiff.evaluation.compare import COLUMNS, compare, pair_row
+from slimdiff.evaluation.registry import COLUMNS as METRIC_COLUMNS
 from slimdiff.evaluation.registry import better
 from slimdiff.files import read_table, write_table
 

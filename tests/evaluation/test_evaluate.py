@@ -8,11 +8,13 @@ import pytest
 from scipy import ndimage
 
 from slimdiff.data.folds import read_folds
-from slimdiff.evaluation.axes.fold_evaluation import COLUMNS, FoldEvaluation
+from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
 from slimdiff.evaluation.axes.pair import swap_onto_clean
-from slimdiff.evaluation.evaluate import evaluate, summarise
+from slimdiff.evaluation.compare import summarise
+from slimdiff.evaluation.evaluate import evaluate
 from slimdiff.evaluation.metrics import as_published
 from slimdiff.evaluation.metrics.features import FeatureCache
+from slimdiff.evaluation.registry import COLUMNS
 from slimdiff.files import write_table
 from slimdiff.generation.samples import Samples
 

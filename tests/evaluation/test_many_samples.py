@@ -12,7 +12,7 @@ from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
 from slimdiff.evaluation.axes.image import outline_shares, profile_distances
 from slimdiff.evaluation.axes.mask import mask_axis
 from slimdiff.evaluation.axes.pair import pair_axis
-from slimdiff.evaluation.metrics import features, lesions, mmd, outline, wasserstein
+from slimdiff.evaluation.metrics import binary_masks, features, lesions, mmd, outline, wasserstein
 from slimdiff.evaluation.metrics.components import components_of
 from slimdiff.evaluation.metrics.features import FeatureCache
 from slimdiff.evaluation.metrics.lesion_contrast import pair_features
@@ -183,13 +183,17 @@ def test_features_are_extracted_and_written_block_by_block(tmp_path, monkeypatch
 def test_masks_of_zero_and_one_are_refused_although_no_block_has_all_of_them(make_pairs):
     images, masks = make_pairs(6, 0)
     stack = ChosenRows(masks.astype(np.float32), np.arange(6))
-    for work in (lesions.binary_components, lesions.lesion_area, lambda one: pair_features(images, one)):
+    for work in (
+        binary_masks.binary_components,
+        binary_masks.lesion_area,
+        lambda one: pair_features(images, one),
+    ):
         with pytest.raises(ValueError, match="found only 0 and 1"):
             work(stack)
     # One grey pixel in the last slice: these are continuous masks.
     grey = masks.astype(np.float32)
     grey[5, 0, 0] = -0.5
-    found, expected = lesions.binary_components(ChosenRows(grey, np.arange(6))), components_of(grey > 0)
+    found, expected = binary_masks.binary_components(ChosenRows(grey, np.arange(6))), components_of(grey > 0)
     np.testing.assert_array_equal(found.features, expected.features)
 
 

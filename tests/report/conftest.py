@@ -8,10 +8,11 @@ import pytest
 
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation.axes.fold_evaluation import COLUMNS, NEAREST_COLUMNS, TRAINING_SUBJECT_COLUMNS
+from slimdiff.evaluation.axes.fold_evaluation import NEAREST_COLUMNS, TRAINING_SUBJECT_COLUMNS
 from slimdiff.evaluation.axes.mask import LESION_COLUMNS, SWEEP_COLUMNS
 from slimdiff.evaluation.axes.outliers import OUTLIER_COLUMNS
 from slimdiff.evaluation.compare import compare
+from slimdiff.evaluation.registry import COLUMNS
 from slimdiff.files import write_table
 from slimdiff.generation.samples import read_samples, write_samples
 

@@ -9,7 +9,7 @@ from helpers.html_rows import Rows
 from slimdiff.config import StudyPaths
 from slimdiff.data.participants import Participant, read_participants
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation.axes.fold_evaluation import COLUMNS
+from slimdiff.evaluation.registry import COLUMNS
 from slimdiff.files import read_table, write_table
 from slimdiff.report import html_page, latex, participants, tables
 from slimdiff.report.metric_table import Format, Notes, cell, letters, lines, mean_sd, reading_remarks

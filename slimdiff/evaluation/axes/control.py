@@ -4,7 +4,7 @@ import numpy as np
 
 from slimdiff.evaluation.axes.floor import mean_floor
 from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation, joined
-from slimdiff.evaluation.metrics import lesions
+from slimdiff.evaluation.metrics import binary_masks, lesions
 from slimdiff.evaluation.metrics.mmd import MIN_VECTORS
 from slimdiff.evaluation.statistics import bootstrap
 from slimdiff.stored_rows import ChosenRows, Rows
@@ -27,7 +27,7 @@ def control_axis(evaluation: FoldEvaluation) -> None:
 
 def _classes(evaluation: FoldEvaluation) -> None:
     samples = evaluation.samples
-    lesion = lesions.has_lesion(samples.masks, evaluation.config.tau, evaluation.min_px)
+    lesion = binary_masks.has_lesion(samples.masks, evaluation.config.tau, evaluation.min_px)
     left_out = evaluation.lesion_selection.left_out
     for z_bin in ("all", *range(evaluation.store.n_bins)):
         own = (samples.z_bin == z_bin) | (z_bin == "all")
@@ -52,9 +52,10 @@ def _areas(evaluation: FoldEvaluation) -> None:
     store, samples, config = evaluation.store, evaluation.samples, evaluation.config
     lesion_rows = np.flatnonzero(samples.label == 1)
     rule = {"tau": config.tau, "min_px": evaluation.min_px, "min_slice_px": evaluation.min_slice_px}
-    drawn = lesions.lesion_area(ChosenRows(samples.masks, lesion_rows), **rule)
+    drawn = binary_masks.lesion_area(ChosenRows(samples.masks, lesion_rows), **rule)
     test, training = (
-        lesions.lesion_area(evaluation.real(rows)[1], **rule) for rows in (evaluation.test, evaluation.train)
+        binary_masks.lesion_area(evaluation.real(rows)[1], **rule)
+        for rows in (evaluation.test, evaluation.train)
     )
     of_samples, of_test, of_training = (
         (areas[areas > 0], bins[areas > 0])
@@ -102,7 +103,7 @@ def _places(evaluation: FoldEvaluation) -> None:
     chosen = evaluation.lesion_selection
 
     def places(images: Rows, lesion_masks: Rows) -> tuple[np.ndarray, np.ndarray]:
-        found = lesions.binary_components(
+        found = binary_masks.binary_components(
             lesion_masks, evaluation.config.tau, evaluation.min_px, evaluation.min_slice_px
         )
         return lesions.positions(found.centroids, found.slices, images, spacing), found.slices

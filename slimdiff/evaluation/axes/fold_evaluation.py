@@ -20,21 +20,6 @@ from slimdiff.files import MISSING
 from slimdiff.generation.samples import Samples
 from slimdiff.stored_rows import ChosenRows, ConvertedRows, Rows, StoredRows
 
-COLUMNS = (
-    "study",
-    "variant",
-    "fold",
-    "z_bin",
-    "metric",
-    "extractor",
-    "value",
-    "ci_low",
-    "ci_high",
-    "floor",
-    "n",
-    "reason",
-    "interval_reason",
-)
 NEAREST_COLUMNS = (
     "id",
     "sample",

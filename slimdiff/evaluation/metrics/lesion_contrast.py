@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from slimdiff.evaluation.metrics.binary_masks import BinaryMasks
 from slimdiff.evaluation.metrics.components import (
     BLOCK_PX,
     Runs,
@@ -16,7 +17,7 @@ from slimdiff.evaluation.metrics.components import (
     stack_blocks,
 )
 from slimdiff.evaluation.metrics.grey_levels import store_precision
-from slimdiff.evaluation.metrics.lesions import BinaryMasks, FeatureDistance, feature_distance
+from slimdiff.evaluation.metrics.lesions import FeatureDistance, feature_distance
 from slimdiff.evaluation.registry import CONTRAST_FEATURES
 from slimdiff.stored_rows import Rows
 
@@ -53,7 +54,7 @@ def pair_features(
 
     Args:
         images: (N, H, W) float, in [-1, 1].
-        masks: (N, H, W), see `lesions.BinaryMasks`.
+        masks: (N, H, W), see `binary_masks.BinaryMasks`.
         tau: threshold of continuous masks.
         min_px: components with fewer pixels are left out.
         min_slice_px: slices with fewer lesion pixels are left out.

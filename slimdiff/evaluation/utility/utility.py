@@ -23,9 +23,8 @@ from slimdiff.config.paths import REAL
 from slimdiff.data.folds import read_folds
 from slimdiff.data.store import SliceStore
 from slimdiff.devices import pick_device
-from slimdiff.evaluation.axes.fold_evaluation import COLUMNS
-from slimdiff.evaluation.metrics.lesions import binarise
-from slimdiff.evaluation.registry import utility_metric
+from slimdiff.evaluation.metrics.binary_masks import binarise
+from slimdiff.evaluation.registry import CAUTION, COLUMNS, utility_metric
 from slimdiff.evaluation.statistics import bootstrap
 from slimdiff.evaluation.statistics.significance import wilcoxon_signed_rank
 from slimdiff.evaluation.utility.scores import Scores, score_slices
@@ -47,7 +46,6 @@ SCORES = {
     "false_positive_share": "false_positive_share_empty",
 }
 """Score in the metric name, and the attribute of `Scores`."""
-CAUTION = "optimistic: the generator of the samples was trained on all training subjects"
 PAIRED = "difference paired over subjects; the interval does not include the variation between trainings"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from slimdiff.data.store import SliceStore
-from slimdiff.evaluation.metrics.lesions import has_lesion
+from slimdiff.evaluation.metrics.binary_masks import has_lesion
 from slimdiff.generation.samples import Samples
 from slimdiff.report.front.tiles import SHEET_COLUMNS, jpeg_uri, plane_of, sheet, tile_height
 from slimdiff.report.html_page import text

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from slimdiff.evaluation.metrics.lesions import class_fidelity, components, has_lesion, lesion_area
+from slimdiff.evaluation.metrics.binary_masks import has_lesion, lesion_area
+from slimdiff.evaluation.metrics.lesions import class_fidelity, components
 
 
 def masks_with(*sizes):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from slimdiff.evaluation.metrics.binary_masks import binarise
 from slimdiff.evaluation.metrics.lesions import (
     FEATURES,
-    binarise,
     component_features,
     components,
     mmd_mf,

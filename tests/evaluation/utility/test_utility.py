@@ -11,7 +11,7 @@ from slimdiff import cli
 from slimdiff.config import study_from_mapping
 from slimdiff.data.store import COLUMNS as SLICE_COLUMNS
 from slimdiff.data.store import FILES
-from slimdiff.evaluation.axes.fold_evaluation import COLUMNS
+from slimdiff.evaluation.registry import COLUMNS
 from slimdiff.evaluation.utility.segmenter import Pairs
 from slimdiff.evaluation.utility.utility import (
     SUBJECT_COLUMNS,

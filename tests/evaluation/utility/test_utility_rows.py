@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from slimdiff.evaluation.axes.fold_evaluation import COLUMNS
+from slimdiff.evaluation.registry import COLUMNS
 from slimdiff.evaluation.utility.scores import Scores, score_slices
 from slimdiff.evaluation.utility.utility import signed_rank, utility_rows
 
