@@ -50,7 +50,11 @@ def run_stage(stage: str, argv: list[str] | None = None, prog: str | None = None
     parser = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options = stages.fill(stage, parser).parse_args(argv)
+    parser = stages.fill(stage, parser)
+    if getattr(stages.module_of(stage), "PASSES_ON", False):
+        options, options.further = parser.parse_known_args(argv)
+    else:
+        options = parser.parse_args(argv)
     with _stoppable() as stop:
         try:
             _refuse_other_bytes(argv)

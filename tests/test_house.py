@@ -216,7 +216,7 @@ def rules() -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-WITHOUT_RULE = {"check", "generate-spec", "import", "pretrain", "reproduce"}
+WITHOUT_RULE = {"init", "run", "check", "generate-spec", "import", "pretrain", "reproduce"}
 # Targets that run other rules.
 TARGETS = {"preprocessed", "trained", "generated", "all"}
 

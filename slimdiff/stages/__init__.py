@@ -9,9 +9,10 @@ A stage's file holds its docstring (the first line is the command's description)
 - `WILDCARDS` (where it works on one variant and fold, or one fold, at a time);
 - `outputs(paths, ...)`: the files that it leaves (none for a command without a rule);
 - `add_arguments(parser)` (where it has options of its own);
-- `run(study, options)`: the work. `study` raises on a key that NEEDS does not declare.
+- `run(study, options)`: the work. `study` raises on a key that NEEDS does not declare;
+- `PASSES_ON` (where it is true): options that it does not know are in `options.further`.
 
-Stages that no rule runs (`check`, `generate-spec`, `import`) are in the folder `commands`.
+Stages that no rule runs (`check`, `init`, `run`, `generate-spec`, `import`, ...) are in the folder `commands`.
 
 Nothing heavy is imported before `run`: `--help` and a wrong argument answer at once.
 """

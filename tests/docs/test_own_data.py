@@ -48,6 +48,15 @@ def test_a_folder_of_the_page_is_read_as_the_page_says(section, tmp_path, monkey
     said = re.search(r"Read as (\d+) patients and (\d+) controls?\.", section)
     assert (patients, len(rows) - patients) == (int(said[1]), int(said[2]))
 
+    # `slimdiff init` finds the same without any settings.
+    place = values["data"].get("table") or values["data"]["root"]
+    assert cli.main(["init", place, "--out", "found.yaml"]) == 0, capsys.readouterr().err
+    found = load_study("found.yaml")
+    assert cli.main(["participants", "--config", "found.yaml"]) == 0, capsys.readouterr().err
+    rows = [row for row in read_participants(found.paths.participants) if row.included]
+    assert (sum(row.is_patient for row in rows), len(rows)) == (int(said[1]), int(said[1]) + int(said[2]))
+    assert found.data.source == values["data"]["source"]
+
 
 def test_every_other_study_of_the_page_is_valid(tmp_path):
     """The lines that are added to a study, in blocks and in the table."""
