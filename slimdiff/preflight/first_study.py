@@ -32,9 +32,9 @@ def first_study(name: str, found: Survey, results_dir: str | None = None) -> str
     licence = found.description.get("License")
     title = found.description.get("Name")
     lines = [
-        f"# Written by `slimdiff init`: {found.patients} patients and {len(included) - found.patients} controls",
-        f"# ({shown_text(counted)}), {len(excluded)} excluded. Check these numbers: a patient who counts as a control",
-        "# teaches the model that lesions are healthy. Next:",
+        f"# Written by `slimdiff init`: {found.patients} patients and {len(included) - found.patients} controls, "
+        f"{len(excluded)} excluded; groups: {shown_text(counted)}.",
+        "# Check these numbers: a patient who counts as a control teaches the model that lesions are healthy. Next:",
         "#   snakemake --cores all quality --configfile THIS_FILE    # look at every volume",
         "#   snakemake --cores all --configfile THIS_FILE            # train, draw, judge",
         "# All keys: config/README.md.",
