@@ -99,6 +99,11 @@ class Line:
     note: str
     """What holds in every fold and variant of the metric; empty where they differ."""
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Metric, extractor and variant."""
+        return self.metric, self.extractor, self.variant
+
 
 def lines(rows: pd.DataFrame, variants: Sequence[str], folds: int) -> list[Line]:
     """Metrics over all z-bins, by axis and metric, one line for each variant."""
@@ -138,6 +143,38 @@ def mean_sd(summary: FoldSummary, style: Format, folds: int) -> str:
     return text if summary.n == folds else f"{text} ({summary.n} of {folds} folds)"
 
 
+def ranked(table: Sequence[Line]) -> dict[tuple[str, str, str], str]:
+    """Key of a line: `best` or `worst`, by the mean over folds, of the variants of its metric.
+
+    The worst is marked among three or more variants. Equal means, and metrics that are no score, have no mark.
+    """
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in table:
+        groups.setdefault((line.metric, line.extractor), []).append(line)
+    marks = {}
+    for own in groups.values():
+        scores = sorted((score, line.key) for line in own if (score := _badness(line)) is not None)
+        if len(scores) < 2:
+            continue
+        if scores[0][0] < scores[1][0]:
+            marks[scores[0][1]] = "best"
+        if len(scores) > 2 and scores[-1][0] > scores[-2][0]:
+            marks[scores[-1][1]] = "worst"
+    return marks
+
+
+def _badness(line: Line) -> float | None:
+    """The mean over folds such that lower is better; None where there is none."""
+    mean, floor = line.summary.mean, line.floor.mean
+    value = {
+        "lower": mean,
+        "higher": -mean,
+        "floor": abs(mean - floor),
+        "zero": abs(mean),
+    }.get(describe(line.metric).better)
+    return None if value is None or not line.summary.n or not math.isfinite(value) else value
+
+
 def sections(table: Sequence[Line]) -> list[tuple[str, list[Line]]]:
     """Lines by axis, with the axis's name."""
     found = {}
@@ -156,6 +193,10 @@ def reading_remarks(variants: Sequence[str], folds: int) -> list[str]:
         "folds are.",
     ]
     if len(variants) > 1:
+        worst = "; italic: the worst, of three or more" if len(variants) > 2 else ""
+        text.append(
+            f"Bold: the best mean of the variants{worst}. This is no test; see the comparison of the variants."
+        )
         smallest = smallest_wilcoxon_p(folds)
         reach = ", so no difference between variants can reach 0.05" if smallest > 0.05 else ""
         text.append(

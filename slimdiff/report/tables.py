@@ -1,4 +1,4 @@
-"""The tables of a study: metrics (TSV, LaTeX, HTML), comparison of variants (TSV, HTML), participants (HTML)."""
+"""The tables of a study: metrics (TSV, LaTeX, Markdown, HTML), comparison of variants, participants (HTML)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +9,20 @@ from slimdiff.data.participants import read_included
 from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.registry import describe, heading
 from slimdiff.files import write_table, write_text
-from slimdiff.report import comparison, html_page, latex, participants
+from slimdiff.report import comparison, html_page, participants
 from slimdiff.report.front.page import write_front
 from slimdiff.report.html_page import notes_list, table, text
-from slimdiff.report.metric_table import Line, Notes, cell, lines, mean_sd, reading_remarks, sections
+from slimdiff.report.metric_table import (
+    Line,
+    Notes,
+    cell,
+    lines,
+    mean_sd,
+    ranked,
+    reading_remarks,
+    sections,
+)
+from slimdiff.report.paper import latex, markdown
 from slimdiff.report.results import all_metrics
 
 
@@ -20,6 +30,7 @@ def metrics_body(sections, variants: Sequence[str], folds: int, remarks: Sequenc
     """Metrics by axis: mean over folds, then each fold with its floor; footnotes give the reason of each n/a."""
     notes = Notes()
     several = len(variants) > 1
+    ranks = ranked([line for _, own in sections for line in own])
     fold_heads = "".join(f'<th class="span" colspan="2">fold {fold}</th>' for fold in range(folds))
     head = (
         f'<tr><th colspan="{1 + several}"></th><th class="span" colspan="2">over folds</th>{fold_heads}</tr>'
@@ -39,7 +50,8 @@ def metrics_body(sections, variants: Sequence[str], folds: int, remarks: Sequenc
                 cells.append(f'<th scope="row"{span}>{text(label)}</th>')
             if several:
                 cells.append(f"<td>{text(line.variant)}</td>")
-            cells.append(f'<td class="number">{text(mean_sd(line.summary, line.format, folds))}</td>')
+            mean = text(mean_sd(line.summary, line.format, folds))
+            cells.append(f'<td class="number">{MARKS[ranks.get(line.key, "")].format(mean)}</td>')
             cells.append(f'<td class="number floor">{text(_floor(line.floor.mean, line))}</td>')
             for result in line.folds:
                 cells.append(f'<td class="number">{text(cell(result, line.format, notes))}</td>')
@@ -48,6 +60,9 @@ def metrics_body(sections, variants: Sequence[str], folds: int, remarks: Sequenc
             first = ' class="first"' if several and line.variant == variants[0] else ""
             body.append(f"<tr{first}>{''.join(cells)}</tr>")
     return table(head, body) + notes_list(notes, remarks)
+
+
+MARKS = {"": "{}", "best": "<b>{}</b>", "worst": "<i>{}</i>"}
 
 
 def _floor(value: float, line: Line) -> str:
@@ -118,6 +133,10 @@ def write_all(study: Study, variants: Sequence[str], folds: int) -> None:
     )
     if report.notice:
         remarks.insert(0, report.notice[0].upper() + report.notice[1:] + ".")
+    write_text(
+        paths.tables / "metrics.md",
+        markdown.markdown_metrics(sections(table), variants, folds, remarks, report.title),
+    )
     caption = f"Study {study.study}: metrics on held-out subjects."
     write_text(
         paths.tables / "metrics.tex", latex.latex_metrics(sections(table), variants, folds, remarks, caption)

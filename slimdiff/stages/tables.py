@@ -22,6 +22,7 @@ def outputs(paths: StudyPaths, variants: Sequence[str]) -> dict[str, list[Path]]
     names = (
         "metrics.tsv",
         "metrics.tex",
+        "metrics.md",
         "metrics.html",
         "comparison.tsv",
         "comparison.html",

@@ -13,7 +13,7 @@ from slimdiff.config import needs_json, study_from_mapping
 from slimdiff.data.participants import Participant
 from slimdiff.export.folder import readme_text
 from slimdiff.report import html_page, slices
-from slimdiff.report.latex import latex_text
+from slimdiff.report.paper.latex import latex_text
 from slimdiff.report.style import save
 
 PRIVATE = f" {ADDRESS} /home/annasecret/notes.txt"

@@ -11,8 +11,9 @@ from slimdiff.data.participants import Participant, read_participants
 from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.registry import COLUMNS
 from slimdiff.files import read_table, write_table
-from slimdiff.report import html_page, latex, participants, tables
+from slimdiff.report import html_page, participants, tables
 from slimdiff.report.metric_table import Format, Notes, cell, letters, lines, mean_sd, reading_remarks
+from slimdiff.report.paper import latex
 from slimdiff.report.results import all_metrics, reason_of_missing
 
 ROW = {

@@ -52,6 +52,7 @@ rule tables:
     output:
         TABLES["front.html"],
         TABLES["metrics.tex"],
+        TABLES["metrics.md"],
         page(TABLES["samples_{}.html"], "3 Samples", "browse", "every sample, with filters"),
         page(TABLES["metrics.html"], "4 Metrics", "metrics_table", "all metrics with intervals"),
         page(TABLES["metrics.tsv"], "4 Metrics", "metrics_table", "all metrics as TSV"),

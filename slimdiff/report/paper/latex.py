@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from slimdiff.evaluation.registry import SYMBOLS, describe
 from slimdiff.redaction import shown_text
-from slimdiff.report.metric_table import Notes, cell, mean_sd
+from slimdiff.report.metric_table import Notes, cell, mean_sd, ranked
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -31,6 +31,7 @@ SPECIAL = {
     "σ": r"$\sigma$",
 }
 LINES_OF_ONE_PAGE = 40
+MARKS = {"": "{}", "best": r"\textbf{{{}}}", "worst": r"\textit{{{}}}"}
 
 
 def latex_text(value: object) -> str:
@@ -49,6 +50,7 @@ def latex_metrics(sections, variants: Sequence[str], folds: int, remarks: Sequen
     columns = ["Metric", *(["Variant"] if several else []), "Mean ± sd", "Floor, mean"]
     columns += [f"Fold {fold}" for fold in range(folds)]
     layout = "l" * (1 + several) + "r" * (2 + folds)
+    ranks = ranked([line for _, own in sections for line in own])
     body = []
     for name, own in sections:
         body.append(r"\addlinespace")
@@ -60,10 +62,11 @@ def latex_metrics(sections, variants: Sequence[str], folds: int, remarks: Sequen
             label += notes.mark(line.note)
             shown = not several or line.variant == variants[0]
             row = [label if shown else "", *([line.variant] if several else [])]
-            row.append(mean_sd(line.summary, line.format, folds))
-            row.append(line.format(line.floor.mean) if line.floor.n else "–")
-            row += [cell(result, line.format, notes) for result in line.folds]
-            body.append(" & ".join(latex_text(part) for part in row) + r" \\")
+            rest = [line.format(line.floor.mean) if line.floor.n else "–"]
+            rest += [cell(result, line.format, notes) for result in line.folds]
+            mean = latex_text(mean_sd(line.summary, line.format, folds))
+            marked = MARKS[ranks.get(line.key, "")].format(mean)
+            body.append(" & ".join([*map(latex_text, row), marked, *map(latex_text, rest)]) + r" \\")
     below = [latex_text(remark) for remark in remarks]
     below += [rf"\textsuperscript{{{mark}}}~{latex_text(note)}." for mark, note in notes.listed()]
     head = " & ".join(latex_text(column) for column in columns) + r" \\"
