@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from slimdiff.config import needs_json, study_from_mapping
 from slimdiff.data.participants import Participant
-from slimdiff.export.folder import readme_text
+from slimdiff.redaction import markdown_text
 from slimdiff.report import html_page, slices
 from slimdiff.report.paper.latex import latex_text
 from slimdiff.report.style import save
@@ -58,11 +58,11 @@ def test_latex_executes_no_command_of_a_text():
 
 
 def test_a_readme_has_one_line_without_markup():
-    written = readme_text(NOTICE)
+    written = markdown_text(NOTICE)
     assert "\n" not in written and without_secrets(written)
     for sign in "<`*_[]|&":
         assert written.count(sign) == written.count(f"\\{sign}"), sign
-    assert readme_text("a phantom, not patients (v1.2)") == "a phantom, not patients (v1.2)"
+    assert markdown_text("a phantom, not patients (v1.2)") == "a phantom, not patients (v1.2)"
 
 
 def test_an_argument_of_a_rule_cannot_end_a_script_and_is_the_same_study():

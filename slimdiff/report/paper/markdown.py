@@ -10,6 +10,12 @@ from slimdiff.report.metric_table import Notes, cell, mean_sd, ranked
 MARKS = {"": "{}", "best": "**{}**", "worst": "*{}*"}
 
 
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A table of cells that are Markdown already; the first `words` columns are words, the others numbers."""
+    rule = ["---"] * words + ["--:"] * (len(head) - words)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
 def markdown_metrics(
     sections, variants: Sequence[str], folds: int, remarks: Sequence[str], title: str
 ) -> str:
@@ -19,10 +25,9 @@ def markdown_metrics(
     ranks = ranked([line for _, own in sections for line in own])
     head = ["metric", *(["variant"] if several else []), "mean ± sd", "floor, mean"]
     head += [f"fold {fold}" for fold in range(folds)]
-    rule = "|" + "---|" * (1 + several) + "--:|" * (2 + folds)
     parts = [f"# {markdown_text(title)}: metrics"]
     for name, own in sections:
-        rows = [f"| {' | '.join(head)} |", rule]
+        rows = []
         for line in own:
             shown = not several or line.variant == variants[0]
             label = heading(line.metric, line.extractor) + notes.mark(line.note)
@@ -32,8 +37,8 @@ def markdown_metrics(
             )
             row.append(_text(line.format(line.floor.mean)) if line.floor.n else "–")
             row += [_text(cell(result, line.format, notes)) for result in line.folds]
-            rows.append(f"| {' | '.join(row)} |")
-        parts += [f"## {markdown_text(name)}", "\n".join(rows)]
+            rows.append(row)
+        parts += [f"## {markdown_text(name)}", markdown_table(head, rows, 1 + several)]
     below = [markdown_text(remark) for remark in remarks]
     below += [f"<sup>{mark}</sup> {markdown_text(note)}." for mark, note in notes.listed()]
     return "\n\n".join([*parts, *below]) + "\n"
