@@ -10,7 +10,8 @@ files in `metrics/{variant}/fold-{k}/` are:
 - `nearest.tsv`: the nearest training slice of every sample, in every space;
 - `flagged.tsv`: the rows of `nearest.tsv` that may be copies;
 - `memorisation_subjects.tsv`: how often each training subject is the nearest;
-- `outliers.tsv`: how much every sample deviates from real slices and from other samples, the most first.
+- `outliers.tsv`: how much every sample deviates from real slices and from other samples, the most first;
+- `by_site.tsv`: distances between the samples and the held-out slices of each site and acquisition.
 
 The summary over folds, `metrics/summary.tsv`, is of `compare`.
 """
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from slimdiff.config import Study
 from slimdiff.config.paths import REAL
 from slimdiff.data.folds import read_folds
+from slimdiff.data.participants import read_participants
 from slimdiff.data.store import SliceStore
 from slimdiff.evaluation.axes.control import control_axis
 from slimdiff.evaluation.axes.fold_evaluation import (
@@ -44,6 +46,7 @@ from slimdiff.evaluation.axes.mask import LESION_COLUMNS, SWEEP_COLUMNS, mask_ax
 from slimdiff.evaluation.axes.memorisation import memorisation_axis
 from slimdiff.evaluation.axes.outliers import OUTLIER_COLUMNS, outlier_axis
 from slimdiff.evaluation.axes.pair import pair_axis
+from slimdiff.evaluation.axes.sites import BY_SITE_COLUMNS, site_axis
 from slimdiff.evaluation.metrics.features import FeatureCache
 from slimdiff.evaluation.registry import COLUMNS
 from slimdiff.files import write_table
@@ -56,6 +59,7 @@ AXES = {
     "control": (control_axis,),
     "memorisation": (memorisation_axis,),
     "outliers": (outlier_axis,),
+    "sites": (site_axis,),
 }
 """Axis to the functions that add its metrics."""
 BASELINE_AXES = ("image", "mask", "pair", "control")
@@ -110,7 +114,11 @@ def _open(
         )
     cache = FeatureCache(paths.root / "metrics" / "features")
     names = {"study": study.study, "variant": variant, "fold": fold}
-    return FoldEvaluation(store, test, train, samples(store, train), study.evaluation, cache, names)
+    known = read_participants(paths.participants) if paths.participants.is_file() else []
+    sites = {one.participant_id: one.site for one in known}
+    return FoldEvaluation(
+        store, test, train, samples(store, train), study.evaluation, cache, names, sites=sites
+    )
 
 
 def write_tables(
@@ -134,6 +142,7 @@ def write_tables(
         ("memorisation", "flagged", evaluation.flagged, FLAGGED_COLUMNS),
         ("memorisation", "memorisation_subjects", evaluation.training_subjects, TRAINING_SUBJECT_COLUMNS),
         ("outliers", "outliers", evaluation.outliers, OUTLIER_COLUMNS),
+        ("sites", "by_site", evaluation.by_site, BY_SITE_COLUMNS),
     ):
         if axis in axes:
             write_table(folder / f"{name}{ending}.tsv", rows, columns)

@@ -14,6 +14,7 @@ AXES = {
     "control": "Class fidelity",
     "memorisation": "Memorisation of training slices",
     "outliers": "Broken samples",
+    "sites": "Sites",
     "utility": "Utility for segmentation",
 }
 """Axis to its heading, in the order of all tables."""
@@ -216,6 +217,8 @@ METRICS = {
         Metric("suspect_share_ref", "memorisation", "Closer than any held-out slice, share", "lower"),
         Metric("memorisation_w1", "memorisation", "W1 of the distances", "lower"),
         Metric("outlier_share", "outliers", "Outliers among the samples, share", "lower", headline=True),
+        Metric("kid_worst_site", "sites", "KID of the worst site", "lower"),
+        Metric("mmd_mf_w1_worst_site", "sites", "MMD-MF features, W1, of the worst site", "lower"),
         *_utility(),
     )
 }

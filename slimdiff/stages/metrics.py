@@ -1,4 +1,4 @@
-"""Judge the samples of one variant and fold (or all): image, mask, pair, control, memorisation, outliers."""
+"""Judge the samples of one variant and fold (or all): image, mask, pair, control, memorisation, outliers, sites."""
 
 import argparse
 from pathlib import Path
@@ -10,11 +10,12 @@ NEEDS = ("evaluation",)
 WILDCARDS = ("variant", "fold")
 
 AXES = {
-    "all": ("image", "mask", "pair", "control", "memorisation", "outliers"),
+    "all": ("image", "mask", "pair", "control", "memorisation", "outliers", "sites"),
     "image-metrics": ("image",),
     "mask-metrics": ("mask", "pair", "control"),
     "feature-nn": ("memorisation",),
     "outliers": ("outliers",),
+    "sites": ("sites",),
 }
 ELSEWHERE = {
     "plot": ("figures",),
@@ -28,7 +29,16 @@ ELSEWHERE = {
 
 
 def outputs(paths: StudyPaths, variant: str = "{variant}", fold: int | str = "{fold}") -> list[Path]:
-    tables = ("metrics", "lesions", "tau_sweep", "nearest", "flagged", "memorisation_subjects", "outliers")
+    tables = (
+        "metrics",
+        "lesions",
+        "tau_sweep",
+        "nearest",
+        "flagged",
+        "memorisation_subjects",
+        "outliers",
+        "by_site",
+    )
     return [paths.metrics(variant, fold) / f"{name}.tsv" for name in tables]
 
 
@@ -38,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="all",
         choices=(*AXES, "baseline", *ELSEWHERE),
-        help="all (default), image-metrics, mask-metrics (with pair and control), feature-nn (memorisation) or "
-        "outliers: these axes; baseline: training slices instead of samples; plot, mask-plot: slimdiff-figures; "
-        "compare, summary: slimdiff-compare; segmenter, utility: the stages of these names",
+        help="all (default), image-metrics, mask-metrics (with pair and control), feature-nn (memorisation), "
+        "outliers or sites: these axes; baseline: training slices instead of samples; plot, mask-plot: "
+        "slimdiff-figures; compare, summary: slimdiff-compare; segmenter, utility: the stages of these names",
     )
 
 

@@ -66,7 +66,7 @@ NEVER_READ = (
     "*/lock",
 )
 """Pictures, pages and records for people; no stage opens them for reading (tested)."""
-NEVER_READ += ("metrics/*/flagged.tsv", "metrics/summary.tsv")
+NEVER_READ += ("metrics/*/flagged.tsv", "metrics/*/by_site.tsv", "metrics/summary.tsv")
 
 
 def values_of(folder: Path) -> dict:

@@ -4,6 +4,7 @@
 rule metrics:
     input:
         store=STORE,
+        participants=outputs("participants"),
         folds=outputs("kfold"),
         samples=lambda wildcards: samples_of(wildcards.variant, wildcards.fold),
         weights=metrics_weights,

@@ -65,6 +65,8 @@ class FoldEvaluation:
     """Values of the columns study, variant and fold, the same in every row."""
     exact_mix: bool = True
     """Whether the samples have exactly the held-out mix, see `mix.select`; false for training slices as samples."""
+    sites: dict[str, str] = field(default_factory=dict)
+    """Participant to its site; empty where none is known."""
     rows: list[dict] = field(default_factory=list)
     nearest: list[dict] = field(default_factory=list)
     """The nearest training slice of every sample, in every space."""
@@ -76,6 +78,8 @@ class FoldEvaluation:
     """One row per sample, the most deviating one first, see `axes.outliers`."""
     lesions: list[dict] = field(default_factory=list)
     """One row per lesion of held-out, training and synthetic slices, see `axes.mask`."""
+    by_site: list[dict] = field(default_factory=list)
+    """One row per site or acquisition and distance, see `axes.sites`."""
 
     def real(self, rows: np.ndarray) -> tuple[Rows, Rows]:
         """Images float16 and masks uint8 of store rows; they are read when they are indexed."""
