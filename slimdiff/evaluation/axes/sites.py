@@ -134,8 +134,13 @@ def _images(evaluation: FoldEvaluation, kind: str, names: np.ndarray) -> None:
                 interval = resampling.percentile(
                     mmd.resampled_mmd2(real, synthetic, resampling.index, resampling.counts, device)
                 )
+            note = chosen.note
+            if not few and len(floor) < MIN_VECTORS:
+                note = joined(
+                    note, f"no floor: {len(floor)} training slices, at least {MIN_VECTORS} are required"
+                )
             counted = (subjects, len(real), len(synthetic))
-            _add(evaluation, kind, name, "kid", extractor, counted, numbers, interval, few, chosen.note)
+            _add(evaluation, kind, name, "kid", extractor, counted, numbers, interval, few, note)
 
 
 def _lesions(evaluation: FoldEvaluation, kind: str, names: np.ndarray) -> None:

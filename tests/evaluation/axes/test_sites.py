@@ -43,13 +43,16 @@ def drawn_slices(n: int, shift: float, grow: int, generator: np.random.Generator
     return images.astype(np.float16), masks
 
 
-def evaluated(tmp_path, subjects: dict[str, int], acquisition: str = MISSING, known=True) -> FoldEvaluation:
+def evaluated(
+    tmp_path, subjects: dict[str, int], acquisition: str = MISSING, known=True, trained=True
+) -> FoldEvaluation:
     """Sites with this number of held-out (and of training) subjects; `bright` is shifted, and the samples look like the
     others."""
     generator = np.random.default_rng(0)
     people, sites, images, masks = [], {}, [], []
     for part in ("test", "train"):
         for site, number in subjects.items():
+            number = 1 if part == "train" and not trained else number
             for one in range(number):
                 name = f"{part}-{site}-{one}"
                 sites[name] = site
@@ -182,3 +185,9 @@ def test_acquisitions_are_a_second_kind_only_where_they_are_not_the_sites(tmp_pa
     found = evaluated(tmp_path, subjects, "site", known=False)
     assert {row["kind"] for row in found.by_site} == {"acquisition"}
     assert found.rows[0]["reason"].startswith("acquisition bright, the worst of 2")
+
+
+def test_a_site_with_few_training_slices_has_a_number_without_a_floor(tmp_path):
+    row = of(evaluated(tmp_path, {"bright": 6, "dark": 6}, trained=False), "kid", "bright")
+    assert np.isfinite(row["value"]) and np.isnan(row["floor"])
+    assert row["reason"].endswith("no floor: 4 training slices, at least 10 are required")
