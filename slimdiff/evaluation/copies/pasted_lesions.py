@@ -11,11 +11,11 @@ from slimdiff.evaluation.copies.distinct import distinct
 
 RADIUS_PX = 9
 """Half the side of a patch; what lies outside is not compared."""
-SMOOTHING_PX = 0.8
+SMOOTHING_PX = 1.0
 """Standard deviation of the smoothing: a lesion that was moved by a part of a pixel was interpolated."""
 SHIFTS_PX = (-0.5, 0.0, 0.5)
 """Rows and columns by which a lesion is moved beside its alignment, in all combinations, as it is and mirrored."""
-IMAGE_WEIGHT = 0.5
+IMAGE_WEIGHT = 1.0
 """Weight of the squared difference of images, where that of masks has 1."""
 
 
@@ -72,16 +72,12 @@ def _around(level: np.ndarray, shape: np.ndarray, centre: np.ndarray, shifts, mi
     for down in shifts:
         for right in shifts:
             places = np.meshgrid(centre[0] + down + steps, centre[1] + right + steps, indexing="ij")
-            inside, grey = (ndimage.map_coordinates(part, places, order=1) for part in (shape, level))
-            parts = [_unit(inside), _unit(grey - mean * inside) * IMAGE_WEIGHT**0.5]
+            inside, grey = (ndimage.map_coordinates(part, places, order=3) for part in (shape, level))
+            norm = np.sqrt((inside**2).sum()) + 1e-6
+            parts = [inside / norm, IMAGE_WEIGHT * (grey - mean * inside) / norm]
             yield np.concatenate([part.ravel() for part in parts]).astype(np.float32)
             if mirrored:
                 yield np.concatenate([part[:, ::-1].ravel() for part in parts]).astype(np.float32)
-
-
-def _unit(patch: np.ndarray) -> np.ndarray:
-    norm = np.sqrt((patch**2).sum())
-    return patch / norm if norm > 1e-6 else np.zeros_like(patch)
 
 
 def closest_lesion(
