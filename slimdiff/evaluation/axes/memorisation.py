@@ -1,5 +1,6 @@
-"""The memorisation axis: nearest training slices of samples and held-out slices, in features, in pixels and in the spaces
-of `axes.copies`.
+"""The memorisation axis: nearest training slices of samples and held-out slices.
+
+They are searched in features, in pixels, and in the spaces of `axes.copies`.
 """
 
 from collections.abc import Callable
@@ -85,7 +86,9 @@ def _numbers(
     held_out = HeldOut(found, test, subjects, evaluation.config.bootstrap, evaluation.config.seed)
     matched = np.isfinite(distance)
     synthetic, n = distance[matched], int(matched.sum())
-    unmatched = f"{UNMATCHED.get(space, 'samples without a training slice in their z-bin')}: {found.n_unmatched}"
+    unmatched = (
+        f"{UNMATCHED.get(space, 'samples without a training slice in their z-bin')}: {found.n_unmatched}"
+    )
     withheld = too_few_lesions(evaluation) if space == LESIONS else ""
 
     def add(metric: str, value: float, note: str, count: int, **more) -> None:

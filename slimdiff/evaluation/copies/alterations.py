@@ -40,7 +40,10 @@ def altered(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         torch.stack([drawn(-SHIFT, SHIFT), drawn(-SHIFT, SHIFT)], dim=1),
     )
     level = blurred(level, sometimes(drawn(0.2, BLUR_PX)))
-    gain, gamma = (1 + drawn(-GAIN, GAIN))[:, None, None, None], drawn(-GAMMA, GAMMA).exp()[:, None, None, None]
+    gain, gamma = (
+        (1 + drawn(-GAIN, GAIN))[:, None, None, None],
+        drawn(-GAMMA, GAMMA).exp()[:, None, None, None],
+    )
     noise = torch.randn(images.shape, generator=generator).to(images.device)
     level = level.clamp(min=1e-6) ** gamma * gain
     sd = sometimes(drawn(0, NOISE))[:, None, None, None]

@@ -8,6 +8,8 @@ import numpy as np
 
 ALONE = 2**0.5
 """Second distance where the z-bin has one person only: that of uncorrelated vectors of norm 1."""
+EQUAL = 0.01
+"""Added to both distances of vectors of norm 1: a slice that is equal to those of two persons has the ratio 1."""
 _BLOCK = 512  # queries at once
 
 
@@ -19,7 +21,7 @@ def distinct(
     persons: np.ndarray,
     groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance to the closest reference / distance to the closest reference of another person, within the z-bin.
+    """Distance to the closest reference / that to the closest of another person, within the z-bin, 0.01 added to both.
 
     Args:
         query, reference: (N, D) and (M, D).
@@ -48,7 +50,7 @@ def distinct(
         others = np.where(owner[known][None] == owner[known][closest][:, None], np.inf, distance).min(axis=1)
         others = np.where(np.isfinite(others), others, np.maximum(ALONE, distance.min(axis=1)))
         smallest = distance[np.arange(len(objects)), closest]
-        ratio[objects] = np.divide(smallest, others, out=np.ones_like(smallest), where=others > 0)
+        ratio[objects] = (smallest + EQUAL) / (others + EQUAL)
         index[objects] = known[closest]
     return ratio, index
 

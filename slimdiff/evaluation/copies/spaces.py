@@ -9,7 +9,7 @@ import torch
 from slimdiff.evaluation.copies.distinct import distinct
 from slimdiff.evaluation.copies.embedding import Embedding, embedded, reduced
 from slimdiff.evaluation.copies.mixtures import closest_mixture
-from slimdiff.evaluation.copies.pasted_lesions import closest_lesion, lesion_patches
+from slimdiff.evaluation.copies.pasted_lesions import HALVES_PX, closest_lesion, lesion_patches
 from slimdiff.stored_rows import Rows
 
 JOINT, LEARNT, MEANS, LESIONS = "joint", "learnt", "means", "lesions"
@@ -52,7 +52,7 @@ class Search:
         self._train, self._network, self._small, self._device = train, network, small, device
         self._rule, self._persons = (tau, min_px), persons
         self._known = embedded(network, small, device)
-        self._lesions = lesion_patches(train.images, train.masks, *self._rule)[:2]
+        self._lesions = lesion_patches(train.images, train.masks, *self._rule, moves=HALVES_PX)[:2]
 
     def closest(self, slices: Slices) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Space to distance (N,) and training slice (N,) of each slice; NaN and -1 where there is none."""
@@ -72,7 +72,9 @@ class Search:
 def units(of_test: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Space to the 5 % quantile of the held-out slices' relative distances; NaN where none has one."""
     return {
-        space: float(np.nanquantile(distance, JOINT_QUANTILE)) if np.isfinite(distance).any() else float("nan")
+        space: float(np.nanquantile(distance, JOINT_QUANTILE))
+        if np.isfinite(distance).any()
+        else float("nan")
         for space, distance in of_test.items()
     }
 
