@@ -127,7 +127,7 @@ def judged(study: Study, cohort: str, fold: int) -> list[dict]:
                     "altered": name,
                     "space": space,
                     "flagged": answer.suspect_share,
-                    "own_slice": float((index == source).mean()),
+                    "own_slice": float((index == source).mean()) if source[0] >= 0 else float("nan"),
                     "false_alarms": answer.check_share,
                     "expected": answer.expected_share,
                     "n": int(np.isfinite(distance).sum()),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
-from slimdiff.evaluation.copies.embedding import learnt_once, reduced
+from slimdiff.evaluation.copies.contrastive import learnt_once, reduced
 from slimdiff.evaluation.copies.spaces import JOINT, LESIONS, Search, Slices, joint, units
 from slimdiff.evaluation.statistics.bootstrap import FEWEST_SUBJECTS
 from slimdiff.stored_rows import ConvertedRows

@@ -1,4 +1,4 @@
-"""Random alterations that the embedding of `copies.embedding` learns to ignore. Needs only torch."""
+"""Random alterations that the embedding of `copies.contrastive` learns to ignore. Needs only torch."""
 
 import math
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from slimdiff.evaluation.copies.contrastive import Embedding, embedded, reduced
 from slimdiff.evaluation.copies.distinct import distinct
-from slimdiff.evaluation.copies.embedding import Embedding, embedded, reduced
 from slimdiff.evaluation.copies.mixtures import closest_mixture
 from slimdiff.evaluation.copies.pasted_lesions import HALVES_PX, closest_lesion, lesion_patches
 from slimdiff.stored_rows import Rows
@@ -43,8 +43,8 @@ class Search:
         Args:
             train: the training slices.
             persons: (M,) person of each training slice.
-            network: from `embedding.learnt`.
-            small: (M, H, W) the training images, from `embedding.reduced`.
+            network: from `contrastive.trained_embedding`.
+            small: (M, H, W) the training images, from `contrastive.reduced`.
             tau: threshold of masks.
             min_px: smallest lesion, px.
             device: device of the network.

@@ -11,7 +11,7 @@ from slimdiff.config.evaluation import EvaluationConfig
 from slimdiff.evaluation.axes.copies import found_in_spaces
 from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
 from slimdiff.evaluation.axes.memorisation import memorisation_axis
-from slimdiff.evaluation.copies.embedding import Embedding, learnt, learnt_once
+from slimdiff.evaluation.copies.contrastive import Embedding, learnt_once, trained_embedding
 from slimdiff.evaluation.metrics.features import FeatureCache
 from slimdiff.evaluation.metrics.memorisation import memorisation
 from slimdiff.generation.samples import Samples
@@ -182,7 +182,9 @@ def test_few_held_out_subjects_with_a_lesion_give_no_value_and_a_reason(store, s
 
 def test_the_same_slices_and_seed_give_the_same_weights_and_another_seed_others(store, tmp_path, monkeypatch):
     images, z_bin = store.images[:60], store.z_bin[:60]
-    first, second, other = (list(learnt(images, z_bin, seed, "cpu").parameters()) for seed in (3, 3, 4))
+    first, second, other = (
+        list(trained_embedding(images, z_bin, seed, "cpu").parameters()) for seed in (3, 3, 4)
+    )
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
     assert any((a != b).any() for a, b in zip(first, other, strict=True))
 
@@ -195,7 +197,8 @@ def test_a_learnt_network_is_read_again_and_a_damaged_file_is_made_again(store, 
     (file,) = tmp_path.glob("copies-*.npy")
     trained = []
     monkeypatch.setattr(
-        "slimdiff.evaluation.copies.embedding.learnt", lambda *args: trained.append(1) or learnt(*args)
+        "slimdiff.evaluation.copies.contrastive.trained_embedding",
+        lambda *args: trained.append(1) or trained_embedding(*args),
     )
     again = list(learnt_once(tmp_path, *given).parameters())
     assert not trained and all((a == b).all() for a, b in zip(first, again, strict=True))

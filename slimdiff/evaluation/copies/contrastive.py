@@ -75,7 +75,7 @@ def small_size(size: tuple[int, ...]) -> tuple[int, int]:
     return height, width
 
 
-def learnt(images: np.ndarray, z_bin: np.ndarray, seed: int, device: torch.device) -> Embedding:
+def trained_embedding(images: np.ndarray, z_bin: np.ndarray, seed: int, device: torch.device) -> Embedding:
     """An embedding trained on these slices.
 
     Args:
@@ -139,7 +139,7 @@ def embedded(network: Embedding, images: np.ndarray, device: torch.device) -> np
 def learnt_once(
     folder: Path, images: np.ndarray, z_bin: np.ndarray, seed: int, device: torch.device
 ) -> Embedding:
-    """As `learnt`, but an embedding of the same slices and seed is read from the folder."""
+    """As `trained_embedding`, but an embedding of the same slices and seed is read from the folder."""
     digest = hashlib.sha256(f"{_REVISION} {images.shape} {seed} {device.type}\n".encode())
     digest.update(np.ascontiguousarray(images))
     digest.update(np.asarray(z_bin, np.int64).tobytes())
@@ -152,7 +152,7 @@ def learnt_once(
         if values.shape == (sum(weights.numel() for weights in network.parameters()),):
             vector_to_parameters(torch.from_numpy(values).to(device), network.parameters())
             return network.eval()
-    network = learnt(images, z_bin, seed, device)
+    network = trained_embedding(images, z_bin, seed, device)
     with replacing(file) as temporary, temporary.open("wb") as stream:
         np.save(stream, parameters_to_vector(network.parameters()).detach().cpu().numpy())
     write_seal(file)
