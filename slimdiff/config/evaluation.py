@@ -35,5 +35,8 @@ class EvaluationConfig(InheritingSection):
     which are slow."""
     reference: bool = False
     """Whether to repeat the published code's own procedures as metrics `*_ref` (docs/metrics.md)."""
+    copies: bool = True
+    """Whether to search for altered copies, means of two training slices and copied lesions, too (docs/metrics.md). It
+    trains a small network for each fold: half a minute of a core."""
     seed: Seed | None = None
     """Seed of subsets, pairs and resampling; null: the study's."""

@@ -133,7 +133,20 @@ GAP = 0.04
 LABELS = 0.95
 PANEL_IN = 1.5
 NARROWEST_IN = 9.0  # for three panels
-SPACES = {"pixels": "1 − correlation of pixels"}
+SPACES = {
+    "pixels": "1 − correlation of pixels",
+    "joint": "smallest distance in three spaces",
+    "learnt": "distance ratio in learnt features",
+    "means": "unexplained share, as ratio, of a mixture",
+    "lesions": "distance ratio of lesions",
+}
+NAMES = {
+    "pixels": "pixels (normalised cross-correlation)",
+    "joint": "joint: learnt, means and lesions together",
+    "learnt": "learnt: altered copies and mirror images",
+    "means": "means of two training slices (the one with the larger share is shown)",
+    "lesions": "lesions alone",
+}
 
 
 def closest(neighbours: pd.DataFrame, space: str, count: int) -> pd.DataFrame:
@@ -194,7 +207,7 @@ def nearest_sheet(
 
 
 def _name(space: str) -> str:
-    return "pixels (normalised cross-correlation)" if space == "pixels" else f"{space} features (Euclidean)"
+    return NAMES.get(space, f"{space} features (Euclidean)")
 
 
 def _closest_row(

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 KEPT = {
     "the paper's values, by `recipe: published`": ["training.optimiser"],
+    "the time of the metrics": ["evaluation.copies"],
     "the user's files": [
         *("results_dir", "data.image_suffix", "data.mask_suffix", "data.entities", "data.mask_root"),
         "data.modality",

@@ -1,10 +1,15 @@
-"""The memorisation axis: nearest training slices of samples and held-out slices, in features and in pixels."""
+"""The memorisation axis: nearest training slices of samples and held-out slices.
+
+They are searched in features, in pixels, and in the spaces of `axes.copies`.
+"""
 
 from collections.abc import Callable
 
 import numpy as np
 
+from slimdiff.evaluation.axes.copies import UNMATCHED, found_in_spaces, too_few_lesions
 from slimdiff.evaluation.axes.fold_evaluation import FoldEvaluation
+from slimdiff.evaluation.copies.spaces import LESIONS
 from slimdiff.evaluation.metrics.memorisation import (
     HeldOut,
     Memorisation,
@@ -22,7 +27,7 @@ NO_MINIMUM = "the bootstrap is not valid for a minimum"
 
 
 def memorisation_axis(evaluation: FoldEvaluation) -> None:
-    """Nearest training slices of samples and of held-out slices, in features and in pixels."""
+    """Nearest training slices of samples and of held-out slices, in every space; the joint one first."""
     store, samples = evaluation.store, evaluation.samples
     extractor = evaluation.config.extractors[0]
     spaces: dict[str, tuple[str, Callable]] = {
@@ -31,24 +36,37 @@ def memorisation_axis(evaluation: FoldEvaluation) -> None:
     }
     test_images, train_images = evaluation.real(evaluation.test)[0], evaluation.real(evaluation.train)[0]
     test_bin, train_bin = store.z_bin[evaluation.test], store.z_bin[evaluation.train]
+    if evaluation.config.copies:
+        for space, (of_samples, of_test) in found_in_spaces(evaluation).items():
+            _space(evaluation, space, of_samples, of_test)
     for space, (metric, represent) in spaces.items():
         train = represent(train_images)
         of_samples, of_test = (
             nearest(represent(images), train, bins, train_bin, metric, device=evaluation.device)
             for images, bins in ((samples.images, samples.z_bin), (test_images, test_bin))
         )
-        scales = bin_scales(of_test[0], test_bin, store.n_bins)
-        sample_scale, test_scale = _scale_of(scales, samples.z_bin), scales[test_bin]
-        found = memorisation(
-            of_samples[0],
-            of_test[0],
-            store.person[evaluation.test],
-            evaluation.config.seed,
-            sample_scale,
-            test_scale,
-        )
-        _numbers(evaluation, space, found, of_samples[0] / sample_scale, of_test[0] / test_scale)
-        _tables(evaluation, space, found, *of_samples, sample_scale)
+        _space(evaluation, space, of_samples, of_test, bin_scales(of_test[0], test_bin, store.n_bins))
+
+
+def _space(
+    evaluation: FoldEvaluation,
+    space: str,
+    of_samples: tuple[np.ndarray, np.ndarray],
+    of_test: tuple[np.ndarray, np.ndarray],
+    scales: np.ndarray | None = None,
+) -> None:
+    """Add the rows of one space to all tables.
+
+    of_samples, of_test: distance and index into the training slices; scales: of the z-bins, None: all 1.
+    """
+    store, samples = evaluation.store, evaluation.samples
+    scales = np.ones(store.n_bins) if scales is None else scales
+    sample_scale, test_scale = _scale_of(scales, samples.z_bin), scales[store.z_bin[evaluation.test]]
+    persons, seed = store.person[evaluation.test], evaluation.config.seed
+    distances = (of_samples[0], of_test[0])
+    found = memorisation(*distances, persons, seed, sample_scale, test_scale)
+    _numbers(evaluation, space, found, of_samples[0] / sample_scale, of_test[0] / test_scale)
+    _tables(evaluation, space, found, *of_samples, sample_scale)
 
 
 def _scale_of(scales: np.ndarray, z_bin: np.ndarray) -> np.ndarray:
@@ -68,11 +86,17 @@ def _numbers(
     held_out = HeldOut(found, test, subjects, evaluation.config.bootstrap, evaluation.config.seed)
     matched = np.isfinite(distance)
     synthetic, n = distance[matched], int(matched.sum())
-    unmatched = f"samples without a training slice in their z-bin: {found.n_unmatched}"
+    unmatched = (
+        f"{UNMATCHED.get(space, 'samples without a training slice in their z-bin')}: {found.n_unmatched}"
+    )
+    withheld = too_few_lesions(evaluation) if space == LESIONS else ""
 
     def add(metric: str, value: float, note: str, count: int, **more) -> None:
         parts = [note, unmatched if found.n_unmatched and more.get("z_bin", "all") == "all" else ""]
         note = "; ".join(part for part in parts if part)
+        if withheld:
+            value, note, more = np.nan, withheld, {**more, "interval": Interval(np.nan, np.nan, withheld)}
+            more["floor"] = np.nan
         evaluation.add(metric, value, extractor=space, n=count, reason=note, **more)
 
     add(
