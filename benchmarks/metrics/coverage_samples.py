@@ -43,7 +43,7 @@ def coverage_study(lgg: Path, work: Path) -> Study:
             "data": {"source": "table", "table": str(lgg)},
             "preprocess": {"spacing_mm": 3.0, "grid": [64, 64, 12]},
             "slices": {"z_range": "auto", "n_bins": 6, "min_lesion_mm2": 72},
-            "evaluation": {"min_component_mm2": 45, "ring_mm": 9, "extractors": ["alexnet"], "copies": False},
+            "evaluation": {"min_component_mm2": 45, "ring_mm": 9, "extractors": ["alexnet"]},
             **{name: values[name] for name in ("model", "training")},
         }
     )

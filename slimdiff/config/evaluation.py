@@ -35,8 +35,9 @@ class EvaluationConfig(InheritingSection):
     which are slow."""
     reference: bool = False
     """Whether to repeat the published code's own procedures as metrics `*_ref` (docs/metrics.md)."""
-    copies: bool = True
+    copies: bool = False
     """Whether to search for altered copies, means of two training slices and copied lesions, too (docs/metrics.md). It
-    trains a small network for each fold: half a minute of a core."""
+    trains a small network for each fold: up to a minute of a core. Off by default: it was tried on planted copies only,
+    not yet on the samples of trained models."""
     seed: Seed | None = None
     """Seed of subsets, pairs and resampling; null: the study's."""

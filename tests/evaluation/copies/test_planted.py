@@ -58,7 +58,7 @@ def searched(store, tmp_path_factory):
 
     def of(images, masks, z_bin, store=store, **settings) -> FoldEvaluation:
         config = EvaluationConfig(
-            **{"bootstrap": 20, "min_component_mm2": 72.0, "seed": 0, "tau": 0.0, **settings}
+            **{"bootstrap": 20, "min_component_mm2": 72.0, "seed": 0, "tau": 0.0, "copies": True, **settings}
         )
         ids = np.array([f"s{i:03d}" for i in range(len(images))])
         parts = (np.asarray(images, np.float16), np.asarray(masks, np.float16))
