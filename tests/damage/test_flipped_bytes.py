@@ -59,6 +59,7 @@ NEVER_READ = (
     "figures/*",
     "tables/*",
     "*/previews/*.png",
+    "*/MODEL_CARD.md",
     "provenance.json",
     "ro-crate-metadata.json",
     "weights/*",
