@@ -96,6 +96,7 @@ def real_store(slices: int, side: int) -> SimpleNamespace:
         masks=masks,
         z_bin=z_bin,
         label=label,
+        acquisition=np.full(len(label), "n/a"),
         participant=subject,
         person=subject,
         n_bins=N_BINS,

@@ -48,6 +48,7 @@ def repeated(make_pairs):
         person=subject,
         z_bin=z_bin,
         label=label,
+        acquisition=np.full(len(label), "n/a"),
         n_bins=BINS,
         spacing_mm=1.25,
         facts={"bin_centres": [1.0, 2.0, 3.0], "min_lesion_px": 5},

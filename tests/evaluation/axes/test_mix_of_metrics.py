@@ -61,6 +61,7 @@ def cohort():
         person=np.repeat(names, len(own)),
         z_bin=z_bin,
         label=label,
+        acquisition=np.full(len(label), "n/a"),
         n_bins=2,
         spacing_mm=1.0,
         facts={"bin_centres": [0.0, 10.0], "min_lesion_px": 5},

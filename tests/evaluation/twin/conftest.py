@@ -107,6 +107,7 @@ def twin(make_pairs, alexnet, tmp_path_factory) -> Twin:
         person=real.person,
         z_bin=real.z_bin,
         label=real.label,
+        acquisition=np.full(len(real.z_bin), "n/a"),
         z=np.arange(len(real.z_bin)),
         n_bins=BINS,
         spacing_mm=SPACING,
